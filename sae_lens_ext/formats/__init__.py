@@ -1,0 +1,16 @@
+"""SAE files: bytes on disk <-> a plain description and tensors. Nothing here knows what an SAE computes.
+
+========== ========================================== ============
+module     folder                                      reads/writes
+========== ========================================== ============
+saelens    cfg.json + sae_weights.safetensors          both
+========== ========================================== ============
+
+No pickle anywhere. Every write goes to a temporary name first and is renamed when it is complete.
+"""
+
+from sae_lens_ext.formats.checkpoint import SAECheckpoint
+from sae_lens_ext.formats.locate import locate
+from sae_lens_ext.formats.saelens import read_saelens, write_saelens
+
+__all__ = ["SAECheckpoint", "locate", "read_saelens", "write_saelens"]

@@ -1,0 +1,31 @@
+"""What every SAE file format is translated to and from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAECheckpoint:
+    """A TopK SAE on disk.
+
+    Attributes:
+        d_model: width of the activations.
+        d_sae: number of features.
+        k: the k it was trained at; for one trained at several, the largest.
+        apply_b_dec_to_input: whether ``b_dec`` is subtracted before encoding.
+        tensors: ``W_enc [d_model, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_model]``, ``b_dec [d_model]``.
+        normalization: empty, or ``activation_mean [d_model]`` and ``activation_scale []``: the constants that ``tensors``
+            already contain, kept so that they can be taken out again.
+        metadata: everything else the file says, JSON values only.
+    """
+
+    d_model: int
+    d_sae: int
+    k: int
+    apply_b_dec_to_input: bool
+    tensors: Mapping[str, Tensor]
+    normalization: Mapping[str, Tensor] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)

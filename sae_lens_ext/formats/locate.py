@@ -1,0 +1,40 @@
+"""From what a user types to a folder on this machine."""
+
+import re
+from pathlib import Path
+
+from sae_lens_ext._optional import require
+from sae_lens_ext.errors import FormatError
+
+# Only what a reader of this package may need; a repository can hold much more.
+_PATTERNS = ("*.json", "*.safetensors")
+
+
+def locate(folder_or_repo: str | Path, *, subfolder: str | None = None, revision: str | None = None) -> Path:
+    """The local folder for a path, or for a Hugging Face repository ``owner/name``, which is downloaded when it is not here.
+
+    Args:
+        folder_or_repo: a folder; or, when no such folder exists, the name of a repository on the hub.
+        subfolder: a folder inside of it, relative and without ``..``.
+        revision: branch, tag or commit of the repository; ignored for folders.
+
+    Raises:
+        FormatError: neither a folder nor the name of a repository, or a subfolder that is not inside it.
+        MissingDependency: a repository was named and huggingface_hub is not installed.
+    """
+    folder = Path(folder_or_repo).expanduser()
+    if not folder.is_dir():
+        if folder.exists():
+            raise FormatError(f"an SAE is a folder with a cfg.json; {folder} is a file, so give the folder that holds it")
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder_or_repo)):
+            raise FormatError(f"no folder {str(folder_or_repo)!r} here, and it is not the name of a hub repository (owner/name) either")
+        hub = require("huggingface_hub", f"Loading the hub repository {folder_or_repo}")
+        patterns = [f"{subfolder}/{pattern}" for pattern in _PATTERNS] if subfolder else list(_PATTERNS)
+        folder = Path(hub.snapshot_download(str(folder_or_repo), revision=revision, allow_patterns=patterns))
+    if subfolder is None:
+        return folder
+    inside = folder / subfolder
+    # A hub snapshot is made of links into a cache, so this compares names, not what the links point to.
+    if Path(subfolder).is_absolute() or ".." in Path(subfolder).parts or not inside.is_dir():
+        raise FormatError(f"no folder {subfolder!r} inside {folder}")
+    return inside

@@ -1,0 +1,172 @@
+"""SAELens version 6 folders of architecture ``topk``: ``cfg.json`` and ``sae_weights.safetensors``.
+
+SAELens loads the four tensors strictly, so what is ours goes elsewhere: facts into ``metadata.sae_lens_ext`` of cfg.json, and
+the activation's mean and scale, which the tensors already contain, into ``normalization.safetensors`` beside them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sae_lens_ext.errors import FormatError, NonFinite
+from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.formats.checkpoint import SAECheckpoint
+
+CONFIG_FILE = "cfg.json"
+WEIGHTS_FILE = "sae_weights.safetensors"
+NORMALIZATION_FILE = "normalization.safetensors"
+
+# The SAELens release whose reader this layout was checked against; readers look only for a major version of at least 6.
+_SAELENS_VERSION = "6.54.12"
+# Raised when a reader of the old layout would misunderstand the new one.
+_OUR_VERSION = 1
+_REQUIRED_KEYS = ("architecture", "d_in", "d_sae", "k", "metadata")
+
+
+def write_saelens(folder: str | Path, checkpoint: SAECheckpoint, *, ours: Mapping[str, Any]) -> Path:
+    """Write ``checkpoint`` so that SAELens 6 and this package can read it; ``ours`` goes to ``metadata.sae_lens_ext``.
+
+    Every file is replaced in one step, the weights before the description of them.
+
+    Raises:
+        NonFinite: a tensor holds NaN or infinity. Nothing is written.
+    """
+    _refuse_non_finite(checkpoint.tensors, "the SAE to save")
+    folder = Path(folder).expanduser()
+    config = {
+        "architecture": "topk",
+        "d_in": checkpoint.d_model,
+        "d_sae": checkpoint.d_sae,
+        "k": checkpoint.k,
+        "dtype": str(checkpoint.tensors["W_enc"].dtype).removeprefix("torch."),
+        "device": "cpu",
+        "apply_b_dec_to_input": checkpoint.apply_b_dec_to_input,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "rescale_acts_by_decoder_norm": False,
+        "metadata": {
+            **checkpoint.metadata,
+            "sae_lens_version": _SAELENS_VERSION,
+            "sae_lens_training_version": None,
+            "sae_lens_ext": {"format_version": _OUR_VERSION, **ours},
+        },
+    }
+    text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+    for name, tensors in ((NORMALIZATION_FILE, checkpoint.normalization), (WEIGHTS_FILE, checkpoint.tensors)):
+        if tensors:
+            with replacing(folder / name) as temporary:
+                save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    with replacing(folder / CONFIG_FILE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return folder
+
+
+def read_saelens(folder: Path) -> tuple[SAECheckpoint, dict[str, Any]]:
+    """Read a folder that SAELens 6 or this package wrote; returns the checkpoint and ``metadata.sae_lens_ext`` (or {}).
+
+    Raises:
+        FormatError: a missing file or key, a tensor that is missing, extra or misshapen, a file that was cut, another
+            architecture, or a version this reader does not know.
+        NonFinite: a tensor holds NaN or infinity.
+    """
+    config = _read_config(folder / CONFIG_FILE)
+    metadata = dict(config["metadata"])
+    ours = metadata.pop("sae_lens_ext", {})
+    for name in ("sae_lens_version", "sae_lens_training_version"):
+        metadata.pop(name, None)
+    if ours and (found := ours.get("format_version")) != _OUR_VERSION:
+        raise FormatError(f"{folder / CONFIG_FILE} has format_version {found!r}; this release reads {_OUR_VERSION}: upgrade sae-lens-ext")
+    d_model, d_sae, k = config["d_in"], config["d_sae"], config["k"]
+    expected = {"W_enc": [d_model, d_sae], "b_enc": [d_sae], "W_dec": [d_sae, d_model], "b_dec": [d_model]}
+    tensors = _read_tensors(folder / WEIGHTS_FILE, expected)
+    if config.get("rescale_acts_by_decoder_norm", False):
+        tensors = _with_decoder_norm_folded(tensors)
+    normalization = {}
+    if (folder / NORMALIZATION_FILE).exists():
+        normalization = _read_tensors(folder / NORMALIZATION_FILE, {"activation_mean": [d_model], "activation_scale": []})
+    checkpoint = SAECheckpoint(
+        d_model=d_model,
+        d_sae=d_sae,
+        k=k,
+        apply_b_dec_to_input=config.get("apply_b_dec_to_input", True),
+        tensors=tensors,
+        normalization=normalization,
+        metadata=metadata,
+    )
+    return checkpoint, ours
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FormatError(f"{path.parent} holds no {path.name}, so it is not an SAE folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path} is not JSON (was it cut short?): {error}") from error
+    if not isinstance(config, dict):
+        raise FormatError(f"{path} must hold one JSON object; it holds a {type(config).__name__}")
+    metadata = config.get("metadata")
+    version = str(metadata.get("sae_lens_version", "")) if isinstance(metadata, dict) else ""
+    if version.split(".")[0] != "6":
+        raise FormatError(
+            f"{path} has sae_lens_version {version or 'missing'!r} in its metadata; this reader knows version 6: "
+            "load the SAE with SAELens 6 and save it again"
+        )
+    if config.get("architecture") != "topk":
+        raise FormatError(f"{path} describes architecture {config.get('architecture')!r}; this reader knows 'topk'")
+    missing = [key for key in _REQUIRED_KEYS if key not in config]
+    if missing:
+        raise FormatError(f"{path} lacks {', '.join(missing)}")
+    for key in ("d_in", "d_sae", "k"):
+        if isinstance(config[key], bool) or not isinstance(config[key], int) or config[key] < 1:
+            raise FormatError(f"{path}: {key} must be a whole number of at least 1; it is {config[key]!r}")
+    if config["k"] > config["d_sae"]:
+        raise FormatError(f"{path}: k={config['k']} is more than d_sae={config['d_sae']} features")
+    for key in ("normalize_activations", "reshape_activations"):
+        if config.get(key, "none") != "none":
+            raise FormatError(f"{path}: {key} is {config[key]!r}; this reader knows 'none': fold it with SAELens and save again")
+    return config
+
+
+def _read_tensors(path: Path, expected: Mapping[str, list[int]]) -> dict[str, Tensor]:
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise FormatError(f"{path.parent} holds no {path.name}") from None
+    except SafetensorError as error:
+        raise FormatError(f"{path} is not a whole safetensors file (was it cut short?): {error}") from error
+    if set(tensors) != set(expected):
+        raise FormatError(f"{path} must hold exactly {', '.join(sorted(expected))}; it holds {', '.join(sorted(tensors)) or 'nothing'}")
+    for name, shape in expected.items():
+        if list(tensors[name].shape) != shape:
+            raise FormatError(f"{path}: {name} must be {shape}, by {CONFIG_FILE}; it is {list(tensors[name].shape)}")
+        if not tensors[name].is_floating_point():
+            raise FormatError(f"{path}: {name} must hold floating point numbers; it holds {tensors[name].dtype}")
+    _refuse_non_finite(tensors, str(path))
+    return tensors
+
+
+def _refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    for name, tensor in tensors.items():
+        bad = int((~torch.isfinite(tensor)).sum())
+        if bad:
+            raise NonFinite(f"{bad} of {tensor.numel()} numbers in {name} of {where} are NaN or infinite; train it again or restore it")
+
+
+def _with_decoder_norm_folded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same function with ``rescale_acts_by_decoder_norm`` off: selection by activation times norm needs unit-norm rows."""
+    norms = tensors["W_dec"].norm(dim=1)
+    return {
+        **tensors,
+        "W_enc": tensors["W_enc"] * norms,
+        "b_enc": tensors["b_enc"] * norms,
+        "W_dec": tensors["W_dec"] / norms[:, None],
+    }

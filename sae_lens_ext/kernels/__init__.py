@@ -1,0 +1,17 @@
+"""Pure functions on tensors, the part of an SAE that has to be fast.
+
+=================== ==========================================================================
+topk_encode         activations -> the k strongest features, strongest first
+sparse_decode       features -> reconstruction
+hierarchical_loss   the loss of every prefix of the features at once, with its gradients
+=================== ==========================================================================
+
+Each one is a folder: ``reference.py`` is the definition in plain torch, ``cpu.py`` is fast without a GPU, ``__init__.py``
+checks the arguments and picks one. ``backend=None`` picks by device; a backend that is named is used or refused.
+"""
+
+from sae_lens_ext.kernels.hierarchical_loss import hierarchical_loss
+from sae_lens_ext.kernels.sparse_decode import sparse_decode
+from sae_lens_ext.kernels.topk_encode import topk_encode
+
+__all__ = ["hierarchical_loss", "sparse_decode", "topk_encode"]

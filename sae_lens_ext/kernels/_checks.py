@@ -1,0 +1,37 @@
+"""Shape checks that the kernels share; each message names the tensors by the names the caller used."""
+
+from torch import Tensor
+
+from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
+
+_INTEGERS = ("torch.int64", "torch.int32", "torch.int16", "torch.uint8", "torch.int8")
+
+
+def check_k(k: int, d_sae: int) -> None:
+    """Refuse a k that is not a whole number from 1 to ``d_sae``."""
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise InvalidK(f"k must be a whole number from 1 to d_sae={d_sae}; got {k!r} ({type(k).__name__})")
+    if not 1 <= k <= d_sae:
+        raise InvalidK(f"k must be from 1 to d_sae={d_sae}; got {k}")
+
+
+def check_encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> None:
+    """Refuse encoder tensors that do not fit: ``x [..., d_model]``, ``W_enc [d_model, d_sae]``, ``b_enc [d_sae]``."""
+    if W_enc.ndim != 2:
+        raise ShapeMismatch(f"W_enc must be [d_model, d_sae]; got {list(W_enc.shape)}")
+    if x.ndim < 1 or x.shape[-1] != W_enc.shape[0]:
+        raise ShapeMismatch(f"the last axis of x must be d_model={W_enc.shape[0]}, as in W_enc {list(W_enc.shape)}; got x {list(x.shape)}")
+    if b_enc.shape != W_enc.shape[1:]:
+        raise ShapeMismatch(f"b_enc must be [d_sae={W_enc.shape[1]}], as in W_enc {list(W_enc.shape)}; got {list(b_enc.shape)}")
+
+
+def check_decoder(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> None:
+    """Refuse decoder tensors that do not fit: ``values`` and ``indices [..., k]``, ``W_dec [d_sae, d_model]``, ``b_dec [d_model]``."""
+    if W_dec.ndim != 2:
+        raise ShapeMismatch(f"W_dec must be [d_sae, d_model]; got {list(W_dec.shape)}")
+    if values.ndim < 1 or values.shape != indices.shape:
+        raise ShapeMismatch(f"values and indices must have one shape [..., k]; got {list(values.shape)} and {list(indices.shape)}")
+    if str(indices.dtype) not in _INTEGERS:
+        raise InvalidArgument(f"indices must hold whole numbers; got {indices.dtype}")
+    if b_dec.shape != W_dec.shape[1:]:
+        raise ShapeMismatch(f"b_dec must be [d_model={W_dec.shape[1]}], as in W_dec {list(W_dec.shape)}; got {list(b_dec.shape)}")

@@ -1,0 +1,70 @@
+"""The two passes of ``cpu.py`` as loops that numba compiles.
+
+Each thread owns a range of coordinates for all tokens: the sums over tokens then need no locks, and run in the same order
+every time, so the result does not vary from run to run with the same number of threads.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+# A thread with fewer coordinates than this spends more on starting rows than on reading them.
+_MIN_COORDINATES = 64
+
+
+def loss_and_gradients(
+    values: Tensor, indices: Tensor, W_dec: Tensor, bias_error: Tensor, weights: Tensor, n_threads: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Same contract as ``cpu._loss_and_gradients``."""
+    d_model = W_dec.shape[1]
+    parts = max(1, min(n_threads, d_model // _MIN_COORDINATES))
+    edges = [d_model * part // parts for part in range(parts + 1)]
+    dots = torch.empty(parts, *values.shape, dtype=values.dtype)
+    grad_W, suffix = torch.zeros_like(W_dec), torch.empty_like(bias_error)
+    arrays = [tensor.detach().contiguous().numpy() for tensor in (values, indices, W_dec, bias_error, weights)]
+
+    def run(part: int) -> float:
+        return _walk(*arrays, dots[part].numpy(), grad_W.numpy(), suffix.numpy(), edges[part], edges[part + 1])
+
+    with ThreadPoolExecutor(parts) as pool:
+        loss = sum(pool.map(run, range(parts)))
+    return torch.tensor(loss, dtype=values.dtype), dots.sum(0), grad_W, suffix
+
+
+# Reassociation lets the dot products run in vector registers; NaN and infinity keep their meaning.
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+def _walk(values, indices, W_dec, bias_error, weights, dots, grad_W, suffix, first, last):
+    n_tokens, k = values.shape
+    width = last - first
+    error = np.empty(width, W_dec.dtype)
+    tail = np.empty(width, W_dec.dtype)
+    loss = 0.0
+    for token in range(n_tokens):
+        for d in range(width):
+            error[d] = bias_error[token, first + d]
+            tail[d] = 0
+        for rank in range(k):
+            value = values[token, rank]
+            row = W_dec[indices[token, rank], first:last]
+            square = W_dec.dtype.type(0)
+            for d in range(width):
+                error[d] += value * row[d]
+                square += error[d] * error[d]
+            loss += weights[rank] * square
+        for rank in range(k - 1, -1, -1):
+            value, weight = values[token, rank], weights[rank]
+            row = W_dec[indices[token, rank], first:last]
+            grad_row = grad_W[indices[token, rank], first:last]
+            dot = W_dec.dtype.type(0)
+            for d in range(width):
+                tail[d] += weight * error[d]
+                dot += row[d] * tail[d]
+                grad_row[d] += value * tail[d]
+                error[d] -= value * row[d]
+            dots[token, rank] = dot
+        for d in range(width):
+            suffix[token, first + d] = tail[d]
+    return loss

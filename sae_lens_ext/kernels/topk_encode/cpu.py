@@ -1,0 +1,48 @@
+"""``topk_encode`` on a CPU: the product and the selection in token chunks that stay in cache, and a sparse backward pass."""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sae_lens_ext.kernels import _rows_cpu
+
+# Pre-activations of one chunk, in elements: 2 MB of float32, about one core's second-level cache. A chunk that leaves the
+# cache costs a write and several reads of [batch, d_sae] during the selection.
+_CHUNK_ELEMENTS = 1 << 19
+
+
+def topk_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As in ``reference``; the gradients are those of the chosen features only, which is all of them."""
+    values, indices = _TopKEncode.apply(x.reshape(-1, x.shape[-1]), W_enc, b_enc, k)
+    return values.view(*x.shape[:-1], k), indices.view(*x.shape[:-1], k)
+
+
+class _TopKEncode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        n, d_sae = x.shape[0], W_enc.shape[1]
+        values = x.new_empty(n, k)
+        indices = torch.empty(n, k, dtype=torch.int64)
+        rows = max(64, _CHUNK_ELEMENTS // d_sae)
+        for start in range(0, n, rows):
+            chunk = slice(start, start + rows)
+            torch.topk(torch.addmm(b_enc, x[chunk], W_enc), k, dim=-1, sorted=True, out=(values[chunk], indices[chunk]))
+        values.relu_()
+        ctx.save_for_backward(x, W_enc, values, indices)
+        ctx.mark_non_differentiable(indices)
+        return values, indices
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_values: Tensor, _grad_indices: None):
+        x, W_enc, values, indices = ctx.saved_tensors
+        grad_pre = torch.where(values > 0, grad_values, 0)
+        grad_x = grad_W = grad_b = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _rows_cpu.weighted_row_sum(grad_pre, indices, W_enc.T.contiguous())
+        if ctx.needs_input_grad[1]:
+            # The transpose of a [d_sae, d_model] result: a W_enc stored feature by feature gets a gradient laid out like it.
+            grad_W = _rows_cpu.scatter_row_sum(grad_pre, indices, x.contiguous(), W_enc.shape[1]).T
+        if ctx.needs_input_grad[2]:
+            grad_b = _rows_cpu.scatter_sum(grad_pre, indices, W_enc.shape[1])
+        return grad_x, grad_W, grad_b, None

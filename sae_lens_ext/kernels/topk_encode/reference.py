@@ -1,0 +1,12 @@
+"""The definition of ``topk_encode``."""
+
+import torch
+from torch import Tensor
+
+
+def topk_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Project, keep the k largest in falling order, then ReLU."""
+    pre_activations = x @ W_enc + b_enc
+    # sorted=True is part of the meaning: with it, the features of a smaller k are a prefix of those of a larger one.
+    values, indices = torch.topk(pre_activations, k, dim=-1, sorted=True)
+    return values.relu(), indices

@@ -1,0 +1,7 @@
+"""The sparse autoencoder: its parameters, what it remembers about its training, and the codes it makes."""
+
+from sae_lens_ext.sae.code import SparseCode
+from sae_lens_ext.sae.config import SAEConfig
+from sae_lens_ext.sae.sae import SAE
+
+__all__ = ["SAE", "SAEConfig", "SparseCode"]

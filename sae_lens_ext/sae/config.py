@@ -1,0 +1,70 @@
+"""What an SAE is, apart from its weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sae_lens_ext.errors import InvalidArgument, InvalidK
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAEConfig:
+    """The choices behind an SAE. Nothing in it changes at inference; in particular not k, which is an argument.
+
+    Attributes:
+        d_model: width of the activations it reads and writes.
+        d_sae: number of features.
+        k: the largest k it was trained at, and the one used when none is given.
+        levels: the values of k that its training looked at, rising; ``(k,)`` for a plain TopK SAE.
+        apply_b_dec_to_input: whether ``b_dec`` is subtracted before encoding (a "pre-bias").
+        hook_name: where its activations come from, in TransformerLens names, such as ``blocks.12.hook_resid_post``.
+        model_name: the model it was trained on.
+        exclude_special_tokens: whether special tokens (BOS and the like) were left out of its training, and so should be left
+            alone by a splice; or the ids of those tokens.
+        metadata: anything else worth keeping with it; JSON values.
+    """
+
+    d_model: int
+    d_sae: int
+    k: int
+    levels: tuple[int, ...] = ()
+    apply_b_dec_to_input: bool = True
+    hook_name: str | None = None
+    model_name: str | None = None
+    exclude_special_tokens: bool | tuple[int, ...] = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the choices against each other.
+
+        Raises:
+            InvalidK: k or a level outside of 1..d_sae.
+            InvalidArgument: a size below 1, or levels that do not rise to k.
+        """
+        for name in ("d_model", "d_sae"):
+            size = getattr(self, name)
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise InvalidArgument(f"{name} must be a whole number of at least 1; got {size!r}")
+        self.checked_k(self.k, extrapolate=True)
+        if not self.levels:
+            object.__setattr__(self, "levels", (self.k,))
+        if list(self.levels) != sorted(set(self.levels)) or self.levels[0] < 1 or self.levels[-1] != self.k:
+            raise InvalidArgument(f"levels must rise from at least 1 to k={self.k} without repeats; got {self.levels}")
+
+    def checked_k(self, k: int | None, *, extrapolate: bool = False) -> int:
+        """The k to use: ``k`` itself, or the default when it is None.
+
+        Raises:
+            InvalidK: not a whole number, outside of 1..d_sae, or above the trained maximum without ``extrapolate=True``.
+        """
+        if k is None:
+            return self.k
+        if isinstance(k, bool) or not isinstance(k, int):
+            raise InvalidK(f"k must be a whole number from 1 to {self.k}; got {k!r} ({type(k).__name__})")
+        if not 1 <= k <= self.d_sae:
+            raise InvalidK(f"k must be from 1 to d_sae={self.d_sae}; got {k}")
+        if k > self.k and not extrapolate:
+            raise InvalidK(
+                f"k={k} is above k={self.k}, the largest this SAE was trained at; choose up to {self.k}, or pass extrapolate=True to go on"
+            )
+        return k

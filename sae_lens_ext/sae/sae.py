@@ -1,0 +1,254 @@
+"""A TopK sparse autoencoder that takes k as an argument."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sae_lens_ext.errors import InvalidArgument, InvalidK, NonFinite, ShapeMismatch
+from sae_lens_ext.formats import SAECheckpoint, locate, read_saelens, write_saelens
+from sae_lens_ext.kernels import sparse_decode, topk_encode
+from sae_lens_ext.sae.code import SparseCode
+from sae_lens_ext.sae.config import SAEConfig
+
+_FIELDS_IN_METADATA = ("hook_name", "model_name", "exclude_special_tokens")
+
+
+class SAE(nn.Module):
+    """A sparse autoencoder whose k is chosen with every call.
+
+    >>> sae = SAE(SAEConfig(d_model=8, d_sae=32, k=4), generator=torch.Generator().manual_seed(0))
+    >>> x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
+    >>> sae(x, k=2).shape, sae.encode(x)
+    (torch.Size([2, 5, 8]), SparseCode(batch=[2, 5], k=4, d_sae=32))
+
+    With u = (x - activation_mean) * activation_scale, the k features of an activation x are those with the largest
+    (u - b_dec) @ W_enc + b_enc, after ReLU, and its reconstruction is (values @ W_dec[features] + b_dec) / activation_scale +
+    activation_mean. The two constants are 0 and 1 unless training set them; ``folded`` moves them into the weights.
+
+    Attributes:
+        W_enc: encoder, ``[d_model, d_sae]``; stored feature by feature, so ``W_enc.T`` is contiguous.
+        b_enc: encoder bias, ``[d_sae]``.
+        W_dec: decoder rows, ``[d_sae, d_model]``; training keeps them at unit norm.
+        b_dec: decoder bias, ``[d_model]``.
+        activation_mean: centre of the activations, ``[d_model]``.
+        activation_scale: factor that brings them to a common size, a scalar.
+
+    Source: Gao et al. 2024 (TopK SAE); Balagansky, Aksenov et al. 2025 (one SAE at every k).
+    """
+
+    def __init__(self, config: SAEConfig, *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32) -> None:
+        """Random unit-norm decoder rows, the encoder equal to them (tied at the start only), zero biases."""
+        super().__init__()
+        self.config = config
+        rows = torch.randn(config.d_sae, config.d_model, generator=generator, dtype=dtype)
+        rows /= rows.norm(dim=1, keepdim=True)
+        self.W_enc = nn.Parameter(rows.clone().T)
+        self.b_enc = nn.Parameter(torch.zeros(config.d_sae, dtype=dtype))
+        self.W_dec = nn.Parameter(rows)
+        self.b_dec = nn.Parameter(torch.zeros(config.d_model, dtype=dtype))
+        self.register_buffer("activation_mean", torch.zeros(config.d_model, dtype=dtype))
+        self.register_buffer("activation_scale", torch.ones((), dtype=dtype))
+        self.activation_mean: Tensor
+        self.activation_scale: Tensor
+
+    @classmethod
+    def from_tensors(
+        cls,
+        config: SAEConfig,
+        W_enc: Float[Tensor, "d_model d_sae"],
+        b_enc: Float[Tensor, " d_sae"],
+        W_dec: Float[Tensor, "d_sae d_model"],
+        b_dec: Float[Tensor, " d_model"],
+        activation_mean: Float[Tensor, " d_model"] | None = None,
+        activation_scale: Float[Tensor, ""] | None = None,
+    ) -> Self:
+        """An SAE with copies of these weights.
+
+        Raises:
+            ShapeMismatch: a tensor does not have the shape that the config asks for.
+        """
+        with torch.device("meta"):
+            sae = cls(config)
+        given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
+        for name, tensor in given.items():
+            wanted = getattr(sae, name).shape
+            if tensor.shape != wanted:
+                raise ShapeMismatch(
+                    f"{name} must be {list(wanted)} for d_model={config.d_model}, d_sae={config.d_sae}; got {list(tensor.shape)}"
+                )
+            rows = tensor.detach().T if name == "W_enc" else tensor.detach()
+            rows = rows.clone(memory_format=torch.contiguous_format)
+            setattr(sae, name, nn.Parameter(rows.T if name == "W_enc" else rows))
+        mean = b_dec.new_zeros(config.d_model) if activation_mean is None else activation_mean
+        scale = b_dec.new_ones(()) if activation_scale is None else activation_scale
+        sae.activation_mean, sae.activation_scale = mean.detach().clone(), scale.detach().clone()
+        return sae
+
+    def encode(self, x: Float[Tensor, "*batch d_model"], k: int | None = None, *, extrapolate: bool = False) -> SparseCode:
+        """The k strongest features of every activation, strongest first.
+
+        Args:
+            x: activations, of any dtype; computed in the SAE's own.
+            k: how many features to keep; None means the trained maximum.
+            extrapolate: allow a k above the trained maximum.
+
+        Raises:
+            InvalidK: a k this SAE cannot serve.
+            ShapeMismatch: the last axis of x is not d_model.
+            NonFinite: x holds NaN or infinity.
+        """
+        k = self.config.checked_k(k, extrapolate=extrapolate)
+        values, indices = topk_encode(self.encoder_input(x), self.W_enc, self.b_enc, k)
+        return SparseCode(values, indices, self.config.d_sae)
+
+    def encoder_input(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Activations as the encoder weights see them: in the SAE's dtype, centred, scaled and less ``b_dec``."""
+        if x.shape[-1] != self.config.d_model:
+            raise ShapeMismatch(f"{self._name()} reads activations of width d_model={self.config.d_model}; got {list(x.shape)}")
+        if not torch.isfinite(x).all():
+            bad = int((~torch.isfinite(x)).sum())
+            raise NonFinite(
+                f"{bad} of {x.numel()} numbers in the activations given to {self._name()} are NaN or infinite; look upstream of it"
+            )
+        x = (x.to(self.W_enc.dtype) - self.activation_mean) * self.activation_scale
+        return x - self.b_dec if self.config.apply_b_dec_to_input else x
+
+    def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
+        """The reconstruction from a code, or from any prefix of it."""
+        if code.d_sae != self.config.d_sae:
+            raise ShapeMismatch(f"the code is over {code.d_sae} features, this SAE has {self.config.d_sae}; was it made by another SAE?")
+        recons = sparse_decode(code.values, code.indices, self.W_dec, self.b_dec)
+        return recons / self.activation_scale + self.activation_mean
+
+    def forward(
+        self, x: Float[Tensor, "*batch d_model"], k: int | None = None, *, extrapolate: bool = False
+    ) -> Float[Tensor, "*batch d_model"]:
+        """Reconstruct x from its k strongest features; arguments and errors as in ``encode``."""
+        return self.decode(self.encode(x, k, extrapolate=extrapolate))
+
+    def nested(
+        self, x: Float[Tensor, "*batch d_model"], ks: Sequence[int], *, extrapolate: bool = False
+    ) -> dict[int, Float[Tensor, "*batch d_model"]]:
+        """Reconstructions at several k from one encode: ``nested(x, ks)[k]`` equals ``self(x, k)``.
+
+        Raises:
+            InvalidK: no k, or one this SAE cannot serve.
+        """
+        if not ks:
+            raise InvalidK("nested needs at least one k; got none")
+        code = self.encode(x, max(self.config.checked_k(k, extrapolate=extrapolate) for k in ks), extrapolate=extrapolate)
+        return {k: self.decode(code.prefix(k)) for k in ks}
+
+    def folded(self) -> Self:
+        """The same function with the activation's mean and scale moved into the weights, and features in units of the activations.
+
+        ReLU and the choice of the k largest do not change when every pre-activation is divided by the scale, so only the
+        biases move: the decoder rows keep their norm.
+        """
+        b_enc = self.b_enc / self.activation_scale
+        if not self.config.apply_b_dec_to_input:
+            b_enc = b_enc - self.activation_mean @ self.W_enc
+        b_dec = self.b_dec / self.activation_scale + self.activation_mean
+        return self.from_tensors(self.config, self.W_enc, b_enc, self.W_dec, b_dec)
+
+    def unfolded(self, activation_mean: Float[Tensor, " d_model"], activation_scale: Float[Tensor, ""]) -> Self:
+        """The inverse of ``folded``: take these constants out of the weights of an SAE whose own are 0 and 1."""
+        b_enc = self.b_enc if self.config.apply_b_dec_to_input else self.b_enc + activation_mean @ self.W_enc
+        b_dec = (self.b_dec - activation_mean) * activation_scale
+        return self.from_tensors(self.config, self.W_enc, b_enc * activation_scale, self.W_dec, b_dec, activation_mean, activation_scale)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write a folder that this package and SAELens 6 (``SAE.load_from_disk``) can read; returns it.
+
+        The weights are stored folded, which is what SAELens understands; the constants go into a file of their own. Files are
+        replaced one by one, each in one step.
+
+        Raises:
+            NonFinite: the weights hold NaN or infinity; nothing is written.
+        """
+        sae = self.folded() if self._is_normalized() else self
+        tensors = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
+        constants = {"activation_mean": self.activation_mean, "activation_scale": self.activation_scale}
+        config = self.config
+        metadata = {**config.metadata, **{name: getattr(config, name) for name in _FIELDS_IN_METADATA}}
+        checkpoint = SAECheckpoint(
+            d_model=config.d_model,
+            d_sae=config.d_sae,
+            k=config.k,
+            apply_b_dec_to_input=config.apply_b_dec_to_input,
+            tensors=tensors,
+            normalization=constants if self._is_normalized() else {},
+            metadata=metadata,
+        )
+        return write_saelens(folder, checkpoint, ours={"levels": list(config.levels)})
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_repo: str | Path,
+        *,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        folded: bool = True,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """Load an SAE from a folder, or from a Hugging Face repository ``owner/name``.
+
+        Args:
+            folder_or_repo: a folder that this package or SAELens 6 wrote (architecture topk), or a repository with one.
+            subfolder: where in it the SAE is, when not at the top.
+            revision: branch, tag or commit of the repository.
+            folded: whether the activation's mean and scale stay inside the weights (fastest, features in units of the
+                activations) or are taken out again, as in training.
+            device: where to put the weights.
+            dtype: what to cast them to; None keeps the file's.
+
+        Raises:
+            FormatError: not an SAE folder, or a damaged one.
+            NonFinite: the weights hold NaN or infinity.
+        """
+        checkpoint, ours = read_saelens(locate(folder_or_repo, subfolder=subfolder, revision=revision))
+        metadata = dict(checkpoint.metadata)
+        known = {name: metadata.pop(name) for name in _FIELDS_IN_METADATA if metadata.get(name) is not None}
+        if isinstance(known.get("exclude_special_tokens"), list):
+            known["exclude_special_tokens"] = tuple(known["exclude_special_tokens"])
+        config = SAEConfig(
+            d_model=checkpoint.d_model,
+            d_sae=checkpoint.d_sae,
+            k=checkpoint.k,
+            levels=tuple(ours.get("levels", ())),
+            apply_b_dec_to_input=checkpoint.apply_b_dec_to_input,
+            metadata=metadata,
+            **known,
+        )
+        sae = cls.from_tensors(config, **checkpoint.tensors)
+        if checkpoint.normalization and not folded:
+            sae = sae.unfolded(**checkpoint.normalization)
+        return sae.to(device=device, dtype=dtype).eval()
+
+    def with_config(self, **changes: object) -> Self:
+        """The same weights (shared, not copied) with some fields of the config replaced, such as ``hook_name``."""
+        unchangeable = {"d_model", "d_sae"} & changes.keys()
+        if unchangeable:
+            raise InvalidArgument(f"{', '.join(sorted(unchangeable))} belong to the weights and cannot be replaced")
+        sae = copy.copy(self)
+        sae.config = replace(self.config, **changes)
+        return sae
+
+    def extra_repr(self) -> str:
+        """One line for notebooks."""
+        config = self.config
+        return f"d_model={config.d_model}, d_sae={config.d_sae}, k={config.k}, hook_name={config.hook_name!r}"
+
+    def _is_normalized(self) -> bool:
+        return bool(self.activation_scale != 1) or bool(self.activation_mean.any())
+
+    def _name(self) -> str:
+        return f"the SAE of {self.config.hook_name}" if self.config.hook_name else "this SAE"
