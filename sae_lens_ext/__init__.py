@@ -1,3 +1,66 @@
-"""One sparse autoencoder, every k: train it, splice it into a language model, turn k while it runs."""
+"""One sparse autoencoder, every k: train it, splice it into a language model, turn k while it runs.
+
+>>> import sae_lens_ext as sle
+>>> sae = sle.SAE(sle.SAEConfig(d_model=16, d_sae=64, k=8))
+
+Names are loaded when they are first used: importing the package loads no host library, and no model library either.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0.dev0"
+
+# Public name -> the module it comes from. The imports below are the same list for type checkers; a test compares them.
+_PUBLIC = {
+    "SAE": "sae",
+    "SAEConfig": "sae",
+    "SparseCode": "sae",
+    "splice": "interventions",
+    "sweep_k": "interventions",
+    "demo_sae": "training",
+    "load_bundled": "models",
+    "BackendError": "errors",
+    "FormatError": "errors",
+    "InvalidArgument": "errors",
+    "InvalidK": "errors",
+    "MissingDependency": "errors",
+    "NonFinite": "errors",
+    "SaeLensExtError": "errors",
+    "ShapeMismatch": "errors",
+    "UnknownSite": "errors",
+    "UnsupportedHost": "errors",
+}
+
+if TYPE_CHECKING:
+    from sae_lens_ext.errors import BackendError as BackendError
+    from sae_lens_ext.errors import FormatError as FormatError
+    from sae_lens_ext.errors import InvalidArgument as InvalidArgument
+    from sae_lens_ext.errors import InvalidK as InvalidK
+    from sae_lens_ext.errors import MissingDependency as MissingDependency
+    from sae_lens_ext.errors import NonFinite as NonFinite
+    from sae_lens_ext.errors import SaeLensExtError as SaeLensExtError
+    from sae_lens_ext.errors import ShapeMismatch as ShapeMismatch
+    from sae_lens_ext.errors import UnknownSite as UnknownSite
+    from sae_lens_ext.errors import UnsupportedHost as UnsupportedHost
+    from sae_lens_ext.interventions import splice as splice
+    from sae_lens_ext.interventions import sweep_k as sweep_k
+    from sae_lens_ext.models import load_bundled as load_bundled
+    from sae_lens_ext.sae import SAE as SAE
+    from sae_lens_ext.sae import SAEConfig as SAEConfig
+    from sae_lens_ext.sae import SparseCode as SparseCode
+    from sae_lens_ext.training import demo_sae as demo_sae
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names and the module's own."""
+    return sorted([*globals(), *_PUBLIC])

@@ -2,6 +2,7 @@
 
 from sae_lens_ext.sae.code import SparseCode
 from sae_lens_ext.sae.config import SAEConfig
+from sae_lens_ext.sae.fvu import FVU
 from sae_lens_ext.sae.sae import SAE
 
-__all__ = ["SAE", "SAEConfig", "SparseCode"]
+__all__ = ["FVU", "SAE", "SAEConfig", "SparseCode"]

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -67,7 +66,7 @@ class SAE(nn.Module):
         b_dec: Float[Tensor, " d_model"],
         activation_mean: Float[Tensor, " d_model"] | None = None,
         activation_scale: Float[Tensor, ""] | None = None,
-    ) -> Self:
+    ) -> "SAE":
         """An SAE with copies of these weights.
 
         Raises:
@@ -116,8 +115,11 @@ class SAE(nn.Module):
             raise NonFinite(
                 f"{bad} of {x.numel()} numbers in the activations given to {self._name()} are NaN or infinite; look upstream of it"
             )
-        x = (x.to(self.W_enc.dtype) - self.activation_mean) * self.activation_scale
-        return x - self.b_dec if self.config.apply_b_dec_to_input else x
+        return self.centred((x.to(self.W_enc.dtype) - self.activation_mean) * self.activation_scale)
+
+    def centred(self, u: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Normalised activations less ``b_dec``, or as they are when this SAE has no pre-bias."""
+        return u - self.b_dec if self.config.apply_b_dec_to_input else u
 
     def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
         """The reconstruction from a code, or from any prefix of it."""
@@ -145,7 +147,7 @@ class SAE(nn.Module):
         code = self.encode(x, max(self.config.checked_k(k, extrapolate=extrapolate) for k in ks), extrapolate=extrapolate)
         return {k: self.decode(code.prefix(k)) for k in ks}
 
-    def folded(self) -> Self:
+    def folded(self) -> "SAE":
         """The same function with the activation's mean and scale moved into the weights, and features in units of the activations.
 
         ReLU and the choice of the k largest do not change when every pre-activation is divided by the scale, so only the
@@ -157,7 +159,7 @@ class SAE(nn.Module):
         b_dec = self.b_dec / self.activation_scale + self.activation_mean
         return self.from_tensors(self.config, self.W_enc, b_enc, self.W_dec, b_dec)
 
-    def unfolded(self, activation_mean: Float[Tensor, " d_model"], activation_scale: Float[Tensor, ""]) -> Self:
+    def unfolded(self, activation_mean: Float[Tensor, " d_model"], activation_scale: Float[Tensor, ""]) -> "SAE":
         """The inverse of ``folded``: take these constants out of the weights of an SAE whose own are 0 and 1."""
         b_enc = self.b_enc if self.config.apply_b_dec_to_input else self.b_enc + activation_mean @ self.W_enc
         b_dec = (self.b_dec - activation_mean) * activation_scale
@@ -198,7 +200,7 @@ class SAE(nn.Module):
         folded: bool = True,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
-    ) -> Self:
+    ) -> "SAE":
         """Load an SAE from a folder, or from a Hugging Face repository ``owner/name``.
 
         Args:
@@ -233,7 +235,7 @@ class SAE(nn.Module):
             sae = sae.unfolded(**checkpoint.normalization)
         return sae.to(device=device, dtype=dtype).eval()
 
-    def with_config(self, **changes: object) -> Self:
+    def with_config(self, **changes: object) -> "SAE":
         """The same weights (shared, not copied) with some fields of the config replaced, such as ``hook_name``."""
         unchangeable = {"d_model", "d_sae"} & changes.keys()
         if unchangeable:

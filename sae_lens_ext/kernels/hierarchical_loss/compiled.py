@@ -5,6 +5,7 @@ every time, so the result does not vary from run to run with the same number of 
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import no_type_check
 
 import numba
 import numpy as np
@@ -34,8 +35,10 @@ def loss_and_gradients(
     return torch.tensor(loss, dtype=values.dtype), dots.sum(0), grad_W, suffix
 
 
-# Reassociation lets the dot products run in vector registers; NaN and infinity keep their meaning.
+# Reassociation lets the dot products run in vector registers; NaN and infinity keep their meaning. (no_type_check keeps the
+# run-time shape checks of the tests from wrapping what numba has to read.)
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
+@no_type_check
 def _walk(values, indices, W_dec, bias_error, weights, dots, grad_W, suffix, first, last):
     n_tokens, k = values.shape
     width = last - first

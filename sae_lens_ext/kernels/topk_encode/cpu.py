@@ -30,11 +30,14 @@ class _TopKEncode(torch.autograd.Function):
         values.relu_()
         ctx.save_for_backward(x, W_enc, values, indices)
         ctx.mark_non_differentiable(indices)
+        ctx.set_materialize_grads(False)
         return values, indices
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_values: Tensor, _grad_indices: None):
+    def backward(ctx, grad_values: Tensor | None, _grad_indices: None):
+        if grad_values is None:
+            return None, None, None, None
         x, W_enc, values, indices = ctx.saved_tensors
         grad_pre = torch.where(values > 0, grad_values, 0)
         grad_x = grad_W = grad_b = None

@@ -1,0 +1,62 @@
+# Everything from nothing: needs Python 3.11 or newer, make and a package index.
+#   make demo    install, then run the main job on a small real model
+#   make test    install, then run every check
+#   make bench   run the benchmarks
+#   make venv    only install
+
+PYTHON ?= python3
+VENV := .venv
+SAELENS_VENV := .venv-saelens
+PIP := -m pip install --quiet --disable-pip-version-check
+RUN := $(VENV)/bin
+
+.PHONY: demo test bench venv lint types unit test-saelens wheel clean
+
+demo: venv
+	$(RUN)/sae-lens-ext demo
+
+test: lint types unit test-saelens wheel
+	@echo "make test: all green"
+
+bench: venv
+	$(RUN)/python -m benchmarks all
+
+venv: $(VENV)/.installed
+
+# The stamp is written last, so an install that was interrupted starts again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sae-lens-ext needs Python 3.11 or newer; this is " + sys.version.split()[0] + ": set PYTHON=...")'
+	@echo "installing into $(VENV) (a few minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN)/python $(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+lint: venv
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+
+types: venv
+	$(RUN)/pyright
+
+unit: venv
+	$(RUN)/python -m pytest
+
+# SAELens needs TransformerLens 3, this package's tests TransformerLens 4. The second environment holds what differs and sees
+# the rest of the first one.
+$(SAELENS_VENV)/.installed: $(VENV)/.installed constraints-saelens.txt
+	@echo "installing SAELens into $(SAELENS_VENV)"
+	@$(PYTHON) -m venv --clear $(SAELENS_VENV)
+	@$(RUN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(SAELENS_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/first-environment.pth"
+	@$(SAELENS_VENV)/bin/python $(PIP) -c constraints-saelens.txt sae-lens transformer-lens
+	@touch $@
+
+test-saelens: $(SAELENS_VENV)/.installed
+	$(SAELENS_VENV)/bin/python -m pytest tests/saelens -p no:cacheprovider -o testpaths=tests/saelens
+
+wheel: venv
+	rm -rf build/wheel
+	$(RUN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
+	$(RUN)/python tests/check_wheel.py build/wheel
+
+clean:
+	rm -rf $(VENV) $(SAELENS_VENV) build runs .pytest_cache .ruff_cache .hypothesis

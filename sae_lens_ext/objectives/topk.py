@@ -1,0 +1,28 @@
+"""The ordinary TopK objective: good at one k."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_lens_ext.kernels import sparse_decode, topk_encode
+from sae_lens_ext.objectives.base import Loss
+from sae_lens_ext.sae import SAE, SparseCode
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The reconstruction error at k alone.
+
+    Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders".
+    """
+
+    def levels_at(self, k: int) -> tuple[int, ...]:
+        """See ``Objective.levels_at``."""
+        return (k,)
+
+    def __call__(self, sae: SAE, u: Float[Tensor, "batch d_model"], k: int) -> Loss:
+        """See ``Objective.__call__``."""
+        values, indices = topk_encode(sae.centred(u), sae.W_enc, sae.b_enc, k)
+        error = sparse_decode(values, indices, sae.W_dec, sae.b_dec) - u
+        return Loss(error.square().mean(), SparseCode(values.detach(), indices, sae.config.d_sae))

@@ -1,0 +1,48 @@
+"""The fraction of variance unexplained, summed over as many batches as come."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class FVU:
+    """Squared error over squared distance from the mean of each coordinate: 0 is perfect, 1 is what the mean alone reaches.
+
+    >>> fvu = FVU()
+    >>> x = torch.tensor([[1.0, 10.0], [3.0, 10.0]])
+    >>> fvu.update(x, torch.tensor([[2.0, 10.0], [3.0, 10.0]]))
+    >>> fvu.value()
+    0.5
+
+    The mean is taken per coordinate over everything given to ``update``. Coordinates of a residual stream differ in their
+    means by orders of magnitude, so one mean over all of them would make any reconstruction look good.
+    """
+
+    def __init__(self) -> None:
+        """Nothing seen yet."""
+        self._count = 0
+        self._mean: Tensor | None = None
+        self._squared_distance = 0.0
+        self._squared_error = 0.0
+
+    def update(self, x: Float[Tensor, "*batch d_model"], x_hat: Float[Tensor, "*batch d_model"]) -> None:
+        """Add activations and their reconstructions."""
+        x, x_hat = x.detach().flatten(0, -2).double(), x_hat.detach().flatten(0, -2).double()
+        count = x.shape[0]
+        if count == 0:
+            return
+        self._squared_error += (x - x_hat).square().sum().item()
+        mean = x.mean(0)
+        self._squared_distance += (x - mean).square().sum().item()
+        if self._mean is None:
+            self._mean = mean
+        else:
+            # Chan et al. 1983: the exact merge of two means and sums of squares, with no difference of large numbers.
+            between = mean - self._mean
+            total = self._count + count
+            self._squared_distance += between.square().sum().item() * self._count * count / total
+            self._mean = self._mean + between * (count / total)
+        self._count += count
+
+    def value(self) -> float:
+        """The fraction so far; NaN when nothing, or nothing that varies, was seen."""
+        return self._squared_error / self._squared_distance if self._squared_distance > 0 else float("nan")

@@ -1,0 +1,63 @@
+"""The SAE that the demo, the notebooks and the tests share: trained once in about two minutes, then kept.
+
+It reads the bundled model's residual stream after block 9 of 18. Everything about it is fixed here, so that its place in the
+cache can be named after this table's version.
+"""
+
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from sae_lens_ext.errors import FormatError
+from sae_lens_ext.models import cache_folder
+from sae_lens_ext.sae import SAE
+from sae_lens_ext.training.activations import Activations, collect_activations
+from sae_lens_ext.training.loop import TrainConfig, train
+from sae_lens_ext.training.text import default_documents
+from sae_lens_ext.training.tokens import pack, split_documents
+
+DEMO_SITE = "blocks.9.hook_resid_post"
+# 472 rows are 60,000 tokens: a minute to collect. With them, k=32 recovers about 0.83 of what the site's mean loses.
+_N_ROWS = 472
+_CONFIG = TrainConfig(d_sae=2048, k=32, epochs=5, batch_size=1024, lr=3e-3)
+# Counted up with every change of the numbers above, or of how they are used.
+_VERSION = 1
+
+
+def demo_sae(model: Any, *, retrain: bool = False, progress: bool = True) -> SAE:
+    """The demo's HierarchicalTopK SAE for the bundled model; collects, trains and keeps it when it is not there yet.
+
+    Args:
+        model: what ``load_bundled()`` returned.
+        retrain: train it again even so.
+        progress: whether to show progress bars.
+    """
+    folder = cache_folder() / "saes" / f"gemma-3-270m-block-9-v{_VERSION}"
+    if not retrain:
+        try:
+            return SAE.from_pretrained(folder)
+        except FormatError:
+            # Not there yet, or damaged; either way, make it.
+            pass
+    activations = demo_activations(model, progress=progress)
+    trained = train(activations, _CONFIG, model_name="google/gemma-3-270m", progress=progress)
+    trained.sae.save_pretrained(folder)
+    return SAE.from_pretrained(folder)
+
+
+def demo_activations(model: Any, *, progress: bool = True) -> Activations:
+    """The activations it is trained on, outliers clipped; collected once and kept (150 MB)."""
+    path = cache_folder() / "activations" / f"gemma-3-270m-block-9-v{_VERSION}.safetensors"
+    try:
+        return Activations.load(path)
+    except FormatError:
+        tokens = pack(split_documents(default_documents(), held_out=False), model.tokenizer, n_rows=_N_ROWS)
+        activations = collect_activations(model, tokens, DEMO_SITE, progress=progress).outliers_clipped()
+        activations.save(path)
+        return activations
+
+
+def held_out_tokens(tokenizer: Any, n_rows: int = 16) -> Int[Tensor, "row 128"]:
+    """Rows of documents that no SAE of this module was trained on."""
+    return pack(split_documents(default_documents(), held_out=True), tokenizer, n_rows=n_rows)

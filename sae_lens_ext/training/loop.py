@@ -1,0 +1,173 @@
+"""Train an SAE on activations.
+
+1. Centre and scale the activations by two constants of the whole set.
+2. In shuffled batches: objective, gradients, Adam with a warm-up and a linear decay at the end.
+3. Around every step, keep decoder rows at unit norm: the part of their gradient along themselves is removed before it, so that
+   Adam does not spend its step on a length that is then divided out.
+4. Count, for every feature, the tokens since it was last active.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sae_lens_ext._optional import require
+from sae_lens_ext.errors import InvalidArgument, NonFinite
+from sae_lens_ext.objectives import HierarchicalTopK, Objective
+from sae_lens_ext.sae import SAE, SAEConfig
+from sae_lens_ext.training.activations import Activations
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The choices of a training run.
+
+    Attributes:
+        d_sae: number of features.
+        k: features per token, the largest the SAE will be good at.
+        objective: what to minimise.
+        epochs: passes over the activations.
+        batch_size: tokens per step.
+        lr: peak learning rate of Adam.
+        warmup: share of the steps over which the learning rate rises from 0.
+        decay: share of the steps, at the end, over which it falls to 0.
+        dead_after: tokens without being active after which a feature counts as dead; None means one pass over the data.
+        seed: of initialisation and shuffling.
+    """
+
+    d_sae: int
+    k: int
+    objective: Objective = field(default_factory=HierarchicalTopK)
+    epochs: int = 3
+    batch_size: int = 1024
+    lr: float = 1.6e-3
+    warmup: float = 0.05
+    decay: float = 0.3
+    dead_after: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Report everything that is wrong at once."""
+        wrong = [
+            f"{name} must be at least 1, got {getattr(self, name)}"
+            for name in ("d_sae", "k", "epochs", "batch_size")
+            if getattr(self, name) < 1
+        ]
+        wrong += [
+            f"{name} must be from 0 to 1, got {getattr(self, name)}" for name in ("warmup", "decay") if not 0 <= getattr(self, name) <= 1
+        ]
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            wrong.append(f"lr must be above 0, got {self.lr}")
+        if self.k > self.d_sae:
+            wrong.append(f"k={self.k} is more than d_sae={self.d_sae} features")
+        if wrong:
+            raise InvalidArgument("; ".join(wrong))
+
+    def lr_at(self, step: int, n_steps: int) -> float:
+        """The learning rate of a step, counted from 0: linear up, flat, linear down."""
+        rising = (step + 1) / max(1.0, self.warmup * n_steps)
+        falling = (n_steps - step) / max(1.0, self.decay * n_steps)
+        return self.lr * min(1.0, rising, falling)
+
+
+class Trained(NamedTuple):
+    """What a training run leaves behind."""
+
+    sae: SAE
+    """With the activations' mean and scale as constants of its own; ``sae.folded()`` moves them into the weights."""
+    losses: list[float]
+    """One per step: mean squared error per coordinate of normalised activations, so 1 is what their mean alone reaches."""
+    dead: float
+    """Share of features that were not active in the last ``dead_after`` tokens."""
+    tokens_per_second: float
+    """Training speed, collection of activations not included."""
+
+
+def train(
+    activations: Activations,
+    config: TrainConfig,
+    *,
+    model_name: str | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> Trained:
+    """Train an SAE; on a CPU the same call gives the same bits every time.
+
+    Args:
+        activations: what to train on, without special tokens and with outliers clipped.
+        config: how.
+        model_name: kept with the SAE.
+        device: where to train.
+        progress: whether to show a bar with the loss and the speed.
+
+    Raises:
+        InvalidArgument: no activations, or all alike.
+        InvalidK: an objective whose levels do not fit k.
+        NonFinite: the loss became NaN or infinite.
+    """
+    tqdm = require("tqdm.auto", "Showing progress").tqdm
+    n_tokens, d_model = activations.values.shape
+    if not n_tokens:
+        raise InvalidArgument("no activations to train on")
+    generator = torch.Generator().manual_seed(config.seed)
+    mean, scale = activations.mean_and_scale()
+    sae_config = SAEConfig(
+        d_model=d_model,
+        d_sae=config.d_sae,
+        k=config.k,
+        levels=config.objective.levels_at(config.k),
+        hook_name=activations.hook_name,
+        model_name=model_name,
+        exclude_special_tokens=activations.n_special > 0,
+    )
+    sae = SAE(sae_config, generator=generator).to(device)
+    sae.activation_mean, sae.activation_scale = mean.to(device), scale.to(device)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=config.lr, fused=True)
+    idle = torch.zeros(config.d_sae, dtype=torch.int64, device=device)
+    n_batches = math.ceil(n_tokens / config.batch_size)
+    n_steps, losses = config.epochs * n_batches, []
+    with tqdm(total=config.epochs * n_tokens, desc="training", unit="token", unit_scale=True, disable=not progress) as bar:
+        for epoch in range(config.epochs):
+            order = torch.randperm(n_tokens, generator=generator)
+            for batch_index, chosen in enumerate(order.split(config.batch_size)):
+                step = epoch * n_batches + batch_index
+                u = (activations.values[chosen].to(device, torch.float32) - sae.activation_mean) * sae.activation_scale
+                for group in optimizer.param_groups:
+                    group["lr"] = config.lr_at(step, n_steps)
+                loss, code = config.objective(sae, u, config.k)
+                loss.backward()
+                _remove_parallel_gradient(sae)
+                optimizer.step()
+                optimizer.zero_grad()
+                _unit_norm_decoder(sae)
+                losses.append(loss.item())
+                if not math.isfinite(losses[-1]):
+                    raise NonFinite(f"the loss became {losses[-1]} at step {step + 1} of {n_steps}; try a smaller lr than {config.lr}")
+                idle += len(chosen)
+                idle[code.indices[code.values > 0]] = 0
+                bar.update(len(chosen))
+                bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
+        elapsed = bar.format_dict["elapsed"]
+    dead_after = n_tokens if config.dead_after is None else config.dead_after
+    dead = (idle >= dead_after).double().mean().item()
+    return Trained(sae.eval(), losses, dead, config.epochs * n_tokens / max(elapsed, 1e-9))
+
+
+@torch.no_grad()
+def _remove_parallel_gradient(sae: SAE) -> None:
+    grad: Any = sae.W_dec.grad
+    along = torch.linalg.vecdot(grad, sae.W_dec.detach())
+    grad.addcmul_(along.unsqueeze(1), sae.W_dec, value=-1)
+
+
+@torch.no_grad()
+def _unit_norm_decoder(sae: SAE) -> None:
+    sae.W_dec.div_(_norms(sae.W_dec))
+
+
+def _norms(rows: Tensor) -> Tensor:
+    # A row can only reach norm 0 by an update of exactly -1 along it; the floor keeps even that from becoming NaN.
+    return torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-12)

@@ -1,0 +1,80 @@
+"""Documents to run a model on."""
+
+import ast
+import itertools
+import pydoc_data.topics
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from sae_lens_ext._optional import require
+from sae_lens_ext.errors import FormatError
+
+_LOADER_OF_SUFFIX = {".txt": "text", ".md": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+# Modules whose docstrings say little, or that are not documentation of anything in use.
+_SKIPPED_FOLDERS = {"test", "tests", "site-packages", "idlelib", "lib2to3", "turtledemo", "__pycache__", "ensurepip"}
+_SHORTEST = 400
+
+
+def documents(source: str | Path | None = None, *, column: str = "text") -> Iterator[str]:
+    """Texts, one document at a time.
+
+    Args:
+        source: a text, JSONL or Parquet file, or a folder of such files, searched through; otherwise the name of a dataset on the
+            Hugging Face hub, streamed; None for ``default_documents``.
+        column: where JSONL files, Parquet files and datasets keep the text.
+
+    Raises:
+        FormatError: a path that exists and holds no such file, or files without that column.
+        MissingDependency: the datasets library is needed and not installed.
+    """
+    if source is None:
+        yield from default_documents()
+        return
+    datasets = require("datasets", f"Reading {source}")
+    path = Path(source).expanduser()
+    if path.exists():
+        files = sorted(file for file in ([path] if path.is_file() else path.rglob("*")) if file.suffix in _LOADER_OF_SUFFIX)
+        if not files:
+            raise FormatError(f"{path} holds no {', '.join(_LOADER_OF_SUFFIX)} file to read text from")
+        streams = (_stream_file(datasets, file) for file in files)
+    else:
+        streams = iter([datasets.load_dataset(str(source), split="train", streaming=True)])
+    for stream in streams:
+        for row in stream:
+            wanted = "text" if "text" in row and len(row) == 1 else column
+            if wanted not in row:
+                raise FormatError(f"{source} has no column {column!r}; it has {', '.join(row)}")
+            yield row[wanted]
+
+
+def default_documents() -> Iterator[str]:
+    """Prose that every Python has: the language reference's topics, in turns with the standard library's docstrings.
+
+    About 1.3 million characters, in a fixed order; the text differs a little between Python versions. Modules are parsed, never
+    imported.
+    """
+    topics = (text for _, text in sorted(pydoc_data.topics.topics.items()))
+    for pair in itertools.zip_longest(topics, _docstrings()):
+        yield from (text for text in pair if text)
+
+
+def _docstrings() -> Iterator[str]:
+    """One document per standard library module that has enough to say."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for file in sorted(root.rglob("*.py")):
+        if _SKIPPED_FOLDERS & set(file.relative_to(root).parts):
+            continue
+        try:
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef))
+        text = "\n\n".join(docstring for docstring in found if docstring and len(docstring) >= _SHORTEST // 4)
+        if len(text) >= _SHORTEST:
+            yield text
+
+
+def _stream_file(datasets: object, file: Path) -> object:
+    keywords = {"sample_by": "document"} if _LOADER_OF_SUFFIX[file.suffix] == "text" else {}
+    return datasets.load_dataset(_LOADER_OF_SUFFIX[file.suffix], data_files=str(file), split="train", streaming=True, **keywords)

@@ -1,0 +1,7 @@
+"""Results as pictures and pages. Takes data, never a model."""
+
+from sae_lens_ext.viz.features import FeatureOnText, strongest_features
+from sae_lens_ext.viz.frontier import plot_frontier
+from sae_lens_ext.viz.report import Report, render_report
+
+__all__ = ["FeatureOnText", "Report", "plot_frontier", "render_report", "strongest_features"]

@@ -1,0 +1,54 @@
+"""Fixtures: one small model per run, and the real model where a test asks for it."""
+
+import os
+
+import pytest
+import tiny
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Progress bars of other libraries only clutter a test log.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def gemma2():
+    """A tiny random Gemma-2 on a TransformerBridge. Shared: a test that leaves it changed breaks its neighbours, on purpose."""
+    return tiny.bridge("gemma2")
+
+
+@pytest.fixture(scope="session")
+def gpt2():
+    """A tiny random GPT-2 on a TransformerBridge."""
+    return tiny.bridge("gpt2")
+
+
+@pytest.fixture(scope="session")
+def gemma3():
+    """The bundled real model; prepared on first use."""
+    import sae_lens_ext as sle
+
+    return sle.load_bundled(progress=False)
+
+
+@pytest.fixture(scope="session")
+def gemma3_activations(gemma3):
+    """60,000 activations after its block 9; collected on first use."""
+    from sae_lens_ext.training.demo import demo_activations
+
+    return demo_activations(gemma3, progress=False)
+
+
+@pytest.fixture
+def without_shape_checks():
+    """What a user has: annotations are not checked at run time, so a bad shape reaches our own messages."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,214 @@
+import pytest
+import torch
+from harness import compare
+
+from kernels.cases import CASES
+from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
+from sae_lens_ext.kernels import hierarchical_loss, sparse_decode
+from sae_lens_ext.kernels.hierarchical_loss import cpu, reference
+
+
+def _loss(module, k, levels=None, weights=None):
+    from sae_lens_ext.kernels.hierarchical_loss import _rank_weights
+
+    rank_weights = _rank_weights(k, levels, weights)
+    return lambda **inputs: module.hierarchical_loss(**inputs, rank_weights=rank_weights)
+
+
+def _choices(k):
+    """Level subsets and weights that fit k."""
+    yield None, None
+    yield [k], None
+    yield sorted({1, max(1, k // 2), k}), None
+    yield list(range(1, k + 1)), [1.0 / (j + 1) for j in range(k)]
+    yield [1], [3.0]
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def flavour(request, monkeypatch):
+    """Both versions that the CPU path can run."""
+    monkeypatch.setattr(cpu, "is_compiled", lambda: request.param == "compiled")
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.usefixtures("flavour")
+def test_cpu_agrees_with_the_definition_in_the_loss_and_all_gradients(case, dtype):
+    for levels, weights in _choices(case.k):
+        compare(_loss(cpu, case.k, levels, weights), _loss(reference, case.k, levels, weights), case.code(), dtype)
+
+
+def test_the_flavour_that_is_asked_for_is_the_one_that_runs(flavour, monkeypatch):
+    ran = []
+    for name in ("_loss_and_gradients", "_compiled_loss_and_gradients"):
+        original = getattr(cpu, name)
+        monkeypatch.setattr(cpu, name, lambda *a, name=name, original=original: (ran.append(name), original(*a))[1])
+    inputs = CASES[2].code()
+    inputs["W_dec"].requires_grad_()
+    hierarchical_loss(**inputs)
+    assert ran == ["_compiled_loss_and_gradients" if flavour == "compiled" else "_loss_and_gradients"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_without_gradients_the_loss_is_the_same(case):
+    for levels, weights in _choices(case.k):
+        expected = hierarchical_loss(**case.code(), levels=levels, weights=weights, backend="reference")
+        torch.testing.assert_close(hierarchical_loss(**case.code(), levels=levels, weights=weights), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_gradients_match_finite_differences(backend):
+    inputs = {name: tensor.requires_grad_() if tensor.is_floating_point() else tensor for name, tensor in CASES[1].code().items()}
+
+    def loss(values, W_dec, b_dec, target):
+        return hierarchical_loss(values, inputs["indices"], W_dec, b_dec, target, [1, 3, 7], [1.0, 2.0, 0.5], backend=backend)
+
+    assert torch.autograd.gradcheck(loss, [inputs[name] for name in ("values", "W_dec", "b_dec", "target")])
+
+
+def test_one_level_is_the_topk_loss():
+    inputs = CASES[3].code()
+    for j in (1, 7, 33):
+        recons = sparse_decode(inputs["values"][:, :j], inputs["indices"][:, :j], inputs["W_dec"], inputs["b_dec"])
+        expected = (recons - inputs["target"]).square().mean()
+        torch.testing.assert_close(hierarchical_loss(**inputs, levels=[j]), expected)
+
+
+def test_levels_average_and_weights_weigh():
+    inputs = CASES[3].code()
+    single = {j: hierarchical_loss(**inputs, levels=[j]).item() for j in (2, 5, 9)}
+    assert hierarchical_loss(**inputs, levels=[2, 5, 9]).item() == pytest.approx(sum(single.values()) / 3)
+    weighted = hierarchical_loss(**inputs, levels=[9, 2, 5], weights=[30.0, 10.0, 0.0]).item()
+    assert weighted == pytest.approx((3 * single[9] + single[2]) / 4)
+
+
+def test_the_order_of_features_matters():
+    inputs = CASES[3].code()
+    shuffled = {**inputs, "values": inputs["values"].flip(1), "indices": inputs["indices"].flip(1)}
+    assert hierarchical_loss(**shuffled).item() != pytest.approx(hierarchical_loss(**inputs).item(), rel=0.01)
+    torch.testing.assert_close(hierarchical_loss(**shuffled, levels=[33]), hierarchical_loss(**inputs, levels=[33]))
+
+
+def test_an_upstream_factor_scales_every_gradient():
+    def gradients(factor):
+        inputs = {
+            name: tensor.clone().requires_grad_() if tensor.is_floating_point() else tensor for name, tensor in CASES[2].code().items()
+        }
+        (factor * hierarchical_loss(**inputs)).backward()
+        return [tensor.grad for tensor in inputs.values() if tensor.is_floating_point()]
+
+    for one, three in zip(gradients(1.0), gradients(3.0), strict=True):
+        torch.testing.assert_close(3 * one, three)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.usefixtures("flavour")
+def test_half_precision_inputs_are_summed_in_float32(dtype):
+    inputs = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in CASES[3].code().items()}
+    exact = hierarchical_loss(**{name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}, backend="reference")
+    leaves = [inputs[name].requires_grad_() for name in ("values", "W_dec", "b_dec", "target")]
+    loss = hierarchical_loss(**inputs)
+    loss.backward()
+    # One rounding of the result: nothing else happens in half precision.
+    assert abs(loss.item() - exact.item()) <= torch.finfo(dtype).eps * exact.item()
+    assert all(leaf.grad.dtype == dtype and leaf.grad.isfinite().all() for leaf in leaves)
+
+
+def test_the_same_call_gives_the_same_bits(flavour):
+    del flavour
+
+    def run():
+        inputs = {
+            name: tensor.float().requires_grad_() if tensor.is_floating_point() else tensor for name, tensor in CASES[3].code().items()
+        }
+        loss = hierarchical_loss(**inputs)
+        loss.backward()
+        return [loss.detach(), *(tensor.grad for tensor in inputs.values() if tensor.is_floating_point())]
+
+    first = run()
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(first, run(), strict=True))
+
+
+def test_any_leading_shape():
+    inputs = CASES[3].code()
+    reshaped = {name: tensor.view(2, 65, -1) if name in ("values", "indices", "target") else tensor for name, tensor in inputs.items()}
+    torch.testing.assert_close(hierarchical_loss(**reshaped), hierarchical_loss(**inputs))
+
+
+def _forget_the_first_level(**inputs):
+    k = inputs["values"].shape[1]
+    return _loss(reference, k, list(range(2, k + 1)))(**inputs)
+
+
+def _swap_two_ranks(values, indices, **rest):
+    order = [1, 0, *range(2, values.shape[1])]
+    return _loss(reference, values.shape[1])(values=values[:, order], indices=indices[:, order], **rest)
+
+
+def _detach_the_target(target, **rest):
+    return _loss(reference, rest["values"].shape[1])(target=target.detach() + 0 * target, **rest)
+
+
+@pytest.mark.parametrize("sabotage", [_forget_the_first_level, _swap_two_ranks, _detach_the_target])
+def test_the_comparison_catches_planted_errors(sabotage):
+    case = CASES[2]
+    with pytest.raises(AssertionError, match="over budget"):
+        compare(sabotage, _loss(reference, case.k), case.code(), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"levels": [0, 3]}, InvalidK, r"each level must be a whole number from 1 to k=6, .*; got 0"),
+        ({"levels": [7]}, InvalidK, r"from 1 to k=6, the number of features per token; got 7"),
+        ({"levels": [2.0]}, InvalidK, r"got 2.0"),
+        ({"levels": [2, 2]}, InvalidArgument, r"none twice; got \[2, 2\]"),
+        ({"levels": []}, InvalidArgument, r"at least one prefix length"),
+        ({"levels": [1, 2], "weights": [1.0]}, InvalidArgument, r"one number per level: 2 levels, 1 weights"),
+        ({"levels": [1], "weights": [-1.0]}, InvalidArgument, r"none below 0"),
+        ({"levels": [1, 2], "weights": [0, 0]}, InvalidArgument, r"not all 0"),
+        ({"weights": [float("nan")] * 6}, InvalidArgument, r"weights must be finite"),
+        ({"target": torch.zeros(17, 12)}, ShapeMismatch, r"target must be \[..., d_model\] = \[17, 13\]"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_bad_input_is_refused_in_words(options, error, message):
+    with pytest.raises(error, match=message):
+        hierarchical_loss(**{**CASES[2].code(), **options})
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_the_loss_of_no_token_is_refused():
+    inputs = CASES[2].code()
+    empty = {name: tensor[:0] if name in ("values", "indices", "target") else tensor for name, tensor in inputs.items()}
+    with pytest.raises(ShapeMismatch, match="the loss of no token is not defined"):
+        hierarchical_loss(**empty)
+
+
+def test_extra_memory_does_not_grow_with_k():
+    """What is held at once, counted by the sizes of live tensors while the rank loop runs."""
+
+    def peak(k):
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        biggest = 0
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                nonlocal biggest
+                result = function(*args, **(kwargs or {}))
+                for item in result if isinstance(result, tuple | list) else [result]:
+                    if isinstance(item, torch.Tensor):
+                        biggest = max(biggest, item.numel())
+                return result
+
+        g = torch.Generator().manual_seed(0)
+        values = torch.rand(64, k, generator=g, requires_grad=True)
+        indices = torch.randint(0, 512, (64, k), generator=g)
+        with Watch():
+            cpu._loss_and_gradients(values.detach(), indices, torch.randn(512, 96), torch.randn(64, 96), torch.full((k,), 1 / k))
+        return biggest
+
+    assert peak(128) == peak(16) == 512 * 96, "the largest tensor should be the gradient of W_dec"

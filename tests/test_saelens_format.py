@@ -1,0 +1,181 @@
+import json
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+import sae_lens_ext as sle
+from sae_lens_ext.formats import atomic
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny.sae(
+        levels=tuple(range(1, 9)), model_name="tiny", exclude_special_tokens=True, metadata={"note": [1, "two"]}
+    ).save_pretrained(tmp_path / "sae")
+
+
+def _change_config(folder, **changes):
+    path = folder / "cfg.json"
+    config = json.loads(path.read_text())
+    for key, value in changes.items():
+        if value is ...:
+            del config[key]
+        elif isinstance(value, dict):
+            config[key] = {**config[key], **value}
+        else:
+            config[key] = value
+    path.write_text(json.dumps(config))
+
+
+def _change_weights(folder, **changes):
+    path = folder / "sae_weights.safetensors"
+    tensors = {**load_file(path), **{key: value for key, value in changes.items() if value is not ...}}
+    save_file({key: value for key, value in tensors.items() if changes.get(key, 0) is not ...}, path)
+
+
+def test_a_saved_sae_comes_back_bit_for_bit(folder):
+    sae, loaded = tiny.sae(), sle.SAE.from_pretrained(folder)
+    for name, tensor in sae.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    x = torch.randn(4, 32)
+    assert torch.equal(sae(x, 3), loaded(x, 3))
+    assert loaded.W_enc.T.is_contiguous()
+    assert loaded.config == sle.SAEConfig(
+        d_model=32,
+        d_sae=48,
+        k=8,
+        levels=tuple(range(1, 9)),
+        hook_name="blocks.1.hook_resid_post",
+        model_name="tiny",
+        exclude_special_tokens=True,
+        metadata={"note": [1, "two"]},
+    )
+
+
+def test_saving_twice_writes_the_same_bytes(folder, tmp_path):
+    again = sle.SAE.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_the_folder_is_what_saelens_expects(folder):
+    assert sorted(path.name for path in folder.iterdir()) == ["cfg.json", "sae_weights.safetensors"]
+    config = json.loads((folder / "cfg.json").read_text())
+    assert config["architecture"] == "topk"
+    assert (config["d_in"], config["d_sae"], config["k"], config["dtype"]) == (32, 48, 8, "float32")
+    assert config["metadata"]["sae_lens_version"].startswith("6.")
+    assert config["metadata"]["hook_name"] == "blocks.1.hook_resid_post"
+    shapes = {name: list(tensor.shape) for name, tensor in load_file(folder / "sae_weights.safetensors").items()}
+    assert shapes == {"W_enc": [32, 48], "b_enc": [48], "W_dec": [48, 32], "b_dec": [32]}
+
+
+def test_constants_are_folded_on_disk_and_can_be_taken_out_again(tmp_path):
+    sae = tiny.sae()
+    sae.activation_mean, sae.activation_scale = torch.randn(32), torch.tensor(0.5)
+    folder = sae.save_pretrained(tmp_path)
+    x = torch.randn(6, 32)
+    folded, unfolded = sle.SAE.from_pretrained(folder), sle.SAE.from_pretrained(folder, folded=False)
+    assert folded.activation_scale == 1
+    assert unfolded.activation_scale == 0.5
+    torch.testing.assert_close(folded(x, 3), sae(x, 3))
+    torch.testing.assert_close(unfolded(x, 3), sae(x, 3))
+    # Saving an SAE without constants over it must not leave the old ones behind.
+    tiny.sae().save_pretrained(folder)
+    assert not (folder / "normalization.safetensors").exists()
+
+
+def test_ids_of_special_tokens_survive(tmp_path):
+    folder = tiny.sae(exclude_special_tokens=(2, 5)).save_pretrained(tmp_path)
+    assert sle.SAE.from_pretrained(folder).config.exclude_special_tokens == (2, 5)
+
+
+def test_rescaling_by_decoder_norm_is_read_as_the_same_function(tmp_path):
+    """SAELens selects by activation times decoder norm when the flag is on."""
+    sae = tiny.sae(apply_b_dec_to_input=False)
+    folder = sae.save_pretrained(tmp_path)
+    _change_config(folder, rescale_acts_by_decoder_norm=True)
+    x = torch.randn(7, 32)
+    norms = sae.W_dec.norm(dim=1)
+    values, indices = ((x @ sae.W_enc + sae.b_enc) * norms).topk(5)
+    dense = torch.zeros(7, 48).scatter(1, indices, values.relu())
+    torch.testing.assert_close(sle.SAE.from_pretrained(folder)(x, 5), dense / norms @ sae.W_dec + sae.b_dec)
+
+
+def test_dtype_and_device_can_be_chosen(folder):
+    assert sle.SAE.from_pretrained(folder, dtype=torch.bfloat16).W_dec.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "cfg.json").unlink(), "holds no cfg.json, so it is not an SAE folder"),
+        (lambda f: (f / "sae_weights.safetensors").unlink(), "holds no sae_weights.safetensors"),
+        (lambda f: (f / "cfg.json").write_text('{"architecture": "to'), "is not JSON .was it cut short"),
+        (lambda f: (f / "cfg.json").write_text("[1]"), "must hold one JSON object; it holds a list"),
+        (lambda f: _change_config(f, d_sae=...), "lacks d_sae"),
+        (lambda f: _change_config(f, k=...), "lacks k"),
+        (lambda f: _change_config(f, k=4.5), "k must be a whole number of at least 1; it is 4.5"),
+        (lambda f: _change_config(f, k=49), "k=49 is more than d_sae=48 features"),
+        (lambda f: _change_config(f, architecture="gated"), "describes architecture 'gated'; this reader knows 'topk'"),
+        (lambda f: _change_config(f, normalize_activations="layer_norm"), "normalize_activations is 'layer_norm'"),
+        (lambda f: _change_config(f, metadata=...), "sae_lens_version 'missing'.*load the SAE with SAELens 6"),
+        (lambda f: _change_config(f, metadata={"sae_lens_version": "5.9.0"}), "sae_lens_version '5.9.0'.*load the SAE with SAELens 6"),
+        (lambda f: _change_config(f, metadata={"sae_lens_ext": {"format_version": 2}}), "format_version 2; this release reads 1"),
+        (lambda f: _change_config(f, d_in=31), r"W_enc must be \[31, 48\], by cfg.json; it is \[32, 48\]"),
+        (lambda f: _change_weights(f, b_enc=...), "must hold exactly W_dec, W_enc, b_dec, b_enc; it holds W_dec, W_enc, b_dec"),
+        (lambda f: _change_weights(f, extra=torch.zeros(1)), "must hold exactly W_dec, W_enc, b_dec, b_enc; it holds"),
+        (lambda f: _change_weights(f, b_enc=torch.zeros(48, dtype=torch.int64)), "b_enc must hold floating point numbers"),
+    ],
+)
+def test_a_damaged_folder_says_what_is_wrong_with_it(folder, change, message):
+    change(folder)
+    with pytest.raises(sle.FormatError, match=message):
+        sle.SAE.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_cut_file_is_recognised(folder, keep):
+    path = folder / "sae_weights.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(sle.FormatError, match="is not a whole safetensors file"):
+        sle.SAE.from_pretrained(folder)
+
+
+def test_weights_that_are_no_numbers_are_refused_both_ways(folder, tmp_path):
+    _change_weights(folder, b_dec=torch.full((32,), float("nan")))
+    with pytest.raises(sle.NonFinite, match="32 of 32 numbers in b_dec of .* are NaN or infinite"):
+        sle.SAE.from_pretrained(folder)
+    sae = tiny.sae()
+    with torch.no_grad():
+        sae.W_dec[0, 0] = float("inf")
+    with pytest.raises(sle.NonFinite, match="1 of 1536 numbers in W_dec"):
+        sae.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def interrupted():
+        with atomic.replacing(path) as temporary:
+            temporary.write_text("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_that_is_nothing_is_refused(tmp_path, folder):
+    with pytest.raises(sle.FormatError, match="no folder 'nowhere' here, and it is not the name of a hub repository"):
+        sle.SAE.from_pretrained("nowhere")
+    with pytest.raises(sle.FormatError, match="is a file, so give the folder that holds it"):
+        sle.SAE.from_pretrained(folder / "cfg.json")
+    for outside in ("../sae", str(tmp_path)):
+        with pytest.raises(sle.FormatError, match="no folder .* inside"):
+            sle.SAE.from_pretrained(folder, subfolder=outside)
+    assert sle.SAE.from_pretrained(tmp_path, subfolder="sae").config.k == 8

@@ -1,0 +1,50 @@
+import pytest
+import tiny
+import torch
+
+import sae_lens_ext as sle
+
+
+@pytest.fixture
+def code():
+    return tiny.sae().encode(torch.randn(2, 5, 32), k=8)
+
+
+def test_a_prefix_is_the_code_of_a_smaller_k(code):
+    assert torch.equal(code.prefix(3).values, code.values[..., :3])
+    assert torch.equal(code.prefix(3).indices, code.indices[..., :3])
+    assert code.prefix(3).values.data_ptr() == code.values.data_ptr(), "a prefix should be a view"
+
+
+def test_dense_holds_every_value_at_its_feature(code):
+    dense = code.dense()
+    assert dense.shape == (2, 5, 48)
+    assert torch.equal(dense.gather(-1, code.indices), code.values)
+    assert torch.equal((dense > 0).sum(-1), code.l0())
+
+
+def test_indexing_chooses_tokens_and_never_features(code):
+    assert code[0].values.shape == (5, 8)
+    assert code[0, 3].values.shape == (8,)
+    assert code[:, -1].indices.shape == (2, 8)
+    assert code[..., 1].values.shape == (2, 8)
+    mask = torch.zeros(2, 5, dtype=torch.bool)
+    mask[1, 2] = True
+    assert torch.equal(code[mask].values, code.values[1, 2:3])
+
+
+def test_it_reads_as_shapes(code):
+    assert repr(code) == "SparseCode(batch=[2, 5], k=8, d_sae=48)"
+
+
+@pytest.mark.parametrize("k", [0, 9, 2.0, True])
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_prefix_longer_than_the_code_is_refused(code, k):
+    with pytest.raises(sle.InvalidK, match="needs a whole number k from 1 to 8; got"):
+        code.prefix(k)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_values_and_indices_must_fit():
+    with pytest.raises(sle.ShapeMismatch, match=r"one shape \[..., k\]; got \[2\] and \[3\]"):
+        sle.SparseCode(torch.zeros(2), torch.zeros(3, dtype=torch.int64), 4)

@@ -1,0 +1,86 @@
+"""Small random models with the shapes of real ones, built from configs in a second."""
+
+import copy
+import functools
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+import sae_lens_ext as sle
+
+WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"w{i}" for i in range(92))]
+
+
+@functools.cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>", padding_side="right"
+    )
+
+
+@functools.cache
+def _gemma2() -> Gemma2ForCausalLM:
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=4,
+        query_pre_attn_scalar=8,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    model = Gemma2ForCausalLM(config).eval()
+    with torch.no_grad():
+        # At its default scale a random model hardly depends on its middle layers; make every block matter.
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(8)
+    return model
+
+
+@functools.cache
+def _gpt2() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(WORDS), n_positions=64, n_embd=32, n_layer=3, n_head=4, bos_token_id=2, eos_token_id=1, pad_token_id=0
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def hf_model(name: str, dtype: torch.dtype = torch.float32):
+    """A fresh copy, since wrapping a model changes it."""
+    return copy.deepcopy({"gemma2": _gemma2, "gpt2": _gpt2}[name]()).to(dtype)
+
+
+def bridge(name: str = "gemma2", dtype: torch.dtype = torch.float32):
+    """A TransformerBridge, on whichever TransformerLens is installed."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return TransformerBridge.boot_transformers(f"tiny-{name}", hf_model=hf_model(name, dtype), tokenizer=tokenizer(), dtype=dtype)
+
+
+def tokens(rows: int = 2, length: int = 10, seed: int = 0) -> torch.Tensor:
+    """Random words behind a BOS."""
+    ids = torch.randint(4, len(WORDS), (rows, length), generator=torch.Generator().manual_seed(seed))
+    ids[:, 0] = 2
+    return ids
+
+
+def sae(d_model: int = 32, d_sae: int = 48, k: int = 8, seed: int = 0, **config) -> "sle.SAE":
+    """A random SAE with nothing zero in it."""
+    generator = torch.Generator().manual_seed(seed)
+    config = {"hook_name": "blocks.1.hook_resid_post", **config}
+    made = sle.SAE(sle.SAEConfig(d_model=d_model, d_sae=d_sae, k=k, **config), generator=generator)
+    with torch.no_grad():
+        for parameter in (made.W_enc, made.b_enc, made.W_dec, made.b_dec):
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return made
