@@ -36,7 +36,7 @@ lint: venv
 	$(RUN)/ruff check .
 
 types: venv
-	$(RUN)/pyright
+	$(RUN)/basedpyright
 
 unit: venv
 	$(RUN)/python -m pytest

@@ -26,17 +26,17 @@ def require(module: str, purpose: str) -> ModuleType:
     """Import ``module``, or raise an error that says what it was for and how to install it.
 
     Args:
-        module: dotted name of the module to import.
+        module: dotted name of the module to import: an optional package, or a module of ours that imports one.
         purpose: what needs it, as it will stand in "``purpose`` needs ...".
 
     Raises:
         MissingDependency: the package is not installed. A package that is installed but broken raises its own error.
     """
-    package = module.split(".")[0]
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != package:
+        package = (error.name or "").split(".")[0]
+        if package not in {module.split(".")[0], *_EXTRA_OF}:
             raise
         extra = _EXTRA_OF.get(package)
         wanted = f"'sae-lens-ext[{extra}]'" if extra else package

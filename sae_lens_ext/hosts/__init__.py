@@ -21,7 +21,7 @@ def host_for(model: Any) -> Host:
     """
     libraries = {cls.__module__.split(".")[0] for cls in type(model).__mro__}
     if "transformer_lens" in libraries:
-        from sae_lens_ext.hosts.lens import LensHost
+        from sae_lens_ext.hosts.lens import LensHost  # loads TransformerLens, which is loaded when one of its models arrives
 
         return LensHost(model)
     raise UnsupportedHost(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ class Site:
         return match is not None and match[2] in (*_BEFORE_BLOCK, *_AFTER_BLOCK)
 
 
+@runtime_checkable
 class Host(Protocol):
     """A language model whose sites can be read and replaced.
 
@@ -75,8 +76,8 @@ class Host(Protocol):
         """Call ``function`` on the activation at ``site`` in every run from now on; returns what undoes exactly this."""
         ...
 
-    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """Run the model."""
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch unembedded d_vocab"]:
+        """Run the model; one row of logits for every position that reaches the unembedding, which is all unless a hook says else."""
         ...
 
     def to_tokens(self, text: str | list[str]) -> Int[Tensor, "batch pos"]:

@@ -53,8 +53,8 @@ class LensHost:
         """See ``Host.attach``. The hook is a permanent one, so that the user's ``reset_hooks`` does not take it away."""
         point = self._points[site.name]
 
-        def hook(activation: Tensor, *, hook: HookPoint) -> Tensor | None:
-            return function(activation)
+        def hook(tensor: Tensor, *, hook: HookPoint) -> Tensor | None:
+            return function(tensor)
 
         try:
             self.model.check_hooks_to_add(point, site.name, hook, dir="fwd")
@@ -70,7 +70,7 @@ class LensHost:
 
         return detach
 
-    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch unembedded d_vocab"]:
         """See ``Host.logits``."""
         return self.model(tokens, return_type="logits")
 

@@ -16,7 +16,4 @@ def load_bundled(name: str = "gemma-3-270m", *, progress: bool = True) -> Any:
         MissingDependency: the ``demo`` extra is not installed.
     """
     folder = prepare_bundled(name, progress=progress)
-    require("transformer_lens", "Opening the bundled model")
-    from sae_lens_ext.hosts.lens import boot
-
-    return boot(str(folder))
+    return require("sae_lens_ext.hosts.lens", "Opening the bundled model").boot(str(folder))

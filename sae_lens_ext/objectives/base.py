@@ -1,6 +1,6 @@
 """What every objective offers."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +17,7 @@ class Loss(NamedTuple):
     """The k strongest features of every token."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss for TopK SAEs."""
 

@@ -1,5 +1,6 @@
 """HierarchicalTopK: one SAE, good at every k."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,8 +31,8 @@ class HierarchicalTopK:
     Source: Balagansky, Aksenov et al. 2025 (arXiv 2505.24473).
     """
 
-    levels: Literal["all"] | tuple[int, ...] = "all"
-    weights: tuple[float, ...] | None = None
+    levels: Literal["all"] | Sequence[int] = "all"
+    weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         """Accept lists too, and check that weights have levels to belong to."""
@@ -48,7 +49,7 @@ class HierarchicalTopK:
             return tuple(range(1, k + 1))
         if not self.levels or list(self.levels) != sorted(set(self.levels)) or self.levels[0] < 1 or self.levels[-1] != k:
             raise InvalidK(f"levels must rise from at least 1 to k={k}, the number of features to train with; got {self.levels}")
-        return self.levels
+        return tuple(self.levels)
 
     def __call__(self, sae: SAE, u: Float[Tensor, "batch d_model"], k: int) -> Loss:
         """See ``Objective.__call__``."""

@@ -1,6 +1,7 @@
 """A token as an SAE sees it: a few features and how strongly each is active."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -68,8 +69,8 @@ class SparseCode:
         >>> SparseCode(torch.ones(2, 5, 3), torch.zeros(2, 5, 3, dtype=torch.int64), d_sae=4)[0, 1:3].values.shape
         torch.Size([2, 3])
         """
-        index = token if isinstance(token, tuple) else (token,)
-        if Ellipsis not in index:
+        index: Any = token if isinstance(token, tuple) else (token,)
+        if not any(item is Ellipsis for item in index):
             index = (*index, Ellipsis)
         index = (*index, slice(None))
         return SparseCode(self.values[index], self.indices[index], self.d_sae)

@@ -6,6 +6,7 @@ import pydoc_data.topics
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import FormatError
@@ -75,6 +76,6 @@ def _docstrings() -> Iterator[str]:
             yield text
 
 
-def _stream_file(datasets: object, file: Path) -> object:
+def _stream_file(datasets: Any, file: Path) -> Any:
     keywords = {"sample_by": "document"} if _LOADER_OF_SUFFIX[file.suffix] == "text" else {}
     return datasets.load_dataset(_LOADER_OF_SUFFIX[file.suffix], data_files=str(file), split="train", streaming=True, **keywords)

@@ -28,7 +28,8 @@ def loss_and_gradients(
     arrays = [tensor.detach().contiguous().numpy() for tensor in (values, indices, W_dec, bias_error, weights)]
 
     def run(part: int) -> float:
-        return _walk(*arrays, dots[part].numpy(), grad_W.numpy(), suffix.numpy(), edges[part], edges[part + 1])
+        results = [dots[part].numpy(), grad_W.numpy(), suffix.numpy()]
+        return _walk(*arrays, *results, edges[part], edges[part + 1])  # pyright: ignore[reportCallIssue] - it counts a list as one
 
     with ThreadPoolExecutor(parts) as pool:
         loss = sum(pool.map(run, range(parts)))

@@ -10,6 +10,7 @@ is installed the same two passes run as compiled loops, about twice as fast as t
 """
 
 import importlib.util
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,27 +34,32 @@ def is_compiled() -> bool:
 
 class _HierarchicalLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, rank_weights: list[float]) -> Tensor:
-        dtypes = values.dtype, None, W_dec.dtype, b_dec.dtype, target.dtype
+    def forward(
+        ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, rank_weights: list[float]
+    ) -> Tensor:
         # Half precision would lose the small differences between neighbouring prefixes, so the sums run in float32 or wider.
         dtype = torch.promote_types(torch.promote_types(values.dtype, W_dec.dtype), torch.float32)
-        values, W_dec, bias_error = values.to(dtype), W_dec.to(dtype).contiguous(), b_dec.to(dtype) - target.to(dtype)
+        wide_values, wide_W, bias_error = values.to(dtype), W_dec.to(dtype).contiguous(), b_dec.to(dtype) - target.to(dtype)
         weights = torch.tensor(rank_weights, dtype=dtype)
-        if any(ctx.needs_input_grad):
-            run = _compiled_loss_and_gradients if is_compiled() else _loss_and_gradients
-            loss, grad_values, grad_W, suffix = run(values, indices, W_dec, bias_error, weights)
-            scale = 2.0 / bias_error.numel()
-            grad_target = suffix.mul_(-scale)
-            grads = grad_values.mul_(scale), None, grad_W.mul_(scale), -grad_target.sum(0), grad_target
-            ctx.save_for_backward(*(grad if dtype is None else grad.to(dtype) for grad, dtype in zip(grads, dtypes, strict=True)))
-        else:
-            loss = _loss(values, indices, W_dec, bias_error, weights)
-        return loss.div(bias_error.numel()).to(dtypes[0])
+        if not any(ctx.needs_input_grad):
+            return _loss(wide_values, indices, wide_W, bias_error, weights).div(bias_error.numel()).to(values.dtype)
+        run = _compiled_loss_and_gradients if is_compiled() else _loss_and_gradients
+        loss, grad_values, grad_W, suffix = run(wide_values, indices, wide_W, bias_error, weights)
+        scale = 2.0 / bias_error.numel()
+        grad_target = suffix.mul_(-scale)
+        ctx.save_for_backward(
+            grad_values.mul_(scale).to(values.dtype),
+            grad_W.mul_(scale).to(W_dec.dtype),
+            grad_target.sum(0).neg_().to(b_dec.dtype),
+            grad_target.to(target.dtype),
+        )
+        return loss.div(bias_error.numel()).to(values.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        return *(None if saved is None else saved * grad for saved in ctx.saved_tensors), None
+    def backward(ctx: Any, *grad_outputs: Tensor):
+        grad_values, grad_W, grad_b, grad_target = (saved * grad_outputs[0] for saved in ctx.saved_tensors)
+        return grad_values, None, grad_W, grad_b, grad_target, None
 
 
 def _loss(values: Tensor, indices: Tensor, W_dec: Tensor, bias_error: Tensor, weights: Tensor) -> Tensor:

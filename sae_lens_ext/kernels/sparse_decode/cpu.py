@@ -1,5 +1,7 @@
 """``sparse_decode`` on a CPU: one pass over the chosen rows, forward and backward, and never ``[..., k, d_model]``."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -16,15 +18,15 @@ def sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor)
 
 class _SparseDecode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
         ctx.save_for_backward(values, indices, W_dec)
         return _rows_cpu.weighted_row_sum(values, indices, W_dec).add_(b_dec)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, *grad_outputs: Tensor):
         values, indices, W_dec = ctx.saved_tensors
-        grad = grad.contiguous()
+        grad = grad_outputs[0].contiguous()
         grad_values = grad_W = grad_b = None
         if ctx.needs_input_grad[0]:
             grad_values = _rows_cpu.row_dots(grad, indices, W_dec)

@@ -1,5 +1,7 @@
 """``topk_encode`` on a CPU: the product and the selection in token chunks that stay in cache, and a sparse backward pass."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -19,7 +21,7 @@ def topk_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor
 
 class _TopKEncode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
         n, d_sae = x.shape[0], W_enc.shape[1]
         values = x.new_empty(n, k)
         indices = torch.empty(n, k, dtype=torch.int64)
@@ -35,7 +37,8 @@ class _TopKEncode(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_values: Tensor | None, _grad_indices: None):
+    def backward(ctx: Any, *grad_outputs: Tensor | None):
+        grad_values, _ = grad_outputs
         if grad_values is None:
             return None, None, None, None
         x, W_enc, values, indices = ctx.saved_tensors
