@@ -1,10 +1,14 @@
 """Fixtures: one small model per run, and the real model where a test asks for it."""
 
+import importlib.util
 import os
 
 import pytest
 import tiny
 import torch
+
+# These run in an environment of their own: make test-saelens.
+collect_ignore = [] if importlib.util.find_spec("sae_lens") else ["saelens"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Progress bars of other libraries only clutter a test log.

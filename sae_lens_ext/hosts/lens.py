@@ -57,11 +57,11 @@ class LensHost:
             return function(tensor)
 
         try:
-            self.model.check_hooks_to_add(point, site.name, hook, dir="fwd")
-        except ValueError as error:
-            # TransformerLens computes some points only on request, and says how to ask.
+            self.model.add_hook(site.name, hook, dir="fwd", is_permanent=True)
+        except (ValueError, AssertionError) as error:
+            # TransformerLens computes some points only on request, and says how to ask: a bridge by a ValueError.
             raise UnknownSite(f"{site.name} does not fire in this model as it is set up: {error}") from error
-        point.add_hook(hook, is_permanent=True)
+        # Version 3 returns no handle, so take the one that was just appended.
         handle = point.fwd_hooks[-1]
 
         def detach() -> None:
@@ -92,7 +92,12 @@ def boot(folder: str, *, dtype: torch.dtype = torch.float32) -> Any:
     """A TransformerBridge over a local Hugging Face folder, without asking a hub for anything."""
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if bars:
+        logging.enable_progress_bar()
     return TransformerBridge.boot_transformers(folder, hf_model=model, tokenizer=tokenizer, dtype=dtype)
