@@ -11,6 +11,7 @@ NAMES = ["hierarchical_loss"]
 
 
 def main() -> None:
+    """Run the benchmarks that were named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", choices=[*NAMES, "all"])
     parser.add_argument("--json", type=Path, help="also write the results to this file")

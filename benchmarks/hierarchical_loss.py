@@ -12,10 +12,10 @@ from sae_lens_ext.kernels.hierarchical_loss import cpu
 N_TOKENS, D_MODEL, D_SAE = 1024, 640, 8192
 
 
-def inputs(k: int, n: int = N_TOKENS) -> dict[str, Tensor]:
+def inputs(k: int, n: int = N_TOKENS, d_sae: int = D_SAE) -> dict[str, Tensor]:
     """A code like that of a trained SAE: distinct features, values that fall."""
     g = torch.Generator().manual_seed(0)
-    W_dec = torch.randn(D_SAE, D_MODEL, generator=g)
+    W_dec = torch.randn(d_sae, D_MODEL, generator=g)
     W_dec /= W_dec.norm(dim=1, keepdim=True)
     target = torch.randn(n, D_MODEL, generator=g)
     values, indices = (target @ W_dec.T).topk(k)
@@ -46,26 +46,30 @@ def check(arguments: dict[str, Tensor]) -> None:
 
 
 def prepare_memory(k: int, backend: str):
-    """For a process of its own: the same step on few tokens to warm up, and the one to measure."""
-    small, large = inputs(k, n=8), inputs(k)
+    """For a process of its own: a step on a small dictionary to warm up, and the one to measure."""
+    small, large = inputs(k, n=8, d_sae=2 * k), inputs(k)
     return lambda: step(small, backend), lambda: step(large, backend)
 
 
 def run() -> list[dict[str, float]]:
     """Print the table; returns its rows."""
-    print(f"hierarchical loss, forward and all gradients: N={N_TOKENS}, d_model={D_MODEL}, d_sae={D_SAE}, float32, compiled={cpu.is_compiled()}")
+    sizes = f"N={N_TOKENS}, d_model={D_MODEL}, d_sae={D_SAE}"
+    print(f"hierarchical loss, forward and all gradients: {sizes}, float32, compiled={cpu.is_compiled()}")
     print(f"{'K':>5} {'cumsum':>10} {'ours':>10} {'ratio':>7} {'TopK':>10} {'ours/TopK':>10} {'cumsum MB':>10} {'ours MB':>9}")
-    rows = []
-    for k in (32, 64, 128):
-        arguments = inputs(k)
-        check(arguments)
-        plain, fast = (seconds(lambda backend=backend: step(arguments, backend)) for backend in ("reference", "cpu"))
-        topk = seconds(lambda: topk_step(arguments))
-        plain_bytes, fast_bytes = (peak_extra_bytes(prepare_memory, k, backend) for backend in ("reference", "cpu"))
-        row = {"k": k, "cumsum_s": plain, "ours_s": fast, "ratio": plain / fast, "topk_s": topk, "ours_over_topk": fast / topk}
-        rows.append({**row, "cumsum_bytes": plain_bytes, "ours_bytes": fast_bytes})
-        print(
-            f"{k:5d} {1e3 * plain:7.0f} ms {1e3 * fast:7.1f} ms {plain / fast:6.1f}x {1e3 * topk:7.1f} ms {fast / topk:9.2f}x"
-            f" {plain_bytes / 1e6:10.0f} {fast_bytes / 1e6:9.0f}"
-        )
-    return rows
+    return [measure_at(k) for k in (32, 64, 128)]
+
+
+def measure_at(k: int) -> dict[str, float]:
+    """One line of the table."""
+    arguments = inputs(k)
+    check(arguments)
+    plain = seconds(lambda: step(arguments, "reference"))
+    fast = seconds(lambda: step(arguments, "cpu"))
+    topk = seconds(lambda: topk_step(arguments))
+    plain_bytes, fast_bytes = (peak_extra_bytes(prepare_memory, k, backend) for backend in ("reference", "cpu"))
+    print(
+        f"{k:5d} {1e3 * plain:7.0f} ms {1e3 * fast:7.1f} ms {plain / fast:6.1f}x {1e3 * topk:7.1f} ms {fast / topk:9.2f}x"
+        f" {plain_bytes / 1e6:10.0f} {fast_bytes / 1e6:9.0f}"
+    )
+    times = {"k": k, "cumsum_s": plain, "ours_s": fast, "ratio": plain / fast, "topk_s": topk, "ours_over_topk": fast / topk}
+    return {**times, "cumsum_bytes": plain_bytes, "ours_bytes": fast_bytes}

@@ -8,8 +8,7 @@ from sae_lens_ext.kernels.hierarchical_loss import cpu
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(hierarchical_loss, "D_MODEL", 32)
-    monkeypatch.setattr(hierarchical_loss, "D_SAE", 128)
-    return hierarchical_loss.inputs(k=8, n=16)
+    return hierarchical_loss.inputs(k=8, n=16, d_sae=128)
 
 
 def test_what_agrees_is_accepted(small):

@@ -16,7 +16,8 @@ from sae_lens_ext.errors import FormatError, InvalidArgument, NonFinite
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.hosts import capture, host_for
 
-_OUTLIER_NORM = 3.0
+# In medians of the norm; see ``Activations.outliers_clipped``.
+_LARGEST_NORM = 6.0
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Activations:
         values: the activations, in float32 or bfloat16. (Never float16: one in a thousand tokens of Gemma 3 270M overflows it.)
         hook_name: the site they come from.
         n_special: special tokens that were left out.
-        n_outliers: tokens that were shrunk because their norm was more than 3 times the median.
+        n_outliers: tokens that were shrunk because their norm was more than 6 times the median.
     """
 
     values: Float[Tensor, "token d_model"]
@@ -36,14 +37,15 @@ class Activations:
     n_outliers: int = 0
 
     def outliers_clipped(self) -> "Activations":
-        """With every token whose norm is above 3 times the median shrunk to that norm.
+        """With every token whose norm is above 6 times the median shrunk to that norm.
 
-        In Gemma, one token in ten thousand has ten times the norm of the rest; left as they are, those carry a tenth of the
-        squared error, and an SAE spends its features on them. Shrunk, they still teach their direction: dropping them instead
-        left twice the error on such a token, and the same on all others (Gemma 3 270M, block 9).
+        In Gemma, one token in ten thousand has ten times the norm of the rest. Left as they are, those carry a tenth of the
+        squared error. Dropped, they teach nothing, and an SAE that meets one at a large k is far off. Error at k=32 on Gemma 3
+        270M after block 9, over all held-out tokens and over those that are no outliers: dropped 0.120 and 0.109, shrunk to 3
+        times the median 0.103 and 0.110, to 6 times 0.101 and 0.111, left alone 0.102 and 0.112.
         """
         norms = self.values.float().norm(dim=1, keepdim=True)
-        limit = _OUTLIER_NORM * norms.median()
+        limit = _LARGEST_NORM * norms.median()
         values = self.values * (limit / norms).clamp(max=1).to(self.values.dtype)
         return type(self)(values, self.hook_name, self.n_special, self.n_outliers + int((norms > limit).sum()))
 

@@ -26,7 +26,7 @@ class Report:
 
     title: str
     facts: Mapping[str, str]
-    sweep: Sequence[Mapping[str, float]]
+    sweep: Sequence[Mapping[str, int | float]]
     ends: Mapping[str, float]
     tokens: Sequence[str]
     codes: Sequence[Sequence[tuple[int, float]]]

@@ -56,7 +56,7 @@ def hooked_transformer():
     config = transformer_lens.HookedTransformerConfig(
         n_layers=3, d_model=32, n_ctx=32, d_head=8, n_heads=4, d_mlp=64, d_vocab=96, act_fn="gelu", seed=0, init_weights=True, device="cpu"
     )
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="HookedTransformer"):
         return transformer_lens.HookedTransformer(config)
 
 
