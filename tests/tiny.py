@@ -56,6 +56,16 @@ def _gemma2() -> Gemma2ForCausalLM:
 
 
 @functools.cache
+def deep_gemma2() -> Gemma2ForCausalLM:
+    """As many blocks as the README's lines for the real one reach, each as small as possible."""
+    torch.manual_seed(0)
+    config = copy.deepcopy(_gemma2().config)
+    config.num_hidden_layers = 14
+    config.layer_types = None
+    return Gemma2ForCausalLM(type(config).from_dict({**config.to_dict(), "layer_types": None})).eval()
+
+
+@functools.cache
 def _gpt2() -> GPT2LMHeadModel:
     torch.manual_seed(0)
     config = GPT2Config(

@@ -7,6 +7,9 @@ import typer
 
 import sae_lens_ext
 
+# The demo's SAE is trained on documentation, so its features are at home in documentation.
+SENTENCE = "If the key is not in the dictionary, a KeyError is raised; if the index is out of range, an IndexError is"
+
 app = typer.Typer(
     name="sae-lens-ext",
     help="One sparse autoencoder, every k.",
@@ -28,9 +31,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for sweep.csv, frontier.png and report.html.")] = Path("runs/demo"),
-    sentence: Annotated[
-        str, typer.Option(help="Text whose features are shown.")
-    ] = "The capital of France is Paris, and the capital of Japan is",
+    sentence: Annotated[str, typer.Option(help="Text whose features are shown.")] = SENTENCE,
     rows: Annotated[int, typer.Option(min=1, help="Held-out rows of 128 tokens to sweep over.")] = 16,
     retrain: Annotated[bool, typer.Option("--retrain", help="Train the SAE again even if one is kept.")] = False,
     progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
