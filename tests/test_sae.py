@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy
 import pytest
 import tiny
 import torch
@@ -62,8 +63,8 @@ def test_nested_is_one_encode_and_every_reconstruction(x, monkeypatch):
         (-3, "k must be from 1 to d_sae=48; got -3"),
         (49, "k must be from 1 to d_sae=48; got 49"),
         (9, "k=9 is above k=8, the largest this SAE was trained at; choose up to 8, or pass extrapolate=True"),
-        (2.0, r"k must be a whole number from 1 to 8; got 2.0 \(float\)"),
-        (True, r"k must be a whole number from 1 to 8; got True \(bool\)"),
+        (2.0, r"k must be a whole number from 1 to d_sae=48; got 2.0 \(float\)"),
+        (True, r"k must be a whole number from 1 to d_sae=48; got True \(bool\)"),
         ("4", r"got '4' \(str\)"),
     ],
 )
@@ -73,6 +74,14 @@ def test_a_k_it_cannot_serve_is_refused(x, k, message):
     for call in (sae.encode, sae, lambda x, k: sae.nested(x, [k])):
         with pytest.raises(sle.InvalidK, match=message):
             call(x, k)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_any_kind_of_whole_number_is_a_k(x):
+    sae = tiny.sae()
+    for four in (numpy.int64(4), torch.tensor(4)):
+        assert torch.equal(sae(x, four), sae(x, 4))
+        assert torch.equal(sae.nested(x, [four])[4], sae(x, 4))
 
 
 def test_extrapolate_goes_above_the_trained_maximum(x):

@@ -32,7 +32,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for sweep.csv, frontier.png and report.html.")] = Path("runs/demo"),
     sentence: Annotated[str, typer.Option(help="Text whose features are shown.")] = SENTENCE,
-    rows: Annotated[int, typer.Option(min=1, help="Held-out rows of 128 tokens to sweep over.")] = 16,
+    rows: Annotated[int, typer.Option(min=1, help="Held-out rows of 128 tokens to sweep over.")] = 8,
     retrain: Annotated[bool, typer.Option("--retrain", help="Train the SAE again even if one is kept.")] = False,
     progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
 ) -> None:

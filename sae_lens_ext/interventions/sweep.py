@@ -222,7 +222,7 @@ class _Runs:
 
     def _encode(self, name: str, x: Tensor, k: int) -> SparseCode:
         sae = self._saes[name]
-        return sae.encode(x.to(sae.W_enc.device), min(k, sae.config.d_sae), extrapolate=self._extrapolate).to(x.device)
+        return sae.encode(x.to(sae.W_enc.device), k, extrapolate=self._extrapolate).to(x.device)
 
     def _mask(self, mask: Tensor | None, shape: tuple[int, int]) -> Bool[Tensor, "batch pos"]:
         device = self._tokens.device
@@ -247,7 +247,9 @@ def _checked_ks(ks: Sequence[int] | None, saes: Mapping[str, SAE], extrapolate: 
         return sorted({2**power for power in range(smallest.bit_length()) if 2**power <= smallest} | {smallest})
     if not list(ks):
         raise InvalidK("a sweep needs at least one k; got none")
-    return [sae.config.checked_k(k, extrapolate=extrapolate) for k in ks for sae in saes.values()][:: len(saes)]
+    for sae in saes.values():
+        ks = [sae.config.checked_k(k, extrapolate=extrapolate) for k in ks]
+    return list(ks)
 
 
 def _checked_tokens(host: Host, tokens: Tensor | str | list[str]) -> Int[Tensor, "batch pos"]:

@@ -1,5 +1,7 @@
 """Shape checks that the kernels share; each message names the tensors by the names the caller used."""
 
+import operator
+
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
@@ -7,12 +9,29 @@ from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
 _INTEGERS = ("torch.int64", "torch.int32", "torch.int16", "torch.uint8", "torch.int8")
 
 
-def check_k(k: int, d_sae: int) -> None:
-    """Refuse a k that is not a whole number from 1 to ``d_sae``."""
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise InvalidK(f"k must be a whole number from 1 to d_sae={d_sae}; got {k!r} ({type(k).__name__})")
-    if not 1 <= k <= d_sae:
-        raise InvalidK(f"k must be from 1 to d_sae={d_sae}; got {k}")
+def whole_number(k: object) -> int | None:
+    """``k`` as an int if it is a whole number of any kind, numpy's and tensors' included; None if it is a bool, a float or no number.
+
+    >>> import numpy
+    >>> whole_number(8), whole_number(numpy.int64(8)), whole_number(8.0), whole_number(True)
+    (8, 8, None, None)
+    """
+    if isinstance(k, bool):
+        return None
+    try:
+        return operator.index(k)  # pyright: ignore[reportArgumentType] - raising TypeError is how it says no
+    except TypeError:
+        return None
+
+
+def check_k(k: object, d_sae: int, name: str = "d_sae") -> int:
+    """``k`` as an int; refuse what is not a whole number from 1 to ``d_sae``."""
+    number = whole_number(k)
+    if number is None:
+        raise InvalidK(f"k must be a whole number from 1 to {name}={d_sae}; got {k!r} ({type(k).__name__})")
+    if not 1 <= number <= d_sae:
+        raise InvalidK(f"k must be from 1 to {name}={d_sae}; got {number}")
+    return number
 
 
 def check_encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidK, ShapeMismatch
+from sae_lens_ext.kernels import whole_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +47,10 @@ class SparseCode:
         Raises:
             InvalidK: k is not a whole number from 1 to this code's k.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= self.k:
+        length = whole_number(k)
+        if length is None or not 1 <= length <= self.k:
             raise InvalidK(f"a prefix of this code needs a whole number k from 1 to {self.k}; got {k!r}: to go higher, encode again")
-        return SparseCode(self.values[..., :k], self.indices[..., :k], self.d_sae)
+        return SparseCode(self.values[..., :length], self.indices[..., :length], self.d_sae)
 
     def dense(self) -> Float[Tensor, "*batch d_sae"]:
         """One column per feature, zero where it is not active. The only thing here whose size grows with d_sae."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sae_lens_ext.errors import InvalidArgument, InvalidK
+from sae_lens_ext.kernels import check_k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class SAEConfig:
             size = getattr(self, name)
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise InvalidArgument(f"{name} must be a whole number of at least 1; got {size!r}")
-        self.checked_k(self.k, extrapolate=True)
+        object.__setattr__(self, "k", check_k(self.k, self.d_sae))
         if not self.levels:
             object.__setattr__(self, "levels", (self.k,))
         if list(self.levels) != sorted(set(self.levels)) or self.levels[0] < 1 or self.levels[-1] != self.k:
@@ -59,10 +60,7 @@ class SAEConfig:
         """
         if k is None:
             return self.k
-        if isinstance(k, bool) or not isinstance(k, int):
-            raise InvalidK(f"k must be a whole number from 1 to {self.k}; got {k!r} ({type(k).__name__})")
-        if not 1 <= k <= self.d_sae:
-            raise InvalidK(f"k must be from 1 to d_sae={self.d_sae}; got {k}")
+        k = check_k(k, self.d_sae)
         if k > self.k and not extrapolate:
             raise InvalidK(
                 f"k={k} is above k={self.k}, the largest this SAE was trained at; choose up to {self.k}, or pass extrapolate=True to go on"

@@ -144,8 +144,9 @@ class SAE(nn.Module):
         """
         if not ks:
             raise InvalidK("nested needs at least one k; got none")
-        code = self.encode(x, max(self.config.checked_k(k, extrapolate=extrapolate) for k in ks), extrapolate=extrapolate)
-        return {k: self.decode(code.prefix(k)) for k in ks}
+        checked = [self.config.checked_k(k, extrapolate=extrapolate) for k in ks]
+        code = self.encode(x, max(checked), extrapolate=extrapolate)
+        return {k: self.decode(code.prefix(k)) for k in checked}
 
     def folded(self) -> "SAE":
         """The same function with the activation's mean and scale moved into the weights, and features in units of the activations.

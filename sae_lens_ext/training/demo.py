@@ -58,6 +58,6 @@ def demo_activations(model: Any, *, progress: bool = True) -> Activations:
         return activations
 
 
-def held_out_tokens(tokenizer: Any, n_rows: int = 16) -> Int[Tensor, "row 128"]:
+def held_out_tokens(tokenizer: Any, n_rows: int = 8) -> Int[Tensor, "row 128"]:
     """Rows of documents that no SAE of this module was trained on."""
     return pack(split_documents(default_documents(), held_out=True), tokenizer, n_rows=n_rows)

@@ -13,7 +13,7 @@ from torch import Tensor
 from sae_lens_ext._types import Backend
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
 from sae_lens_ext.kernels._backend import resolve
-from sae_lens_ext.kernels._checks import check_decoder, check_k
+from sae_lens_ext.kernels._checks import check_decoder, whole_number
 from sae_lens_ext.kernels.hierarchical_loss import cpu, reference
 
 
@@ -79,10 +79,9 @@ def _rank_weights(k: int, levels: Sequence[int] | None, weights: Sequence[float]
     """One weight per prefix length 1..k, summing to 1; zero for the lengths that do not count."""
     levels = range(1, k + 1) if levels is None else list(levels)
     for level in levels:
-        try:
-            check_k(level, k)
-        except InvalidK:
-            raise InvalidK(f"each level must be a whole number from 1 to k={k}, the number of features per token; got {level!r}") from None
+        number = whole_number(level)
+        if number is None or not 1 <= number <= k:
+            raise InvalidK(f"each level must be a whole number from 1 to k={k}, the number of features per token; got {level!r}")
     if not levels or len(set(levels)) != len(levels):
         raise InvalidArgument(f"levels must name at least one prefix length and none twice; got {list(levels)}")
     weights = [1.0] * len(levels) if weights is None else [float(weight) for weight in weights]

@@ -43,6 +43,6 @@ def topk_encode(
     Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (TopK activation).
     """
     check_encoder(x, W_enc, b_enc)
-    check_k(k, W_enc.shape[1])
+    k = check_k(k, W_enc.shape[1])
     implementation = cpu if resolve(backend, x.device) == "cpu" else reference
     return implementation.topk_encode(x, W_enc, b_enc, k)
