@@ -30,7 +30,19 @@ def locate(folder_or_repo: str | Path, *, subfolder: str | None = None, revision
             raise FormatError(f"no folder {str(folder_or_repo)!r} here, and it is not the name of a hub repository (owner/name) either")
         hub = require("huggingface_hub", f"Loading the hub repository {folder_or_repo}")
         patterns = [f"{subfolder}/{pattern}" for pattern in _PATTERNS] if subfolder else list(_PATTERNS)
-        folder = Path(hub.snapshot_download(str(folder_or_repo), revision=revision, allow_patterns=patterns))
+        try:
+            folder = Path(hub.snapshot_download(str(folder_or_repo), revision=revision, allow_patterns=patterns))
+        except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError) as error:
+            at = f" at revision {revision!r}" if revision else ""
+            raise FormatError(
+                f"no folder {str(folder_or_repo)!r} here, and the hub has no such repository that you may read{at}; check the name, "
+                "or log in if it is a private one"
+            ) from error
+        except (hub.errors.LocalEntryNotFoundError, OSError) as error:
+            raise FormatError(
+                f"no folder {str(folder_or_repo)!r} here, and the hub cannot be reached to look for it there ({type(error).__name__}); "
+                "download it first and give the folder"
+            ) from error
     if subfolder is None:
         return folder
     inside = folder / subfolder
