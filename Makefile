@@ -57,7 +57,7 @@ test-saelens: $(SAELENS_VENV)/.installed
 wheel: venv
 	rm -rf build/wheel
 	$(RUN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
-	$(RUN)/python tests/check_wheel.py build/wheel
+	$(RUN)/python .ci/check_wheel.py build/wheel
 
 clean:
 	rm -rf $(VENV) $(SAELENS_VENV) build runs .pytest_cache .ruff_cache .hypothesis
