@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 SAELENS_VENV := .venv-saelens
-PIP := -m pip install --quiet --disable-pip-version-check
+PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 RUN := $(VENV)/bin
 
 .PHONY: demo test bench venv lint types unit test-saelens wheel clean

@@ -30,8 +30,9 @@ def test_an_unknown_site_names_the_closest(model):
 
 
 def test_a_point_whose_edits_go_nowhere_is_refused(model):
-    with pytest.raises(sle.UnknownSite, match="blocks.1.hook_resid_mid cannot be edited on a TransformerBridge.*use hook_attn_out"):
-        host_for(model).site("blocks.1.hook_resid_mid")
+    for name in ("blocks.1.hook_resid_mid", "blocks.1.ln2.hook_in"):
+        with pytest.raises(sle.UnknownSite, match=f"{name} cannot be edited on a TransformerBridge.*use hook_attn_out"):
+            host_for(model).site(name)
 
 
 def test_a_point_that_is_switched_off_is_refused_with_the_switch(model):

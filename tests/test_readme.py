@@ -30,7 +30,7 @@ def tiny_hub(monkeypatch, tmp_path):
     monkeypatch.setattr(TransformerBridge, "boot_transformers", staticmethod(boot))
     (tmp_path / "my_texts").mkdir()
     for i in range(5):
-        (tmp_path / "my_texts" / f"{i}.txt").write_text(" ".join(f"w{(i * j) % 90}" for j in range(700)))
+        (tmp_path / "my_texts" / f"{i}.txt").write_text(" ".join(f"w{(7 * i + j * j) % 90}" for j in range(700)))
     monkeypatch.chdir(tmp_path)
     return asked
 

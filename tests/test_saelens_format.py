@@ -87,7 +87,8 @@ def test_constants_are_folded_on_disk_and_can_be_taken_out_again(tmp_path):
 
 
 def test_ids_of_special_tokens_survive(tmp_path):
-    folder = tiny.sae(exclude_special_tokens=(2, 5)).save_pretrained(tmp_path)
+    folder = tiny.sae(exclude_special_tokens=[2, 5]).save_pretrained(tmp_path)
+    assert tiny.sae(exclude_special_tokens=[2, 5]).config.exclude_special_tokens == (2, 5)
     assert sle.SAE.from_pretrained(folder).config.exclude_special_tokens == (2, 5)
 
 
@@ -101,6 +102,24 @@ def test_rescaling_by_decoder_norm_is_read_as_the_same_function(tmp_path):
     values, indices = ((x @ sae.W_enc + sae.b_enc) * norms).topk(5)
     dense = torch.zeros(7, 48).scatter(1, indices, values.relu())
     torch.testing.assert_close(sle.SAE.from_pretrained(folder)(x, 5), dense / norms @ sae.W_dec + sae.b_dec)
+
+
+def test_a_decoder_row_of_zeros_survives_the_rescaling(tmp_path):
+    sae = tiny.sae()
+    with torch.no_grad():
+        sae.W_dec[5] = 0
+    folder = sae.save_pretrained(tmp_path)
+    _change_config(folder, rescale_acts_by_decoder_norm=True)
+    assert sle.SAE.from_pretrained(folder)(torch.randn(3, 32), 8).isfinite().all()
+
+
+def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(sle.InvalidArgument, match="metadata must be JSON values"):
+        tiny.sae(metadata={"x": object()}).save_pretrained(tmp_path / "new")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(sle.InvalidArgument, match="file is a file; give a folder"):
+        tiny.sae().save_pretrained(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_dtype_and_device_can_be_chosen(folder):
@@ -123,10 +142,24 @@ def test_dtype_and_device_can_be_chosen(folder):
         (lambda f: _change_config(f, metadata=...), "sae_lens_version 'missing'.*load the SAE with SAELens 6"),
         (lambda f: _change_config(f, metadata={"sae_lens_version": "5.9.0"}), "sae_lens_version '5.9.0'.*load the SAE with SAELens 6"),
         (lambda f: _change_config(f, metadata={"sae_lens_ext": {"format_version": 2}}), "format_version 2; this release reads 1"),
+        (lambda f: _change_config(f, metadata={"sae_lens_ext": []}), r"metadata.sae_lens_ext must be an object; it is \[\]"),
+        (
+            lambda f: _change_config(f, metadata={"sae_lens_ext": {"format_version": 1, "levels": "abc"}}),
+            "levels must be whole numbers; got 'abc'",
+        ),
+        (lambda f: _change_config(f, metadata={"sae_lens_ext": {"format_version": 1, "levels": [1.5, 8]}}), "levels must be whole numbers"),
+        (lambda f: _change_config(f, metadata={"hook_name": 5}), "does not describe an SAE: hook_name must be a string or None; got 5"),
+        (lambda f: _change_config(f, metadata={"exclude_special_tokens": "yes"}), "exclude_special_tokens must be True, False, or a list"),
+        (lambda f: _change_config(f, apply_b_dec_to_input="no"), "apply_b_dec_to_input must be true or false; it is 'no'"),
+        (lambda f: _change_weights(f, b_enc=torch.zeros(48).bfloat16()), "must hold floating point numbers of one kind"),
+        (lambda f: ((f / "cfg.json").unlink(), (f / "cfg.json").mkdir()), "cfg.json cannot be read"),
         (lambda f: _change_config(f, d_in=31), r"W_enc must be \[31, 48\], by cfg.json; it is \[32, 48\]"),
         (lambda f: _change_weights(f, b_enc=...), "must hold exactly W_dec, W_enc, b_dec, b_enc; it holds W_dec, W_enc, b_dec"),
         (lambda f: _change_weights(f, extra=torch.zeros(1)), "must hold exactly W_dec, W_enc, b_dec, b_enc; it holds"),
-        (lambda f: _change_weights(f, b_enc=torch.zeros(48, dtype=torch.int64)), "b_enc must hold floating point numbers"),
+        (
+            lambda f: _change_weights(f, b_enc=torch.zeros(48, dtype=torch.int64)),
+            "floating point numbers of one kind; it holds .*, b_enc torch.int64",
+        ),
     ],
 )
 def test_a_damaged_folder_says_what_is_wrong_with_it(folder, change, message):

@@ -111,6 +111,8 @@ def test_positions_and_scored_positions_are_two_things(model, tokens):
     _assert_table(frame, rows, ends)
     same = sle.sweep_k(model, tokens, sae, ks=[4], positions=chosen, score=torch.tensor([0, 3, 6, 9]), progress=False)
     assert same.equals(frame)
+    masked = sle.sweep_k(model, tokens.tolist(), sae, ks=iter([4, 4]), positions=chosen, score=torch.arange(12) % 3 == 0, progress=False)
+    assert masked.equals(frame)
     assert frame.attrs["n_spliced"] == 30
     assert frame.attrs["n_scored"] == 19, "four positions in five rows, less the special token that one of them predicts"
 
@@ -167,6 +169,12 @@ def test_the_model_is_as_before(gemma2, tokens):
     assert torch.equal(gemma2(tokens), logits)
 
 
+def test_where_the_site_is_worth_nothing_no_share_of_it_is_given(gemma2, tokens):
+    frame = sle.sweep_k(gemma2, tokens, tiny.sae(), ks=[4], positions=slice(-1, None), progress=False)
+    assert math.isnan(frame["ce_recovered"][0])
+    assert frame["kl"][0] == pytest.approx(0, abs=1e-7)
+
+
 def test_text_is_tokenised_by_the_model(gemma2):
     frame = sle.sweep_k(gemma2, "w1 w2 w3 w4 w5 w6", tiny.sae(), ks=[8], progress=False)
     assert frame.attrs["n_scored"] == 6
@@ -178,11 +186,20 @@ def test_text_is_tokenised_by_the_model(gemma2):
     [
         ({"ks": [9]}, sle.InvalidK, "k=9 is above k=8"),
         ({"ks": []}, sle.InvalidK, "a sweep needs at least one k"),
-        ({"tokens": torch.zeros(3, 4)}, sle.InvalidArgument, r"tokens must be ids \[batch, pos\].*torch.float32 \[3, 4\]"),
+        ({"tokens": torch.zeros(3, 4)}, sle.InvalidArgument, r"tokens must be ids \[batch, pos\], .*torch.float32 \[3, 4\]"),
         ({"tokens": torch.zeros(3, 1, dtype=torch.int64)}, sle.InvalidArgument, "at least two positions"),
         ({"tokens": torch.full((2, 5), 2)}, sle.InvalidArgument, "every next token at the scored positions is a special token"),
         ({"score": slice(40, None)}, sle.InvalidArgument, "chooses none of the 11 positions"),
         ({"score": torch.tensor([11])}, sle.InvalidArgument, "score must hold positions from 0 to 10"),
+        ({"score": [-1]}, sle.InvalidArgument, "score must hold positions from 0 to 10"),
+        ({"score": torch.tensor([1.7])}, sle.InvalidArgument, "score must hold positions from 0 to 10"),
+        ({"score": "a"}, sle.InvalidArgument, "score must be a slice, positions, or a boolean mask"),
+        ({"ks": 5}, sle.InvalidK, "ks must be a list of values of k; got 5"),
+        ({"batch_size": 0}, sle.InvalidArgument, "batch_size must be a whole number of at least 1, or None; got 0"),
+        ({"tokens": ["w1 w2 w3", "w1 w2"]}, sle.InvalidArgument, r"different lengths \(4, 3 tokens\)"),
+        ({"tokens": None}, sle.InvalidArgument, "tokens must be ids .* or text; got a NoneType"),
+        ({"tokens": []}, sle.InvalidArgument, "at least one of each"),
+        ({"positions": slice(None, None, -1)}, sle.InvalidArgument, "must have whole numbers and go forward"),
         ({"positions": torch.zeros(12, dtype=torch.bool)}, sle.InvalidArgument, "positions chooses no token"),
         ({"positions": 4}, sle.InvalidArgument, "positions must be a slice"),
     ],

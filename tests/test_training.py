@@ -114,16 +114,23 @@ def test_the_learning_rate_rises_stays_and_falls():
     assert {flat.lr_at(step, 10) for step in range(10)} == {1.0}
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 def test_everything_wrong_is_reported_at_once():
-    with pytest.raises(
-        sle.InvalidArgument, match="epochs must be at least 1, got 0; decay must be from 0 to 1, got 2.0; k=9 is more than d_sae=8"
-    ):
-        TrainConfig(d_sae=8, k=9, epochs=0, decay=2.0)
+    wanted = "epochs must be a whole number of at least 1, got 1.5; decay must be from 0 to 1, got 2.0; lr must be above 0, got -1"
+    with pytest.raises(sle.InvalidArgument, match=wanted):
+        TrainConfig(d_sae=8, k=2, epochs=1.5, decay=2.0, lr=-1.0)
+    with pytest.raises(sle.InvalidArgument, match="k=9 is more than d_sae=8"):
+        TrainConfig(d_sae=8, k=9)
     with pytest.raises(sle.InvalidArgument, match="lr must be above 0, got nan"):
         TrainConfig(d_sae=8, k=2, lr=float("nan"))
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 def test_what_cannot_be_trained_on_is_refused():
+    with pytest.raises(sle.InvalidArgument, match="train needs Activations with one row per token"):
+        train(torch.randn(5, 4), CONFIG, progress=False)
+    with pytest.raises(sle.NonFinite, match="the activations hold NaN or infinity"):
+        train(Activations(torch.full((5, 4), float("nan")), "x"), CONFIG, progress=False)
     with pytest.raises(sle.InvalidArgument, match="no activations to train on"):
         train(Activations(torch.zeros(0, 4), "x"), CONFIG, progress=False)
     with pytest.raises(sle.InvalidArgument, match="the 5 activations are all alike"):

@@ -22,6 +22,8 @@ def locate(folder_or_repo: str | Path, *, subfolder: str | None = None, revision
         FormatError: neither a folder nor the name of a repository, or a subfolder that is not inside it.
         MissingDependency: a repository was named and huggingface_hub is not installed.
     """
+    if not isinstance(folder_or_repo, str | Path):
+        raise FormatError(f"give the path of a folder or the name of a hub repository; got {folder_or_repo!r}")
     folder = Path(folder_or_repo).expanduser()
     if not folder.is_dir():
         if folder.exists():

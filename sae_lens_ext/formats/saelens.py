@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sae_lens_ext.errors import FormatError, NonFinite
+from sae_lens_ext.errors import FormatError, InvalidArgument, NonFinite
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.formats.checkpoint import SAECheckpoint
 
@@ -57,7 +57,12 @@ def write_saelens(folder: str | Path, checkpoint: SAECheckpoint, *, ours: Mappin
             "sae_lens_ext": {"format_version": _OUR_VERSION, **ours},
         },
     }
-    text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+    try:
+        text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"the SAE's metadata must be JSON values to be saved ({error})") from error
+    if folder.exists() and not folder.is_dir():
+        raise InvalidArgument(f"{folder} is a file; give a folder to save an SAE to")
     for name, tensors in ((NORMALIZATION_FILE, checkpoint.normalization), (WEIGHTS_FILE, checkpoint.tensors)):
         if tensors:
             with replacing(folder / name) as temporary:
@@ -80,6 +85,8 @@ def read_saelens(folder: Path) -> tuple[SAECheckpoint, dict[str, Any]]:
     config = _read_config(folder / CONFIG_FILE)
     metadata = dict(config["metadata"])
     ours = metadata.pop("sae_lens_ext", {})
+    if not isinstance(ours, dict):
+        raise FormatError(f"{folder / CONFIG_FILE}: metadata.sae_lens_ext must be an object; it is {ours!r}")
     for name in ("sae_lens_version", "sae_lens_training_version"):
         metadata.pop(name, None)
     if ours and (found := ours.get("format_version")) != _OUR_VERSION:
@@ -92,6 +99,8 @@ def read_saelens(folder: Path) -> tuple[SAECheckpoint, dict[str, Any]]:
     normalization = {}
     if (folder / NORMALIZATION_FILE).exists():
         normalization = _read_tensors(folder / NORMALIZATION_FILE, {"activation_mean": [d_model], "activation_scale": []})
+        if not normalization["activation_scale"] > 0:
+            raise FormatError(f"{folder / NORMALIZATION_FILE}: activation_scale must be above 0; it is {normalization['activation_scale']}")
     checkpoint = SAECheckpoint(
         d_model=d_model,
         d_sae=d_sae,
@@ -109,7 +118,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FormatError(f"{path.parent} holds no {path.name}, so it is not an SAE folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"{path} is not JSON (was it cut short?): {error}") from error
     if not isinstance(config, dict):
         raise FormatError(f"{path} must hold one JSON object; it holds a {type(config).__name__}")
@@ -130,6 +141,9 @@ def _read_config(path: Path) -> dict[str, Any]:
             raise FormatError(f"{path}: {key} must be a whole number of at least 1; it is {config[key]!r}")
     if config["k"] > config["d_sae"]:
         raise FormatError(f"{path}: k={config['k']} is more than d_sae={config['d_sae']} features")
+    for key in ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm"):
+        if not isinstance(config.get(key, False), bool):
+            raise FormatError(f"{path}: {key} must be true or false; it is {config[key]!r}")
     for key in ("normalize_activations", "reshape_activations"):
         if config.get(key, "none") != "none":
             raise FormatError(f"{path}: {key} is {config[key]!r}; this reader knows 'none': fold it with SAELens and save again")
@@ -141,6 +155,8 @@ def _read_tensors(path: Path, expected: Mapping[str, list[int]]) -> dict[str, Te
         tensors = load_file(path)
     except FileNotFoundError:
         raise FormatError(f"{path.parent} holds no {path.name}") from None
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error}") from error
     except SafetensorError as error:
         raise FormatError(f"{path} is not a whole safetensors file (was it cut short?): {error}") from error
     if set(tensors) != set(expected):
@@ -148,8 +164,10 @@ def _read_tensors(path: Path, expected: Mapping[str, list[int]]) -> dict[str, Te
     for name, shape in expected.items():
         if list(tensors[name].shape) != shape:
             raise FormatError(f"{path}: {name} must be {shape}, by {CONFIG_FILE}; it is {list(tensors[name].shape)}")
-        if not tensors[name].is_floating_point():
-            raise FormatError(f"{path}: {name} must hold floating point numbers; it holds {tensors[name].dtype}")
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if len(dtypes) > 1 or not dtypes <= {torch.float64, torch.float32, torch.bfloat16, torch.float16}:
+        found = ", ".join(f"{name} {tensor.dtype}" for name, tensor in sorted(tensors.items()))
+        raise FormatError(f"{path} must hold floating point numbers of one kind; it holds {found}")
     _refuse_non_finite(tensors, str(path))
     return tensors
 
@@ -164,6 +182,8 @@ def _refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 def _with_decoder_norm_folded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same function with ``rescale_acts_by_decoder_norm`` off: selection by activation times norm needs unit-norm rows."""
     norms = tensors["W_dec"].norm(dim=1)
+    # A row of zeros is a feature that does nothing; dividing by its norm would make it one that poisons everything.
+    norms = torch.where(norms > 0, norms, 1)
     return {
         **tensors,
         "W_enc": tensors["W_enc"] * norms,

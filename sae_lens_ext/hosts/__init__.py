@@ -8,9 +8,9 @@ from typing import Any
 
 from sae_lens_ext.errors import UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Site
-from sae_lens_ext.hosts.runs import capture, next_token_logits, resume
+from sae_lens_ext.hosts.runs import capture, next_token_logits, resume, token_rows
 
-__all__ = ["Host", "Site", "capture", "host_for", "next_token_logits", "resume"]
+__all__ = ["Host", "Site", "capture", "host_for", "next_token_logits", "resume", "token_rows"]
 
 
 def host_for(model: Any) -> Host:

@@ -11,8 +11,8 @@ from transformer_lens.hook_points import HookPoint
 from sae_lens_ext.errors import UnknownSite, UnsupportedHost, closest
 from sae_lens_ext.hosts.base import Site, SiteFunction
 
-# Sites as wide as the residual stream; the names are those after the last dot, in both spellings.
-_RESIDUAL_WIDTH = ("hook_resid_pre", "hook_resid_post", "hook_resid_mid", "hook_attn_out", "hook_mlp_out", "hook_embed")
+# Points as wide as the residual stream that do not hold it themselves, by the end of their names.
+_RESIDUAL_WIDTH = ("hook_attn_out", "hook_mlp_out", "hook_embed")
 
 
 class LensHost:
@@ -38,7 +38,9 @@ class LensHost:
         """See ``Host.site``."""
         if name not in self._points:
             raise UnknownSite(f"no site {name!r} in this model; the closest: {closest(name, self._points)}")
-        if self._is_bridge and name.endswith("hook_resid_mid"):
+        if self._is_bridge and any(
+            self._points[name] is point for other, point in self._points.items() if other.endswith("hook_resid_mid")
+        ):
             raise UnknownSite(
                 f"{name} cannot be edited on a TransformerBridge: it is only the MLP's copy of the residual stream, so an edit "
                 "there does not reach the stream itself; use hook_attn_out or hook_resid_post of the same block"
@@ -47,7 +49,7 @@ class LensHost:
 
     def width(self, site: Site) -> int | None:
         """See ``Host.width``."""
-        return self.model.cfg.d_model if site.name.rsplit(".", 1)[-1] in _RESIDUAL_WIDTH else None
+        return self.model.cfg.d_model if site.is_residual or site.name.endswith(_RESIDUAL_WIDTH) else None
 
     def attach(self, site: Site, function: SiteFunction) -> Callable[[], None]:
         """See ``Host.attach``. The hook is a permanent one, so that the user's ``reset_hooks`` does not take it away."""
@@ -96,8 +98,10 @@ def boot(folder: str, *, dtype: torch.dtype = torch.float32) -> Any:
 
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if bars:
-        logging.enable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     return TransformerBridge.boot_transformers(folder, hf_model=model, tokenizer=tokenizer, dtype=dtype)

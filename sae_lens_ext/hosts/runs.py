@@ -6,7 +6,7 @@ A sweep over k runs the same tokens many times and changes nothing before its fi
 skips on a TransformerBridge, and the unembedding of Gemma 3 270M costs twice its blocks.)
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sae_lens_ext.errors import UnknownSite
+from sae_lens_ext.errors import InvalidArgument, UnknownSite
 from sae_lens_ext.hosts.base import Host, Site, SiteFunction
 
 
@@ -99,6 +99,30 @@ def next_token_logits(
         handle.remove()
 
 
+def token_rows(host: Host, tokens: Any) -> Int[Tensor, "batch pos"]:
+    """Token ids as ``[batch, pos]`` on the model's device, from a tensor, an array, lists of ids, a text or texts of one length.
+
+    Raises:
+        InvalidArgument: anything else, no row at all, or texts of different lengths (padding would be counted as text).
+    """
+    if isinstance(tokens, str) or (isinstance(tokens, list | tuple) and tokens and all(isinstance(text, str) for text in tokens)):
+        rows = [host.to_tokens(text) for text in ([tokens] if isinstance(tokens, str) else tokens)]
+        if len({row.shape[1] for row in rows}) > 1:
+            lengths = ", ".join(str(row.shape[1]) for row in rows)
+            raise InvalidArgument(f"the texts have different lengths ({lengths} tokens); give one at a time, or rows of one length")
+        ids = torch.cat(rows)
+    else:
+        try:
+            ids = torch.as_tensor(tokens)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidArgument(f"tokens must be ids [batch, pos] or text; got a {type(tokens).__name__} ({error})") from error
+    ids = ids.unsqueeze(0) if ids.ndim == 1 else ids
+    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool or 0 in ids.shape:
+        raise InvalidArgument(f"tokens must be ids [batch, pos], at least one of each; got {ids.dtype} {list(ids.shape)}")
+    device = next((parameter.device for parameter in host.model.parameters()), ids.device)
+    return ids.to(device, torch.int64)
+
+
 class TokenWatch:
     """Remembers the token ids of the run in progress, so that a function at a site can tell special tokens from others.
 
@@ -107,9 +131,10 @@ class TokenWatch:
             model was not given tokens.
     """
 
-    def __init__(self, host: Host) -> None:
-        """Start watching."""
+    def __init__(self, host: Host, at_start: Callable[[], object]) -> None:
+        """Start watching; ``at_start`` is called whenever a run begins."""
         self.tokens: Tensor | None = None
+        self._at_start = at_start
         self._handles = [
             host.model.register_forward_pre_hook(self._forget),
             host.embed.register_forward_pre_hook(self._keep, with_kwargs=True),
@@ -118,6 +143,7 @@ class TokenWatch:
     def _forget(self, *_: Any) -> None:
         # Otherwise a run that starts from activations would be masked by the tokens of the run before it.
         self.tokens = None
+        self._at_start()
 
     def _keep(self, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         for item in (*arguments, *keywords.values()):

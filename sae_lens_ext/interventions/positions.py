@@ -6,6 +6,7 @@ from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
 from sae_lens_ext.hosts import Host
+from sae_lens_ext.kernels import whole_number
 from sae_lens_ext.sae import SAE
 
 Positions = slice | Tensor | str | None
@@ -18,6 +19,10 @@ def check_positions(positions: Positions) -> None:
     Raises:
         InvalidArgument: not a slice, a boolean mask, "all" or None.
     """
+    if isinstance(positions, slice):
+        bounds = [whole_number(bound) for bound in (positions.start, positions.stop, positions.step) if bound is not None]
+        if None in bounds or (positions.step is not None and positions.step < 1):
+            raise InvalidArgument(f"a slice of positions must have whole numbers and go forward; got {positions}")
     is_mask = isinstance(positions, Tensor) and positions.dtype == torch.bool and positions.ndim in (1, 2)
     if not (positions is None or isinstance(positions, slice) or is_mask or (isinstance(positions, str) and positions == "all")):
         got = f"a {positions.dtype} tensor {list(positions.shape)}" if isinstance(positions, Tensor) else repr(positions)

@@ -37,7 +37,8 @@ def splice(model: Any, sae: SAE | Mapping[str, SAE], k: K = None, *, positions: 
         k: how many features each token keeps; see ``Splice.k``.
         positions: where to splice: a slice of positions, a boolean mask ``[batch, pos]`` or ``[pos]``, or ``"all"``. By default
             everywhere except on the special tokens that the SAE says it was not trained on. Positions that are left out keep
-            their exact bits, and their codes are zero.
+            their exact bits, and their codes are zero. A slice or mask counts the positions of one run; in generation with a
+            cache, every new token is a run of its own.
         extrapolate: allow a k above what an SAE was trained at.
 
     Raises:
@@ -101,7 +102,7 @@ class Splice:
         if self._attached is not None:
             raise InvalidArgument("this splice is active already; leave its with block, or detach it, first")
         with ExitStack() as stack:
-            watch = TokenWatch(self._host)
+            watch = TokenWatch(self._host, self.codes.clear)
             stack.callback(watch.stop)
             for name, site in self._sites.items():
                 stack.callback(self._host.attach(site, self._function(name, watch)))
@@ -157,6 +158,9 @@ def saes_by_site(sae: SAE | Mapping[str, SAE]) -> dict[str, SAE]:
     if isinstance(sae, Mapping):
         if not sae:
             raise InvalidArgument("no SAE to splice: the mapping from site to SAE is empty")
+        for name, one in sae.items():
+            if not isinstance(name, str) or not isinstance(one, SAE):
+                raise InvalidArgument(f"the mapping must go from site names to SAEs; it holds {name!r}: a {type(one).__name__}")
         return dict(sae)
     if not isinstance(sae, SAE):
         raise InvalidArgument(f"sae must be an SAE, or a mapping from site names to SAEs; got a {type(sae).__name__}")

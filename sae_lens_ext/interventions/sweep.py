@@ -18,26 +18,29 @@ from torch import Tensor
 
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument, InvalidK
-from sae_lens_ext.hosts import Host, Site, capture, host_for, next_token_logits, resume
+from sae_lens_ext.hosts import Host, Site, capture, host_for, next_token_logits, resume, token_rows
 from sae_lens_ext.interventions.positions import Positions, check_positions, chosen_positions, untrained_token_ids
 from sae_lens_ext.interventions.scores import BareScores, logits_per_batch
 from sae_lens_ext.interventions.splice import checked_site, saes_by_site
+from sae_lens_ext.kernels import whole_number
 from sae_lens_ext.sae import FVU, SAE, SparseCode
 
 # A token this many times the median norm is an outlier: a handful of them can carry most of the squared error.
 _OUTLIER_NORM = 3.0
+# Nats per token that ablating the site must cost before it makes sense to say which share of them a splice gives back.
+_SMALLEST_LOSS = 1e-2
 # Blocks are skipped only in a model where skipping them was seen to change no logit by more than this.
 _RESUME_TOLERANCE = 1e-3
 
 
 def sweep_k(
     model: Any,
-    tokens: Int[Tensor, "batch pos"] | str | list[str],
+    tokens: Any,
     sae: SAE | Mapping[str, SAE],
     ks: Sequence[int] | None = None,
     *,
     positions: Positions = None,
-    score: slice | Int[Tensor, " scored"] | None = None,
+    score: slice | Tensor | Sequence[int] | None = None,
     extrapolate: bool = False,
     batch_size: int | None = None,
     progress: bool = True,
@@ -51,7 +54,8 @@ def sweep_k(
     ``l0``                    features active per token: less than k where pre-activations ran out of positive ones
     ``fvu``                   fraction of variance unexplained at the site, over the positions that are spliced
     ``ce``                    next-token cross-entropy with the reconstruction spliced in, nats
-    ``ce_recovered``          (ce_mean - ce) / (ce_mean - ce_bare): 1 is the bare model, 0 the site replaced by its mean
+    ``ce_recovered``          (ce_mean - ce) / (ce_mean - ce_bare): 1 is the bare model, 0 the site replaced by its mean; NaN
+                              where ablating the site costs less than 0.01 nats
     ``ce_recovered_zero``     the same with the site replaced by zeros as the lower end, as the literature has it; it flatters
     ``kl``                    KL divergence from the bare model's next-token distribution to the spliced one's, nats
     ========================= ============================================================================================
@@ -63,11 +67,13 @@ def sweep_k(
 
     Args:
         model: as in ``splice``.
-        tokens: token ids, all rows of one length; or text, which the model tokenises.
+        tokens: token ids, ``[batch, pos]``, all rows of one length; or a text, or texts of one length, which the model tokenises.
+            Shares are of what the site is worth on these tokens, so a sentence is too little: give thousands of tokens.
         sae: as in ``splice``.
         ks: values of k; None means 1, 2, 4, ... up to what the SAE was trained at.
         positions: where to splice, as in ``splice``.
-        score: which positions' predictions to score, as a slice or as indices; None means every one that has a next token.
+        score: which positions' predictions to score, as a slice, indices, or a boolean mask; None means every one that has a
+            next token.
             Predictions of a special token are never scored. The unembedding costs more than all blocks in a small model, so
             scoring every fourth position saves most of the time.
         extrapolate: allow a k above what the SAE was trained at.
@@ -83,7 +89,11 @@ def sweep_k(
     host, saes = host_for(model), saes_by_site(sae)
     sites = {name: checked_site(host, name, one) for name, one in saes.items()}
     ks = _checked_ks(ks, saes, extrapolate)
-    tokens = _checked_tokens(host, tokens)
+    tokens = token_rows(host, tokens)
+    if tokens.shape[1] < 2:
+        raise InvalidArgument("a single position has no next token to predict; give rows of at least two positions")
+    if batch_size is not None and (whole_number(batch_size) or 0) < 1:
+        raise InvalidArgument(f"batch_size must be a whole number of at least 1, or None; got {batch_size!r}")
     scored = _scored_positions(tokens, score)
     targets = tokens[:, scored + 1]
     counts = ~torch.isin(targets, torch.tensor(sorted(host.special_token_ids()), dtype=targets.dtype, device=targets.device))
@@ -113,8 +123,8 @@ def sweep_k(
             "l0": fidelity[k].l0,
             "fvu": fidelity[k].fvu,
             "ce": ce[k],
-            "ce_recovered": (ce["mean"] - ce[k]) / (ce["mean"] - ce["bare"]),
-            "ce_recovered_zero": (ce["zero"] - ce[k]) / (ce["zero"] - ce["bare"]),
+            "ce_recovered": _recovered(ce["bare"], ce[k], ce["mean"]),
+            "ce_recovered_zero": _recovered(ce["bare"], ce[k], ce["zero"]),
             "kl": kl[k] / n_scored,
         }
         for k in ks
@@ -130,6 +140,10 @@ def sweep_k(
         "fvu_by_site": {k: fidelity[k].fvu_by_site for k in ks},
     }
     return frame
+
+
+def _recovered(bare: float, spliced: float, ablated: float) -> float:
+    return (ablated - spliced) / (ablated - bare) if ablated - bare > _SMALLEST_LOSS else float("nan")
 
 
 @dataclass(frozen=True)
@@ -168,7 +182,7 @@ class _Runs:
         self._first = next(name for site in at for name, other in sites.items() if other == site)
         shape = (tokens.shape[0], tokens.shape[1])
         self._masks = {
-            name: self._mask(chosen_positions(positions, shape, untrained_token_ids(host, sae), tokens), shape)
+            name: self._mask(chosen_positions(positions, shape, untrained_token_ids(host, sae) if positions is None else (), tokens), shape)
             for name, sae in saes.items()
         }
         self._codes = {name: self._encode(name, x.where(self._masks[name].unsqueeze(-1), 0), k) for name, x in self._activations.items()}
@@ -245,33 +259,39 @@ def _checked_ks(ks: Sequence[int] | None, saes: Mapping[str, SAE], extrapolate: 
     smallest = min(sae.config.k for sae in saes.values())
     if ks is None:
         return sorted({2**power for power in range(smallest.bit_length()) if 2**power <= smallest} | {smallest})
-    if not list(ks):
+    try:
+        ks = list(ks)
+    except TypeError:
+        raise InvalidK(f"ks must be a list of values of k; got {ks!r}") from None
+    if not ks:
         raise InvalidK("a sweep needs at least one k; got none")
     for sae in saes.values():
         ks = [sae.config.checked_k(k, extrapolate=extrapolate) for k in ks]
-    return list(ks)
+    return list(dict.fromkeys(ks))
 
 
-def _checked_tokens(host: Host, tokens: Tensor | str | list[str]) -> Int[Tensor, "batch pos"]:
-    if not isinstance(tokens, Tensor):
-        tokens = host.to_tokens(tokens)
-    if tokens.ndim == 1:
-        tokens = tokens.unsqueeze(0)
-    if tokens.ndim != 2 or tokens.is_floating_point() or tokens.shape[0] < 1 or tokens.shape[1] < 2:
-        raise InvalidArgument(f"tokens must be ids [batch, pos] with at least two positions; got {tokens.dtype} {list(tokens.shape)}")
-    return tokens
-
-
-def _scored_positions(tokens: Tensor, score: slice | Tensor | None) -> Int[Tensor, " scored"]:
-    predicting = torch.arange(tokens.shape[1] - 1, device=tokens.device)
-    if isinstance(score, Tensor):
-        chosen = score.to(tokens.device).long()
-        if chosen.ndim != 1 or bool((chosen < 0).any()) or bool((chosen > predicting[-1]).any()):
-            raise InvalidArgument(
-                f"score must hold positions from 0 to {int(predicting[-1])}, which have a next token; got {score.tolist()}"
-            )
+def _scored_positions(tokens: Tensor, score: slice | Tensor | Sequence[int] | None) -> Int[Tensor, " scored"]:
+    last = tokens.shape[1] - 2
+    predicting = torch.arange(last + 1, device=tokens.device)
+    if score is None:
+        return predicting
+    if isinstance(score, slice):
+        check_positions(score)
+        chosen = predicting[score]
     else:
-        chosen = predicting[slice(None) if score is None else score]
+        try:
+            chosen = torch.as_tensor(score, device=tokens.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise InvalidArgument(f"score must be a slice, positions, or a boolean mask; got {score!r}") from None
+        if chosen.dtype == torch.bool and chosen.ndim == 1 and len(chosen) in (last + 1, last + 2):
+            chosen = predicting[chosen[: last + 1]]
+        elif (
+            chosen.dtype == torch.bool
+            or chosen.is_floating_point()
+            or chosen.ndim != 1
+            or not bool(((chosen >= 0) & (chosen <= last)).all())
+        ):
+            raise InvalidArgument(f"score must hold positions from 0 to {last}, which have a next token; got {score}")
     if not len(chosen):
         raise InvalidArgument(f"nothing to score: {score} chooses none of the {len(predicting)} positions that have a next token")
-    return chosen
+    return chosen.long()

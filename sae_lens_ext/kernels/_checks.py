@@ -2,6 +2,7 @@
 
 import operator
 
+import torch
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
@@ -16,7 +17,7 @@ def whole_number(k: object) -> int | None:
     >>> whole_number(8), whole_number(numpy.int64(8)), whole_number(8.0), whole_number(True)
     (8, 8, None, None)
     """
-    if isinstance(k, bool):
+    if isinstance(k, bool) or (isinstance(k, Tensor) and k.dtype == torch.bool):
         return None
     try:
         return operator.index(k)  # pyright: ignore[reportArgumentType] - raising TypeError is how it says no
@@ -40,6 +41,8 @@ def check_encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> None:
         raise ShapeMismatch(f"W_enc must be [d_model, d_sae]; got {list(W_enc.shape)}")
     if x.ndim < 1 or x.shape[-1] != W_enc.shape[0]:
         raise ShapeMismatch(f"the last axis of x must be d_model={W_enc.shape[0]}, as in W_enc {list(W_enc.shape)}; got x {list(x.shape)}")
+    if x.dtype != W_enc.dtype:
+        raise InvalidArgument(f"x is {x.dtype} and W_enc is {W_enc.dtype}; cast one of them")
     if b_enc.shape != W_enc.shape[1:]:
         raise ShapeMismatch(f"b_enc must be [d_sae={W_enc.shape[1]}], as in W_enc {list(W_enc.shape)}; got {list(b_enc.shape)}")
 
@@ -52,5 +55,16 @@ def check_decoder(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor)
         raise ShapeMismatch(f"values and indices must have one shape [..., k]; got {list(values.shape)} and {list(indices.shape)}")
     if str(indices.dtype) not in _INTEGERS:
         raise InvalidArgument(f"indices must hold whole numbers; got {indices.dtype}")
+    if values.dtype != W_dec.dtype:
+        raise InvalidArgument(f"values are {values.dtype} and W_dec is {W_dec.dtype}; cast one of them")
+    if values.ndim and values.shape[-1] == 0:
+        raise InvalidK("a code needs at least one feature per token; got values of width 0")
+    if indices.numel():
+        # The fast versions read and write rows by these numbers without looking.
+        smallest, largest = (int(bound) for bound in indices.aminmax())
+        if smallest < 0 or largest >= W_dec.shape[0]:
+            raise InvalidArgument(
+                f"indices must be features from 0 to {W_dec.shape[0] - 1}, by W_dec; they run from {smallest} to {largest}"
+            )
     if b_dec.shape != W_dec.shape[1:]:
         raise ShapeMismatch(f"b_dec must be [d_model={W_dec.shape[1]}], as in W_dec {list(W_dec.shape)}; got {list(b_dec.shape)}")

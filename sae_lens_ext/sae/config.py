@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sae_lens_ext.errors import InvalidArgument, InvalidK
-from sae_lens_ext.kernels import check_k
+from sae_lens_ext.kernels import check_k, whole_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +43,21 @@ class SAEConfig:
             InvalidArgument: a size below 1, or levels that do not rise to k.
         """
         for name in ("d_model", "d_sae"):
-            size = getattr(self, name)
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise InvalidArgument(f"{name} must be a whole number of at least 1; got {size!r}")
+            size = whole_number(getattr(self, name))
+            if size is None or size < 1:
+                raise InvalidArgument(f"{name} must be a whole number of at least 1; got {getattr(self, name)!r}")
+            object.__setattr__(self, name, size)
+        for name in ("hook_name", "model_name"):
+            if not isinstance(getattr(self, name), str | None):
+                raise InvalidArgument(f"{name} must be a string or None; got {getattr(self, name)!r}")
+        if not isinstance(self.apply_b_dec_to_input, bool):
+            raise InvalidArgument(f"apply_b_dec_to_input must be True or False; got {self.apply_b_dec_to_input!r}")
+        object.__setattr__(self, "exclude_special_tokens", _true_false_or_ids(self.exclude_special_tokens))
         object.__setattr__(self, "k", check_k(self.k, self.d_sae))
-        if not self.levels:
-            object.__setattr__(self, "levels", (self.k,))
+        levels = tuple(map(whole_number, self.levels)) if isinstance(self.levels, list | tuple | range) else (None,)
+        if None in levels:
+            raise InvalidArgument(f"levels must be whole numbers; got {self.levels!r}")
+        object.__setattr__(self, "levels", levels or (self.k,))
         if list(self.levels) != sorted(set(self.levels)) or self.levels[0] < 1 or self.levels[-1] != self.k:
             raise InvalidArgument(f"levels must rise from at least 1 to k={self.k} without repeats; got {self.levels}")
 
@@ -66,3 +75,12 @@ class SAEConfig:
                 f"k={k} is above k={self.k}, the largest this SAE was trained at; choose up to {self.k}, or pass extrapolate=True to go on"
             )
         return k
+
+
+def _true_false_or_ids(choice: object) -> bool | tuple[int, ...]:
+    if isinstance(choice, bool):
+        return choice
+    ids = tuple(map(whole_number, choice)) if isinstance(choice, list | tuple) else (None,)
+    if None in ids:
+        raise InvalidArgument(f"exclude_special_tokens must be True, False, or a list of token ids; got {choice!r}")
+    return tuple(i for i in ids if i is not None)

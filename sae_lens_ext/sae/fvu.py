@@ -7,6 +7,7 @@ from torch import Tensor
 class FVU:
     """Squared error over squared distance from the mean of each coordinate: 0 is perfect, 1 is what the mean alone reaches.
 
+    >>> import torch
     >>> fvu = FVU()
     >>> x = torch.tensor([[1.0, 10.0], [3.0, 10.0]])
     >>> fvu.update(x, torch.tensor([[2.0, 10.0], [3.0, 10.0]]))

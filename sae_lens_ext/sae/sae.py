@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_lens_ext.errors import InvalidArgument, InvalidK, NonFinite, ShapeMismatch
+from sae_lens_ext.errors import FormatError, InvalidArgument, InvalidK, NonFinite, ShapeMismatch
 from sae_lens_ext.formats import SAECheckpoint, locate, read_saelens, write_saelens
 from sae_lens_ext.kernels import sparse_decode, topk_encode
 from sae_lens_ext.sae.code import SparseCode
@@ -86,6 +86,11 @@ class SAE(nn.Module):
             setattr(sae, name, nn.Parameter(rows.T if name == "W_enc" else rows))
         mean = b_dec.new_zeros(config.d_model) if activation_mean is None else activation_mean
         scale = b_dec.new_ones(()) if activation_scale is None else activation_scale
+        if mean.shape != b_dec.shape or scale.shape != () or not scale > 0:
+            raise ShapeMismatch(
+                f"activation_mean must be [{config.d_model}] and activation_scale one number above 0; "
+                f"got {list(mean.shape)} and {scale.tolist()}"
+            )
         sae.activation_mean, sae.activation_scale = mean.detach().clone(), scale.detach().clone()
         return sae
 
@@ -108,7 +113,9 @@ class SAE(nn.Module):
 
     def encoder_input(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Activations as the encoder weights see them: in the SAE's dtype, centred, scaled and less ``b_dec``."""
-        if x.shape[-1] != self.config.d_model:
+        if not isinstance(x, Tensor):
+            raise InvalidArgument(f"{self._name()} reads tensors; got a {type(x).__name__}")
+        if x.ndim < 1 or x.shape[-1] != self.config.d_model:
             raise ShapeMismatch(f"{self._name()} reads activations of width d_model={self.config.d_model}; got {list(x.shape)}")
         if not torch.isfinite(x).all():
             bad = int((~torch.isfinite(x)).sum())
@@ -142,6 +149,7 @@ class SAE(nn.Module):
         Raises:
             InvalidK: no k, or one this SAE cannot serve.
         """
+        ks = list(ks)
         if not ks:
             raise InvalidK("nested needs at least one k; got none")
         checked = [self.config.checked_k(k, extrapolate=extrapolate) for k in ks]
@@ -219,18 +227,19 @@ class SAE(nn.Module):
         """
         checkpoint, ours = read_saelens(locate(folder_or_repo, subfolder=subfolder, revision=revision))
         metadata = dict(checkpoint.metadata)
-        known = {name: metadata.pop(name) for name in _FIELDS_IN_METADATA if metadata.get(name) is not None}
-        if isinstance(known.get("exclude_special_tokens"), list):
-            known["exclude_special_tokens"] = tuple(known["exclude_special_tokens"])
-        config = SAEConfig(
-            d_model=checkpoint.d_model,
-            d_sae=checkpoint.d_sae,
-            k=checkpoint.k,
-            levels=tuple(ours.get("levels", ())),
-            apply_b_dec_to_input=checkpoint.apply_b_dec_to_input,
-            metadata=metadata,
-            **known,
-        )
+        known = {name: metadata.pop(name, None) for name in _FIELDS_IN_METADATA}
+        try:
+            config = SAEConfig(
+                d_model=checkpoint.d_model,
+                d_sae=checkpoint.d_sae,
+                k=checkpoint.k,
+                levels=ours.get("levels", ()),
+                apply_b_dec_to_input=checkpoint.apply_b_dec_to_input,
+                metadata=metadata,
+                **{name: value for name, value in known.items() if value is not None},
+            )
+        except (InvalidArgument, InvalidK) as error:
+            raise FormatError(f"the cfg.json of {folder_or_repo} does not describe an SAE: {error}") from error
         sae = cls.from_tensors(config, **checkpoint.tensors)
         if checkpoint.normalization and not folded:
             sae = sae.unfolded(**checkpoint.normalization)

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_lens_ext._optional import require
-from sae_lens_ext.errors import FormatError, InvalidArgument, NonFinite
+from sae_lens_ext.errors import FormatError, InvalidArgument, NonFinite, ShapeMismatch
 from sae_lens_ext.formats.atomic import replacing
-from sae_lens_ext.hosts import capture, host_for
+from sae_lens_ext.hosts import capture, host_for, token_rows
 
 # In medians of the norm; see ``Activations.outliers_clipped``.
 _LARGEST_NORM = 6.0
@@ -46,25 +46,30 @@ class Activations:
         """
         norms = self.values.float().norm(dim=1, keepdim=True)
         limit = _LARGEST_NORM * norms.median()
-        values = self.values * (limit / norms).clamp(max=1).to(self.values.dtype)
+        values = torch.where(norms > limit, self.values * (limit / norms).to(self.values.dtype), self.values)
         return type(self)(values, self.hook_name, self.n_special, self.n_outliers + int((norms > limit).sum()))
 
     def mean_and_scale(self) -> tuple[Float[Tensor, " d_model"], Float[Tensor, ""]]:
         """The mean of each coordinate, and the factor that gives centred activations a mean square of 1 per coordinate."""
-        mean = self.values.double().mean(0)
-        centred_square = (self.values.double() - mean).square().mean()
+        # In parts, because a float64 copy of all of them would be twice their size.
+        parts = self.values.split(1 << 14)
+        mean = sum(part.double().sum(0) for part in parts) / torch.tensor(float(len(self.values)))
+        centred_square = sum((part.double() - mean).square().sum() for part in parts) / torch.tensor(float(self.values.numel()))
+        if not torch.isfinite(centred_square):
+            raise NonFinite("the activations hold NaN or infinity; collect them again, or look at the model that made them")
         if not centred_square > 0:
             raise InvalidArgument(f"the {len(self.values)} activations are all alike, so there is nothing to learn from them")
         return mean.float(), centred_square.rsqrt().float()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write one safetensors file, in one step."""
+        path = Path(path)
         facts = {"hook_name": self.hook_name, "n_special": self.n_special, "n_outliers": self.n_outliers}
         with replacing(path) as temporary:
             save_file({"values": self.values.contiguous()}, temporary, metadata={"activations": json.dumps(facts)})
 
     @classmethod
-    def load(cls, path: Path) -> "Activations":
+    def load(cls, path: str | Path) -> "Activations":
         """Read what ``save`` wrote.
 
         Raises:
@@ -73,7 +78,7 @@ class Activations:
         try:
             with safe_open(path, framework="pt") as file:
                 return cls(file.get_tensor("values"), **json.loads((file.metadata() or {})["activations"]))
-        except (SafetensorError, FileNotFoundError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise FormatError(f"{path} is not a file of activations, or was cut short ({error}); delete it and collect again") from error
 
 
@@ -97,11 +102,14 @@ def collect_activations(
     tqdm = require("tqdm.auto", "Showing progress").tqdm
     host = host_for(model)
     site = host.site(hook_name)
-    special = torch.tensor(sorted(host.special_token_ids()), dtype=tokens.dtype)
+    tokens = token_rows(host, tokens)
+    special = torch.tensor(sorted(host.special_token_ids()), dtype=tokens.dtype, device=tokens.device)
     parts, n_special = [], 0
     with torch.no_grad(), tqdm(total=tokens.numel(), desc="activations", unit="token", unit_scale=True, disable=not progress) as bar:
         for rows in tokens.split(batch_size):
             activation = capture(host, rows, [site])[site]
+            if activation.ndim != 3:
+                raise ShapeMismatch(f"the activation at {hook_name} is {list(activation.shape)}; an SAE reads [batch, pos, d_model]")
             kept = ~torch.isin(rows, special)
             parts.append(activation[kept.to(activation.device)].float().cpu())
             n_special += int((~kept).sum())

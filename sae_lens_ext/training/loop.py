@@ -8,6 +8,7 @@
 """
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument, NonFinite
+from sae_lens_ext.kernels import whole_number
 from sae_lens_ext.objectives import HierarchicalTopK, Objective
 from sae_lens_ext.sae import SAE, SAEConfig
 from sae_lens_ext.training.activations import Activations
@@ -51,17 +53,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Report everything that is wrong at once."""
-        wrong = [
-            f"{name} must be at least 1, got {getattr(self, name)}"
-            for name in ("d_sae", "k", "epochs", "batch_size")
-            if getattr(self, name) < 1
-        ]
+        counts = [name for name in ("d_sae", "k", "epochs", "batch_size") if (whole_number(getattr(self, name)) or 0) < 1]
+        wrong = [f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}" for name in counts]
         wrong += [
             f"{name} must be from 0 to 1, got {getattr(self, name)}" for name in ("warmup", "decay") if not 0 <= getattr(self, name) <= 1
         ]
         if not (math.isfinite(self.lr) and self.lr > 0):
             wrong.append(f"lr must be above 0, got {self.lr}")
-        if self.k > self.d_sae:
+        if not counts and self.k > self.d_sae:
             wrong.append(f"k={self.k} is more than d_sae={self.d_sae} features")
         if wrong:
             raise InvalidArgument("; ".join(wrong))
@@ -109,6 +108,10 @@ def train(
         NonFinite: the loss became NaN or infinite.
     """
     tqdm = require("tqdm.auto", "Showing progress").tqdm
+    if not isinstance(activations, Activations) or activations.values.ndim != 2:
+        raise InvalidArgument(
+            "train needs Activations with one row per token; wrap a tensor [token, d_model] in Activations(values, hook_name)"
+        )
     n_tokens, d_model = activations.values.shape
     if not n_tokens:
         raise InvalidArgument("no activations to train on")
@@ -129,6 +132,7 @@ def train(
     idle = torch.zeros(config.d_sae, dtype=torch.int64, device=device)
     n_batches = math.ceil(n_tokens / config.batch_size)
     n_steps, losses = config.epochs * n_batches, []
+    start = time.perf_counter()
     with tqdm(total=config.epochs * n_tokens, desc="training", unit="token", unit_scale=True, disable=not progress) as bar:
         for epoch in range(config.epochs):
             order = torch.randperm(n_tokens, generator=generator)
@@ -150,10 +154,10 @@ def train(
                 idle[code.indices[code.values > 0]] = 0
                 bar.update(len(chosen))
                 bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
-        elapsed = bar.format_dict["elapsed"]
+    elapsed = time.perf_counter() - start
     dead_after = n_tokens if config.dead_after is None else config.dead_after
     dead = (idle >= dead_after).double().mean().item()
-    return Trained(sae.eval(), losses, dead, config.epochs * n_tokens / max(elapsed, 1e-9))
+    return Trained(sae.eval(), losses, dead, config.epochs * n_tokens / elapsed)
 
 
 @torch.no_grad()

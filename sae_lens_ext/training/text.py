@@ -38,15 +38,18 @@ def documents(source: str | Path | None = None, *, column: str = "text") -> Iter
         files = sorted(file for file in ([path] if path.is_file() else path.rglob("*")) if file.suffix in _LOADER_OF_SUFFIX)
         if not files:
             raise FormatError(f"{path} holds no {', '.join(_LOADER_OF_SUFFIX)} file to read text from")
-        streams = (_stream_file(datasets, file) for file in files)
+        streams = (_stream_file(datasets, file, column) for file in files)
     else:
-        streams = iter([datasets.load_dataset(str(source), split="train", streaming=True)])
+        try:
+            streams = iter([datasets.load_dataset(str(source), split="train", streaming=True)])
+        except (OSError, ValueError, ConnectionError) as error:
+            raise FormatError(f"no file or folder {str(source)!r} here, and no dataset of that name can be reached ({error})") from error
     for stream in streams:
         for row in stream:
-            wanted = "text" if "text" in row and len(row) == 1 else column
-            if wanted not in row:
+            if column not in row:
                 raise FormatError(f"{source} has no column {column!r}; it has {', '.join(row)}")
-            yield row[wanted]
+            if isinstance(row[column], str):
+                yield row[column]
 
 
 def default_documents() -> Iterator[str]:
@@ -76,6 +79,7 @@ def _docstrings() -> Iterator[str]:
             yield text
 
 
-def _stream_file(datasets: Any, file: Path) -> Any:
-    keywords = {"sample_by": "document"} if _LOADER_OF_SUFFIX[file.suffix] == "text" else {}
-    return datasets.load_dataset(_LOADER_OF_SUFFIX[file.suffix], data_files=str(file), split="train", streaming=True, **keywords)
+def _stream_file(datasets: Any, file: Path, column: str) -> Any:
+    if _LOADER_OF_SUFFIX[file.suffix] == "text":
+        return [{column: file.read_text(encoding="utf-8", errors="replace")}]
+    return datasets.load_dataset(_LOADER_OF_SUFFIX[file.suffix], data_files=str(file), split="train", streaming=True)

@@ -161,9 +161,13 @@ def test_the_comparison_catches_planted_errors(sabotage):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"levels": [0, 3]}, InvalidK, r"each level must be a whole number from 1 to k=6, .*; got 0"),
-        ({"levels": [7]}, InvalidK, r"from 1 to k=6, the number of features per token; got 7"),
-        ({"levels": [2.0]}, InvalidK, r"got 2.0"),
+        ({"levels": [0, 3]}, InvalidK, r"each level must be a whole number from 1 to k=6, .*; got \[0, 3\]"),
+        ({"levels": [7]}, InvalidK, r"from 1 to k=6, the number of features per token; got \[7\]"),
+        ({"levels": [2.0]}, InvalidK, r"got \[2.0\]"),
+        ({"levels": torch.tensor([2, 2])}, InvalidArgument, r"none twice"),
+        ({"indices": torch.full((17, 6), 29)}, InvalidArgument, r"features from 0 to 28, by W_dec; they run from 29 to 29"),
+        ({"indices": torch.full((17, 6), -1)}, InvalidArgument, r"they run from -1 to -1"),
+        ({"values": torch.zeros(17, 6)}, InvalidArgument, r"values are torch.float32 and W_dec is torch.float64; cast one of them"),
         ({"levels": [2, 2]}, InvalidArgument, r"none twice; got \[2, 2\]"),
         ({"levels": []}, InvalidArgument, r"at least one prefix length"),
         ({"levels": [1, 2], "weights": [1.0]}, InvalidArgument, r"one number per level: 2 levels, 1 weights"),

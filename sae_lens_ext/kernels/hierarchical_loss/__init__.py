@@ -77,13 +77,13 @@ def hierarchical_loss(
 
 def _rank_weights(k: int, levels: Sequence[int] | None, weights: Sequence[float] | None) -> list[float]:
     """One weight per prefix length 1..k, summing to 1; zero for the lengths that do not count."""
-    levels = range(1, k + 1) if levels is None else list(levels)
-    for level in levels:
-        number = whole_number(level)
-        if number is None or not 1 <= number <= k:
-            raise InvalidK(f"each level must be a whole number from 1 to k={k}, the number of features per token; got {level!r}")
+    given = levels if levels is None else list(levels)
+    numbers = [whole_number(level) for level in (range(1, k + 1) if levels is None else levels)]
+    levels = [number for number in numbers if number is not None and 1 <= number <= k]
+    if len(levels) < len(numbers):
+        raise InvalidK(f"each level must be a whole number from 1 to k={k}, the number of features per token; got {given}")
     if not levels or len(set(levels)) != len(levels):
-        raise InvalidArgument(f"levels must name at least one prefix length and none twice; got {list(levels)}")
+        raise InvalidArgument(f"levels must name at least one prefix length and none twice; got {given}")
     weights = [1.0] * len(levels) if weights is None else [float(weight) for weight in weights]
     if len(weights) != len(levels):
         raise InvalidArgument(f"weights must hold one number per level: {len(levels)} levels, {len(weights)} weights")

@@ -28,7 +28,8 @@ class _TopKEncode(torch.autograd.Function):
         rows = max(64, _CHUNK_ELEMENTS // d_sae)
         for start in range(0, n, rows):
             chunk = slice(start, start + rows)
-            torch.topk(torch.addmm(b_enc, x[chunk], W_enc), k, dim=-1, sorted=True, out=(values[chunk], indices[chunk]))
+            # Assigned rather than written by out=, because under autocast the product comes in another dtype than x.
+            values[chunk], indices[chunk] = torch.topk(torch.addmm(b_enc, x[chunk], W_enc), k, dim=-1, sorted=True)
         values.relu_()
         ctx.save_for_backward(x, W_enc, values, indices)
         ctx.mark_non_differentiable(indices)
