@@ -162,6 +162,7 @@ def test_dtype_and_device_can_be_chosen(folder):
         ),
     ],
 )
+@pytest.mark.usefixtures("without_shape_checks")
 def test_a_damaged_folder_says_what_is_wrong_with_it(folder, change, message):
     change(folder)
     with pytest.raises(sle.FormatError, match=message):

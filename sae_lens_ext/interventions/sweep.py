@@ -6,7 +6,7 @@
    only the positions that are scored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import mean
@@ -27,8 +27,8 @@ from sae_lens_ext.sae import FVU, SAE, SparseCode
 
 # A token this many times the median norm is an outlier: a handful of them can carry most of the squared error.
 _OUTLIER_NORM = 3.0
-# Nats per token that ablating the site must cost before it makes sense to say which share of them a splice gives back.
-_SMALLEST_LOSS = 1e-2
+# Nats per token; ends that are closer than this differ by rounding, and a share of their distance would be noise.
+_SMALLEST_DISTANCE = 1e-4
 # Blocks are skipped only in a model where skipping them was seen to change no logit by more than this.
 _RESUME_TOLERANCE = 1e-3
 
@@ -37,7 +37,7 @@ def sweep_k(
     model: Any,
     tokens: Any,
     sae: SAE | Mapping[str, SAE],
-    ks: Sequence[int] | None = None,
+    ks: Iterable[int] | None = None,
     *,
     positions: Positions = None,
     score: slice | Tensor | Sequence[int] | None = None,
@@ -55,7 +55,7 @@ def sweep_k(
     ``fvu``                   fraction of variance unexplained at the site, over the positions that are spliced
     ``ce``                    next-token cross-entropy with the reconstruction spliced in, nats
     ``ce_recovered``          (ce_mean - ce) / (ce_mean - ce_bare): 1 is the bare model, 0 the site replaced by its mean; NaN
-                              where ablating the site costs less than 0.01 nats
+                              where ablating the site changes less than 0.0001 nats
     ``ce_recovered_zero``     the same with the site replaced by zeros as the lower end, as the literature has it; it flatters
     ``kl``                    KL divergence from the bare model's next-token distribution to the spliced one's, nats
     ========================= ============================================================================================
@@ -143,7 +143,7 @@ def sweep_k(
 
 
 def _recovered(bare: float, spliced: float, ablated: float) -> float:
-    return (ablated - spliced) / (ablated - bare) if ablated - bare > _SMALLEST_LOSS else float("nan")
+    return (ablated - spliced) / (ablated - bare) if abs(ablated - bare) > _SMALLEST_DISTANCE else float("nan")
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ class _Runs:
         return bool((next_token_logits(self._host, self._tokens[row], last) - skipped).abs().max() <= _RESUME_TOLERANCE)
 
 
-def _checked_ks(ks: Sequence[int] | None, saes: Mapping[str, SAE], extrapolate: bool) -> list[int]:
+def _checked_ks(ks: Iterable[int] | None, saes: Mapping[str, SAE], extrapolate: bool) -> list[int]:
     smallest = min(sae.config.k for sae in saes.values())
     if ks is None:
         return sorted({2**power for power in range(smallest.bit_length()) if 2**power <= smallest} | {smallest})

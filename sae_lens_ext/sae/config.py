@@ -1,6 +1,6 @@
 """What an SAE is, apart from its weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,11 +28,11 @@ class SAEConfig:
     d_model: int
     d_sae: int
     k: int
-    levels: tuple[int, ...] = ()
+    levels: Sequence[int] = ()
     apply_b_dec_to_input: bool = True
     hook_name: str | None = None
     model_name: str | None = None
-    exclude_special_tokens: bool | tuple[int, ...] = False
+    exclude_special_tokens: bool | Sequence[int] = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
