@@ -2,15 +2,17 @@
 #   make demo    install, then run the main job on a small real model
 #   make test    install, then run every check
 #   make bench   run the benchmarks
+#   make test-lowest   run the tests on the oldest releases that pyproject.toml allows (downloads several GB)
 #   make venv    only install
 
 PYTHON ?= python3
 VENV := .venv
 SAELENS_VENV := .venv-saelens
+LOWEST_VENV := .venv-lowest
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 RUN := $(VENV)/bin
 
-.PHONY: demo test bench venv lint types unit test-saelens wheel clean
+.PHONY: demo test bench venv lint types unit test-saelens test-lowest wheel clean
 
 demo: venv
 	$(RUN)/sae-lens-ext demo
@@ -54,10 +56,18 @@ $(SAELENS_VENV)/.installed: $(VENV)/.installed constraints-saelens.txt
 test-saelens: $(SAELENS_VENV)/.installed
 	$(SAELENS_VENV)/bin/python -m pytest tests/saelens -p no:cacheprovider -W default::DeprecationWarning
 
+# Old releases warn about what was new after them, and their annotations are not all checkable, so neither is an error here. They
+# stay out of `make test` because the oldest torch comes with its GPU libraries, some 4 GB.
+test-lowest: venv
+	$(RUN)/uv venv --quiet --clear --python $(RUN)/python $(LOWEST_VENV)
+	$(RUN)/uv pip install --quiet --python $(LOWEST_VENV) --resolution lowest-direct -e '.[all]'
+	$(RUN)/uv pip install --quiet --python $(LOWEST_VENV) -c constraints.txt pytest hypothesis nbclient
+	$(LOWEST_VENV)/bin/python -m pytest -p no:cacheprovider -o addopts=--doctest-modules -o filterwarnings=default
+
 wheel: venv
 	rm -rf build/wheel
 	$(RUN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
 	$(RUN)/python .ci/check_wheel.py build/wheel
 
 clean:
-	rm -rf $(VENV) $(SAELENS_VENV) build runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SAELENS_VENV) $(LOWEST_VENV) build runs .pytest_cache .ruff_cache .hypothesis

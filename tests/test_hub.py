@@ -75,11 +75,11 @@ def hub(tmp_path):
     thread.join()
 
 
-def _load(hub, tmp_path, repo):
+def _load(hub, tmp_path, repo, subfolder="layer_1"):
     """In a fresh process, because huggingface_hub reads its environment when it is imported."""
     code = (
         "import sae_lens_ext as sle, sys\n"
-        "try: print(sle.SAE.from_pretrained(sys.argv[1], subfolder='layer_1'))\n"
+        f"try: print(sle.SAE.from_pretrained(sys.argv[1], subfolder={subfolder!r}))\n"
         "except sle.SaeLensExtError as error: print(type(error).__name__, error)"
     )
     address = f"http://127.0.0.1:{hub.server_address[1]}"
@@ -98,3 +98,10 @@ def test_a_repository_that_is_not_there_is_said_in_one_sentence(hub, tmp_path):
     said = _load(hub, tmp_path, "someone/else")
     assert said.startswith("FormatError no folder 'someone/else' here, and the hub has no such repository that you may read")
     assert "\n" not in said
+
+
+def test_without_a_subfolder_only_the_top_of_a_repository_is_downloaded(hub, tmp_path):
+    said = _load(hub, tmp_path, "someone/an-sae", subfolder=None)
+    assert said.startswith("FormatError")
+    assert "choose it with subfolder=" in said
+    assert hub.served == []

@@ -52,3 +52,19 @@ def test_levels_fit_k():
         HierarchicalTopK(weights=[1.0])
     with pytest.raises(sle.InvalidArgument, match="weights need one level each"):
         HierarchicalTopK(levels=[1, 2], weights=[1.0])
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"levels": 5}, "levels must be 'all' or whole numbers; got 5"),
+        ({"levels": "every"}, "levels must be 'all' or whole numbers; got 'every'"),
+        ({"levels": [1, 2.5]}, "levels must be 'all' or whole numbers"),
+        ({"levels": [1, 2], "weights": 3}, "weights must be numbers, one per level; got 3"),
+        ({"levels": [1, 2], "weights": "12"}, "weights must be numbers, one per level; got '12'"),
+    ],
+)
+def test_levels_and_weights_of_the_wrong_kind_are_said(options, said):
+    with pytest.raises(sle.InvalidArgument, match=said):
+        HierarchicalTopK(**options)

@@ -171,3 +171,5 @@ def test_with_config_changes_facts_and_never_weights():
     assert moved.W_dec is sae.W_dec
     with pytest.raises(sle.InvalidArgument, match="d_sae belong to the weights"):
         sae.with_config(d_sae=3)
+    with pytest.raises(sle.InvalidArgument, match="config has no 'hookname'; the closest: hook_name"):
+        sae.with_config(hookname="blocks.2.hook_resid_pre")

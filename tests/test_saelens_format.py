@@ -124,6 +124,10 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
 
 def test_dtype_and_device_can_be_chosen(folder):
     assert sle.SAE.from_pretrained(folder, dtype=torch.bfloat16).W_dec.dtype == torch.bfloat16
+    assert sle.SAE.from_pretrained(folder, dtype="float64").W_dec.dtype == torch.float64
+    for wrong in (torch.int8, "bf16", "nn", "int64"):
+        with pytest.raises(sle.InvalidArgument, match="dtype must be a floating point type"):
+            sle.SAE.from_pretrained(folder, dtype=wrong)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,10 @@ def _assert_table(frame, rows, ends):
     assert list(frame.columns) == COLUMNS
     for found, expected in zip(frame.to_dict(orient="records"), rows, strict=True):
         for name in COLUMNS:
-            assert found[name] == pytest.approx(expected[name], rel=2e-4, abs=2e-5), f"{name} at k={expected['k']}"
+            # A share errs by the rounding of its ends over their distance, which an untrained model can make small.
+            end = {"ce_recovered": "ce_mean", "ce_recovered_zero": "ce_zero"}.get(name)
+            rounding = 2.0**-23 * ends["ce_bare"] / abs(ends[end] - ends["ce_bare"]) if end else 0.0
+            assert found[name] == pytest.approx(expected[name], rel=2e-4 + rounding, abs=2e-5), f"{name} at k={expected['k']}"
     for name, value in ends.items():
         assert frame.attrs[name] == pytest.approx(value, rel=1e-5)
 

@@ -123,6 +123,10 @@ def test_everything_wrong_is_reported_at_once():
         TrainConfig(d_sae=8, k=9)
     with pytest.raises(sle.InvalidArgument, match="lr must be above 0, got nan"):
         TrainConfig(d_sae=8, k=2, lr=float("nan"))
+    with pytest.raises(
+        sle.InvalidArgument, match="dead_after .* got -1; seed .* got None; objective must .* got 'topk'; lr must be a number, got 'a'"
+    ):
+        TrainConfig(d_sae=8, k=2, dead_after=-1, seed=None, objective="topk", lr="a")
 
 
 @pytest.mark.usefixtures("without_shape_checks")

@@ -4,6 +4,7 @@
 module     folder                                      reads/writes
 ========== ========================================== ============
 saelens    cfg.json + sae_weights.safetensors          both
+sparsify   cfg.json + sae.safetensors                  reads
 ========== ========================================== ============
 
 No pickle anywhere. Every write goes to a temporary name first and is renamed when it is complete.
@@ -11,6 +12,7 @@ No pickle anywhere. Every write goes to a temporary name first and is renamed wh
 
 from sae_lens_ext.formats.checkpoint import SAECheckpoint
 from sae_lens_ext.formats.locate import locate
-from sae_lens_ext.formats.saelens import read_saelens, write_saelens
+from sae_lens_ext.formats.read import read_sae
+from sae_lens_ext.formats.saelens import write_saelens
 
-__all__ = ["SAECheckpoint", "locate", "read_saelens", "write_saelens"]
+__all__ = ["SAECheckpoint", "locate", "read_sae", "write_saelens"]

@@ -1,6 +1,6 @@
 """What every SAE file format is translated to and from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ class SAECheckpoint:
         k: the k it was trained at; for one trained at several, the largest.
         apply_b_dec_to_input: whether ``b_dec`` is subtracted before encoding.
         tensors: ``W_enc [d_model, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_model]``, ``b_dec [d_model]``.
+        levels: the values of k its training looked at; empty where the file does not say.
         normalization: empty, or ``activation_mean [d_model]`` and ``activation_scale []``: the constants that ``tensors``
             already contain, kept so that they can be taken out again.
         metadata: everything else the file says, JSON values only.
@@ -27,5 +28,6 @@ class SAECheckpoint:
     k: int
     apply_b_dec_to_input: bool
     tensors: Mapping[str, Tensor]
+    levels: Sequence[int] = ()
     normalization: Mapping[str, Tensor] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -33,7 +33,8 @@ def locate(folder_or_repo: str | Path, *, subfolder: str | None = None, revision
         hub = require("huggingface_hub", f"Loading the hub repository {folder_or_repo}")
         patterns = [f"{subfolder}/{pattern}" for pattern in _PATTERNS] if subfolder else list(_PATTERNS)
         try:
-            folder = Path(hub.snapshot_download(str(folder_or_repo), revision=revision, allow_patterns=patterns))
+            deeper = None if subfolder else ["*/*"]  # a repository can hold an SAE for every layer, and gigabytes of them
+            folder = Path(hub.snapshot_download(str(folder_or_repo), revision=revision, allow_patterns=patterns, ignore_patterns=deeper))
         except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError) as error:
             at = f" at revision {revision!r}" if revision else ""
             raise FormatError(

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from sae_lens_ext.errors import FormatError, InvalidArgument, NonFinite
+from sae_lens_ext.errors import FormatError, InvalidArgument
+from sae_lens_ext.formats._read import check_size, read_object, read_tensors, refuse_non_finite
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.formats.checkpoint import SAECheckpoint
 
@@ -29,15 +29,15 @@ _OUR_VERSION = 1
 _REQUIRED_KEYS = ("architecture", "d_in", "d_sae", "k", "metadata")
 
 
-def write_saelens(folder: str | Path, checkpoint: SAECheckpoint, *, ours: Mapping[str, Any]) -> Path:
-    """Write ``checkpoint`` so that SAELens 6 and this package can read it; ``ours`` goes to ``metadata.sae_lens_ext``.
+def write_saelens(folder: str | Path, checkpoint: SAECheckpoint) -> Path:
+    """Write ``checkpoint`` so that SAELens 6 and this package can read it.
 
     Every file is replaced in one step, the weights before the description of them.
 
     Raises:
         NonFinite: a tensor holds NaN or infinity. Nothing is written.
     """
-    _refuse_non_finite(checkpoint.tensors, "the SAE to save")
+    refuse_non_finite(checkpoint.tensors, "the SAE to save")
     folder = Path(folder).expanduser()
     config = {
         "architecture": "topk",
@@ -54,7 +54,7 @@ def write_saelens(folder: str | Path, checkpoint: SAECheckpoint, *, ours: Mappin
             **checkpoint.metadata,
             "sae_lens_version": _SAELENS_VERSION,
             "sae_lens_training_version": None,
-            "sae_lens_ext": {"format_version": _OUR_VERSION, **ours},
+            "sae_lens_ext": {"format_version": _OUR_VERSION, "levels": list(checkpoint.levels)},
         },
     }
     try:
@@ -74,8 +74,8 @@ def write_saelens(folder: str | Path, checkpoint: SAECheckpoint, *, ours: Mappin
     return folder
 
 
-def read_saelens(folder: Path) -> tuple[SAECheckpoint, dict[str, Any]]:
-    """Read a folder that SAELens 6 or this package wrote; returns the checkpoint and ``metadata.sae_lens_ext`` (or {}).
+def read_saelens(folder: Path) -> SAECheckpoint:
+    """Read a folder that SAELens 6 or this package wrote.
 
     Raises:
         FormatError: a missing file or key, a tensor that is missing, extra or misshapen, a file that was cut, another
@@ -93,37 +93,28 @@ def read_saelens(folder: Path) -> tuple[SAECheckpoint, dict[str, Any]]:
         raise FormatError(f"{folder / CONFIG_FILE} has format_version {found!r}; this release reads {_OUR_VERSION}: upgrade sae-lens-ext")
     d_model, d_sae, k = config["d_in"], config["d_sae"], config["k"]
     expected = {"W_enc": [d_model, d_sae], "b_enc": [d_sae], "W_dec": [d_sae, d_model], "b_dec": [d_model]}
-    tensors = _read_tensors(folder / WEIGHTS_FILE, expected)
+    tensors = read_tensors(folder / WEIGHTS_FILE, expected)
     if config.get("rescale_acts_by_decoder_norm", False):
         tensors = _with_decoder_norm_folded(tensors)
     normalization = {}
     if (folder / NORMALIZATION_FILE).exists():
-        normalization = _read_tensors(folder / NORMALIZATION_FILE, {"activation_mean": [d_model], "activation_scale": []})
+        normalization = read_tensors(folder / NORMALIZATION_FILE, {"activation_mean": [d_model], "activation_scale": []})
         if not normalization["activation_scale"] > 0:
             raise FormatError(f"{folder / NORMALIZATION_FILE}: activation_scale must be above 0; it is {normalization['activation_scale']}")
-    checkpoint = SAECheckpoint(
+    return SAECheckpoint(
         d_model=d_model,
         d_sae=d_sae,
         k=k,
+        levels=ours.get("levels", ()),
         apply_b_dec_to_input=config.get("apply_b_dec_to_input", True),
         tensors=tensors,
         normalization=normalization,
         metadata=metadata,
     )
-    return checkpoint, ours
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FormatError(f"{path.parent} holds no {path.name}, so it is not an SAE folder") from None
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read: {error}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise FormatError(f"{path} is not JSON (was it cut short?): {error}") from error
-    if not isinstance(config, dict):
-        raise FormatError(f"{path} must hold one JSON object; it holds a {type(config).__name__}")
+    config = read_object(path)
     metadata = config.get("metadata")
     version = str(metadata.get("sae_lens_version", "")) if isinstance(metadata, dict) else ""
     if version.split(".")[0] != "6":
@@ -137,8 +128,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if missing:
         raise FormatError(f"{path} lacks {', '.join(missing)}")
     for key in ("d_in", "d_sae", "k"):
-        if isinstance(config[key], bool) or not isinstance(config[key], int) or config[key] < 1:
-            raise FormatError(f"{path}: {key} must be a whole number of at least 1; it is {config[key]!r}")
+        check_size(path, key, config[key])
     if config["k"] > config["d_sae"]:
         raise FormatError(f"{path}: k={config['k']} is more than d_sae={config['d_sae']} features")
     for key in ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm"):
@@ -148,35 +138,6 @@ def _read_config(path: Path) -> dict[str, Any]:
         if config.get(key, "none") != "none":
             raise FormatError(f"{path}: {key} is {config[key]!r}; this reader knows 'none': fold it with SAELens and save again")
     return config
-
-
-def _read_tensors(path: Path, expected: Mapping[str, list[int]]) -> dict[str, Tensor]:
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise FormatError(f"{path.parent} holds no {path.name}") from None
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read: {error}") from error
-    except SafetensorError as error:
-        raise FormatError(f"{path} is not a whole safetensors file (was it cut short?): {error}") from error
-    if set(tensors) != set(expected):
-        raise FormatError(f"{path} must hold exactly {', '.join(sorted(expected))}; it holds {', '.join(sorted(tensors)) or 'nothing'}")
-    for name, shape in expected.items():
-        if list(tensors[name].shape) != shape:
-            raise FormatError(f"{path}: {name} must be {shape}, by {CONFIG_FILE}; it is {list(tensors[name].shape)}")
-    dtypes = {tensor.dtype for tensor in tensors.values()}
-    if len(dtypes) > 1 or not dtypes <= {torch.float64, torch.float32, torch.bfloat16, torch.float16}:
-        found = ", ".join(f"{name} {tensor.dtype}" for name, tensor in sorted(tensors.items()))
-        raise FormatError(f"{path} must hold floating point numbers of one kind; it holds {found}")
-    _refuse_non_finite(tensors, str(path))
-    return tensors
-
-
-def _refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    for name, tensor in tensors.items():
-        bad = int((~torch.isfinite(tensor)).sum())
-        if bad:
-            raise NonFinite(f"{bad} of {tensor.numel()} numbers in {name} of {where} are NaN or infinite; train it again or restore it")
 
 
 def _with_decoder_norm_folded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

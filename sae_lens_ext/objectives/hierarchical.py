@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, InvalidK
-from sae_lens_ext.kernels import hierarchical_loss, topk_encode
+from sae_lens_ext.kernels import hierarchical_loss, topk_encode, whole_number
 from sae_lens_ext.objectives.base import Loss
 from sae_lens_ext.sae import SAE, SparseCode
 
@@ -37,8 +37,13 @@ class HierarchicalTopK:
     def __post_init__(self) -> None:
         """Accept lists too, and check that weights have levels to belong to."""
         if self.levels != "all":
-            object.__setattr__(self, "levels", tuple(self.levels))
+            levels = tuple(map(whole_number, self.levels)) if isinstance(self.levels, list | tuple | range) else (None,)
+            if None in levels:
+                raise InvalidArgument(f"levels must be 'all' or whole numbers; got {self.levels!r}")
+            object.__setattr__(self, "levels", levels)
         if self.weights is not None:
+            if not isinstance(self.weights, list | tuple) or not all(isinstance(weight, int | float) for weight in self.weights):
+                raise InvalidArgument(f"weights must be numbers, one per level; got {self.weights!r}")
             object.__setattr__(self, "weights", tuple(self.weights))
             if self.levels == "all" or len(self.weights) != len(self.levels):
                 raise InvalidArgument(f"weights need one level each, named in levels; got levels={self.levels!r}, weights={self.weights}")

@@ -2,15 +2,15 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_lens_ext.errors import FormatError, InvalidArgument, InvalidK, NonFinite, ShapeMismatch
-from sae_lens_ext.formats import SAECheckpoint, locate, read_saelens, write_saelens
+from sae_lens_ext.errors import FormatError, InvalidArgument, InvalidK, NonFinite, ShapeMismatch, closest
+from sae_lens_ext.formats import SAECheckpoint, locate, read_sae, write_saelens
 from sae_lens_ext.kernels import sparse_decode, topk_encode
 from sae_lens_ext.sae.code import SparseCode
 from sae_lens_ext.sae.config import SAEConfig
@@ -192,12 +192,13 @@ class SAE(nn.Module):
             d_model=config.d_model,
             d_sae=config.d_sae,
             k=config.k,
+            levels=config.levels,
             apply_b_dec_to_input=config.apply_b_dec_to_input,
             tensors=tensors,
             normalization=constants if self._is_normalized() else {},
             metadata=metadata,
         )
-        return write_saelens(folder, checkpoint, ours={"levels": list(config.levels)})
+        return write_saelens(folder, checkpoint)
 
     @classmethod
     def from_pretrained(
@@ -208,24 +209,25 @@ class SAE(nn.Module):
         revision: str | None = None,
         folded: bool = True,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> "SAE":
         """Load an SAE from a folder, or from a Hugging Face repository ``owner/name``.
 
         Args:
-            folder_or_repo: a folder that this package or SAELens 6 wrote (architecture topk), or a repository with one.
+            folder_or_repo: a folder that this package, SAELens 6 (architecture topk) or sparsify wrote, or a repository with one.
             subfolder: where in it the SAE is, when not at the top.
             revision: branch, tag or commit of the repository.
             folded: whether the activation's mean and scale stay inside the weights (fastest, features in units of the
                 activations) or are taken out again, as in training.
             device: where to put the weights.
-            dtype: what to cast them to; None keeps the file's.
+            dtype: what to cast them to, as a torch dtype or its name; None keeps the file's.
 
         Raises:
             FormatError: not an SAE folder, or a damaged one.
             NonFinite: the weights hold NaN or infinity.
         """
-        checkpoint, ours = read_saelens(locate(folder_or_repo, subfolder=subfolder, revision=revision))
+        floating = _floating_dtype(dtype)
+        checkpoint = read_sae(locate(folder_or_repo, subfolder=subfolder, revision=revision))
         metadata = dict(checkpoint.metadata)
         known = {name: metadata.pop(name, None) for name in _FIELDS_IN_METADATA}
         try:
@@ -233,7 +235,7 @@ class SAE(nn.Module):
                 d_model=checkpoint.d_model,
                 d_sae=checkpoint.d_sae,
                 k=checkpoint.k,
-                levels=ours.get("levels", ()),
+                levels=checkpoint.levels,
                 apply_b_dec_to_input=checkpoint.apply_b_dec_to_input,
                 metadata=metadata,
                 **{name: value for name, value in known.items() if value is not None},
@@ -243,13 +245,17 @@ class SAE(nn.Module):
         sae = cls.from_tensors(config, **checkpoint.tensors)
         if checkpoint.normalization and not folded:
             sae = sae.unfolded(**checkpoint.normalization)
-        return sae.to(device=device, dtype=dtype).eval()
+        return sae.to(device=device, dtype=floating).eval()
 
     def with_config(self, **changes: object) -> "SAE":
         """The same weights (shared, not copied) with some fields of the config replaced, such as ``hook_name``."""
         unchangeable = {"d_model", "d_sae"} & changes.keys()
         if unchangeable:
             raise InvalidArgument(f"{', '.join(sorted(unchangeable))} belong to the weights and cannot be replaced")
+        names = [field.name for field in fields(self.config)]
+        unknown = [name for name in changes if name not in names]
+        if unknown:
+            raise InvalidArgument(f"an SAE's config has no {unknown[0]!r}; the closest: {closest(unknown[0], names)}")
         sae = copy.copy(self)
         sae.config = replace(self.config, **changes)
         return sae
@@ -264,3 +270,10 @@ class SAE(nn.Module):
 
     def _name(self) -> str:
         return f"the SAE of {self.config.hook_name}" if self.config.hook_name else "this SAE"
+
+
+def _floating_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise InvalidArgument(f"dtype must be a floating point type such as torch.float32 or 'bfloat16', or None; got {dtype!r}")
+    return found

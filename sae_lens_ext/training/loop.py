@@ -53,8 +53,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Report everything that is wrong at once."""
-        counts = [name for name in ("d_sae", "k", "epochs", "batch_size") if (whole_number(getattr(self, name)) or 0) < 1]
+        sizes = ["d_sae", "k", "epochs", "batch_size", *(["dead_after"] if self.dead_after is not None else [])]
+        counts = [name for name in sizes if (whole_number(getattr(self, name)) or 0) < 1]
         wrong = [f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}" for name in counts]
+        if whole_number(self.seed) is None:
+            wrong.append(f"seed must be a whole number, got {self.seed!r}")
+        if not isinstance(self.objective, Objective):
+            wrong.append(f"objective must be an objective such as HierarchicalTopK(), got {self.objective!r}")
+        numbers = [name for name in ("lr", "warmup", "decay") if not isinstance(getattr(self, name), int | float)]
+        if numbers:
+            raise InvalidArgument("; ".join([*wrong, *(f"{name} must be a number, got {getattr(self, name)!r}" for name in numbers)]))
         wrong += [
             f"{name} must be from 0 to 1, got {getattr(self, name)}" for name in ("warmup", "decay") if not 0 <= getattr(self, name) <= 1
         ]

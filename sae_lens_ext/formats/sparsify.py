@@ -1,0 +1,59 @@
+"""Folders of the sparsify library: ``cfg.json`` and ``sae.safetensors``.
+
+Source: EleutherAI/sparsify 1.3, ``SparseCoder.save_to_disk`` and ``SparseCoder.encode``.
+"""
+
+import re
+from pathlib import Path
+
+from sae_lens_ext.errors import FormatError
+from sae_lens_ext.formats._read import check_size, read_object, read_tensors
+from sae_lens_ext.formats.checkpoint import SAECheckpoint
+
+WEIGHTS_FILE = "sae.safetensors"
+
+# The folder is named by the module whose output was read. Only a whole block's means the same in every model: what its
+# attention and MLP add to the residual stream may pass a norm first.
+_BLOCK = re.compile(r"(?:layers|h)\.(\d+)")
+
+
+def read_sparsify(folder: Path) -> SAECheckpoint:
+    """Read a folder that sparsify wrote: a TopK SAE with a pre-bias, whose weights have other names.
+
+    Raises:
+        FormatError: a missing file or key, tensors that do not fit, or a transcoder, which reads one place and writes another.
+        NonFinite: a tensor holds NaN or infinity.
+    """
+    path = folder / "cfg.json"
+    config = read_object(path)
+    if config.get("activation", "topk") != "topk":
+        raise FormatError(f"{path} describes activation {config['activation']!r}; this reader knows 'topk'")
+    for key, what in (("transcode", "a transcoder"), ("skip_connection", "a coder with a skip connection")):
+        if config.get(key, False):
+            raise FormatError(f"{path} describes {what}; this reader knows autoencoders, which write where they read")
+    missing = [key for key in ("d_in", "k") if key not in config]
+    if missing:
+        raise FormatError(f"{path} lacks {', '.join(missing)}")
+    for key in ("d_in", "k"):
+        check_size(path, key, config[key])
+    d_model, d_sae = config["d_in"], config.get("num_latents") or config["d_in"] * config.get("expansion_factor", 32)
+    check_size(path, "num_latents", d_sae)
+    expected = {"encoder.weight": [d_sae, d_model], "encoder.bias": [d_sae], "W_dec": [d_sae, d_model], "b_dec": [d_model]}
+    tensors = read_tensors(folder / WEIGHTS_FILE, expected)
+    metadata = {"trained_with": "sparsify", "hf_hook_name": folder.name}
+    block = _BLOCK.fullmatch(folder.name)
+    if block:
+        metadata["hook_name"] = f"blocks.{block[1]}.hook_resid_post"
+    return SAECheckpoint(
+        d_model=d_model,
+        d_sae=d_sae,
+        k=config["k"],
+        apply_b_dec_to_input=True,
+        tensors={
+            "W_enc": tensors["encoder.weight"].T,
+            "b_enc": tensors["encoder.bias"],
+            "W_dec": tensors["W_dec"],
+            "b_dec": tensors["b_dec"],
+        },
+        metadata=metadata,
+    )

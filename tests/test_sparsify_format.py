@@ -1,0 +1,93 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import sae_lens_ext as sle
+
+D_MODEL, D_SAE, K = 6, 20, 4
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """As sparsify 1.3 writes it: torch names for the encoder, sizes as an expansion factor or a number of latents."""
+    folder = tmp_path / "layers.3"
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"encoder.weight": (D_SAE, D_MODEL), "encoder.bias": (D_SAE,), "W_dec": (D_SAE, D_MODEL), "b_dec": (D_MODEL,)}
+    save_file({name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}, folder / "sae.safetensors")
+    _configure(folder)
+    return folder
+
+
+def _configure(folder, **changes):
+    config = {
+        "activation": "topk",
+        "expansion_factor": 32,
+        "normalize_decoder": True,
+        "num_latents": D_SAE,
+        "k": K,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+        "d_in": D_MODEL,
+    } | changes
+    (folder / "cfg.json").write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+
+
+def test_it_computes_what_sparsify_does(folder):
+    sae = sle.SAE.from_pretrained(folder)
+    x = torch.randn(3, D_MODEL)
+    acts = torch.relu((x - sae.b_dec) @ sae.W_enc + sae.b_enc)
+    values, indices = acts.topk(K)
+    expected = torch.einsum("nk,nkd->nd", values, sae.W_dec[indices]) + sae.b_dec
+    torch.testing.assert_close(sae(x), expected)
+    assert sae.W_enc.T.is_contiguous()
+    assert (sae.config.k, sae.config.levels, sae.config.hook_name) == (K, (K,), "blocks.3.hook_resid_post")
+    assert sae.config.metadata["hf_hook_name"] == "layers.3"
+
+
+def test_a_site_that_may_mean_something_else_is_left_to_the_user(folder):
+    sae = sle.SAE.from_pretrained(folder.rename(folder.parent / "layers.3.mlp"))
+    assert sae.config.hook_name is None
+    assert sae.config.metadata["hf_hook_name"] == "layers.3.mlp"
+
+
+def test_saved_again_it_is_a_folder_of_ours(folder, tmp_path):
+    sae = sle.SAE.from_pretrained(folder)
+    again = sle.SAE.from_pretrained(sae.save_pretrained(tmp_path / "ours"))
+    x = torch.randn(3, D_MODEL)
+    assert torch.equal(sae(x), again(x))
+    assert again.config == sae.config
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"activation": "groupmax"}, "describes activation 'groupmax'; this reader knows 'topk'"),
+        ({"transcode": True}, "describes a transcoder"),
+        ({"skip_connection": True}, "describes a coder with a skip connection"),
+        ({"k": ...}, "lacks k"),
+        ({"d_in": 0}, "d_in must be a whole number of at least 1"),
+        ({"k": D_SAE + 1}, "k must be from 1 to d_sae"),
+        ({"num_latents": 0}, "must be \\[192, 6\\], by cfg.json; it is \\[20, 6\\]"),
+        ({"num_latents": "20"}, "num_latents must be a whole number"),
+    ],
+)
+def test_what_it_is_not_is_said(folder, changes, said):
+    _configure(folder, **changes)
+    with pytest.raises(sle.FormatError, match=said):
+        sle.SAE.from_pretrained(folder)
+
+
+def test_a_repository_of_many_asks_which(folder):
+    with pytest.raises(sle.FormatError, match="holds 1 SAE folders; choose one with subfolder=, such as 'layers.3'"):
+        sle.SAE.from_pretrained(folder.parent)
+    assert sle.SAE.from_pretrained(folder.parent, subfolder="layers.3").config.k == K
+
+
+def test_gemma_scope_is_recognised_and_refused(tmp_path):
+    (tmp_path / "params.npz").write_bytes(b"")
+    with pytest.raises(sle.FormatError, match="Gemma Scope SAE, whose activation is JumpReLU"):
+        sle.SAE.from_pretrained(tmp_path)
