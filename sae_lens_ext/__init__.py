@@ -16,8 +16,19 @@ _PUBLIC = {
     "SAE": "sae",
     "SAEConfig": "sae",
     "SparseCode": "sae",
+    "Ablate": "interventions",
+    "AddDirection": "interventions",
+    "Clamp": "interventions",
+    "Patch": "interventions",
+    "Run": "interventions",
+    "Scale": "interventions",
+    "Steer": "interventions",
+    "difference_in_means": "interventions",
+    "edits_from_json": "interventions",
+    "edits_to_json": "interventions",
     "splice": "interventions",
     "sweep_k": "interventions",
+    "until_fvu": "interventions",
     "demo_sae": "training",
     "load_bundled": "models",
     "BackendError": "errors",
@@ -43,8 +54,19 @@ if TYPE_CHECKING:
     from sae_lens_ext.errors import ShapeMismatch as ShapeMismatch
     from sae_lens_ext.errors import UnknownSite as UnknownSite
     from sae_lens_ext.errors import UnsupportedHost as UnsupportedHost
+    from sae_lens_ext.interventions import Ablate as Ablate
+    from sae_lens_ext.interventions import AddDirection as AddDirection
+    from sae_lens_ext.interventions import Clamp as Clamp
+    from sae_lens_ext.interventions import Patch as Patch
+    from sae_lens_ext.interventions import Run as Run
+    from sae_lens_ext.interventions import Scale as Scale
+    from sae_lens_ext.interventions import Steer as Steer
+    from sae_lens_ext.interventions import difference_in_means as difference_in_means
+    from sae_lens_ext.interventions import edits_from_json as edits_from_json
+    from sae_lens_ext.interventions import edits_to_json as edits_to_json
     from sae_lens_ext.interventions import splice as splice
     from sae_lens_ext.interventions import sweep_k as sweep_k
+    from sae_lens_ext.interventions import until_fvu as until_fvu
     from sae_lens_ext.models import load_bundled as load_bundled
     from sae_lens_ext.sae import SAE as SAE
     from sae_lens_ext.sae import SAEConfig as SAEConfig

@@ -14,7 +14,7 @@ PACKAGE = Path(sae_lens_ext.__file__).parent
 # Low to high. A module may import from rows below its own; names in one row do not import each other.
 LAYERS = [
     {"_types", "errors"},
-    {"_optional"},
+    {"_numbers", "_optional"},
     {"kernels", "formats"},
     {"sae", "based"},
     {"objectives"},
@@ -41,15 +41,21 @@ HEAVY = ["torch._dynamo", *FENCES, "transformers", "datasets", "pandas", "huggin
 
 
 def imports(source: str) -> list[tuple[str, int]]:
-    """Every module a source imports, by import statement or through ``require``, with its line."""
+    """Every module a source imports, by a statement or through a function that does it, with its line."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found += [(alias.name, node.lineno) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.append((node.module, node.lineno))
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require" and isinstance(node.args[0], ast.Constant):
-            found.append((str(node.args[0].value), node.lineno))
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are written out from the package's name"
+            # A public name of the package stands for the module it comes from.
+            public = [sae_lens_ext._PUBLIC[alias.name] for alias in node.names if alias.name in sae_lens_ext._PUBLIC]
+            modules = [f"sae_lens_ext.{name}" for name in public] if node.module == "sae_lens_ext" and public else [node.module]
+            found += [(module, node.lineno) for module in modules]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute) and node.args:
+            called = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            if called in ("require", "import_module", "__import__") and isinstance(node.args[0], ast.Constant):
+                found.append((str(node.args[0].value), node.lineno))
     return found
 
 
@@ -77,7 +83,6 @@ def test_every_folder_has_a_row():
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down_and_stay_inside_their_fences(path):
-    # The bundled model is the one that may open itself with TransformerLens, through the host that knows it.
     wrong = violations(str(path.relative_to(PACKAGE)), path.read_text(encoding="utf-8"))
     assert not wrong
 
@@ -92,6 +97,8 @@ def test_imports_point_down_and_stay_inside_their_fences(path):
         ("training/x.py", "plt = require('matplotlib.pyplot', 'A picture')"),
         ("kernels/topk_encode/cpu.py", "import triton.language as tl"),
         ("formats/saelens.py", "from sae_lens import SAE"),
+        ("kernels/x.py", "from sae_lens_ext import SAE"),
+        ("hosts/x.py", "import importlib\n\nlens = importlib.import_module('transformer_lens')"),
     ],
 )
 def test_a_planted_import_is_caught(path, source):

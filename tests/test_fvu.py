@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+import sae_lens_ext as sle
 from sae_lens_ext.sae import FVU
 
 
@@ -43,3 +44,9 @@ def test_a_mean_over_all_coordinates_would_give_another_number():
 def test_nothing_seen_is_not_a_number():
     assert math.isnan(FVU().value())
     assert math.isnan(_fvu(torch.ones(3, 2), torch.ones(3, 2)))
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_shapes_that_would_broadcast_are_refused():
+    with pytest.raises(sle.ShapeMismatch, match=r"must have one shape; got \[10, 4\] and \[1, 4\]"):
+        FVU().update(torch.randn(10, 4), torch.randn(1, 4))

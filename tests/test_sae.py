@@ -168,8 +168,26 @@ def test_with_config_changes_facts_and_never_weights():
     sae = tiny.sae()
     moved = sae.with_config(hook_name="blocks.2.hook_resid_pre")
     assert (sae.config.hook_name, moved.config.hook_name) == ("blocks.1.hook_resid_post", "blocks.2.hook_resid_pre")
-    assert moved.W_dec is sae.W_dec
+    assert moved.W_dec.data_ptr() == sae.W_dec.data_ptr()
+    moved.double()
+    assert (sae.W_dec.dtype, moved.W_dec.dtype) == (torch.float32, torch.float64)
     with pytest.raises(sle.InvalidArgument, match="d_sae belong to the weights"):
         sae.with_config(d_sae=3)
     with pytest.raises(sle.InvalidArgument, match="config has no 'hookname'; the closest: hook_name"):
         sae.with_config(hookname="blocks.2.hook_resid_pre")
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_parts_of_an_sae_that_do_not_fit_are_said():
+    sae = tiny.sae()
+    with pytest.raises(sle.InvalidArgument, match="metadata must be a mapping of JSON values; got None"):
+        sle.SAEConfig(d_model=4, d_sae=8, k=2, metadata=None)
+    with pytest.raises(sle.InvalidArgument, match="must be of one dtype; got torch.float32, torch.float64"):
+        sle.SAE.from_tensors(sae.config, sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec.double())
+    with pytest.raises(sle.InvalidK, match="nested takes a list of values of k; got 4"):
+        sae.nested(torch.zeros(2, 32), 4)
+    with pytest.raises(sle.InvalidArgument, match="apply_b_dec_to_input belong to the weights"):
+        sae.with_config(apply_b_dec_to_input=False)
+    scaled = sle.SAE.from_tensors(sae.config, sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, activation_scale=2.0)
+    with pytest.raises(sle.InvalidArgument, match="has an activation_mean or activation_scale of its own; call folded"):
+        scaled.unfolded(torch.zeros(32), torch.tensor(2.0))

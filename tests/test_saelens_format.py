@@ -217,3 +217,29 @@ def test_a_name_that_is_nothing_is_refused(tmp_path, folder):
         with pytest.raises(sle.FormatError, match="no folder .* inside"):
             sle.SAE.from_pretrained(folder, subfolder=outside)
     assert sle.SAE.from_pretrained(tmp_path, subfolder="sae").config.k == 8
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("./nothing",), "no folder './nothing' here"),
+        (("../nothing",), "no folder '../nothing' here"),
+        (("a/b/c",), "not the name of a hub repository"),
+        (("x" * 5000,), "no path this machine can have: File name too long"),
+        ((3,), "give the path of a folder or the name of a hub repository; got 3"),
+    ],
+)
+def test_a_place_that_is_none_is_said(options, said):
+    with pytest.raises(sle.FormatError, match=said):
+        sle.SAE.from_pretrained(*options)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_saving_where_nothing_can_be_saved_is_refused_and_writes_nothing(folder, tmp_path):
+    with pytest.raises(sle.InvalidArgument, match="cfg.json is a file; give a folder"):
+        tiny.sae().save_pretrained(folder / "cfg.json" / "sae")
+    with pytest.raises(sle.InvalidArgument, match="give the folder to save to as a path; got None"):
+        tiny.sae().save_pretrained(None)
+    with pytest.raises(sle.FormatError, match="subfolder must be the name of a folder, or None; got 3"):
+        sle.SAE.from_pretrained(folder, subfolder=3)

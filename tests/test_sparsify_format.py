@@ -73,6 +73,8 @@ def test_saved_again_it_is_a_folder_of_ours(folder, tmp_path):
         ({"k": D_SAE + 1}, "k must be from 1 to d_sae"),
         ({"num_latents": 0}, "must be \\[192, 6\\], by cfg.json; it is \\[20, 6\\]"),
         ({"num_latents": "20"}, "num_latents must be a whole number"),
+        ({"num_latents": 0, "expansion_factor": None}, "expansion_factor must be a whole number"),
+        ({"signed": True}, "sets 'signed' to True, which may change what the coder computes"),
     ],
 )
 def test_what_it_is_not_is_said(folder, changes, said):
@@ -91,3 +93,11 @@ def test_gemma_scope_is_recognised_and_refused(tmp_path):
     (tmp_path / "params.npz").write_bytes(b"")
     with pytest.raises(sle.FormatError, match="Gemma Scope SAE, whose activation is JumpReLU"):
         sle.SAE.from_pretrained(tmp_path)
+
+
+def test_saving_over_it_replaces_it(folder):
+    sae = sle.SAE.from_pretrained(folder)
+    with torch.no_grad():
+        sae.W_dec.zero_()
+    sae.save_pretrained(folder)
+    assert not sle.SAE.from_pretrained(folder).W_dec.any()

@@ -283,10 +283,10 @@ def test_extrapolation_is_for_the_whole_splice(model, sae):
         assert spliced.codes[SITE].k == 48
 
 
-@pytest.mark.parametrize("positions", [3, "last", torch.tensor([1, 2]), [True] * 10])
+@pytest.mark.parametrize("positions", [3, "last", torch.tensor([1.5]), torch.ones(2, 2, 2, dtype=torch.bool), [], [0.5]])
 @pytest.mark.usefixtures("without_shape_checks")
 def test_positions_that_are_none_are_refused(model, sae, positions):
-    with pytest.raises(sle.InvalidArgument, match="positions must be a slice, a boolean mask"):
+    with pytest.raises(sle.InvalidArgument, match="positions must be a slice, a list of whole numbers, a boolean mask"):
         sle.splice(model, sae, positions=positions)
 
 
@@ -304,3 +304,31 @@ def test_a_site_whose_width_shows_only_in_the_run_is_checked_there(model):
         sle.splice(model, {"blocks.1.mlp.hook_post": tiny.sae()}),
     ):
         model(tiny.tokens())
+
+
+def test_a_site_that_never_fires_is_said(gemma2):
+    tokens = tiny.tokens()
+    with pytest.raises(sle.UnknownSite, match="rotary_emb.hook_out did not fire when the model ran, so nothing is spliced there"):
+        _run_spliced(gemma2, {"rotary_emb.hook_out": tiny.sae(d_model=8)}, tokens)
+    # A run that stops before a site says nothing about it.
+    with sle.splice(gemma2, {"blocks.3.hook_resid_post": tiny.sae()}):
+        gemma2.run_with_cache(tokens, stop_at_layer=1)
+
+
+def _run_spliced(model, sae, tokens):
+    with sle.splice(model, sae):
+        model(tokens)
+
+
+@pytest.mark.parametrize("n_pos", [4, 7])
+def test_positions_are_positions_where_heads_have_an_axis_of_their_own(model, n_pos):
+    # Four heads: a mask over positions must not be taken for one over heads.
+    site = "blocks.1.attn.hook_z"
+    tokens = tiny.tokens(length=n_pos)
+    seen = {}
+    with sle.splice(model, {site: tiny.sae()}, positions=slice(1, None)):
+        model.run_with_hooks(tokens, fwd_hooks=[(site, lambda x, hook: seen.update(spliced=x.clone()))])
+    _, cache = model.run_with_cache(tokens, names_filter=site)
+    changed = (seen["spliced"] != cache[site]).any(-1)
+    assert not changed[:, 0].any()
+    assert changed[:, 1:].all()

@@ -1,5 +1,6 @@
 import math
 
+import pandas
 import pytest
 import tiny
 import torch
@@ -7,6 +8,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 import sae_lens_ext as sle
 from sae_lens_ext.hosts import runs
+from sae_lens_ext.interventions import sweep
 
 SITE = "blocks.1.hook_resid_post"
 COLUMNS = ["k", "l0", "fvu", "ce", "ce_recovered", "ce_recovered_zero", "kl"]
@@ -131,8 +133,22 @@ def test_blocks_below_the_site_run_once(gemma2, tokens):
     sle.sweep_k(gemma2, tokens, tiny.sae(), ks=[1, 2, 4], batch_size=5, progress=False)
     for handle in handles:
         handle.remove()
-    # Once for the activations, once for the check that skipping is exact; blocks 2 and 3 for six conditions and that check twice.
-    assert [ran.count(i) for i in range(4)] == [2, 2, 8, 8]
+    # Once for the activations, once for the check that skipping is exact. Blocks 2 and 3 for that check twice, for the bare model,
+    # and for the five conditions at once.
+    assert [ran.count(i) for i in range(4)] == [2, 2, 4, 4]
+
+
+@pytest.mark.parametrize("n_rows", [1, 7, 12, 1000])
+def test_values_of_k_run_at_once_as_far_as_memory_goes(model, tokens, monkeypatch, n_rows):
+    expected = sle.sweep_k(model, tokens, tiny.sae(), ks=[1, 4, 8], batch_size=3, progress=False)
+    sizes = []
+    original = sweep.next_token_logits
+    monkeypatch.setattr(sweep, "next_token_logits", lambda host, rows, scored: (sizes.append(len(rows)), original(host, rows, scored))[1])
+    monkeypatch.setattr(sweep, "rows_that_fit", lambda *_: n_rows)
+    found = sle.sweep_k(model, tokens, tiny.sae(), ks=[1, 4, 8], batch_size=3, progress=False)
+    assert max(sizes) == {1: 3, 7: 6, 12: 12, 1000: 15}[n_rows]
+    for column in COLUMNS:
+        assert found[column].tolist() == pytest.approx(expected[column].tolist(), rel=1e-4, abs=1e-6), column
 
 
 def test_a_model_in_which_skipping_is_not_exact_is_run_whole(gemma2, tokens, monkeypatch):
@@ -198,7 +214,7 @@ def test_text_is_tokenised_by_the_model(gemma2):
         ({"score": torch.tensor([1.7])}, sle.InvalidArgument, "score must hold positions from 0 to 10"),
         ({"score": "a"}, sle.InvalidArgument, "score must be a slice, positions, or a boolean mask"),
         ({"ks": 5}, sle.InvalidK, "ks must be a list of values of k; got 5"),
-        ({"batch_size": 0}, sle.InvalidArgument, "batch_size must be a whole number of at least 1, or None; got 0"),
+        ({"batch_size": 0}, sle.InvalidArgument, "batch_size must be a whole number of at least 1; got 0"),
         ({"tokens": ["w1 w2 w3", "w1 w2"]}, sle.InvalidArgument, r"different lengths \(4, 3 tokens\)"),
         ({"tokens": None}, sle.InvalidArgument, "tokens must be ids .* or text; got a NoneType"),
         ({"tokens": []}, sle.InvalidArgument, "at least one of each"),
@@ -211,3 +227,22 @@ def test_text_is_tokenised_by_the_model(gemma2):
 def test_bad_input_is_refused_in_words(gemma2, tokens, arguments, error, message):
     with pytest.raises(error, match=message):
         sle.sweep_k(**{"model": gemma2, "tokens": tokens, "sae": tiny.sae(), "progress": False, **arguments})
+
+
+def test_two_saes_for_one_place_are_refused(gemma2, tokens):
+    with pytest.raises(sle.InvalidArgument, match="two of these names are one place in the model"):
+        sle.sweep_k(gemma2, tokens, {"blocks.1.hook_resid_post": tiny.sae(), "blocks.1.hook_out": tiny.sae(seed=1)}, progress=False)
+
+
+def test_words_that_the_model_does_not_know_are_refused(gemma2):
+    with pytest.raises(sle.InvalidArgument, match="token ids must be from 0 to 95 for this model; they run from 4 to 96"):
+        sle.sweep_k(gemma2, torch.tensor([[4, 5, 96]]), tiny.sae(), progress=False)
+
+
+def test_a_table_that_lost_its_ends_is_not_plotted(gemma2, tokens, tmp_path):
+    from sae_lens_ext.viz import plot_frontier
+
+    frame = sle.sweep_k(gemma2, tokens, tiny.sae(), progress=False)
+    frame.to_csv(tmp_path / "sweep.csv", index=False)
+    with pytest.raises(sle.InvalidArgument, match=r"has no attrs\['ce_bare'\]: a table that was read from a CSV file"):
+        plot_frontier(pandas.read_csv(tmp_path / "sweep.csv"))

@@ -55,3 +55,18 @@ def test_a_folder_without_text_is_refused(tmp_path):
 
 def test_no_source_means_the_default_text():
     assert next(documents()) == next(default_documents())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.json", b'{"text": "x"'), ("a.parquet", b"PAR1 no"), ("a.jsonl", b""), ("a.jsonl", b'{"text": "x"}\n{"text')],
+)
+def test_a_broken_file_is_said(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(sle.FormatError, match=f"{name} cannot be read to its end"):
+        list(documents(tmp_path))
+
+
+def test_no_source_at_all_is_not_the_current_folder():
+    with pytest.raises(sle.FormatError, match="give a file, a folder or the name of a dataset to read text from; got ''"):
+        list(documents(""))

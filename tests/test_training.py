@@ -187,3 +187,39 @@ def test_activations_survive_the_disk(tmp_path):
         Activations.load(path)
     with pytest.raises(sle.FormatError, match="is not a file of activations"):
         Activations.load(tmp_path / "nothing")
+
+
+def test_a_feature_that_never_fires_is_dead_however_long_that_takes():
+    line = Activations(torch.randn(400, 1) @ torch.randn(1, 16), "x")
+    config = {"d_sae": 64, "k": 1, "objective": TopK(), "epochs": 2, "batch_size": 100}
+    by_default = train(line, TrainConfig(**config), progress=False).dead
+    assert by_default > 0.5
+    assert 0.5 < train(line, TrainConfig(**config, dead_after=10**9), progress=False).dead <= by_default
+
+
+def test_training_works_where_gradients_are_switched_off():
+    activations, config = _sparse_activations(n=300), TrainConfig(d_sae=32, k=4, epochs=1)
+    with torch.no_grad():
+        losses = train(activations, config, progress=False).losses
+    assert losses == train(activations, config, progress=False).losses
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_what_cannot_be_trained_is_said(gemma2):
+    with pytest.raises(sle.InvalidArgument, match="objective must be an objective such as HierarchicalTopK"):
+        TrainConfig(d_sae=8, k=2, objective=TopK)
+    with pytest.raises(sle.InvalidArgument, match="config must be a TrainConfig; got a NoneType"):
+        train(_sparse_activations(n=10), None, progress=False)
+    with pytest.raises(sle.InvalidArgument, match="must be a tensor of float32, bfloat16 or float64; got torch.float16"):
+        Activations(torch.zeros(3, 4, dtype=torch.float16), "x")
+    with pytest.raises(sle.InvalidArgument, match="batch_size must be a whole number of at least 1; got 0"):
+        collect_activations(gemma2, tiny.tokens(), "blocks.1.hook_resid_post", batch_size=0, progress=False)
+
+
+def test_clipping_twice_counts_once_and_rows_of_zeros_do_not_count():
+    values = torch.nn.functional.normalize(torch.randn(100, 6), dim=1).bfloat16()
+    values[:5] *= 50
+    once = Activations(values, "x").outliers_clipped()
+    assert (once.n_outliers, once.outliers_clipped().n_outliers) == (5, 5)
+    mostly_zero = Activations(torch.cat([torch.zeros(60, 4), torch.ones(40, 4)]), "x").outliers_clipped()
+    assert (mostly_zero.n_outliers, mostly_zero.values.sum().item()) == (0, 160)

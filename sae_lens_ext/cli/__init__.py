@@ -1,4 +1,5 @@
-"""The command line, ``sae-lens-ext``. A failure is one line on standard error and exit code 2."""
+"""The command line, ``sae-lens-ext``. A failure is one line on standard error, a wrong option a box that
+names it; both exit with 2."""
 
 import sys
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import FormatError
 
+# owner/name; neither is "." or "..", which begin a path.
+_REPO = re.compile(r"(?!\.+/)[\w.-]{1,96}/(?!\.+$)[\w.-]{1,96}")
 # Only what a reader of this package may need; a repository can hold much more.
 _PATTERNS = ("*.json", "*.safetensors")
 
@@ -24,11 +26,17 @@ def locate(folder_or_repo: str | Path, *, subfolder: str | None = None, revision
     """
     if not isinstance(folder_or_repo, str | Path):
         raise FormatError(f"give the path of a folder or the name of a hub repository; got {folder_or_repo!r}")
+    if not isinstance(subfolder, str | None):
+        raise FormatError(f"subfolder must be the name of a folder, or None; got {subfolder!r}")
     folder = Path(folder_or_repo).expanduser()
-    if not folder.is_dir():
-        if folder.exists():
+    try:
+        is_folder, is_there = folder.is_dir(), folder.exists()
+    except OSError as error:
+        raise FormatError(f"{str(folder_or_repo)[:80]!r}... is no path this machine can have: {error.strerror}") from error
+    if not is_folder:
+        if is_there:
             raise FormatError(f"an SAE is a folder with a cfg.json; {folder} is a file, so give the folder that holds it")
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder_or_repo)):
+        if not _REPO.fullmatch(str(folder_or_repo)):
             raise FormatError(f"no folder {str(folder_or_repo)!r} here, and it is not the name of a hub repository (owner/name) either")
         hub = require("huggingface_hub", f"Loading the hub repository {folder_or_repo}")
         patterns = [f"{subfolder}/{pattern}" for pattern in _PATTERNS] if subfolder else list(_PATTERNS)

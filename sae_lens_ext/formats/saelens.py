@@ -38,6 +38,8 @@ def write_saelens(folder: str | Path, checkpoint: SAECheckpoint) -> Path:
         NonFinite: a tensor holds NaN or infinity. Nothing is written.
     """
     refuse_non_finite(checkpoint.tensors, "the SAE to save")
+    if not isinstance(folder, str | Path):
+        raise InvalidArgument(f"give the folder to save to as a path; got {folder!r}")
     folder = Path(folder).expanduser()
     config = {
         "architecture": "topk",
@@ -61,8 +63,9 @@ def write_saelens(folder: str | Path, checkpoint: SAECheckpoint) -> Path:
         text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise InvalidArgument(f"the SAE's metadata must be JSON values to be saved ({error})") from error
-    if folder.exists() and not folder.is_dir():
-        raise InvalidArgument(f"{folder} is a file; give a folder to save an SAE to")
+    in_the_way = next((part for part in (folder, *folder.parents) if part.exists() and not part.is_dir()), None)
+    if in_the_way is not None:
+        raise InvalidArgument(f"{in_the_way} is a file; give a folder to save an SAE to")
     for name, tensors in ((NORMALIZATION_FILE, checkpoint.normalization), (WEIGHTS_FILE, checkpoint.tensors)):
         if tensors:
             with replacing(folder / name) as temporary:

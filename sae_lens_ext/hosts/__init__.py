@@ -7,10 +7,10 @@ protocol, once. No host library is imported until one of its models arrives.
 from typing import Any
 
 from sae_lens_ext.errors import UnsupportedHost
-from sae_lens_ext.hosts.base import Host, Site
-from sae_lens_ext.hosts.runs import capture, next_token_logits, resume, token_rows
+from sae_lens_ext.hosts.base import Host, Points, Site
+from sae_lens_ext.hosts.runs import RunWatch, capture, next_token_logits, resume, token_rows
 
-__all__ = ["Host", "Site", "capture", "host_for", "next_token_logits", "resume", "token_rows"]
+__all__ = ["Host", "Points", "RunWatch", "Site", "capture", "host_for", "next_token_logits", "resume", "token_rows"]
 
 
 def host_for(model: Any) -> Host:
@@ -24,7 +24,15 @@ def host_for(model: Any) -> Host:
         from sae_lens_ext.hosts.lens import LensHost  # loads TransformerLens, which is loaded when one of its models arrives
 
         return LensHost(model)
+    if "nnsight" in libraries:
+        from sae_lens_ext.hosts.nnsight import NNsightHost
+
+        return NNsightHost(model)
+    if "torch" in libraries:
+        from sae_lens_ext.hosts.torch import TorchHost
+
+        return TorchHost(model)
     raise UnsupportedHost(
-        f"cannot read activations of a {type(model).__module__}.{type(model).__qualname__}; give a TransformerLens "
-        "TransformerBridge or HookedTransformer"
+        f"cannot read activations of a {type(model).__module__}.{type(model).__qualname__}; give a TransformerLens model, an nnsight "
+        "model, or a torch module"
     )

@@ -1,6 +1,5 @@
-"""What every host offers. Names of sites are those of TransformerLens, on every host."""
+"""What every host offers. Names of sites are those of TransformerLens, on every host; the host's own paths are accepted too."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -8,13 +7,21 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sae_lens_ext.hosts.names import RESIDUAL_POINTS, Point
+
 SiteFunction = Callable[[Tensor], Tensor | None]
 """Takes the activation at a site; returns what to put in its place, or None to leave it."""
 
-_BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
-# Points that hold the whole residual stream before or after a block, by either of their TransformerLens spellings.
-_BEFORE_BLOCK = ("hook_resid_pre", "hook_in")
-_AFTER_BLOCK = ("hook_resid_post", "hook_out")
+Undo = Callable[[], None]
+"""Takes back exactly what returned it."""
+
+
+class Points:
+    """Points that nobody can listen at: for hosts that have no named hook points."""
+
+    def passed(self, name: str, value: Callable[[], Tensor]) -> tuple[Tensor, Tensor] | None:
+        """The value as it was and as the listeners at this point leave it; None, and nothing computed, where nobody listens."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -24,24 +31,24 @@ class Site:
     Attributes:
         name: as the user wrote it.
         key: the same string for two names of one place.
+        block: the block it belongs to, or None.
+        point: which of the points that every block has it is, or None for any other place.
     """
 
     name: str
     key: str
+    block: int | None = None
+    point: Point | None = None
 
     @property
     def blocks_before(self) -> int:
         """How many blocks have run, wholly, when the activation at this site is known; 0 for a site outside of the blocks."""
-        match = _BLOCK.fullmatch(self.key)
-        if match is None:
-            return 0
-        return int(match[1]) + (match[2] in _AFTER_BLOCK)
+        return 0 if self.block is None else self.block + (self.point == "resid_post")
 
     @property
     def is_residual(self) -> bool:
         """Whether the activation here is the residual stream between two blocks, all that the later ones see of the earlier."""
-        match = _BLOCK.fullmatch(self.key)
-        return match is not None and match[2] in (*_BEFORE_BLOCK, *_AFTER_BLOCK)
+        return self.point in RESIDUAL_POINTS
 
 
 @runtime_checkable
@@ -50,21 +57,23 @@ class Host(Protocol):
 
     Attributes:
         model: the object the user has.
-        blocks: its transformer blocks, in order.
-        embed: the module that is called with the token ids.
-        unembed: the module that turns the last residual stream into logits.
+        blocks: its transformer blocks, in order; empty where the host cannot tell.
+        embed: the module that is called with the token ids, if it is known.
+        unembed: the module that turns the last residual stream into logits, if it is known.
+        d_vocab: how many logits there are per position, if it is known.
     """
 
     model: Any
     blocks: Sequence[nn.Module]
-    embed: nn.Module
-    unembed: nn.Module
+    embed: nn.Module | None
+    unembed: nn.Module | None
+    d_vocab: int | None
 
     def site(self, name: str) -> Site:
         """The site of that name, in any spelling the host knows.
 
         Raises:
-            UnknownSite: there is none; the message lists the closest.
+            UnknownSite: there is none, with the closest; or there is one where an edit would not do what its name says.
         """
         ...
 
@@ -72,8 +81,20 @@ class Host(Protocol):
         """The size of the last axis there, where the host can tell without running."""
         ...
 
-    def attach(self, site: Site, function: SiteFunction) -> Callable[[], None]:
-        """Call ``function`` on the activation at ``site`` in every run from now on; returns what undoes exactly this."""
+    def attach(self, site: Site, function: SiteFunction) -> Undo:
+        """Call ``function`` on the activation at ``site``, ``[batch, pos, d]``, in every run from now on."""
+        ...
+
+    def points(self, site: Site, names: Sequence[str]) -> tuple["Points", Undo]:
+        """Open points called ``{site}.{name}``, at which the host's own mechanism can read and replace what a splice computes."""
+        ...
+
+    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[], object]) -> Undo:
+        """From now on, call ``at_start`` when a run begins, ``at_tokens`` when its token ids are known, ``at_end`` when it is whole.
+
+        ``at_start`` gets the number of positions that a cache already holds; the run's own come after those. A run that stops
+        early has no end.
+        """
         ...
 
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch unembedded d_vocab"]:
@@ -86,4 +107,12 @@ class Host(Protocol):
 
     def special_token_ids(self) -> frozenset[int]:
         """Ids of BOS, EOS, padding and the like; empty where the host does not know."""
+        ...
+
+    def plain(self) -> "Host":
+        """The host on which parts of the model can be run: itself, or that of the module it wraps.
+
+        Raises:
+            UnsupportedHost: runs of that module would not be runs of this model.
+        """
         ...

@@ -1,4 +1,4 @@
-"""TransformerLens 4 (TransformerBridge), and TransformerLens 3 (TransformerBridge and HookedTransformer)."""
+"""TransformerLens 4 (TransformerBridge) and 3 (TransformerBridge, HookedTransformer), and anything else with its hook points."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,10 +9,22 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from sae_lens_ext.errors import UnknownSite, UnsupportedHost, closest
-from sae_lens_ext.hosts.base import Site, SiteFunction
+from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, Undo
+from sae_lens_ext.hosts.modules import config_token_ids, watch_modules
+from sae_lens_ext.hosts.names import block_and_point, name_of_path
 
-# Points as wide as the residual stream that do not hold it themselves, by the end of their names.
-_RESIDUAL_WIDTH = ("hook_attn_out", "hook_mlp_out", "hook_embed")
+
+class _HookPoints(Points):
+    def __init__(self, points: dict[str, HookPoint]) -> None:
+        self._points = points
+
+    def passed(self, name: str, value: Callable[[], Tensor]) -> tuple[Tensor, Tensor] | None:
+        point = self._points[name]
+        if not (point.fwd_hooks or point.bwd_hooks):
+            return None
+        before = value()
+        # A listener may write into what it is given, so it gets a tensor of its own.
+        return before, point(before.clone())
 
 
 class LensHost:
@@ -22,22 +34,24 @@ class LensHost:
         """Wrap ``model`` without changing it.
 
         Raises:
-            UnsupportedHost: the model lacks the parts that every TransformerLens language model has.
+            UnsupportedHost: the model has no hook points.
         """
-        missing = [name for name in ("hook_dict", "blocks", "embed", "unembed", "cfg") if not hasattr(model, name)]
-        if missing:
-            raise UnsupportedHost(f"this {type(model).__name__} has no {', '.join(missing)}; give a TransformerLens language model")
+        if not hasattr(model, "hook_dict"):
+            raise UnsupportedHost(f"this {type(model).__name__} has no hook points (hook_dict); give a model of TransformerLens")
         self.model = model
-        self.blocks: Sequence[nn.Module] = model.blocks
-        self.embed: nn.Module = model.embed
-        self.unembed: nn.Module = model.unembed
+        self.blocks: Sequence[nn.Module] = getattr(model, "blocks", ())
+        self.embed: nn.Module | None = getattr(model, "embed", None)
+        self.unembed: nn.Module | None = getattr(model, "unembed", None)
         self._points: dict[str, HookPoint] = dict(model.hook_dict)
+        self.d_vocab: int | None = getattr(getattr(model, "cfg", None), "d_vocab", None)
         self._is_bridge = hasattr(model, "original_model")
 
     def site(self, name: str) -> Site:
         """See ``Host.site``."""
+        asked = name
+        name = name if name in self._points else name_of_path(name) or name
         if name not in self._points:
-            raise UnknownSite(f"no site {name!r} in this model; the closest: {closest(name, self._points)}")
+            raise UnknownSite(f"no site {asked!r} in this model; the closest: {closest(asked, self._points)}")
         if self._is_bridge and any(
             self._points[name] is point for other, point in self._points.items() if other.endswith("hook_resid_mid")
         ):
@@ -45,21 +59,24 @@ class LensHost:
                 f"{name} cannot be edited on a TransformerBridge: it is only the MLP's copy of the residual stream, so an edit "
                 "there does not reach the stream itself; use hook_attn_out or hook_resid_post of the same block"
             )
-        return Site(name=name, key=self._points[name].name or name)
+        return Site(asked, self._points[name].name or name, *(block_and_point(name) or (None, None)))
 
     def width(self, site: Site) -> int | None:
         """See ``Host.width``."""
-        return self.model.cfg.d_model if site.is_residual or site.name.endswith(_RESIDUAL_WIDTH) else None
+        wide = site.point not in (None, "z") or site.name.endswith("hook_embed")
+        return getattr(getattr(self.model, "cfg", None), "d_model", None) if wide else None
 
-    def attach(self, site: Site, function: SiteFunction) -> Callable[[], None]:
+    def attach(self, site: Site, function: SiteFunction) -> Undo:
         """See ``Host.attach``. The hook is a permanent one, so that the user's ``reset_hooks`` does not take it away."""
-        point = self._points[site.name]
+        point = self._points[site.key]
 
         def hook(tensor: Tensor, *, hook: HookPoint) -> Tensor | None:
-            return function(tensor)
+            # Heads have an axis of their own here; an SAE reads them side by side.
+            new = function(tensor.flatten(2) if tensor.ndim > 3 else tensor)
+            return None if new is None else new.reshape(tensor.shape)
 
         try:
-            self.model.add_hook(site.name, hook, dir="fwd", is_permanent=True)
+            self.model.add_hook(site.key, hook, dir="fwd", is_permanent=True)
         except (ValueError, AssertionError) as error:
             # TransformerLens computes some points only on request, and says how to ask: a bridge by a ValueError.
             raise UnknownSite(f"{site.name} does not fire in this model as it is set up: {error}") from error
@@ -71,6 +88,34 @@ class LensHost:
             point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
 
         return detach
+
+    def points(self, site: Site, names: Sequence[str]) -> tuple[Points, Undo]:
+        """See ``Host.points``: hook points of the model for as long as they are open, under both of the site's names.
+
+        When two splices share a place, the points are those of the one that was attached first.
+        """
+        points = {name: HookPoint() for name in names}
+        registered = {f"{prefix}.{name}": point for prefix in {site.name, site.key} for name, point in points.items()}
+        if not registered.keys().isdisjoint(self.model.hook_dict):
+            return Points(), lambda: None
+        # A bridge answers hook_dict from its registry; any other root module keeps the two dicts themselves.
+        registries = [self.model._hook_registry] if self._is_bridge else [self.model.hook_dict, self.model.mod_dict]
+        for name, point in points.items():
+            point.name = f"{site.key}.{name}"
+        for registry in registries:
+            registry.update(registered)
+
+        def close() -> None:
+            for registry in registries:
+                for name in registered:
+                    registry.pop(name, None)
+
+        return _HookPoints(points), close
+
+    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[], object]) -> Undo:
+        """See ``Host.watch``."""
+        # A bridge hands its arguments, the cache among them, to the Hugging Face model it wraps.
+        return watch_modules(getattr(self.model, "original_model", self.model), self.embed, at_start, at_tokens, at_end)
 
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch unembedded d_vocab"]:
         """See ``Host.logits``."""
@@ -85,9 +130,11 @@ class LensHost:
         tokenizer = getattr(self.model, "tokenizer", None)
         if tokenizer is not None:
             return frozenset(tokenizer.all_special_ids)
-        config = getattr(getattr(self.model, "original_model", None), "config", None)
-        found = (getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad"))
-        return frozenset(i for item in found for i in (item if isinstance(item, list) else [item]) if i is not None)
+        return config_token_ids(getattr(getattr(self.model, "original_model", None), "config", None))
+
+    def plain(self) -> Host:
+        """See ``Host.plain``."""
+        return self
 
 
 def boot(folder: str, *, dtype: torch.dtype = torch.float32) -> Any:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sae_lens_ext.errors import InvalidArgument, UnknownSite
+from sae_lens_ext.errors import InvalidArgument, UnknownSite, UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Site, SiteFunction
 
 
@@ -92,6 +92,8 @@ def next_token_logits(
         hidden, *rest = arguments
         return (hidden[:, positions], *rest)
 
+    if host.unembed is None:
+        raise UnsupportedHost(f"cannot tell which module of a {type(host.model).__name__} makes the logits; give a language model")
     handle = host.unembed.register_forward_pre_hook(narrow)
     try:
         return host.logits(tokens)
@@ -119,39 +121,34 @@ def token_rows(host: Host, tokens: Any) -> Int[Tensor, "batch pos"]:
     ids = ids.unsqueeze(0) if ids.ndim == 1 else ids
     if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool or 0 in ids.shape:
         raise InvalidArgument(f"tokens must be ids [batch, pos], at least one of each; got {ids.dtype} {list(ids.shape)}")
+    if host.d_vocab is not None and not (int(ids.min()) >= 0 and int(ids.max()) < host.d_vocab):
+        raise InvalidArgument(
+            f"token ids must be from 0 to {host.d_vocab - 1} for this model; they run from {int(ids.min())} to {int(ids.max())}"
+        )
     device = next((parameter.device for parameter in host.model.parameters()), ids.device)
     return ids.to(device, torch.int64)
 
 
-class TokenWatch:
-    """Remembers the token ids of the run in progress, so that a function at a site can tell special tokens from others.
+class RunWatch:
+    """Knows the token ids and the positions of the run in progress, so that a function at a site can choose among them.
 
     Attributes:
         tokens: ids of the run in progress, ``[batch, pos]``; in cached generation those of the current step. None when the
             model was not given tokens.
+        start: how many positions came before this run's, in a cache.
     """
 
-    def __init__(self, host: Host, at_start: Callable[[], object]) -> None:
-        """Start watching; ``at_start`` is called whenever a run begins."""
+    def __init__(self, host: Host, at_start: Callable[[], object], at_end: Callable[[], object]) -> None:
+        """Start watching; ``at_start`` is called whenever a run begins, ``at_end`` when it did not stop early."""
         self.tokens: Tensor | None = None
+        self.start = 0
         self._at_start = at_start
-        self._handles = [
-            host.model.register_forward_pre_hook(self._forget),
-            host.embed.register_forward_pre_hook(self._keep, with_kwargs=True),
-        ]
+        self.stop = host.watch(self._begin, self._keep, at_end)
 
-    def _forget(self, *_: Any) -> None:
+    def _begin(self, start: int) -> None:
         # Otherwise a run that starts from activations would be masked by the tokens of the run before it.
-        self.tokens = None
+        self.tokens, self.start = None, start
         self._at_start()
 
-    def _keep(self, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        for item in (*arguments, *keywords.values()):
-            if isinstance(item, Tensor) and not item.is_floating_point() and not torch.is_complex(item):
-                self.tokens = item
-                return
-
-    def stop(self) -> None:
-        """Stop watching."""
-        for handle in self._handles:
-            handle.remove()
+    def _keep(self, tokens: Tensor) -> None:
+        self.tokens = tokens

@@ -1,6 +1,27 @@
-"""What to do to an activation while a model runs: put an SAE's reconstruction in its place, at any k."""
+"""What to do to activations while a model runs: splice SAEs in, edit features, sweep over k."""
 
+from sae_lens_ext.interventions.dial import KRule, until_fvu
+from sae_lens_ext.interventions.directions import difference_in_means
+from sae_lens_ext.interventions.edits import Ablate, AddDirection, Clamp, Edit, Patch, Scale, Steer, edits_from_json, edits_to_json
+from sae_lens_ext.interventions.run import Run
 from sae_lens_ext.interventions.splice import Splice, splice
 from sae_lens_ext.interventions.sweep import sweep_k
 
-__all__ = ["Splice", "splice", "sweep_k"]
+__all__ = [
+    "Ablate",
+    "AddDirection",
+    "Clamp",
+    "Edit",
+    "KRule",
+    "Patch",
+    "Run",
+    "Scale",
+    "Splice",
+    "Steer",
+    "difference_in_means",
+    "edits_from_json",
+    "edits_to_json",
+    "splice",
+    "sweep_k",
+    "until_fvu",
+]

@@ -1,32 +1,119 @@
-"""Which positions of a run an intervention touches."""
+"""Which positions of a run an intervention touches.
+
+Positions count from the beginning of the text. A run in cached generation is one new token, so a ``Window`` says which part of
+the text the run in progress covers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae_lens_ext._numbers import whole_number
 from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
 from sae_lens_ext.hosts import Host
-from sae_lens_ext.kernels import whole_number
 from sae_lens_ext.sae import SAE
 
-Positions = slice | Tensor | str | None
-"""A slice of positions, a boolean mask ``[batch, pos]`` or ``[pos]``, ``"all"``, or None for what the SAE was trained on."""
+Positions = slice | Tensor | Sequence[Any] | str | None
+"""A slice of positions, a list of them, a boolean mask ``[batch, pos]`` or ``[pos]``, ``"all"``, or None for the default."""
 
 
-def check_positions(positions: Positions) -> None:
-    """Refuse what is not a choice of positions.
+@dataclass(frozen=True)
+class Window:
+    """The part of a text that the run in progress covers.
+
+    Attributes:
+        batch: rows of the run.
+        length: its positions.
+        start: how many positions came before them, in a cache.
+        mask: where the splice acts, ``[batch, length]``; None means everywhere.
+    """
+
+    batch: int
+    length: int
+    start: int = 0
+    mask: Bool[Tensor, "batch pos"] | None = None
+
+    def chosen(self, positions: Positions, rows: Positions = None) -> Bool[Tensor, "batch pos"]:
+        """A mask of the positions and rows that were asked for.
+
+        Raises:
+            ShapeMismatch: a mask of another shape than the run.
+        """
+        mask = torch.ones(self.batch, self.length, dtype=torch.bool) if positions is None else self._positions(positions)
+        if rows is not None:
+            mask = mask & _indices(rows, self.batch).unsqueeze(1)
+        return mask
+
+    def spliced(self, acts: Float[Tensor, "batch pos features"]) -> Bool[Tensor, "batch pos"]:
+        """Where the splice acts, on the device of ``acts``."""
+        everywhere = torch.ones(self.batch, self.length, dtype=torch.bool, device=acts.device)
+        return everywhere if self.mask is None else self.mask.to(acts.device)
+
+    def of(self, source: Tensor, what: str, like: Tensor) -> Tensor:
+        """This window's part of ``source [batch or 1, pos, ...]``, zeros behind its end.
+
+        Raises:
+            ShapeMismatch: another number of rows.
+        """
+        if source.shape[0] not in (1, self.batch):
+            raise ShapeMismatch(f"{what} has {source.shape[0]} rows; this run has {self.batch}")
+        part = source[:, self.start : self.start + self.length].to(like)
+        missing = self.length - part.shape[1]
+        if missing:
+            part = torch.cat([part, part.new_zeros(part.shape[0], missing, *part.shape[2:])], dim=1)
+        return part.expand(self.batch, *part.shape[1:])
+
+    def _positions(self, positions: Positions) -> Bool[Tensor, "batch pos"]:
+        total = self.start + self.length
+        mask = _as_mask(positions)
+        if mask is None:
+            return _indices(positions, total)[self.start :].expand(self.batch, self.length)
+        # A mask is for the text the run began with; tokens that are generated after it are outside of it.
+        fits = mask.shape[-1] <= total if self.start else mask.shape[-1] == total
+        if not fits or (mask.ndim == 2 and mask.shape[0] not in (1, self.batch)):
+            raise ShapeMismatch(f"the mask in positions is {list(mask.shape)}; this run has {[self.batch, total]} (batch, pos)")
+        mask = torch.cat([mask, mask.new_zeros(*mask.shape[:-1], total - mask.shape[-1])], dim=-1)
+        return mask[..., self.start :].expand(self.batch, self.length)
+
+
+def frozen_positions(positions: Any, name: str) -> Any:
+    """Positions, or rows, in a form that can be compared: None, a slice, a tuple of numbers, or nested tuples of booleans.
 
     Raises:
-        InvalidArgument: not a slice, a boolean mask, "all" or None.
+        InvalidArgument: none of what can be chosen by.
     """
+    if positions is None or (isinstance(positions, str) and positions == "all"):
+        return None
     if isinstance(positions, slice):
         bounds = [whole_number(bound) for bound in (positions.start, positions.stop, positions.step) if bound is not None]
         if None in bounds or (positions.step is not None and positions.step < 1):
-            raise InvalidArgument(f"a slice of positions must have whole numbers and go forward; got {positions}")
-    is_mask = isinstance(positions, Tensor) and positions.dtype == torch.bool and positions.ndim in (1, 2)
-    if not (positions is None or isinstance(positions, slice) or is_mask or (isinstance(positions, str) and positions == "all")):
-        got = f"a {positions.dtype} tensor {list(positions.shape)}" if isinstance(positions, Tensor) else repr(positions)
-        raise InvalidArgument(f"positions must be a slice, a boolean mask [batch, pos] or [pos], 'all' or None; got {got}")
+            raise InvalidArgument(f"a slice of {name} must have whole numbers and go forward; got {positions}")
+        return positions
+    try:
+        tensor = torch.as_tensor(positions)
+    except (TypeError, ValueError, RuntimeError):
+        tensor = torch.zeros(())
+    if tensor.dtype == torch.bool and tensor.ndim in ((1, 2) if name == "positions" else (1,)):
+        return _nested_tuple(tensor.tolist())
+    if tensor.ndim == 1 and tensor.numel() and not tensor.is_floating_point() and tensor.dtype != torch.bool:
+        return tuple(tensor.tolist())
+    mask = "a boolean mask [batch, pos] or [pos]" if name == "positions" else "a boolean mask"
+    got = f"a {tensor.dtype} tensor {list(tensor.shape)}" if isinstance(positions, Tensor) else repr(positions)
+    raise InvalidArgument(f"{name} must be a slice, a list of whole numbers, {mask}, 'all' or None; got {got}")
+
+
+def positions_to_json(positions: Any) -> Any:
+    """What ``frozen_positions`` gives, as a JSON value."""
+    return {"slice": [positions.start, positions.stop, positions.step]} if isinstance(positions, slice) else positions
+
+
+def positions_from_json(content: Any) -> Any:
+    """The inverse of ``positions_to_json``."""
+    return slice(*content["slice"]) if isinstance(content, dict) and set(content) == {"slice"} else content
 
 
 def untrained_token_ids(host: Host, sae: SAE) -> tuple[int, ...]:
@@ -49,34 +136,55 @@ def untrained_token_ids(host: Host, sae: SAE) -> tuple[int, ...]:
     return tuple(sorted(special))
 
 
-def chosen_positions(
-    positions: Positions, shape: tuple[int, int], untrained: tuple[int, ...], tokens: Int[Tensor, "batch pos"] | None
+def spliced_positions(
+    positions: Any, is_default: bool, untrained: tuple[int, ...], window: Window, tokens: Int[Tensor, "batch pos"] | None
 ) -> Bool[Tensor, "batch pos"] | None:
-    """A mask of the positions to touch, or None for all of them.
+    """A mask of the positions that a splice touches, or None for all of them.
 
     Args:
-        positions: the user's choice, checked already.
-        shape: batch and positions of the activation.
-        untrained: token ids to leave alone when ``positions`` is None.
-        tokens: the ids of this run, when they are known.
+        positions: the user's choice, frozen.
+        is_default: whether the user made none, so that ``untrained`` counts.
+        untrained: token ids to leave alone by default.
+        window: the run in progress.
+        tokens: its token ids, when they are known.
 
     Raises:
         ShapeMismatch: a mask of another shape than the run.
         InvalidArgument: ids are to be left alone and this run was not given any.
     """
-    if isinstance(positions, slice):
-        mask = torch.zeros(shape, dtype=torch.bool)
-        mask[:, positions] = True
-        return mask
-    if isinstance(positions, Tensor):
-        if positions.shape[-1] != shape[1] or (positions.ndim == 2 and positions.shape[0] not in (1, shape[0])):
-            raise ShapeMismatch(f"the mask in positions is {list(positions.shape)}; this run has {list(shape)} (batch, pos)")
-        return positions.expand(shape)
-    if positions == "all" or not untrained:
+    if positions is not None:
+        return window.chosen(positions)
+    if not is_default or not untrained:
         return None
-    if tokens is None or tokens.shape != shape:
+    if tokens is None or tokens.shape != (window.batch, window.length):
         raise InvalidArgument(
             "this SAE leaves special tokens alone, and this run was not given token ids to find them by; pass positions='all', "
             "a slice or a mask"
         )
     return ~torch.isin(tokens, torch.tensor(untrained, device=tokens.device))
+
+
+def _as_mask(positions: Any) -> Tensor | None:
+    if isinstance(positions, slice):
+        return None
+    tensor = torch.as_tensor(positions)
+    return tensor if tensor.dtype == torch.bool else None
+
+
+def _indices(chosen: Any, total: int) -> Bool[Tensor, " total"]:
+    mask = torch.zeros(total, dtype=torch.bool)
+    if isinstance(chosen, slice):
+        mask[chosen] = True
+        return mask
+    numbers = torch.as_tensor(chosen)
+    if numbers.dtype == torch.bool:
+        if len(numbers) != total:
+            raise ShapeMismatch(f"the mask in rows has {len(numbers)} entries; this run has {total} rows")
+        return numbers
+    numbers = torch.where(numbers < 0, numbers + total, numbers)
+    mask[numbers[(numbers >= 0) & (numbers < total)]] = True
+    return mask
+
+
+def _nested_tuple(values: list[Any]) -> tuple[Any, ...]:
+    return tuple(_nested_tuple(value) if isinstance(value, list) else value for value in values)

@@ -4,16 +4,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae_lens_ext.errors import UnsupportedHost
 from sae_lens_ext.hosts import Host
 
-# Logits of one batch, in bytes: 262,144 words in float32 are a megabyte per scored position, and a few copies live at once.
-_LOGIT_BYTES = 256 << 20
 
+def rows_that_fit(host: Host, scored: Int[Tensor, " scored"], memory_mb: int) -> int:
+    """How many rows' logits fit into this much memory: in float32, 262,144 words are a megabyte for every scored position.
 
-def logits_per_batch(host: Host, scored: Int[Tensor, " scored"]) -> int:
-    """How many rows fit into the memory set aside for logits."""
-    d_vocab = int(host.model.cfg.d_vocab)
-    return max(1, _LOGIT_BYTES // (4 * d_vocab * len(scored)))
+    Raises:
+        UnsupportedHost: the model does not say how many words it knows.
+    """
+    if host.d_vocab is None:
+        raise UnsupportedHost(f"cannot tell which module of a {type(host.model).__name__} makes the logits; give a language model")
+    return max(1, (memory_mb << 20) // (4 * host.d_vocab * len(scored)))
 
 
 class BareScores:

@@ -1,23 +1,35 @@
-"""Put an SAE's reconstruction in the place of an activation, and turn k while the model runs."""
+"""Put an SAE's reconstruction in the place of an activation, turn k and edit features while the model runs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from jaxtyping import Float
+import torch
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, NonFinite, ShapeMismatch, UnknownSite, closest
-from sae_lens_ext.hosts import Host, Site, host_for
-from sae_lens_ext.hosts.runs import TokenWatch
-from sae_lens_ext.interventions.positions import Positions, check_positions, chosen_positions, untrained_token_ids
+from sae_lens_ext.hosts import Host, Points, RunWatch, host_for
+from sae_lens_ext.interventions.at_site import POINTS, ErrorTerm, spliced_activation, with_directions
+from sae_lens_ext.interventions.dial import K, KRule, OneK, checked_dial
+from sae_lens_ext.interventions.edits import AddDirection, Edit, FeatureEdit
+from sae_lens_ext.interventions.positions import Positions, Window, frozen_positions, spliced_positions, untrained_token_ids
+from sae_lens_ext.interventions.sites import checked_sites, saes_by_site
 from sae_lens_ext.sae import SAE, SparseCode
 
-K = int | Mapping[str, int] | None
-"""One k for every site, or one per site name, or None for what each SAE was trained at."""
+Edits = Sequence[Edit] | Mapping[str, Sequence[Edit]]
+"""Edits at the one site that is spliced, or by site name."""
 
 
-def splice(model: Any, sae: SAE | Mapping[str, SAE], k: K = None, *, positions: Positions = None, extrapolate: bool = False) -> "Splice":
+def splice(
+    model: Any,
+    sae: SAE | Mapping[str, SAE | None],
+    k: K = None,
+    *,
+    error_term: ErrorTerm = False,
+    edits: Edits = (),
+    positions: Positions = None,
+    extrapolate: bool = False,
+) -> "Splice":
     """Replace activations by an SAE's reconstruction of them, for as long as a ``with`` block lasts.
 
     ::
@@ -28,84 +40,131 @@ def splice(model: Any, sae: SAE | Mapping[str, SAE], k: K = None, *, positions: 
             logits_at_8 = model(tokens)
             spliced.codes["blocks.12.hook_resid_post"]  # the features of the last run
 
-    Leaving the block, also by an exception, restores the model exactly. The model's own calls (hooks, caches, generation) work
-    inside of it and see the spliced value; gradients flow through it; several splices can be active at once.
+        with sle.splice(model, sae, error_term=True, edits=[sle.Ablate([17, 403]), sle.Steer(981, by=6.0)]):
+            logits = model(tokens)  # nothing but these features has changed
+
+    Leaving the block, also by an exception, restores the model exactly. The model's own calls (hooks, caches, generation, traces)
+    work inside of it and see the spliced value; gradients flow through it; several splices can be active at once.
 
     Args:
-        model: a TransformerLens ``TransformerBridge`` or ``HookedTransformer``.
-        sae: an SAE, spliced at its own ``config.hook_name``, or SAEs by site name.
+        model: a TransformerLens, nnsight or Hugging Face model, or any torch module.
+        sae: an SAE, spliced at its own ``config.hook_name``, or SAEs by site name: TransformerLens names on every model, or the
+            path of a module in the model. None in place of an SAE leaves the activation there to ``AddDirection``.
         k: how many features each token keeps; see ``Splice.k``.
-        positions: where to splice: a slice of positions, a boolean mask ``[batch, pos]`` or ``[pos]``, or ``"all"``. By default
-            everywhere except on the special tokens that the SAE says it was not trained on. Positions that are left out keep
-            their exact bits, and their codes are zero. A slice or mask counts the positions of one run; in generation with a
-            cache, every new token is a run of its own.
+        error_term: whether to add back what the SAE at the current k leaves out. With it, and no edit, the output is the
+            activation itself, to the bit. ``"reference"`` adds back what the SAE leaves out at the k it was trained at, so that a
+            smaller k leaves features out of the model.
+        edits: what to do to features, in this order; with several sites, by site name. See ``Splice.edits``.
+        positions: where to splice: a slice of positions, a list of them, a boolean mask ``[batch, pos]`` or ``[pos]``, or
+            ``"all"``. By default everywhere except on the special tokens that the SAE says it was not trained on. Positions that
+            are left out keep their exact bits, and their codes are zero. In generation with a cache positions count from the
+            beginning of the text, and a mask covers the prompt alone.
         extrapolate: allow a k above what an SAE was trained at.
 
     Raises:
         UnknownSite: a name that is no site of this model, or an SAE without one.
         ShapeMismatch: an SAE of another width than the site.
         InvalidK: a k that an SAE cannot serve.
-        InvalidArgument: no SAE, two for one place, or positions that are none.
+        InvalidArgument: no SAE, two for one place, or an option that is none.
         UnsupportedHost: a model that no adapter knows.
     """
-    return Splice(host_for(model), sae, k, positions=positions, extrapolate=extrapolate)
+    return Splice(host_for(model), sae, k, error_term=error_term, edits=edits, positions=positions, extrapolate=extrapolate)
 
 
 class Splice:
     """A splice that is, or can be, active; made by ``splice``.
 
     Attributes:
-        codes: the features of the last run by site name, for every position it spliced; zeros elsewhere. In cached generation,
-            those of the last step.
+        codes: the features of the last run by site name, as the SAE found them (before edits), for every position it spliced;
+            zeros elsewhere. In cached generation, those of the last step.
         saes: the SAEs by site name.
     """
 
     def __init__(
-        self, host: Host, sae: SAE | Mapping[str, SAE], k: K = None, *, positions: Positions = None, extrapolate: bool = False
+        self,
+        host: Host,
+        sae: SAE | Mapping[str, SAE | None],
+        k: K = None,
+        *,
+        error_term: ErrorTerm = False,
+        edits: Edits = (),
+        positions: Positions = None,
+        extrapolate: bool = False,
     ) -> None:
         """Check everything; attach nothing yet."""
-        check_positions(positions)
         self._host = host
-        self._positions: Positions = positions
+        self._positions = frozen_positions(positions, "positions")
+        if not isinstance(extrapolate, bool):
+            raise InvalidArgument(f"extrapolate must be True or False; got {extrapolate!r}")
+        if not (isinstance(error_term, bool) or error_term == "reference"):
+            raise InvalidArgument(f"error_term must be False, True or 'reference'; got {error_term!r}")
         self._extrapolate = extrapolate
-        self.saes = saes_by_site(sae)
-        self._sites = {name: checked_site(host, name, one) for name, one in self.saes.items()}
-        if len({site.key for site in self._sites.values()}) < len(self._sites):
-            raise InvalidArgument(f"two of these names are one place in the model, and one SAE goes to one place: {', '.join(self._sites)}")
-        self._untrained = {name: untrained_token_ids(host, one) if positions is None else () for name, one in self.saes.items()}
+        self._error_term: ErrorTerm = error_term
+        names = list(sae) if isinstance(sae, Mapping) else []
+        given = {name: one for name, one in sae.items() if one is not None} if isinstance(sae, Mapping) else sae
+        self.saes: dict[str, SAE] = saes_by_site(given) if given or not names else {}
+        self._sites = checked_sites(host, {name: self.saes.get(name) for name in names or self.saes})
+        self._is_default = positions is None
+        self._untrained = {name: untrained_token_ids(host, one) if self._is_default else () for name, one in self.saes.items()}
         self.codes: dict[str, SparseCode] = {}
-        self._k: dict[str, int] = {}
+        self._k: dict[str, int | Tensor | KRule] = {}
         self.k = k
+        self._edits: dict[str, list[Edit]] = {}
+        self.edits = edits
         self._attached: ExitStack | None = None
 
     @property
-    def k(self) -> int | dict[str, int]:
-        """How many features each token keeps: one number when it is the same at every site, else by site name.
+    def k(self) -> Any:
+        """How many features each token keeps: a value when it is the same at every site, else a dict by site name.
 
-        Assign to it at any time; the next run uses it. A mapping changes the sites it names and leaves the others.
+        Assign to it at any time; the next run uses it: a number, a tensor of numbers per position (``[pos]`` or ``[batch, pos]``),
+        a rule such as ``until_fvu(0.1)``, or None for what the SAE was trained at. A mapping changes the sites it names and leaves
+        the others.
         """
-        values = set(self._k.values())
-        return values.pop() if len(values) == 1 else dict(self._k)
+        values = list(self._k.values())
+        return values[0] if values and all(value is values[0] or value == values[0] for value in values) else dict(self._k)
 
     @k.setter
     def k(self, k: K) -> None:
-        wanted = k if isinstance(k, Mapping) else dict.fromkeys(self.saes, k)
-        unknown = [name for name in wanted if name not in self.saes]
-        if unknown:
-            raise UnknownSite(f"no SAE is spliced at {unknown[0]!r}; there is one at: {closest(unknown[0], self.saes)}")
-        checked = {name: self.saes[name].config.checked_k(value, extrapolate=self._extrapolate) for name, value in wanted.items()}
-        defaults = {name: one.config.k for name, one in self.saes.items()} if not self._k else self._k
+        wanted: Mapping[str, OneK] = k if isinstance(k, Mapping) else dict.fromkeys(self.saes, k)
+        self._refuse_unknown(wanted)
+        checked = {name: checked_dial(self.saes[name], value, extrapolate=self._extrapolate) for name, value in wanted.items()}
+        defaults: Mapping[str, Any] = {name: one.config.k for name, one in self.saes.items()} if not self._k else self._k
         self._k = {**defaults, **checked}
+
+    @property
+    def edits(self) -> Any:
+        """The edits: a list when one site is spliced, else lists by site name. Assign to it at any time; the next run uses them."""
+        return (
+            list(next(iter(self._edits.values()))) if len(self._sites) == 1 else {name: list(edits) for name, edits in self._edits.items()}
+        )
+
+    @edits.setter
+    def edits(self, edits: Edits) -> None:
+        if not isinstance(edits, Mapping):
+            if edits and len(self._sites) > 1:
+                raise InvalidArgument(f"several sites are spliced, so say where: edits={{{next(iter(self._sites))!r}: [...]}}")
+            edits = {next(iter(self._sites)): edits}
+        self._refuse_unknown(edits)
+        for name, some in edits.items():
+            if not isinstance(some, list | tuple) or not all(isinstance(edit, Edit) for edit in some):
+                raise InvalidArgument(f"edits at {name} must be a list of edits such as Ablate(17); got {some!r}")
+            for edit in some:
+                self._refuse_unfit(name, edit)
+        self._edits = {name: list(edits.get(name, ())) for name in self._sites}
 
     def attach(self) -> "Splice":
         """What entering the ``with`` block does; for a splice that should outlive a notebook cell, with ``detach`` later."""
         if self._attached is not None:
             raise InvalidArgument("this splice is active already; leave its with block, or detach it, first")
         with ExitStack() as stack:
-            watch = TokenWatch(self._host, self.codes.clear)
+            reached: set[str] = set()
+            watch = RunWatch(self._host, self.codes.clear, lambda: self._refuse_silent(reached))
             stack.callback(watch.stop)
             for name, site in self._sites.items():
-                stack.callback(self._host.attach(site, self._function(name, watch)))
+                points, close = self._host.points(site, POINTS)
+                stack.callback(close)
+                stack.callback(self._host.attach(site, self._function(name, watch, points, reached)))
             self._attached = stack.pop_all()
         return self
 
@@ -124,55 +183,74 @@ class Splice:
         self.detach()
 
     def __repr__(self) -> str:
-        """Where, at which k, and whether it is active."""
-        sites = ", ".join(f"{name}: k={k}" for name, k in self._k.items())
-        return f"Splice({sites}; {'active' if self._attached is not None else 'not active'})"
+        """Where, at which k, with which edits, and whether it is active."""
+        sites = [f"{name}: k={self._k[name]}" if name in self._k else name for name in self._sites]
+        sites = [f"{site}, {self._edits[name]}" if self._edits[name] else site for site, name in zip(sites, self._sites, strict=True)]
+        error = f"; error_term={self._error_term!r}" if self._error_term else ""
+        return f"Splice({'; '.join(sites)}{error}; {'active' if self._attached is not None else 'not active'})"
 
-    def _function(self, name: str, watch: TokenWatch) -> Callable[[Tensor], Tensor]:
-        sae, untrained = self.saes[name], self._untrained[name]
+    def _refuse_unknown(self, by_site: Mapping[str, Any]) -> None:
+        unknown = [name for name in by_site if name not in self._sites]
+        if unknown:
+            raise UnknownSite(f"no SAE is spliced at {unknown[0]!r}; there is one at: {closest(unknown[0], self._sites)}")
 
-        def reconstruct(x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-            if x.shape[-1] != sae.config.d_model:
-                raise ShapeMismatch(f"the activation at {name} is {list(x.shape)}; the SAE spliced there has d_model={sae.config.d_model}")
-            mask = chosen_positions(self._positions, (x.shape[0], x.shape[1]), untrained, watch.tokens)
-            if mask is not None:
-                mask = mask.to(x.device).unsqueeze(-1)
-            # Left-out positions are zeroed on the way in: whatever they hold must not be checked, nor come out as features.
-            chosen = x if mask is None else x.where(mask, 0)
-            try:
-                code = sae.encode(chosen.to(sae.W_enc.device), self._k[name], extrapolate=self._extrapolate)
-            except NonFinite as error:
-                raise NonFinite(f"at {name}: {error}") from error
-            recons = sae.decode(code).to(device=x.device, dtype=x.dtype)
-            if mask is None:
-                self.codes[name] = code
-                return recons
-            self.codes[name] = SparseCode(code.values * mask.to(code.values.device), code.indices, code.d_sae)
-            return recons.where(mask, x)
+    def _refuse_unfit(self, name: str, edit: Edit) -> None:
+        sae = self.saes.get(name)
+        if isinstance(edit, FeatureEdit):
+            if sae is None:
+                raise InvalidArgument(f"{edit!r} edits features, and there is no SAE at {name}; AddDirection does not need one")
+            if max(edit.ids) >= sae.config.d_sae:
+                raise InvalidArgument(f"{edit!r}: the SAE at {name} has features 0 to {sae.config.d_sae - 1}")
+        elif isinstance(edit, AddDirection) and sae is not None and len(edit.vector) != sae.config.d_model:
+            raise ShapeMismatch(f"{edit!r}: {name} is {sae.config.d_model} wide")
 
-        return reconstruct
+    def _refuse_silent(self, reached: set[str]) -> None:
+        silent = [name for name in self._sites if name not in reached]
+        if silent:
+            raise UnknownSite(
+                f"{', '.join(silent)} did not fire when the model ran, so nothing is spliced there; choose a site that it computes"
+            )
 
+    def _function(self, name: str, watch: RunWatch, points: Points, reached: set[str]) -> Callable[[Tensor], Tensor]:
+        sae = self.saes.get(name)
 
-def saes_by_site(sae: SAE | Mapping[str, SAE]) -> dict[str, SAE]:
-    """SAEs by site name, from one SAE that knows its own or from such a mapping."""
-    if isinstance(sae, Mapping):
-        if not sae:
-            raise InvalidArgument("no SAE to splice: the mapping from site to SAE is empty")
-        for name, one in sae.items():
-            if not isinstance(name, str) or not isinstance(one, SAE):
-                raise InvalidArgument(f"the mapping must go from site names to SAEs; it holds {name!r}: a {type(one).__name__}")
-        return dict(sae)
-    if not isinstance(sae, SAE):
-        raise InvalidArgument(f"sae must be an SAE, or a mapping from site names to SAEs; got a {type(sae).__name__}")
-    if sae.config.hook_name is None:
-        raise UnknownSite("this SAE does not say where it belongs (config.hook_name is None); pass {'blocks.12.hook_resid_post': sae}")
-    return {sae.config.hook_name: sae}
+        def replaced(x: Tensor) -> Tensor:
+            reached.add(name)
+            if x.ndim != 3 or (sae is not None and x.shape[-1] != sae.config.d_model):
+                wanted = "[batch, pos, d]" if sae is None else f"the SAE spliced there has d_model={sae.config.d_model}"
+                raise ShapeMismatch(f"the activation at {name} is {list(x.shape)}; {wanted}")
+            window = Window(x.shape[0], x.shape[1], watch.start)
+            mask = spliced_positions(self._positions, self._is_default, self._untrained.get(name, ()), window, watch.tokens)
+            if sae is None:
+                out = with_directions(x, self._edits[name], window)
+            else:
+                out = self._by_sae(name, sae, x, Window(x.shape[0], x.shape[1], watch.start, mask), points)
+            out = out.to(device=x.device, dtype=x.dtype)
+            return out if mask is None else out.where(mask.to(x.device).unsqueeze(-1), x)
 
+        return replaced
 
-def checked_site(host: Host, name: str, sae: SAE) -> Site:
-    """The site called ``name``, where this SAE fits."""
-    site = host.site(name)
-    width = host.width(site)
-    if width is not None and width != sae.config.d_model:
-        raise ShapeMismatch(f"{name} is {width} wide in this model, and the SAE for it has d_model={sae.config.d_model}")
-    return site
+    def _by_sae(self, name: str, sae: SAE, x: Tensor, window: Window, points: Points) -> Tensor:
+        device = sae.W_enc.device
+        # Left-out positions are zeroed on the way in: whatever they hold must not be checked, nor come out as features.
+        chosen = x if window.mask is None else x.where(window.mask.to(x.device).unsqueeze(-1), 0)
+        try:
+            # The SAE computes in its own dtype, whatever the model's surroundings say.
+            with torch.autocast(device.type, enabled=False):
+                out, code = spliced_activation(
+                    chosen.to(device),
+                    sae,
+                    self._k[name],
+                    error_term=self._error_term,
+                    edits=self._edits[name],
+                    window=window,
+                    site=name,
+                    points=points,
+                    extrapolate=self._extrapolate,
+                )
+        except NonFinite as error:
+            raise NonFinite(f"at {name}: {error}") from error
+        if window.mask is not None:
+            code = SparseCode(code.values * window.mask.to(device).unsqueeze(-1), code.indices, code.d_sae)
+        self.codes[name] = code
+        return out

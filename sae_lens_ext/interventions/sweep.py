@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae_lens_ext._numbers import whole_number
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.hosts import Host, Site, capture, host_for, next_token_logits, resume, token_rows
-from sae_lens_ext.interventions.positions import Positions, check_positions, chosen_positions, untrained_token_ids
-from sae_lens_ext.interventions.scores import BareScores, logits_per_batch
-from sae_lens_ext.interventions.splice import checked_site, saes_by_site
-from sae_lens_ext.kernels import whole_number
+from sae_lens_ext.interventions.positions import Positions, Window, frozen_positions, spliced_positions, untrained_token_ids
+from sae_lens_ext.interventions.scores import BareScores, rows_that_fit
+from sae_lens_ext.interventions.sites import checked_sites, saes_by_site
 from sae_lens_ext.sae import FVU, SAE, SparseCode
 
 # A token this many times the median norm is an outlier: a handful of them can carry most of the squared error.
@@ -43,6 +43,7 @@ def sweep_k(
     score: slice | Tensor | Sequence[int] | None = None,
     extrapolate: bool = False,
     batch_size: int | None = None,
+    memory_mb: int = 256,
     progress: bool = True,
 ) -> Any:
     """A pandas DataFrame with one row per k: how well the SAE reconstructs, and how well the model does with it spliced in.
@@ -77,7 +78,9 @@ def sweep_k(
             Predictions of a special token are never scored. The unembedding costs more than all blocks in a small model, so
             scoring every fourth position saves most of the time.
         extrapolate: allow a k above what the SAE was trained at.
-        batch_size: rows per run; None chooses so that the logits take about 256 MB.
+        batch_size: rows of ``tokens`` per run; None means as many as ``memory_mb`` allows.
+        memory_mb: bound on the logits of one run. What is left of it with ``batch_size`` rows is used to run several values of k
+            at once, as rows of one batch.
         progress: whether to show a progress bar.
 
     Raises:
@@ -85,35 +88,40 @@ def sweep_k(
         InvalidK, UnknownSite, ShapeMismatch, NonFinite: as in ``splice``.
     """
     pandas, tqdm = require("pandas", "sweep_k"), require("tqdm.auto", "Showing progress").tqdm
-    check_positions(positions)
-    host, saes = host_for(model), saes_by_site(sae)
-    sites = {name: checked_site(host, name, one) for name, one in saes.items()}
+    chosen = frozen_positions(positions, "positions")
+    host, saes = host_for(model).plain(), saes_by_site(sae)
+    sites = checked_sites(host, saes)
     ks = _checked_ks(ks, saes, extrapolate)
     tokens = token_rows(host, tokens)
     if tokens.shape[1] < 2:
         raise InvalidArgument("a single position has no next token to predict; give rows of at least two positions")
-    if batch_size is not None and (whole_number(batch_size) or 0) < 1:
-        raise InvalidArgument(f"batch_size must be a whole number of at least 1, or None; got {batch_size!r}")
+    for name, size in (("batch_size", 1 if batch_size is None else batch_size), ("memory_mb", memory_mb)):
+        if (whole_number(size) or 0) < 1:
+            raise InvalidArgument(f"{name} must be a whole number of at least 1; got {size!r}")
     scored = _scored_positions(tokens, score)
     targets = tokens[:, scored + 1]
     counts = ~torch.isin(targets, torch.tensor(sorted(host.special_token_ids()), dtype=targets.dtype, device=targets.device))
     if not counts.any():
         raise InvalidArgument("nothing to score: every next token at the scored positions is a special token")
     with torch.no_grad():
-        runs = _Runs(host, tokens, sites, saes, positions, batch_size or logits_per_batch(host, scored), max(ks), extrapolate)
+        n_rows = rows_that_fit(host, scored, memory_mb)
+        masks = {name: _mask(chosen, positions is None, host, one, tokens) for name, one in saes.items()}
+        runs = _Runs(host, tokens, sites, saes, masks, min(batch_size or n_rows, len(tokens)), max(ks), extrapolate)
         conditions: list[str | int] = ["mean", "zero", *ks]
+        n_worlds = max(1, n_rows // runs.batch_size)
         ce = dict.fromkeys(["bare", *conditions], 0.0)
         kl = dict.fromkeys(conditions, 0.0)
         with tqdm(total=len(runs.batches) * (1 + len(conditions)), desc="sweep", unit="run", disable=not progress) as bar:
             for rows in runs.batches:
-                bare = BareScores(runs.logits(rows, None, scored), targets[rows], counts[rows])
+                bare = BareScores(runs.logits(rows, [None], scored)[0], targets[rows], counts[rows])
                 ce["bare"] += bare.ce
                 bar.update()
-                for condition in conditions:
-                    loss, divergence = bare.compare(runs.logits(rows, condition, scored))
-                    ce[condition] += loss
-                    kl[condition] += divergence
-                    bar.update()
+                for at_once in (conditions[start : start + n_worlds] for start in range(0, len(conditions), n_worlds)):
+                    for condition, logits in zip(at_once, runs.logits(rows, at_once, scored), strict=True):
+                        loss, divergence = bare.compare(logits)
+                        ce[condition] += loss
+                        kl[condition] += divergence
+                    bar.update(len(at_once))
         fidelity = {k: runs.fidelity(k) for k in ks}
     n_scored = int(counts.sum())
     ce = {condition: total / n_scored for condition, total in ce.items()}
@@ -163,12 +171,13 @@ class _Runs:
         tokens: Int[Tensor, "batch pos"],
         sites: Mapping[str, Site],
         saes: Mapping[str, SAE],
-        positions: Positions,
+        masks: Mapping[str, Bool[Tensor, "batch pos"]],
         batch_size: int,
         k: int,
         extrapolate: bool,
     ) -> None:
         """Run the model up to the last site, and encode what is there."""
+        self.batch_size, self._masks = batch_size, masks
         self._host, self._tokens, self._sites, self._saes, self._extrapolate = host, tokens, sites, saes, extrapolate
         self.batches = [slice(start, start + batch_size) for start in range(0, len(tokens), batch_size)]
         self._n_skipped = min(site.blocks_before for site in sites.values())
@@ -180,11 +189,6 @@ class _Runs:
         self._activations = {name: at[site] for name, site in sites.items()}
         # Only what happens at the first site does not depend on what is spliced elsewhere.
         self._first = next(name for site in at for name, other in sites.items() if other == site)
-        shape = (tokens.shape[0], tokens.shape[1])
-        self._masks = {
-            name: self._mask(chosen_positions(positions, shape, untrained_token_ids(host, sae) if positions is None else (), tokens), shape)
-            for name, sae in saes.items()
-        }
         self._codes = {name: self._encode(name, x.where(self._masks[name].unsqueeze(-1), 0), k) for name, x in self._activations.items()}
         self._means = {name: x[self._masks[name]].mean(0) for name, x in self._activations.items()}
         self.n_spliced = int(sum(mask.sum() for mask in self._masks.values()))
@@ -193,21 +197,30 @@ class _Runs:
         if self._n_skipped and not self._skipping_is_exact():
             self._n_skipped = 0
 
-    def logits(self, rows: slice, condition: str | int | None, scored: Int[Tensor, " scored"]) -> Float[Tensor, "batch scored d_vocab"]:
-        """Logits with every site replaced: by "mean", by "zero", by the reconstruction at a k, or not at all (None)."""
+    def logits(
+        self, rows: slice, conditions: Sequence[str | int | None], scored: Int[Tensor, " scored"]
+    ) -> Float[Tensor, "worlds batch scored d_vocab"]:
+        """Logits with every site replaced: by "mean", by "zero", by the reconstruction at a k, or not at all (None).
+
+        All conditions run at once, each a world of its own: the same rows again, in one larger batch.
+        """
+
+        def replaced(name: str, x: Tensor) -> Tensor:
+            worlds = x.chunk(len(conditions))
+            return torch.cat([self._replaced(name, world, rows, condition) for world, condition in zip(worlds, conditions, strict=True)])
+
         with ExitStack() as stack:
-            start = self._start
-            start = start[rows] if start is not None else None
-            if condition is not None:
-                for name, site in self._sites.items():
-                    if name == self._first and site.is_residual and self._n_skipped:
-                        # Here the activation at the site is what the skipped blocks hand on.
-                        start = self._replaced(name, self._activations[name][rows], rows, condition)
-                    else:
-                        stack.callback(self._host.attach(site, lambda x, name=name: self._replaced(name, x, rows, condition)))
+            start = None if self._start is None else self._start[rows].repeat(len(conditions), 1, 1)
+            for name, site in self._sites.items():
+                if name == self._first and site.is_residual and self._n_skipped:
+                    # Here the activation at the site is what the skipped blocks hand on.
+                    start = replaced(name, self._activations[name][rows].repeat(len(conditions), 1, 1))
+                elif any(condition is not None for condition in conditions):
+                    stack.callback(self._host.attach(site, lambda x, name=name: replaced(name, x)))
             if self._n_skipped and start is not None:
                 stack.enter_context(resume(self._host, self._n_skipped, start))
-            return next_token_logits(self._host, self._tokens[rows], scored)
+            logits = next_token_logits(self._host, self._tokens[rows].repeat(len(conditions), 1), scored)
+            return logits.unflatten(0, (len(conditions), -1))
 
     def fidelity(self, k: int) -> _Fidelity:
         """L0 and FVU at this k on the bare model's activations; means over sites."""
@@ -223,7 +236,9 @@ class _Runs:
             inliers_only.append(inliers.value())
         return _Fidelity(mean(active), mean(by_site.values()), mean(inliers_only), by_site)
 
-    def _replaced(self, name: str, x: Tensor, rows: slice, condition: str | int) -> Tensor:
+    def _replaced(self, name: str, x: Tensor, rows: slice, condition: str | int | None) -> Tensor:
+        if condition is None:
+            return x
         mask = self._masks[name][rows].unsqueeze(-1)
         if condition == "zero":
             return x.where(~mask, 0)
@@ -238,21 +253,24 @@ class _Runs:
         sae = self._saes[name]
         return sae.encode(x.to(sae.W_enc.device), k, extrapolate=self._extrapolate).to(x.device)
 
-    def _mask(self, mask: Tensor | None, shape: tuple[int, int]) -> Bool[Tensor, "batch pos"]:
-        device = self._tokens.device
-        mask = torch.ones(shape, dtype=torch.bool, device=device) if mask is None else mask.to(device)
-        if not mask.any():
-            raise InvalidArgument("nothing to splice: positions chooses no token of these")
-        return mask
-
     def _inlier_mask(self, name: str) -> Bool[Tensor, "batch pos"]:
         norms = self._activations[name].float().norm(dim=-1)
         return self._masks[name] & (norms <= _OUTLIER_NORM * norms[self._masks[name]].median())
 
     def _skipping_is_exact(self) -> bool:
         row, last = slice(0, 1), torch.tensor([self._tokens.shape[1] - 1])
-        skipped = self.logits(row, None, last)
+        (skipped,) = self.logits(row, [None], last)
         return bool((next_token_logits(self._host, self._tokens[row], last) - skipped).abs().max() <= _RESUME_TOLERANCE)
+
+
+def _mask(chosen: Any, is_default: bool, host: Host, sae: SAE, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    """The positions that are spliced."""
+    untrained = untrained_token_ids(host, sae) if is_default else ()
+    mask = spliced_positions(chosen, is_default, untrained, Window(tokens.shape[0], tokens.shape[1]), tokens)
+    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.to(tokens.device)
+    if not mask.any():
+        raise InvalidArgument("nothing to splice: positions chooses no token of these")
+    return mask
 
 
 def _checked_ks(ks: Iterable[int] | None, saes: Mapping[str, SAE], extrapolate: bool) -> list[int]:
@@ -276,8 +294,7 @@ def _scored_positions(tokens: Tensor, score: slice | Tensor | Sequence[int] | No
     if score is None:
         return predicting
     if isinstance(score, slice):
-        check_positions(score)
-        chosen = predicting[score]
+        chosen = predicting[frozen_positions(score, "score")]
     else:
         try:
             chosen = torch.as_tensor(score, device=tokens.device)

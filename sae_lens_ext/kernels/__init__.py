@@ -10,9 +10,9 @@ Each one is a folder: ``reference.py`` is the definition in plain torch, ``cpu.p
 checks the arguments and picks one. ``backend=None`` picks by device; a backend that is named is used or refused.
 """
 
-from sae_lens_ext.kernels._checks import check_k, whole_number
+from sae_lens_ext.kernels._checks import holds_numbers
 from sae_lens_ext.kernels.hierarchical_loss import hierarchical_loss
 from sae_lens_ext.kernels.sparse_decode import sparse_decode
 from sae_lens_ext.kernels.topk_encode import topk_encode
 
-__all__ = ["check_k", "hierarchical_loss", "sparse_decode", "topk_encode", "whole_number"]
+__all__ = ["hierarchical_loss", "holds_numbers", "sparse_decode", "topk_encode"]

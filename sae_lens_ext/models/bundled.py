@@ -68,7 +68,7 @@ def prepare_bundled(name: str = "gemma-3-270m", *, progress: bool = True) -> Pat
         FormatError: what was written does not read back as what was meant.
     """
     if name not in BUNDLED:
-        raise InvalidArgument(f"no bundled model {name!r}; there is: {closest(name, BUNDLED)}")
+        raise InvalidArgument(f"no bundled model {name!r}; there is: {closest(str(name), BUNDLED)}")
     folder = cache_folder() / "models" / f"{name}-v{_LAYOUT}"
     if _is_whole(folder):
         return folder

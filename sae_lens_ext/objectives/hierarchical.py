@@ -7,8 +7,9 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_lens_ext._numbers import whole_numbers
 from sae_lens_ext.errors import InvalidArgument, InvalidK
-from sae_lens_ext.kernels import hierarchical_loss, topk_encode, whole_number
+from sae_lens_ext.kernels import hierarchical_loss, topk_encode
 from sae_lens_ext.objectives.base import Loss
 from sae_lens_ext.sae import SAE, SparseCode
 
@@ -37,8 +38,8 @@ class HierarchicalTopK:
     def __post_init__(self) -> None:
         """Accept lists too, and check that weights have levels to belong to."""
         if self.levels != "all":
-            levels = tuple(map(whole_number, self.levels)) if isinstance(self.levels, list | tuple | range) else (None,)
-            if None in levels:
+            levels = whole_numbers(self.levels)
+            if levels is None:
                 raise InvalidArgument(f"levels must be 'all' or whole numbers; got {self.levels!r}")
             object.__setattr__(self, "levels", levels)
         if self.weights is not None:

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_ext.errors import InvalidK, ShapeMismatch
-from sae_lens_ext.kernels import whole_number
+from sae_lens_ext._numbers import whole_number
+from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
+from sae_lens_ext.kernels import holds_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,11 @@ class SparseCode:
     d_sae: int
 
     def __post_init__(self) -> None:
-        """Refuse values and indices that do not fit together."""
+        """Refuse values and indices that do not fit together, or are none."""
+        if not isinstance(self.values, Tensor) or not isinstance(self.indices, Tensor):
+            raise InvalidArgument(f"a code is made of tensors; got {type(self.values).__name__} and {type(self.indices).__name__}")
+        if self.indices.is_floating_point() or self.indices.dtype == torch.bool:
+            raise InvalidArgument(f"the indices of a code are whole numbers; got {self.indices.dtype}")
         if self.values.ndim < 1 or self.values.shape != self.indices.shape:
             raise ShapeMismatch(
                 f"values and indices of a code must have one shape [..., k]; got {list(self.values.shape)} and {list(self.indices.shape)}"
@@ -54,6 +59,8 @@ class SparseCode:
 
     def dense(self) -> Float[Tensor, "*batch d_sae"]:
         """One column per feature, zero where it is not active. The only thing here whose size grows with d_sae."""
+        if self.indices.numel() and holds_numbers(self.indices) and int(self.indices.max()) >= self.d_sae:
+            raise InvalidArgument(f"this code names feature {int(self.indices.max())}; d_sae={self.d_sae}")
         zeros = self.values.new_zeros(*self.values.shape[:-1], self.d_sae)
         return zeros.scatter_add(-1, self.indices, self.values)
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sae_lens_ext._numbers import check_k, whole_number, whole_numbers
 from sae_lens_ext.errors import InvalidArgument, InvalidK
-from sae_lens_ext.kernels import check_k, whole_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,8 @@ class SAEConfig:
             if size is None or size < 1:
                 raise InvalidArgument(f"{name} must be a whole number of at least 1; got {getattr(self, name)!r}")
             object.__setattr__(self, name, size)
+        if not isinstance(self.metadata, Mapping):
+            raise InvalidArgument(f"metadata must be a mapping of JSON values; got {self.metadata!r}")
         for name in ("hook_name", "model_name"):
             if not isinstance(getattr(self, name), str | None):
                 raise InvalidArgument(f"{name} must be a string or None; got {getattr(self, name)!r}")
@@ -54,14 +56,14 @@ class SAEConfig:
             raise InvalidArgument(f"apply_b_dec_to_input must be True or False; got {self.apply_b_dec_to_input!r}")
         object.__setattr__(self, "exclude_special_tokens", _true_false_or_ids(self.exclude_special_tokens))
         object.__setattr__(self, "k", check_k(self.k, self.d_sae))
-        levels = tuple(map(whole_number, self.levels)) if isinstance(self.levels, list | tuple | range) else (None,)
-        if None in levels:
+        levels = whole_numbers(self.levels)
+        if levels is None:
             raise InvalidArgument(f"levels must be whole numbers; got {self.levels!r}")
         object.__setattr__(self, "levels", levels or (self.k,))
         if list(self.levels) != sorted(set(self.levels)) or self.levels[0] < 1 or self.levels[-1] != self.k:
             raise InvalidArgument(f"levels must rise from at least 1 to k={self.k} without repeats; got {self.levels}")
 
-    def checked_k(self, k: int | None, *, extrapolate: bool = False) -> int:
+    def checked_k(self, k: object, *, extrapolate: bool = False) -> int:
         """The k to use: ``k`` itself, or the default when it is None.
 
         Raises:

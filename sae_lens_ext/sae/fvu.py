@@ -3,6 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_lens_ext.errors import ShapeMismatch
+
 
 class FVU:
     """Squared error over squared distance from the mean of each coordinate: 0 is perfect, 1 is what the mean alone reaches.
@@ -27,6 +29,8 @@ class FVU:
 
     def update(self, x: Float[Tensor, "*batch d_model"], x_hat: Float[Tensor, "*batch d_model"]) -> None:
         """Add activations and their reconstructions."""
+        if x.shape != x_hat.shape:
+            raise ShapeMismatch(f"activations and reconstructions must have one shape; got {list(x.shape)} and {list(x_hat.shape)}")
         x, x_hat = x.detach().flatten(0, -2).double(), x_hat.detach().flatten(0, -2).double()
         count = x.shape[0]
         if count == 0:

@@ -1,7 +1,7 @@
 """A TopK sparse autoencoder that takes k as an argument."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from sae_lens_ext.errors import FormatError, InvalidArgument, InvalidK, NonFinite, ShapeMismatch, closest
 from sae_lens_ext.formats import SAECheckpoint, locate, read_sae, write_saelens
-from sae_lens_ext.kernels import sparse_decode, topk_encode
+from sae_lens_ext.kernels import holds_numbers, sparse_decode, topk_encode
 from sae_lens_ext.sae.code import SparseCode
 from sae_lens_ext.sae.config import SAEConfig
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FIELDS_IN_METADATA = ("hook_name", "model_name", "exclude_special_tokens")
 
 
@@ -74,6 +75,9 @@ class SAE(nn.Module):
         """
         with torch.device("meta"):
             sae = cls(config)
+        mixed = {tensor.dtype for tensor in (W_enc, b_enc, W_dec, b_dec)}
+        if len(mixed) > 1:
+            raise InvalidArgument(f"the weights of an SAE must be of one dtype; got {', '.join(sorted(map(str, mixed)))}")
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
         for name, tensor in given.items():
             wanted = getattr(sae, name).shape
@@ -85,7 +89,7 @@ class SAE(nn.Module):
             rows = rows.clone(memory_format=torch.contiguous_format)
             setattr(sae, name, nn.Parameter(rows.T if name == "W_enc" else rows))
         mean = b_dec.new_zeros(config.d_model) if activation_mean is None else activation_mean
-        scale = b_dec.new_ones(()) if activation_scale is None else activation_scale
+        scale = b_dec.new_ones(()) if activation_scale is None else torch.as_tensor(activation_scale, dtype=b_dec.dtype)
         if mean.shape != b_dec.shape or scale.shape != () or not scale > 0:
             raise ShapeMismatch(
                 f"activation_mean must be [{config.d_model}] and activation_scale one number above 0; "
@@ -117,7 +121,7 @@ class SAE(nn.Module):
             raise InvalidArgument(f"{self._name()} reads tensors; got a {type(x).__name__}")
         if x.ndim < 1 or x.shape[-1] != self.config.d_model:
             raise ShapeMismatch(f"{self._name()} reads activations of width d_model={self.config.d_model}; got {list(x.shape)}")
-        if not torch.isfinite(x).all():
+        if holds_numbers(x) and not torch.isfinite(x).all():
             bad = int((~torch.isfinite(x)).sum())
             raise NonFinite(
                 f"{bad} of {x.numel()} numbers in the activations given to {self._name()} are NaN or infinite; look upstream of it"
@@ -135,6 +139,24 @@ class SAE(nn.Module):
         recons = sparse_decode(code.values, code.indices, self.W_dec, self.b_dec)
         return recons / self.activation_scale + self.activation_mean
 
+    def contribution(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
+        """What the features of a code add to a reconstruction: ``decode`` without its constants, so linear in the values."""
+        recons = sparse_decode(code.values, code.indices, self.W_dec, torch.zeros_like(self.b_dec))
+        return recons / self.activation_scale
+
+    def contribution_of(self, acts: Float[Tensor, "*batch features"], features: Sequence[int]) -> Float[Tensor, "*batch d_model"]:
+        """The same for activations of a few features, side by side."""
+        return acts @ self.W_dec[torch.as_tensor(features, device=self.W_dec.device)] / self.activation_scale
+
+    def prefix_errors(self, x: Float[Tensor, "*batch d_model"], code: SparseCode) -> Float[Tensor, "*batch levels"]:
+        """Squared errors of every prefix of a code, from the empty one to all of it, in normalised units; ``levels`` is k + 1."""
+        residual = (x.to(self.W_enc.dtype) - self.activation_mean) * self.activation_scale - self.b_dec
+        errors = [residual.square().sum(-1)]
+        for rank in range(code.k):
+            residual = residual - code.values[..., rank : rank + 1] * self.W_dec[code.indices[..., rank]]
+            errors.append(residual.square().sum(-1))
+        return torch.stack(errors, dim=-1)
+
     def forward(
         self, x: Float[Tensor, "*batch d_model"], k: int | None = None, *, extrapolate: bool = False
     ) -> Float[Tensor, "*batch d_model"]:
@@ -149,6 +171,8 @@ class SAE(nn.Module):
         Raises:
             InvalidK: no k, or one this SAE cannot serve.
         """
+        if not isinstance(ks, Iterable) or isinstance(ks, str):
+            raise InvalidK(f"nested takes a list of values of k; got {ks!r}")
         ks = list(ks)
         if not ks:
             raise InvalidK("nested needs at least one k; got none")
@@ -169,7 +193,13 @@ class SAE(nn.Module):
         return self.from_tensors(self.config, self.W_enc, b_enc, self.W_dec, b_dec)
 
     def unfolded(self, activation_mean: Float[Tensor, " d_model"], activation_scale: Float[Tensor, ""]) -> "SAE":
-        """The inverse of ``folded``: take these constants out of the weights of an SAE whose own are 0 and 1."""
+        """The inverse of ``folded``: take these constants out of the weights of an SAE whose own are 0 and 1.
+
+        Raises:
+            InvalidArgument: its own are others.
+        """
+        if self._is_normalized():
+            raise InvalidArgument("this SAE has an activation_mean or activation_scale of its own; call folded() first")
         b_enc = self.b_enc if self.config.apply_b_dec_to_input else self.b_enc + activation_mean @ self.W_enc
         b_dec = (self.b_dec - activation_mean) * activation_scale
         return self.from_tensors(self.config, self.W_enc, b_enc * activation_scale, self.W_dec, b_dec, activation_mean, activation_scale)
@@ -249,7 +279,7 @@ class SAE(nn.Module):
 
     def with_config(self, **changes: object) -> "SAE":
         """The same weights (shared, not copied) with some fields of the config replaced, such as ``hook_name``."""
-        unchangeable = {"d_model", "d_sae"} & changes.keys()
+        unchangeable = {"d_model", "d_sae", "apply_b_dec_to_input"} & changes.keys()
         if unchangeable:
             raise InvalidArgument(f"{', '.join(sorted(unchangeable))} belong to the weights and cannot be replaced")
         names = [field.name for field in fields(self.config)]
@@ -257,6 +287,9 @@ class SAE(nn.Module):
         if unknown:
             raise InvalidArgument(f"an SAE's config has no {unknown[0]!r}; the closest: {closest(unknown[0], names)}")
         sae = copy.copy(self)
+        # The memory is shared; the parameters that point to it are not, so that moving or casting the copy leaves this one as it is.
+        sae._parameters = {name: nn.Parameter(tensor.detach(), tensor.requires_grad) for name, tensor in self.named_parameters()}
+        sae._buffers = dict(self._buffers)
         sae.config = replace(self.config, **changes)
         return sae
 
@@ -274,6 +307,6 @@ class SAE(nn.Module):
 
 def _floating_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+    if dtype is not None and found not in _DTYPES:
         raise InvalidArgument(f"dtype must be a floating point type such as torch.float32 or 'bfloat16', or None; got {dtype!r}")
     return found

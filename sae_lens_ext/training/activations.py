@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sae_lens_ext._numbers import whole_number
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import FormatError, InvalidArgument, NonFinite, ShapeMismatch
 from sae_lens_ext.formats.atomic import replacing
@@ -36,6 +37,16 @@ class Activations:
     n_special: int = 0
     n_outliers: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot hold activations.
+
+        Raises:
+            InvalidArgument: another dtype than float32, bfloat16 or float64.
+        """
+        if not isinstance(self.values, Tensor) or self.values.dtype not in (torch.float32, torch.bfloat16, torch.float64):
+            got = self.values.dtype if isinstance(self.values, Tensor) else type(self.values).__name__
+            raise InvalidArgument(f"activations must be a tensor of float32, bfloat16 or float64; got {got}")
+
     def outliers_clipped(self) -> "Activations":
         """With every token whose norm is above 6 times the median shrunk to that norm.
 
@@ -45,9 +56,13 @@ class Activations:
         times the median 0.103 and 0.110, to 6 times 0.101 and 0.111, left alone 0.102 and 0.112.
         """
         norms = self.values.float().norm(dim=1, keepdim=True)
-        limit = _LARGEST_NORM * norms.median()
-        values = torch.where(norms > limit, self.values * (limit / norms).to(self.values.dtype), self.values)
-        return type(self)(values, self.hook_name, self.n_special, self.n_outliers + int((norms > limit).sum()))
+        # Rows of zeros say nothing about what is usual.
+        median = norms[norms > 0].median() if norms.any() else norms.new_zeros(())
+        limit = _LARGEST_NORM * median
+        # Not those that an earlier call shrunk and rounding left a little above.
+        is_outlier = norms > limit * (1 + torch.finfo(self.values.dtype).eps)
+        values = torch.where(is_outlier, (self.values.float() * (limit / norms)).to(self.values.dtype), self.values)
+        return type(self)(values, self.hook_name, self.n_special, self.n_outliers + int(is_outlier.sum()))
 
     def mean_and_scale(self) -> tuple[Float[Tensor, " d_model"], Float[Tensor, ""]]:
         """The mean of each coordinate, and the factor that gives centred activations a mean square of 1 per coordinate."""
@@ -100,7 +115,9 @@ def collect_activations(
         InvalidArgument: no token that is not a special one.
     """
     tqdm = require("tqdm.auto", "Showing progress").tqdm
-    host = host_for(model)
+    if (whole_number(batch_size) or 0) < 1:
+        raise InvalidArgument(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
+    host = host_for(model).plain()
     site = host.site(hook_name)
     tokens = token_rows(host, tokens)
     special = torch.tensor(sorted(host.special_token_ids()), dtype=tokens.dtype, device=tokens.device)

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sae_lens_ext._numbers import whole_number
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument, NonFinite
-from sae_lens_ext.kernels import whole_number
 from sae_lens_ext.objectives import HierarchicalTopK, Objective
 from sae_lens_ext.sae import SAE, SAEConfig
 from sae_lens_ext.training.activations import Activations
@@ -58,7 +58,7 @@ class TrainConfig:
         wrong = [f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}" for name in counts]
         if whole_number(self.seed) is None:
             wrong.append(f"seed must be a whole number, got {self.seed!r}")
-        if not isinstance(self.objective, Objective):
+        if not isinstance(self.objective, Objective) or isinstance(self.objective, type):
             wrong.append(f"objective must be an objective such as HierarchicalTopK(), got {self.objective!r}")
         numbers = [name for name in ("lr", "warmup", "decay") if not isinstance(getattr(self, name), int | float)]
         if numbers:
@@ -116,6 +116,8 @@ def train(
         NonFinite: the loss became NaN or infinite.
     """
     tqdm = require("tqdm.auto", "Showing progress").tqdm
+    if not isinstance(config, TrainConfig):
+        raise InvalidArgument(f"config must be a TrainConfig; got a {type(config).__name__}")
     if not isinstance(activations, Activations) or activations.values.ndim != 2:
         raise InvalidArgument(
             "train needs Activations with one row per token; wrap a tensor [token, d_model] in Activations(values, hook_name)"
@@ -137,7 +139,9 @@ def train(
     sae = SAE(sae_config, generator=generator).to(device)
     sae.activation_mean, sae.activation_scale = mean.to(device), scale.to(device)
     optimizer = torch.optim.Adam(sae.parameters(), lr=config.lr, fused=True)
-    idle = torch.zeros(config.d_sae, dtype=torch.int64, device=device)
+    dead_after = n_tokens if config.dead_after is None else config.dead_after
+    # A feature that never was active is dead from the start, also where dead_after is longer than the run.
+    idle = torch.full((config.d_sae,), dead_after, dtype=torch.int64, device=device)
     n_batches = math.ceil(n_tokens / config.batch_size)
     n_steps, losses = config.epochs * n_batches, []
     start = time.perf_counter()
@@ -149,7 +153,9 @@ def train(
                 u = (activations.values[chosen].to(device, torch.float32) - sae.activation_mean) * sae.activation_scale
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr_at(step, n_steps)
-                loss, code = config.objective(sae, u, config.k)
+                # Also where the caller has switched gradients off.
+                with torch.enable_grad():
+                    loss, code = config.objective(sae, u, config.k)
                 loss.backward()
                 _remove_parallel_gradient(sae)
                 optimizer.step()
@@ -163,7 +169,6 @@ def train(
                 bar.update(len(chosen))
                 bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
     elapsed = time.perf_counter() - start
-    dead_after = n_tokens if config.dead_after is None else config.dead_after
     dead = (idle >= dead_after).double().mean().item()
     return Trained(sae.eval(), losses, dead, config.epochs * n_tokens / elapsed)
 

@@ -32,13 +32,15 @@ def documents(source: str | Path | None = None, *, column: str = "text") -> Iter
     if source is None:
         yield from default_documents()
         return
+    if not isinstance(source, str | Path) or not str(source).strip():
+        raise FormatError(f"give a file, a folder or the name of a dataset to read text from; got {source!r}")
     datasets = require("datasets", f"Reading {source}")
     path = Path(source).expanduser()
     if path.exists():
         files = sorted(file for file in ([path] if path.is_file() else path.rglob("*")) if file.suffix in _LOADER_OF_SUFFIX)
         if not files:
             raise FormatError(f"{path} holds no {', '.join(_LOADER_OF_SUFFIX)} file to read text from")
-        streams = (_stream_file(datasets, file, column) for file in files)
+        streams = (_rows_of_file(datasets, file, column) for file in files)
     else:
         try:
             streams = iter([datasets.load_dataset(str(source), split="train", streaming=True)])
@@ -79,7 +81,13 @@ def _docstrings() -> Iterator[str]:
             yield text
 
 
-def _stream_file(datasets: Any, file: Path, column: str) -> Any:
+def _rows_of_file(datasets: Any, file: Path, column: str) -> Iterator[Any]:
+    """The rows of one file; whatever the reader of a broken one says is said of that file."""
     if _LOADER_OF_SUFFIX[file.suffix] == "text":
-        return [{column: file.read_text(encoding="utf-8", errors="replace")}]
-    return datasets.load_dataset(_LOADER_OF_SUFFIX[file.suffix], data_files=str(file), split="train", streaming=True)
+        yield {column: file.read_text(encoding="utf-8", errors="replace")}
+        return
+    try:
+        yield from datasets.load_dataset(_LOADER_OF_SUFFIX[file.suffix], data_files=str(file), split="train", streaming=True)
+    except Exception as error:  # the readers below datasets raise errors of their own making, which have no common base
+        said = " ".join(str(error).split())[:200]
+        raise FormatError(f"{file} cannot be read to its end ({type(error).__name__}: {said})") from error

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from sae_lens_ext._numbers import whole_number
 from sae_lens_ext.errors import InvalidArgument
 
 
@@ -16,6 +17,8 @@ def split_documents(documents: Iterable[str], *, held_out: bool, one_in: int = 1
 
     No document is on both sides, and which side it is on depends on nothing but its text.
     """
+    if (whole_number(one_in) or 0) < 2:
+        raise InvalidArgument(f"one_in must be a whole number of at least 2; got {one_in!r}")
     for text in documents:
         digest = hashlib.sha256(text.encode("utf-8", errors="replace")).digest()
         if (int.from_bytes(digest[:8], "big") % one_in == 0) == held_out:
@@ -31,8 +34,8 @@ def pack(documents: Iterable[str], tokenizer: Any, *, n_rows: int, context: int 
     Raises:
         InvalidArgument: sizes below 1 and 2, or documents too short for a single row.
     """
-    if n_rows < 1 or context < 2:
-        raise InvalidArgument(f"packing needs n_rows of at least 1 and context of at least 2; got {n_rows} and {context}")
+    if (whole_number(n_rows) or 0) < 1 or (whole_number(context) or 0) < 2:
+        raise InvalidArgument(f"packing needs n_rows of at least 1 and context of at least 2; got {n_rows!r} and {context!r}")
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     length = context - len(start)
     rows: list[list[int]] = []

@@ -3,6 +3,7 @@
 from typing import Any
 
 from sae_lens_ext._optional import require
+from sae_lens_ext.errors import InvalidArgument
 
 _INK, _MUTED, _BLUE, _ORANGE, _GRID = "#1f2430", "#6b7280", "#2563eb", "#d97706", "#e5e7eb"
 
@@ -14,6 +15,12 @@ def plot_frontier(sweep: Any, *, title: str | None = None) -> Any:
         sweep: what ``sweep_k`` returned.
         title: above both panels; None names the site.
     """
+    lost = [name for name in ("ce_bare", "ce_mean", "sites") if name not in sweep.attrs]
+    if lost:
+        raise InvalidArgument(
+            f"this table has no attrs[{lost[0]!r}]: a table that was read from a CSV file has lost the ends of its sweep, so plot what "
+            "sweep_k returned"
+        )
     figure_module = require("matplotlib.figure", "Plotting")
     figure = figure_module.Figure(figsize=(10, 4), layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)

@@ -167,8 +167,12 @@ def test_the_comparison_catches_planted_errors(sabotage):
         ({"levels": torch.tensor([2, 2])}, InvalidArgument, r"none twice"),
         ({"indices": torch.full((17, 6), 29)}, InvalidArgument, r"features from 0 to 28, by W_dec; they run from 29 to 29"),
         ({"indices": torch.full((17, 6), -1)}, InvalidArgument, r"they run from -1 to -1"),
-        ({"values": torch.zeros(17, 6)}, InvalidArgument, r"values are torch.float32 and W_dec is torch.float64; cast one of them"),
+        ({"values": torch.zeros(17, 6)}, InvalidArgument, r"these must be of one dtype, and are values torch.float32, W_dec torch.float64"),
         ({"levels": [2, 2]}, InvalidArgument, r"none twice; got \[2, 2\]"),
+        ({"levels": 3}, InvalidK, r"each level must be a whole number from 1 to k=6, .*; got 3"),
+        ({"levels": [1, 2], "weights": 3}, InvalidArgument, r"weights must be numbers, one per level; got 3"),
+        ({"levels": [1, 2], "weights": "ab"}, InvalidArgument, r"weights must be numbers, one per level; got 'ab'"),
+        ({"target": torch.zeros(17, 13)}, InvalidArgument, r"one dtype, and are target torch.float32, W_dec torch.float64"),
         ({"levels": []}, InvalidArgument, r"at least one prefix length"),
         ({"levels": [1, 2], "weights": [1.0]}, InvalidArgument, r"one number per level: 2 levels, 1 weights"),
         ({"levels": [1], "weights": [-1.0]}, InvalidArgument, r"none below 0"),
@@ -216,3 +220,11 @@ def test_extra_memory_does_not_grow_with_k():
         return biggest
 
     assert peak(128) == peak(16) == 512 * 96, "the largest tensor should be the gradient of W_dec"
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_large_and_tiny_weights_are_only_ratios():
+    inputs = CASES[2].code()
+    expected = hierarchical_loss(**inputs, levels=[1, 2], weights=[1.0, 1.0])
+    for size in (1e308, 5e-324):
+        assert hierarchical_loss(**inputs, levels=iter([1, 2]), weights=[size, size]) == expected

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_lens_ext._numbers import whole_numbers
 from sae_lens_ext._types import Backend
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
 from sae_lens_ext.kernels._backend import resolve
-from sae_lens_ext.kernels._checks import check_decoder, whole_number
+from sae_lens_ext.kernels._checks import check_decoder, check_target
 from sae_lens_ext.kernels.hierarchical_loss import cpu, reference
 
 
@@ -37,9 +38,10 @@ def hierarchical_loss(
     >>> hierarchical_loss(values, indices, W_dec, b_dec, target, levels=[2]).item()  # plain TopK
     0.0
 
-    The order of the features matters and is the caller's: give them strongest first, as ``topk_encode`` does. Differentiable
-    once in ``values``, ``W_dec``, ``b_dec`` and ``target``. The fast backends compute the gradients during the forward pass,
-    because all that the backward pass can add is one scalar factor, and hold nothing of size ``[batch, k, d_model]``.
+    The order of the features matters and is the caller's: give them strongest first, as ``topk_encode`` does. Differentiable in
+    ``values``, ``W_dec``, ``b_dec`` and ``target``; second derivatives go through the definition. The fast backends compute the
+    gradients during the forward pass, because all that the backward pass can add is one scalar factor, and hold nothing of size
+    ``[batch, k, d_model]``.
 
     Args:
         values: feature activations, in the order in which levels count them.
@@ -66,6 +68,7 @@ def hierarchical_loss(
         raise ShapeMismatch(
             f"target must be [..., d_model] = {[*values.shape[:-1], d_model]}, one row per token of values; got {list(target.shape)}"
         )
+    check_target(target, W_dec)
     if values.numel() == 0:
         raise ShapeMismatch(f"the loss of no token is not defined; got values {list(values.shape)}")
     rank_weights = _rank_weights(k, levels, weights)
@@ -77,19 +80,23 @@ def hierarchical_loss(
 
 def _rank_weights(k: int, levels: Sequence[int] | None, weights: Sequence[float] | None) -> list[float]:
     """One weight per prefix length 1..k, summing to 1; zero for the lengths that do not count."""
-    given = levels if levels is None else list(levels)
-    numbers = [whole_number(level) for level in (range(1, k + 1) if levels is None else levels)]
-    levels = [number for number in numbers if number is not None and 1 <= number <= k]
-    if len(levels) < len(numbers):
-        raise InvalidK(f"each level must be a whole number from 1 to k={k}, the number of features per token; got {given}")
-    if not levels or len(set(levels)) != len(levels):
-        raise InvalidArgument(f"levels must name at least one prefix length and none twice; got {given}")
-    weights = [1.0] * len(levels) if weights is None else [float(weight) for weight in weights]
-    if len(weights) != len(levels):
-        raise InvalidArgument(f"weights must hold one number per level: {len(levels)} levels, {len(weights)} weights")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or sum(weights) <= 0:
-        raise InvalidArgument(f"weights must be finite, none below 0, and not all 0; got {weights}")
-    total, result = sum(weights), [0.0] * k
-    for level, weight in zip(levels, weights, strict=True):
-        result[level - 1] = weight / total
+    numbers = tuple(range(1, k + 1)) if levels is None else whole_numbers(levels)
+    if numbers is None or any(not 1 <= level <= k for level in numbers):
+        got = levels if numbers is None else list(numbers)
+        raise InvalidK(f"each level must be a whole number from 1 to k={k}, the number of features per token; got {got}")
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise InvalidArgument(f"levels must name at least one prefix length and none twice; got {list(numbers)}")
+    try:
+        shares = [1.0] * len(numbers) if weights is None else [float(weight) for weight in weights]
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"weights must be numbers, one per level; got {weights!r}") from None
+    if len(shares) != len(numbers):
+        raise InvalidArgument(f"weights must hold one number per level: {len(numbers)} levels, {len(shares)} weights")
+    if not all(math.isfinite(share) and share >= 0 for share in shares) or max(shares) <= 0:
+        raise InvalidArgument(f"weights must be finite, none below 0, and not all 0; got {shares}")
+    # By the largest first, because the sum of large numbers can be infinite.
+    shares = [share / max(shares) for share in shares]
+    result = [0.0] * k
+    for level, share in zip(numbers, shares, strict=True):
+        result[level - 1] = share / sum(shares)
     return result

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
+
+from sae_lens_ext.kernels._second_order import gradients_by_definition
+from sae_lens_ext.kernels.hierarchical_loss import reference
 
 # Tokens per chunk of the torch version: 128 rows of 640 floats are a third of a megabyte, and the five buffers of a chunk
 # stay in cache; smaller chunks pay more for launches (measured 215 ms at 64, 142 at 128, 150 at 256 for B=1024, K=64).
@@ -23,7 +25,7 @@ _CHUNK_TOKENS = 128
 
 
 def hierarchical_loss(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, rank_weights: list[float]) -> Tensor:
-    """As in ``reference``, once differentiable."""
+    """As in ``reference``."""
     return _HierarchicalLoss.apply(values, indices, W_dec, b_dec, target, rank_weights)
 
 
@@ -52,13 +54,27 @@ class _HierarchicalLoss(torch.autograd.Function):
             grad_W.mul_(scale).to(W_dec.dtype),
             grad_target.sum(0).neg_().to(b_dec.dtype),
             grad_target.to(target.dtype),
+            values,
+            indices,
+            W_dec,
+            b_dec,
+            target,
         )
+        ctx.rank_weights = rank_weights
         return loss.div(bias_error.numel()).to(values.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor):
-        grad_values, grad_W, grad_b, grad_target = (saved * grad_outputs[0] for saved in ctx.saved_tensors)
+        *gradients, values, indices, W_dec, b_dec, target = ctx.saved_tensors
+        if torch.is_grad_enabled():
+
+            def definition(values: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor) -> Tensor:
+                return reference.hierarchical_loss(values, indices, W_dec, b_dec, target, ctx.rank_weights)
+
+            needed = [ctx.needs_input_grad[i] for i in (0, 2, 3, 4)]
+            found = gradients_by_definition(definition, (values, W_dec, b_dec, target), needed, grad_outputs[0])
+            return found[0], None, *found[1:], None
+        grad_values, grad_W, grad_b, grad_target = (gradient * grad_outputs[0] for gradient in gradients)
         return grad_values, None, grad_W, grad_b, grad_target, None
 
 

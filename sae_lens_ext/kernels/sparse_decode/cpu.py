@@ -1,37 +1,58 @@
-"""``sparse_decode`` on a CPU: one pass over the chosen rows, forward and backward, and never ``[..., k, d_model]``."""
+"""``sparse_decode`` on a CPU: one pass over the chosen rows, forward and backward, and never ``[..., k, d_model]``.
+
+A torch custom operator, so that it is one step for torch.compile and for stand-in tensors that have only shapes.
+"""
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sae_lens_ext.kernels import _rows_cpu
+from sae_lens_ext.kernels._second_order import gradients_by_definition
+from sae_lens_ext.kernels.sparse_decode import reference
 
 
 def sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
     """As in ``reference``."""
     k = values.shape[-1]
-    flat = _SparseDecode.apply(values.reshape(-1, k), indices.reshape(-1, k).long(), W_dec, b_dec)
+    flat = _decode(values.reshape(-1, k), indices.reshape(-1, k).long(), W_dec, b_dec)
     return flat.view(*values.shape[:-1], W_dec.shape[1])
 
 
-class _SparseDecode(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
-        ctx.save_for_backward(values, indices, W_dec)
-        return _rows_cpu.weighted_row_sum(values, indices, W_dec).add_(b_dec)
+@torch.library.custom_op("sae_lens_ext::sparse_decode", mutates_args=())
+def _decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+    return _rows_cpu.weighted_row_sum(values, indices, W_dec).add_(b_dec)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor):
-        values, indices, W_dec = ctx.saved_tensors
-        grad = grad_outputs[0].contiguous()
-        grad_values = grad_W = grad_b = None
-        if ctx.needs_input_grad[0]:
-            grad_values = _rows_cpu.row_dots(grad, indices, W_dec)
-        if ctx.needs_input_grad[2]:
-            grad_W = _rows_cpu.scatter_row_sum(values, indices, grad, W_dec.shape[0])
-        if ctx.needs_input_grad[3]:
-            grad_b = grad.sum(0)
-        return grad_values, None, grad_W, grad_b
+
+@_decode.register_fake
+def _(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+    return values.new_empty(values.shape[0], W_dec.shape[1])
+
+
+def _keep(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    values, indices, W_dec, b_dec = ctx.saved_tensors
+    needs_values, _, needs_W, needs_b = ctx.needs_input_grad
+    if torch.is_grad_enabled():
+
+        def definition(values: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+            return reference.sparse_decode(values, indices, W_dec, b_dec)
+
+        found = gradients_by_definition(definition, (values, W_dec, b_dec), (needs_values, needs_W, needs_b), grad)
+        return found[0], None, found[1], found[2]
+    grad = grad.contiguous()
+    grad_values = grad_W = grad_b = None
+    if needs_values:
+        grad_values = _rows_cpu.row_dots(grad, indices, W_dec)
+    if needs_W:
+        grad_W = _rows_cpu.scatter_row_sum(values, indices, grad, W_dec.shape[0])
+    if needs_b:
+        grad_b = grad.sum(0)
+    return grad_values, None, grad_W, grad_b
+
+
+_decode.register_autograd(_backward, setup_context=_keep)

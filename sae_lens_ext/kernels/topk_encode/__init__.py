@@ -3,9 +3,10 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_lens_ext._numbers import check_k
 from sae_lens_ext._types import Backend
 from sae_lens_ext.kernels._backend import resolve
-from sae_lens_ext.kernels._checks import check_encoder, check_k
+from sae_lens_ext.kernels._checks import check_encoder
 from sae_lens_ext.kernels.topk_encode import cpu, reference
 
 

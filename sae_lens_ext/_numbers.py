@@ -1,0 +1,47 @@
+"""Whole numbers as people give them: Python's, numpy's, tensors of one; and what is none."""
+
+import operator
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from sae_lens_ext.errors import InvalidK
+
+
+def whole_number(k: object) -> int | None:
+    """``k`` as an int if it is a whole number of any kind, numpy's and tensors' included; None if it is a bool, a float or no number.
+
+    >>> import numpy
+    >>> whole_number(8), whole_number(numpy.int64(8)), whole_number(8.0), whole_number(True)
+    (8, 8, None, None)
+    """
+    if isinstance(k, bool) or (isinstance(k, Tensor) and k.dtype == torch.bool):
+        return None
+    try:
+        return operator.index(k)  # pyright: ignore[reportArgumentType] - raising TypeError is how it says no
+    except TypeError:
+        return None
+
+
+def check_k(k: object, d_sae: int, name: str = "d_sae") -> int:
+    """``k`` as an int; refuse what is not a whole number from 1 to ``d_sae``."""
+    number = whole_number(k)
+    if number is None:
+        raise InvalidK(f"k must be a whole number from 1 to {name}={d_sae}; got {k!r} ({type(k).__name__})")
+    if not 1 <= number <= d_sae:
+        raise InvalidK(f"k must be from 1 to {name}={d_sae}; got {number}")
+    return number
+
+
+def whole_numbers(values: object) -> tuple[int, ...] | None:
+    """Several whole numbers as a tuple of ints, from anything that can be looped over; None where one of them is none.
+
+    >>> whole_numbers(range(1, 4)), whole_numbers([1, 2.5]), whole_numbers("12"), whole_numbers(3)
+    ((1, 2, 3), None, None, None)
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable) or (isinstance(values, Tensor) and values.ndim == 0):
+        return None
+    numbers = [whole_number(value) for value in values]
+    found = [number for number in numbers if number is not None]
+    return tuple(found) if len(found) == len(numbers) else None

@@ -1,0 +1,130 @@
+"""nnsight 0.8 models: ``TransformersModel``, ``LanguageModel``, ``NNsight``, by edits that are replayed in every trace.
+
+nnsight hands a module's values to a trace inside the module's forward, so a torch hook on the module would be seen by later
+modules and not by the trace. An edit (``model.edit(inplace=True)``) is nnsight's own way to change a value for good: it runs
+before the user's block, so the block sees what the edit put there, and it travels with the model to a remote server.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxtyping import Float, Int
+from nnsight.intervention.interleaver import OutOfOrderError
+from nnsight.intervention.iterator import Iterations
+from torch import Tensor
+
+from sae_lens_ext.errors import InvalidArgument, UnsupportedHost
+from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, Undo
+from sae_lens_ext.hosts.modules import cached_positions, replaced_input, replaced_output, token_ids
+from sae_lens_ext.hosts.torch import Place, TorchHost
+
+
+class NNsightHost:
+    """An nnsight model; names and shapes are those of the torch module it wraps."""
+
+    def __init__(self, model: Any) -> None:
+        """Wrap ``model`` without changing it."""
+        self.model = model
+        self._torch = TorchHost(model._module)
+        self.blocks = self._torch.blocks
+        self.embed, self.unembed, self.d_vocab = self._torch.embed, self._torch.unembed, self._torch.d_vocab
+        self._embed_path = next((path for path, module in model._module.named_modules() if module is self.embed), None)
+
+    def site(self, name: str) -> Site:
+        """See ``Host.site``."""
+        return self._torch.site(name)
+
+    def width(self, site: Site) -> int | None:
+        """See ``Host.width``."""
+        return self._torch.width(site)
+
+    def attach(self, site: Site, function: SiteFunction) -> Undo:
+        """See ``Host.attach``; the function takes part in traces of this model, not in calls of the module inside of it."""
+        place, _ = self._torch.place(site.name)
+        return self._edit(lambda: self.replace(place, function))
+
+    def replace(self, place: Place, function: SiteFunction) -> None:
+        """Inside a trace: pass the value at a place through ``function``, the next time the model reaches it."""
+        envoy = self.model.get(place.path)
+        if place.side == "output":
+            envoy.output = replaced_output(envoy.output, function)
+        else:
+            arguments, keywords = envoy.inputs
+            envoy.inputs = replaced_input(arguments, keywords, function)
+
+    def points(self, site: Site, names: Sequence[str]) -> tuple[Points, Undo]:
+        """See ``Host.points``; there are none here: read ``Splice.codes`` instead."""
+        return Points(), lambda: None
+
+    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[], object]) -> Undo:
+        """See ``Host.watch``."""
+
+        def whole_run() -> None:
+            at_start(cached_positions(self.model.inputs[1]))
+            _ = self.model.output
+            at_end()
+
+        def embedding() -> None:
+            tokens = token_ids(*self.model.get(self._embed_path).inputs)
+            if tokens is not None:
+                at_tokens(tokens)
+
+        undo = [self._edit(whole_run)]
+        if self._embed_path is not None:
+            undo.append(self._edit(embedding))
+
+        def undo_all() -> None:
+            for one in reversed(undo):
+                one()
+
+        return undo_all
+
+    def _edit(self, step: Callable[[], None]) -> Undo:
+        if self.model.interleaver.interleaving:
+            raise InvalidArgument("a trace is running already; open the splice around it, or call its apply() inside")
+        model = self.model
+        with model.edit(inplace=True):
+            _every_time(step)
+        edit = model._edits[-1]
+
+        def undo() -> None:
+            # The user may have cleared all edits, this one among them.
+            model._edits[:] = [other for other in model._edits if other is not edit]
+
+        return undo
+
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch unembedded d_vocab"]:
+        """See ``Host.logits``."""
+        return self.plain().logits(tokens)
+
+    def to_tokens(self, text: str | list[str]) -> Int[Tensor, "batch pos"]:
+        """See ``Host.to_tokens``."""
+        tokenizer = getattr(self.model, "tokenizer", None)
+        return self._torch.to_tokens(text) if tokenizer is None else tokenizer(text, return_tensors="pt").input_ids
+
+    def special_token_ids(self) -> frozenset[int]:
+        """See ``Host.special_token_ids``."""
+        tokenizer = getattr(self.model, "tokenizer", None)
+        return self._torch.special_token_ids() if tokenizer is None else frozenset(tokenizer.all_special_ids)
+
+    def plain(self) -> Host:
+        """See ``Host.plain``."""
+        if self.model._edits:
+            raise UnsupportedHost(
+                "this nnsight model has edits (a splice that is active, or model.edit), which runs of parts of it would leave out; "
+                "leave the splice, or call model.clear_edits(), first"
+            )
+        if getattr(self.model, "dispatched", True) is False:
+            self.model.dispatch()
+        return TorchHost(self.model._module)
+
+
+def _every_time(step: Callable[[], None]) -> None:
+    """Take a step at every occurrence of what it asks for, such as every token of a generation."""
+    try:
+        # What tracer.iter[:] is; the tracer itself could not be sent to a server with the edit.
+        for _ in Iterations():
+            step()
+    except OutOfOrderError:
+        # How nnsight ends a loop that waits for an occurrence after the last; uncaught, it would warn at the end of every run.
+        return

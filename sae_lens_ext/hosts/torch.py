@@ -1,0 +1,156 @@
+"""Plain PyTorch modules, and Hugging Face language models above all, by forward hooks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sae_lens_ext.errors import InvalidArgument, UnknownSite, closest
+from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, Undo
+from sae_lens_ext.hosts.modules import config_token_ids, replaced_input, replaced_output, watch_modules
+from sae_lens_ext.hosts.names import RESIDUAL_POINTS, Point, block_and_point
+
+_ATTENTION = ("self_attn", "attn", "attention")
+_MLP = ("mlp",)
+_HEADS_MIXED_BY = ("o_proj", "c_proj", "dense")
+# Where attention and MLP add to the residual stream differs between families (a norm behind them, a residual inside them). These
+# were checked: before + attention + MLP == after.
+_CHECKED_FAMILIES = ("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3")
+
+
+class Place(NamedTuple):
+    """One side of a module."""
+
+    path: str
+    side: Literal["input", "output"]
+
+
+class TorchHost:
+    """A torch module, by hooks on its submodules."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Wrap ``model``, or what ``torch.compile`` made of one, without changing it."""
+        self.model: Any = model
+        self.module: nn.Module = getattr(model, "_orig_mod", model)
+        self._config = getattr(self.module, "config", None)
+        self._modules = dict(self.module.named_modules())
+        self._blocks_path, self.blocks = _find_blocks(self.module)
+        self.embed: nn.Module | None = _called_if_there(self.module, "get_input_embeddings")
+        self.unembed: nn.Module | None = _called_if_there(self.module, "get_output_embeddings")
+        self.d_vocab: int | None = None if self.unembed is None else int(self.unembed.weight.shape[0])  # pyright: ignore[reportIndexIssue] - a linear layer
+
+    def site(self, name: str) -> Site:
+        """See ``Host.site``."""
+        place, known = self.place(name)
+        return Site(name, ".".join(place), *known)
+
+    def place(self, name: str) -> tuple[Place, tuple[int, Point] | tuple[None, None]]:
+        """The module and side that a name means, and the block and point where it is one that every block has."""
+        known = block_and_point(name)
+        if known is not None:
+            return self._place_of_point(name, *known), known
+        path, _, side = name.rpartition(".")
+        if side not in ("input", "output"):
+            path, side = name, "output"
+        matches = [path] if path in self._modules else [other for other in self._modules if other.endswith(f".{path}")]
+        if len(matches) != 1 or not matches[0]:
+            points = [f"blocks.{i}.hook_resid_{end}" for i in range(len(self.blocks)) for end in ("pre", "post")]
+            several = f"; it ends {len(matches)} paths, so write one of them out" if len(matches) > 1 else ""
+            raise UnknownSite(f"no site {name!r} in this model{several}; the closest: {closest(name, [*points, *self._modules])}")
+        place = Place(matches[0], "input" if side == "input" else "output")
+        parent, _, index = place.path.rpartition(".")
+        if self.blocks and parent == self._blocks_path:
+            return place, (int(index), "resid_pre" if side == "input" else "resid_post")
+        return place, (None, None)
+
+    def _place_of_point(self, name: str, index: int, point: Point) -> Place:
+        if index >= len(self.blocks):
+            raise UnknownSite(f"no site {name!r} in this model, which has {len(self.blocks)} blocks")
+        path, block = f"{self._blocks_path}.{index}", self.blocks[index]
+        if point in RESIDUAL_POINTS:
+            return Place(path, "input" if point == "resid_pre" else "output")
+        if point == "resid_mid":
+            raise UnknownSite(
+                f"{name} cannot be edited here: between attention and MLP the stream is kept inside the block's own forward, and what "
+                "a hook reaches is only the MLP's copy of it; use hook_attn_out or hook_resid_post of the same block"
+            )
+        family = getattr(self._config, "model_type", None)
+        attention, mlp = _named(block, _ATTENTION), _named(block, _MLP)
+        if family not in _CHECKED_FAMILIES or attention is None or mlp is None:
+            raise UnknownSite(
+                f"{name}: what attention and MLP add to the residual stream of a {family or type(self.module).__name__} was not checked; "
+                f"give the path of a module instead, such as {closest(f'{path}.{point}', self._modules, n=3)}"
+            )
+        if point == "z":
+            return Place(f"{path}.{attention}.{_named(getattr(block, attention), _HEADS_MIXED_BY)}", "input")
+        if hasattr(block, "post_feedforward_layernorm"):
+            # Norms behind attention and MLP: what is added is what leaves them.
+            return Place(f"{path}.post_{'attention' if point == 'attn_out' else 'feedforward'}_layernorm", "output")
+        return Place(f"{path}.{attention if point == 'attn_out' else mlp}", "output")
+
+    def width(self, site: Site) -> int | None:
+        """See ``Host.width``."""
+        hidden = getattr(self._config, "hidden_size", None)
+        return int(hidden) if hidden is not None and site.point not in (None, "z") else None
+
+    def attach(self, site: Site, function: SiteFunction) -> Undo:
+        """See ``Host.attach``."""
+        place, _ = self.place(site.name)
+        module = self._modules[place.path]
+        if place.side == "input":
+            return module.register_forward_pre_hook(
+                lambda _, arguments, keywords: replaced_input(arguments, keywords, function), with_kwargs=True
+            ).remove
+        return module.register_forward_hook(lambda _, arguments, output: replaced_output(output, function)).remove
+
+    def points(self, site: Site, names: Sequence[str]) -> tuple[Points, Undo]:
+        """See ``Host.points``; there are none here: read ``Splice.codes`` instead."""
+        return Points(), lambda: None
+
+    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[], object]) -> Undo:
+        """See ``Host.watch``."""
+        return watch_modules(self.module, self.embed, at_start, at_tokens, at_end)
+
+    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch unembedded d_vocab"]:
+        """See ``Host.logits``."""
+        output = self.model(tokens, use_cache=False) if hasattr(self._config, "use_cache") else self.model(tokens)
+        return output if isinstance(output, Tensor) else output[0] if isinstance(output, tuple) else output.logits
+
+    def to_tokens(self, text: str | list[str]) -> Int[Tensor, "batch pos"]:
+        """See ``Host.to_tokens``."""
+        raise InvalidArgument(f"a {type(self.module).__name__} has no tokenizer; give token ids [batch, pos] in place of text")
+
+    def special_token_ids(self) -> frozenset[int]:
+        """See ``Host.special_token_ids``."""
+        return config_token_ids(self._config)
+
+    def plain(self) -> Host:
+        """See ``Host.plain``."""
+        return self
+
+
+def _find_blocks(module: nn.Module) -> tuple[str, Sequence[nn.Module]]:
+    """Path and members of the list of blocks: the largest list of modules that is in no other such list."""
+    # In a model of text and images, the language model's own.
+    decoder = _called_if_there(module, "get_decoder") or module
+    inside = {id(part) for part in decoder.modules()}
+    lists = {path: part for path, part in module.named_modules() if isinstance(part, nn.ModuleList) and len(part) and id(part) in inside}
+    outer = {path: part for path, part in lists.items() if not any(path.startswith(f"{other}.") for other in lists)}
+    if not outer:
+        return "", ()
+    path = max(outer, key=lambda path: sum(parameter.numel() for parameter in outer[path].parameters()))
+    return path, list(outer[path])
+
+
+def _called_if_there(module: nn.Module, getter: str) -> nn.Module | None:
+    """What a Hugging Face model's own accessor returns; None where the model has none, or it does not know."""
+    try:
+        found = getattr(module, getter)()
+    except (AttributeError, NotImplementedError):
+        return None
+    return found if isinstance(found, nn.Module) else None
+
+
+def _named(module: nn.Module, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if hasattr(module, name)), None)
