@@ -5,7 +5,15 @@ import functools
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
 import sae_lens_ext as sle
 
@@ -74,9 +82,36 @@ def _gpt2() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config).eval()
 
 
+@functools.cache
+def _gemma3() -> Gemma3ForCausalLM:
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=8,
+        sliding_window=4,
+        architectures=["Gemma3ForCausalLM"],
+        layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+        query_pre_attn_scalar=8,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    model = Gemma3ForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(8)
+    return model
+
+
 def hf_model(name: str, dtype: torch.dtype = torch.float32):
     """A fresh copy, since wrapping a model changes it."""
-    return copy.deepcopy({"gemma2": _gemma2, "gpt2": _gpt2}[name]()).to(dtype)
+    return copy.deepcopy({"gemma2": _gemma2, "gemma3": _gemma3, "gpt2": _gpt2}[name]()).to(dtype)
 
 
 def bridge(name: str = "gemma2", dtype: torch.dtype = torch.float32):
@@ -84,6 +119,33 @@ def bridge(name: str = "gemma2", dtype: torch.dtype = torch.float32):
     from transformer_lens.model_bridge import TransformerBridge
 
     return TransformerBridge.boot_transformers(f"tiny-{name}", hf_model=hf_model(name, dtype), tokenizer=tokenizer(), dtype=dtype)
+
+
+HOSTS = ("lens", "torch", "nnsight", "transformers_model")
+
+
+def hosted(host: str, name: str = "gemma2", dtype: torch.dtype = torch.float32):
+    """The same weights on any host."""
+    if host == "lens":
+        return bridge(name, dtype)
+    if host == "torch":
+        return hf_model(name, dtype)
+    import nnsight
+    from nnsight.modeling.transformers import TransformersModel
+
+    if host == "nnsight":
+        return nnsight.NNsight(hf_model(name, dtype))
+    return TransformersModel(hf_model(name, dtype), tokenizer=tokenizer(), task="text-generation")
+
+
+def logits(model, ids: torch.Tensor) -> torch.Tensor:
+    """What the host's own call gives; with gradients where they are on."""
+    if hasattr(model, "trace"):
+        with model.trace(ids):
+            found = model.output.logits.save()
+        return found
+    output = model(ids)
+    return output if isinstance(output, torch.Tensor) else output.logits
 
 
 def tokens(rows: int = 2, length: int = 10, seed: int = 0) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sae_lens_ext.hosts.names import RESIDUAL_POINTS, Point
+from sae_lens_ext.hosts.names import POINTS_IN_ORDER, RESIDUAL_POINTS, Point
 
 SiteFunction = Callable[[Tensor], Tensor | None]
 """Takes the activation at a site; returns what to put in its place, or None to leave it."""
@@ -44,6 +44,11 @@ class Site:
     def blocks_before(self) -> int:
         """How many blocks have run, wholly, when the activation at this site is known; 0 for a site outside of the blocks."""
         return 0 if self.block is None else self.block + (self.point == "resid_post")
+
+    @property
+    def when(self) -> tuple[int, int] | None:
+        """What sorts sites into the order in which a run meets them; None where that is not known."""
+        return None if self.block is None or self.point is None else (self.block, POINTS_IN_ORDER.index(self.point))
 
     @property
     def is_residual(self) -> bool:

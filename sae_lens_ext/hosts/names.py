@@ -6,6 +6,9 @@ from typing import Literal
 Point = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z"]
 """The residual stream before, inside and after a block; what attention and MLP add to it; attention's heads before they are mixed."""
 
+POINTS_IN_ORDER: tuple[Point, ...] = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
+"""As a block computes them."""
+
 RESIDUAL_POINTS = ("resid_pre", "resid_post")
 """Points that hold all that later blocks see of earlier ones."""
 

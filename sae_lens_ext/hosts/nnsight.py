@@ -41,10 +41,20 @@ class NNsightHost:
     def attach(self, site: Site, function: SiteFunction) -> Undo:
         """See ``Host.attach``; the function takes part in traces of this model, not in calls of the module inside of it."""
         place, _ = self._torch.place(site.name)
-        return self._edit(lambda: self.replace(place, function))
+        return self._edit(lambda: self._replace(place, function))
 
-    def replace(self, place: Place, function: SiteFunction) -> None:
-        """Inside a trace: pass the value at a place through ``function``, the next time the model reaches it."""
+    def attach_now(self, site: Site, function: SiteFunction) -> None:
+        """The same, once: inside a trace, the next time the model reaches the site.
+
+        Raises:
+            InvalidArgument: no trace is running.
+        """
+        if not self.model.interleaver.interleaving:
+            raise InvalidArgument("apply() works inside a trace of the model; around one, use the splice as a with block")
+        place, _ = self._torch.place(site.name)
+        self._replace(place, function)
+
+    def _replace(self, place: Place, function: SiteFunction) -> None:
         envoy = self.model.get(place.path)
         if place.side == "output":
             envoy.output = replaced_output(envoy.output, function)
@@ -64,20 +74,27 @@ class NNsightHost:
             _ = self.model.output
             at_end()
 
-        def embedding() -> None:
-            tokens = token_ids(*self.model.get(self._embed_path).inputs)
-            if tokens is not None:
-                at_tokens(tokens)
-
         undo = [self._edit(whole_run)]
         if self._embed_path is not None:
-            undo.append(self._edit(embedding))
+            undo.append(self._edit(lambda: self._read_tokens(at_tokens)))
 
         def undo_all() -> None:
             for one in reversed(undo):
                 one()
 
         return undo_all
+
+    def watch_now(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object]) -> None:
+        """The same, once: inside a trace, before anything else of the run was asked for."""
+        at_start(cached_positions(self.model.inputs[1]))
+        if self._embed_path is not None:
+            self._read_tokens(at_tokens)
+
+    def _read_tokens(self, at_tokens: Callable[[Tensor], object]) -> None:
+        arguments, keywords = self.model.get(self._embed_path).inputs
+        tokens = token_ids(arguments, keywords)
+        if tokens is not None:
+            at_tokens(tokens)
 
     def _edit(self, step: Callable[[], None]) -> Undo:
         if self.model.interleaver.interleaving:

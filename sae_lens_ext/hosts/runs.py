@@ -138,17 +138,18 @@ class RunWatch:
         start: how many positions came before this run's, in a cache.
     """
 
-    def __init__(self, host: Host, at_start: Callable[[], object], at_end: Callable[[], object]) -> None:
-        """Start watching; ``at_start`` is called whenever a run begins, ``at_end`` when it did not stop early."""
+    def __init__(self, at_start: Callable[[], object]) -> None:
+        """Know nothing yet; ``at_start`` is called whenever a run begins."""
         self.tokens: Tensor | None = None
         self.start = 0
         self._at_start = at_start
-        self.stop = host.watch(self._begin, self._keep, at_end)
 
-    def _begin(self, start: int) -> None:
+    def begin(self, start: int) -> None:
+        """A run begins, behind ``start`` positions in a cache."""
         # Otherwise a run that starts from activations would be masked by the tokens of the run before it.
         self.tokens, self.start = None, start
         self._at_start()
 
-    def _keep(self, tokens: Tensor) -> None:
+    def keep(self, tokens: Tensor) -> None:
+        """These are its tokens."""
         self.tokens = tokens

@@ -1,8 +1,10 @@
 """Plain PyTorch modules, and Hugging Face language models above all, by forward hooks."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -17,6 +19,28 @@ _HEADS_MIXED_BY = ("o_proj", "c_proj", "dense")
 # Where attention and MLP add to the residual stream differs between families (a norm behind them, a residual inside them). These
 # were checked: before + attention + MLP == after.
 _CHECKED_FAMILIES = ("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3")
+
+
+class _Eager:
+    """Switches torch.compile off for as long as anybody needs it off, however their times overlap."""
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._stance: Any = None
+
+    def __enter__(self) -> None:
+        if not self._users:
+            self._stance = torch.compiler.set_stance("force_eager")
+            self._stance.__enter__()
+        self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._users -= 1
+        if not self._users:
+            self._stance.__exit__(None, None, None)
+
+
+_EAGER = _Eager()
 
 
 class Place(NamedTuple):
@@ -34,6 +58,7 @@ class TorchHost:
         self.model: Any = model
         self.module: nn.Module = getattr(model, "_orig_mod", model)
         self._config = getattr(self.module, "config", None)
+        self._is_compiled = self.module is not model or any(part._compiled_call_impl is not None for part in self.module.modules())
         self._modules = dict(self.module.named_modules())
         self._blocks_path, self.blocks = _find_blocks(self.module)
         self.embed: nn.Module | None = _called_if_there(self.module, "get_input_embeddings")
@@ -95,14 +120,20 @@ class TorchHost:
         return int(hidden) if hidden is not None and site.point not in (None, "z") else None
 
     def attach(self, site: Site, function: SiteFunction) -> Undo:
-        """See ``Host.attach``."""
+        """See ``Host.attach``. A compiled model runs uncompiled meanwhile, because compiled code does not see new hooks."""
         place, _ = self.place(site.name)
         module = self._modules[place.path]
+        undo = ExitStack()
+        if self._is_compiled:
+            undo.enter_context(_EAGER)
         if place.side == "input":
-            return module.register_forward_pre_hook(
+            handle = module.register_forward_pre_hook(
                 lambda _, arguments, keywords: replaced_input(arguments, keywords, function), with_kwargs=True
-            ).remove
-        return module.register_forward_hook(lambda _, arguments, output: replaced_output(output, function)).remove
+            )
+        else:
+            handle = module.register_forward_hook(lambda _, arguments, output: replaced_output(output, function))
+        undo.callback(handle.remove)
+        return undo.close
 
     def points(self, site: Site, names: Sequence[str]) -> tuple[Points, Undo]:
         """See ``Host.points``; there are none here: read ``Splice.codes`` instead."""

@@ -25,6 +25,7 @@ from sae_lens_ext.interventions.dial import KRule, dialled, k_to_encode
 from sae_lens_ext.interventions.edits import AddDirection, Edit, FeatureEdit
 from sae_lens_ext.interventions.positions import Window
 from sae_lens_ext.interventions.run import activations_of
+from sae_lens_ext.kernels import holds_numbers
 from sae_lens_ext.sae import SAE, SparseCode
 
 ErrorTerm = bool | Literal["reference"]
@@ -90,7 +91,7 @@ def _change_by_edits(
     before = acts = activations_of(code, features)
     for edit in edits:
         where = window.chosen(edit.positions, edit.rows).to(acts.device) & window.spliced(acts)
-        if not where.any():
+        if holds_numbers(where) and not where.any():
             continue
         columns = torch.tensor([features.index(feature) for feature in edit.ids], device=acts.device)
         part = acts[..., columns]

@@ -19,6 +19,8 @@ from sae_lens_ext.interventions.positions import Window, frozen_positions, posit
 from sae_lens_ext.interventions.run import Run
 
 Number = int | float
+Numbers = Number | Sequence[Number] | Tensor
+"""One for all features, or one for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ class Ablate(FeatureEdit):
             feature; or a ``Run``, from which the activation at the same row and position is taken ("resample ablation").
     """
 
-    to: Literal["zero", "mean"] | Number | Sequence[Number] | Run = "zero"
+    to: Literal["zero", "mean"] | Numbers | Run = "zero"
 
     def __post_init__(self) -> None:
         """Check what to replace activations by."""
@@ -126,7 +128,8 @@ class Ablate(FeatureEdit):
                     "the mean over a run's tokens is not known in cached generation, where a run is one token; give numbers, such as "
                     "Ablate(features, to=run.activations(site, features).mean((0, 1)))"
                 )
-            new = acts[window.spliced(acts)].mean(0)
+            spliced = window.spliced(acts).unsqueeze(-1)
+            new = (acts * spliced).sum((0, 1)) / spliced.sum()
         else:
             new = acts.new_tensor(self.to)
         return torch.where(acts != 0, new, acts)
@@ -136,7 +139,7 @@ class Ablate(FeatureEdit):
 class Steer(FeatureEdit):
     """Add to the activation of features, whether they are active or not."""
 
-    by: Number | Sequence[Number]
+    by: Numbers
 
     def __post_init__(self) -> None:
         """Check how much."""
@@ -152,7 +155,7 @@ class Steer(FeatureEdit):
 class Clamp(FeatureEdit):
     """Set the activation of features everywhere."""
 
-    to: Number | Sequence[Number]
+    to: Numbers
 
     def __post_init__(self) -> None:
         """Check to what."""
@@ -168,7 +171,7 @@ class Clamp(FeatureEdit):
 class Scale(FeatureEdit):
     """Multiply the activation of features."""
 
-    by: Number | Sequence[Number]
+    by: Numbers
 
     def __post_init__(self) -> None:
         """Check by how much."""
@@ -208,7 +211,7 @@ class AddDirection(Edit):
         scale: how much of it.
     """
 
-    vector: Sequence[Number]
+    vector: Sequence[Number] | Tensor
     scale: Number = 1.0
 
     def __post_init__(self) -> None:

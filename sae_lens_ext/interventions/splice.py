@@ -159,8 +159,8 @@ class Splice:
             raise InvalidArgument("this splice is active already; leave its with block, or detach it, first")
         with ExitStack() as stack:
             reached: set[str] = set()
-            watch = RunWatch(self._host, self.codes.clear, lambda: self._refuse_silent(reached))
-            stack.callback(watch.stop)
+            watch = RunWatch(self.codes.clear)
+            stack.callback(self._host.watch(watch.begin, watch.keep, lambda: self._refuse_silent(reached)))
             for name, site in self._sites.items():
                 points, close = self._host.points(site, POINTS)
                 stack.callback(close)
@@ -173,6 +173,34 @@ class Splice:
         if self._attached is not None:
             self._attached.close()
             self._attached = None
+
+    def apply(self) -> "Splice":
+        """Inside a trace of an nnsight model: splice this run, or this step of a generation, alone.
+
+        ::
+
+            with lm.trace(prompt):
+                sle.splice(lm, sae, k=8).apply()
+                logits = lm.output.logits.save()
+
+        It asks for the model's input first, so call it before anything else of the run, and in a generation at every step. It is
+        sent to a server with the trace. Several sites are met in the model's order where all have TransformerLens names, else in the
+        order given.
+
+        Raises:
+            InvalidArgument: not an nnsight model, or no trace is running.
+        """
+        if not hasattr(self._host, "attach_now"):
+            raise InvalidArgument("apply() is for traces of nnsight models; on this one use the splice as a with block, or attach()")
+        host: Any = self._host
+        watch = RunWatch(self.codes.clear)
+        if any(self._untrained.values()) or self._positions is not None:
+            host.watch_now(watch.begin, watch.keep)
+        times = {name: site.when for name, site in self._sites.items()}
+        order = list(times) if None in times.values() else sorted(times, key=lambda name: times[name] or ())
+        for name in order:
+            host.attach_now(self._sites[name], self._function(name, watch, Points(), set()))
+        return self
 
     def __enter__(self) -> "Splice":
         """Activate."""
@@ -188,6 +216,10 @@ class Splice:
         sites = [f"{site}, {self._edits[name]}" if self._edits[name] else site for site, name in zip(sites, self._sites, strict=True)]
         error = f"; error_term={self._error_term!r}" if self._error_term else ""
         return f"Splice({'; '.join(sites)}{error}; {'active' if self._attached is not None else 'not active'})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is attached: a copy, such as the one nnsight sends to a server with its edits, is attached to nothing."""
+        return {**self.__dict__, "_attached": None}
 
     def _refuse_unknown(self, by_site: Mapping[str, Any]) -> None:
         unknown = [name for name in by_site if name not in self._sites]

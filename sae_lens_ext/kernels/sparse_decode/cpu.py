@@ -16,17 +16,15 @@ from sae_lens_ext.kernels.sparse_decode import reference
 def sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
     """As in ``reference``."""
     k = values.shape[-1]
-    flat = _decode(values.reshape(-1, k), indices.reshape(-1, k).long(), W_dec, b_dec)
+    flat = torch.ops.sae_lens_ext.sparse_decode(values.reshape(-1, k), indices.reshape(-1, k).long(), W_dec, b_dec)
     return flat.view(*values.shape[:-1], W_dec.shape[1])
 
 
-@torch.library.custom_op("sae_lens_ext::sparse_decode", mutates_args=())
 def _decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
     return _rows_cpu.weighted_row_sum(values, indices, W_dec).add_(b_dec)
 
 
-@_decode.register_fake
-def _(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+def _decode_shapes(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
     return values.new_empty(values.shape[0], W_dec.shape[1])
 
 
@@ -55,4 +53,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_values, None, grad_W, grad_b
 
 
-_decode.register_autograd(_backward, setup_context=_keep)
+def _register() -> None:
+    # Kept in torch.ops alone, where it is called: this module can then be sent to an nnsight server, which an operator cannot.
+    operator = torch.library.custom_op("sae_lens_ext::sparse_decode", _decode, mutates_args=())
+    operator.register_fake(_decode_shapes)
+    operator.register_autograd(_backward, setup_context=_keep)
+
+
+_register()

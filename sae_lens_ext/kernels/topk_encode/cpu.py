@@ -19,11 +19,10 @@ _CHUNK_ELEMENTS = 1 << 19
 
 def topk_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """As in ``reference``; the gradients are those of the chosen features only, which is all of them."""
-    values, indices = _encode(x.reshape(-1, x.shape[-1]), W_enc, b_enc, k)
+    values, indices = torch.ops.sae_lens_ext.topk_encode(x.reshape(-1, x.shape[-1]), W_enc, b_enc, k)
     return values.view(*x.shape[:-1], k), indices.view(*x.shape[:-1], k)
 
 
-@torch.library.custom_op("sae_lens_ext::topk_encode", mutates_args=())
 def _encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
     n, d_sae = x.shape[0], W_enc.shape[1]
     values = x.new_empty(n, k)
@@ -36,8 +35,7 @@ def _encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Te
     return values.relu_(), indices
 
 
-@_encode.register_fake
-def _(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _encode_shapes(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
 
 
@@ -66,4 +64,11 @@ def _backward(ctx: Any, grad_values: Tensor, _: Any) -> tuple[Tensor | None, ...
     return grad_x, grad_W, grad_b, None
 
 
-_encode.register_autograd(_backward, setup_context=_keep)
+def _register() -> None:
+    # Kept in torch.ops alone, where it is called: this module can then be sent to an nnsight server, which an operator cannot.
+    operator = torch.library.custom_op("sae_lens_ext::topk_encode", _encode, mutates_args=())
+    operator.register_fake(_encode_shapes)
+    operator.register_autograd(_backward, setup_context=_keep)
+
+
+_register()
