@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.measure import machine_line
 
-NAMES = ["hierarchical_loss"]
+NAMES = ["hierarchical_loss", "splice", "sweep"]
 
 
 def main() -> None:

@@ -73,3 +73,16 @@ def machine_line() -> str:
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown commit"
     return f"{cpu}, {torch.get_num_threads()} threads; python {sys.version.split()[0]}, torch {torch.__version__}; {commit}"
+
+
+def side_by_side(calls: dict[str, Callable[[], object]], *, rounds: int = 15) -> dict[str, float]:
+    """The best time of each call, taken in turns: what slows the machine for a while slows all of them."""
+    best = dict.fromkeys(calls, float("inf"))
+    for call in calls.values():
+        call()
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best

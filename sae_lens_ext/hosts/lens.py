@@ -11,7 +11,7 @@ from transformer_lens.hook_points import HookPoint
 from sae_lens_ext.errors import UnknownSite, UnsupportedHost, closest
 from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, Undo
 from sae_lens_ext.hosts.modules import config_token_ids, watch_modules
-from sae_lens_ext.hosts.names import block_and_point, name_of_path
+from sae_lens_ext.hosts.names import block_and_point, name_of_path, spellings
 
 
 class _HookPoints(Points):
@@ -49,7 +49,9 @@ class LensHost:
     def site(self, name: str) -> Site:
         """See ``Host.site``."""
         asked = name
-        name = name if name in self._points else name_of_path(name) or name
+        if name not in self._points:
+            # Of a class derived from a bridge, some models know only one of the two spellings.
+            name = next((other for other in spellings(name_of_path(name) or name) if other in self._points), name)
         if name not in self._points:
             raise UnknownSite(f"no site {asked!r} in this model; the closest: {closest(asked, self._points)}")
         if self._is_bridge and any(
@@ -59,7 +61,8 @@ class LensHost:
                 f"{name} cannot be edited on a TransformerBridge: it is only the MLP's copy of the residual stream, so an edit "
                 "there does not reach the stream itself; use hook_attn_out or hook_resid_post of the same block"
             )
-        return Site(asked, self._points[name].name or name, *(block_and_point(name) or (None, None)))
+        key = next(other for other, point in self._points.items() if point is self._points[name])
+        return Site(asked, key, *(block_and_point(name) or (None, None)))
 
     def width(self, site: Site) -> int | None:
         """See ``Host.width``."""

@@ -42,6 +42,16 @@ def block_and_point(name: str) -> tuple[int, Point] | None:
     return int(match[1]), _POINTS[match[2]]
 
 
+def spellings(name: str) -> list[str]:
+    """Every TransformerLens name for the point that ``name`` means; the name alone where it is no point of a block.
+
+    >>> spellings("blocks.3.hook_out"), spellings("hook_embed")
+    (['blocks.3.hook_resid_post', 'blocks.3.hook_out'], ['hook_embed'])
+    """
+    known = block_and_point(name)
+    return [name] if known is None else [f"blocks.{known[0]}.{end}" for end, point in _POINTS.items() if point == known[1]]
+
+
 def name_of_path(path: str) -> str | None:
     """The TransformerLens name for a whole block given by its path in a Hugging Face model, or None for any other path.
 

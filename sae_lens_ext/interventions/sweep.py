@@ -106,7 +106,7 @@ def sweep_k(
     with torch.no_grad():
         n_rows = rows_that_fit(host, scored, memory_mb)
         masks = {name: _mask(chosen, positions is None, host, one, tokens) for name, one in saes.items()}
-        runs = _Runs(host, tokens, sites, saes, masks, min(batch_size or n_rows, len(tokens)), max(ks), extrapolate)
+        runs = Runs(host, tokens, sites, saes, masks, min(batch_size or n_rows, len(tokens)), max(ks), extrapolate)
         conditions: list[str | int] = ["mean", "zero", *ks]
         n_worlds = max(1, n_rows // runs.batch_size)
         ce = dict.fromkeys(["bare", *conditions], 0.0)
@@ -162,7 +162,7 @@ class _Fidelity:
     fvu_by_site: dict[str, float]
 
 
-class _Runs:
+class Runs:
     """The tokens' activations at every site, their codes, and runs of the model that start from them."""
 
     def __init__(

@@ -1,0 +1,57 @@
+"""A sweep over k against separate spliced runs, on Gemma 3 270M: what running the blocks below the site once saves.
+
+With the site in the middle, eight values of k cost half a model once and half a model eight times: 0.56 of eight whole runs.
+"""
+
+import torch
+
+import sae_lens_ext as sle
+from benchmarks.measure import Mismatch, side_by_side
+from benchmarks.splice import LENGTH, SITE, random_sae, some_tokens
+from sae_lens_ext.hosts import capture, host_for, next_token_logits
+from sae_lens_ext.interventions.sweep import Runs
+
+KS = [1, 2, 4, 8, 12, 16, 24, 32]
+SCORED = torch.arange(0, LENGTH - 1, 8)
+
+
+def run() -> dict[str, float]:
+    """Print the table; returns its numbers."""
+    model = sle.load_bundled(progress=False)
+    host = host_for(model)
+    site, tokens = host.site(SITE), some_tokens(host.d_vocab or 0)
+    with torch.no_grad():
+        x = capture(host, tokens, [site])[site]
+        sae = random_sae(x.shape[-1], x)
+        masks = {SITE: torch.ones_like(tokens, dtype=torch.bool)}
+
+        def separately() -> list[torch.Tensor]:
+            found = []
+            for k in KS:
+                with sle.splice(model, sae, k=k):
+                    found.append(next_token_logits(host, tokens, SCORED))
+            return found
+
+        def at_once() -> list[torch.Tensor]:
+            runs = Runs(host, tokens, {SITE: site}, {SITE: sae}, masks, len(tokens), max(KS), extrapolate=False)
+            return [runs.logits(slice(None), [k], SCORED)[0] for k in KS]
+
+        for ours, plain in zip(at_once(), separately(), strict=True):
+            if not (ours - plain).abs().max() < 1e-3:
+                raise Mismatch("the sweep's logits are not those of separate runs; not timed")
+
+        def whole_sweep() -> object:
+            return sle.sweep_k(model, tokens, sae, KS, score=SCORED, progress=False)
+
+        def bare() -> torch.Tensor:
+            return next_token_logits(host, tokens, SCORED)
+
+        calls = {"separately": separately, "at_once": at_once, "whole_sweep": whole_sweep, "bare": bare}
+        times = side_by_side(calls, rounds=4)
+    print(f"{len(KS)} values of k at {SITE} of Gemma 3 270M, {len(tokens)}x{LENGTH} tokens, {len(SCORED)} positions scored, float32")
+    print(f"{'eight separate spliced runs':>48} {times['separately']:7.2f} s")
+    print(f"{'the same, blocks below the site once':>48} {times['at_once']:7.2f} s   {times['at_once'] / times['separately']:.3f}")
+    with_ends = times["separately"] + 3 * times["bare"]
+    print(f"{'eleven separate runs: the three ends too':>48} {with_ends:7.2f} s   (eight as above and three bare ones)")
+    print(f"{'sweep_k: ends, FVU, L0, KL and all':>48} {times['whole_sweep']:7.2f} s   {times['whole_sweep'] / with_ends:.3f}")
+    return {**times, "ratio": times["at_once"] / times["separately"], "sweep_ratio": times["whole_sweep"] / with_ends}
