@@ -1,0 +1,80 @@
+"""The code of the documents runs, in order, on a random Gemma-2 in place of the real one."""
+
+import copy
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import transformers
+
+import sae_lens_ext as sle
+
+DOCS = Path(__file__).parent.parent / "docs"
+SITE = "blocks.12.hook_resid_post"
+
+
+@pytest.fixture
+def tiny_hub(monkeypatch, tmp_path):
+    """In place of the hub: every loader gives the same random model of Gemma-2's class with 14 small blocks."""
+    from nnsight.modeling import transformers as nnsight_transformers
+    from transformer_lens.model_bridge import TransformerBridge
+
+    boot, wrap = TransformerBridge.boot_transformers, nnsight_transformers.TransformersModel
+
+    def model():
+        return copy.deepcopy(tiny.deep_gemma2())
+
+    monkeypatch.setattr(
+        TransformerBridge, "boot_transformers", staticmethod(lambda name: boot("tiny", hf_model=model(), tokenizer=tiny.tokenizer()))
+    )
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda name: model())
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda name: tiny.tokenizer())
+    monkeypatch.setattr(nnsight_transformers, "TransformersModel", lambda name, task: wrap(model(), tokenizer=tiny.tokenizer(), task=task))
+    tiny.sae(d_sae=128, k=32, hook_name=SITE).save_pretrained(tmp_path / "my_sae")
+    monkeypatch.chdir(tmp_path)
+
+
+def _blocks(name):
+    return re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def _run(tmp_path, blocks, **names):
+    # In a file, because nnsight reads the source of a trace.
+    script = tmp_path / "blocks.py"
+    script.write_text("\n".join(blocks))
+    return runpy.run_path(str(script), init_globals=names)
+
+
+def test_hosts(tiny_hub, tmp_path):
+    lens, *rest = _blocks("hosts.md")
+    found = _run(tmp_path, [lens, "model_on_lens = model", *rest])
+    tokens = tiny.tokenizer()("The Eiffel Tower is in the city of", return_tensors="pt").input_ids
+    assert found["logits"].shape == (1, tokens.shape[1], len(tiny.WORDS))
+    assert found["text"].shape[1] == 6 + 5
+    assert found["cache"][f"{SITE}.hook_sae_acts_post"].shape[-1] == 128
+    assert found["spliced"].k == 6
+
+
+def test_interventions(gemma2, tmp_path):
+    model = gemma2
+    site = "blocks.1.hook_resid_post"
+    sae = tiny.sae(d_sae=512, k=32)
+    blocks = [block.replace(SITE, site) for block in _blocks("interventions.md")]
+    # Its tokenizer knows no English.
+    for text, words in (("I love it", "w1 w2"), ("Wonderful", "w3"), ("I hate it", "w4 w5"), ("Terrible", "w6")):
+        blocks = [block.replace(text, words) for block in blocks]
+    names = {"model": model, "sae": sae, "tokens": tiny.tokens(), "other_tokens": tiny.tokens(seed=1), "torch": torch}
+    bare = model(tiny.tokens())
+    found = _run(tmp_path, blocks, **names)
+    assert not torch.equal(found["logits_with_one"], bare)
+    assert found["direction"].shape == (32,)
+    assert isinstance(found["code"], sle.SparseCode)
+    assert torch.equal(model(tiny.tokens()), bare)
+
+
+def test_every_name_in_the_tables_is_public():
+    for edit in re.findall(r"^\| `(\w+)\(", (DOCS / "interventions.md").read_text(encoding="utf-8"), flags=re.MULTILINE):
+        assert hasattr(sle, edit)
