@@ -69,7 +69,8 @@ def test_interventions(gemma2, tmp_path):
     names = {"model": model, "sae": sae, "tokens": tiny.tokens(), "other_tokens": tiny.tokens(seed=1), "torch": torch}
     bare = model(tiny.tokens())
     found = _run(tmp_path, blocks, **names)
-    assert not torch.equal(found["logits_with_one"], bare)
+    assert torch.equal(found["logits_with_one"], bare), "neither feature is active in this model, so nothing changes"
+    assert not torch.equal(found["logits"], bare)
     assert found["direction"].shape == (32,)
     assert isinstance(found["code"], sle.SparseCode)
     assert torch.equal(model(tiny.tokens()), bare)
