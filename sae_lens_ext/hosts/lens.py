@@ -117,8 +117,10 @@ class LensHost:
 
     def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[], object]) -> Undo:
         """See ``Host.watch``."""
-        # A bridge hands its arguments, the cache among them, to the Hugging Face model it wraps.
-        return watch_modules(getattr(self.model, "original_model", self.model), self.embed, at_start, at_tokens, at_end)
+        # A bridge hands its arguments, the cache among them, to the Hugging Face model it wraps. A HookedTransformer that generates
+        # calls its own forward, past torch's hooks.
+        root = self.model.original_model if self._is_bridge else self.model
+        return watch_modules(root, self.embed, at_start, at_tokens, at_end, calls_forward=not self._is_bridge)
 
     def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch unembedded d_vocab"]:
         """See ``Host.logits``."""

@@ -1,6 +1,7 @@
 """What hosts have in common about torch modules: where a module keeps its hidden states, and when a run begins."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
@@ -51,13 +52,18 @@ def watch_modules(
     at_start: Callable[[int], object],
     at_tokens: Callable[[Tensor], object],
     at_end: Callable[[], object],
+    *,
+    calls_forward: bool = False,
 ) -> Undo:
-    """``Host.watch`` by hooks on the module that takes the model's arguments and on the one that is called with token ids."""
+    """``Host.watch`` on the module that takes the model's arguments and on the one that is called with token ids.
 
-    def started(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    By torch's hooks, or, where the model calls its own ``forward`` directly, around that.
+    """
+
+    def started(keywords: Mapping[str, Any]) -> None:
         at_start(cached_positions(keywords))
 
-    def ended(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+    def ended(keywords: Mapping[str, Any]) -> None:
         # HookedTransformer's way to stop early, by returning.
         if keywords.get("stop_at_layer") is None:
             at_end()
@@ -67,13 +73,44 @@ def watch_modules(
         if tokens is not None:
             at_tokens(tokens)
 
-    handles = [root.register_forward_pre_hook(started, with_kwargs=True), root.register_forward_hook(ended, with_kwargs=True)]
+    undo = ExitStack()
+    if calls_forward:
+        undo.callback(_around_forward(root, (started, ended)))
+    else:
+        undo.callback(root.register_forward_pre_hook(lambda _, __, keywords: started(keywords), with_kwargs=True).remove)
+        undo.callback(root.register_forward_hook(lambda _, __, keywords, ___: ended(keywords), with_kwargs=True).remove)
     if embed is not None:
-        handles.append(embed.register_forward_pre_hook(embedding, with_kwargs=True))
+        undo.callback(embed.register_forward_pre_hook(embedding, with_kwargs=True).remove)
+    return undo.close
+
+
+class _Watched:
+    """A module's ``forward`` with somebody told before and after it."""
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self.forward = forward
+        self.watchers: list[tuple[Callable[[Mapping[str, Any]], None], Callable[[Mapping[str, Any]], None]]] = []
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        for started, _ in self.watchers:
+            started(keywords)
+        output = self.forward(*arguments, **keywords)
+        for _, ended in self.watchers:
+            ended(keywords)
+        return output
+
+
+def _around_forward(module: nn.Module, watcher: Any) -> Undo:
+    """One wrapper however many watch, so that they can stop in any order; the last one takes it away."""
+    watched = module.__dict__.get("forward")
+    if not isinstance(watched, _Watched):
+        watched = module.__dict__["forward"] = _Watched(module.forward)
+    watched.watchers.append(watcher)
 
     def undo() -> None:
-        for handle in handles:
-            handle.remove()
+        watched.watchers.remove(watcher)
+        if not watched.watchers:
+            del module.__dict__["forward"]
 
     return undo
 

@@ -83,10 +83,90 @@ def test_a_splice_on_transformerlens_3_is_exact_and_leaves_nothing(model):
 
 
 def test_a_sweep_on_transformerlens_3_agrees_with_whole_runs(model, monkeypatch):
-    from sae_lens_ext.interventions.sweep import _Runs
+    from sae_lens_ext.interventions.sweep import Runs
 
     sae, tokens = tiny.sae(), tiny.tokens(rows=3)
     short = sle.sweep_k(model, tokens, sae, progress=False)
-    monkeypatch.setattr(_Runs, "_skipping_is_exact", lambda self: False)
+    monkeypatch.setattr(Runs, "_skipping_is_exact", lambda self: False)
     whole = sle.sweep_k(model, tokens, sae, progress=False)
     torch.testing.assert_close(torch.tensor(short.to_numpy()), torch.tensor(whole.to_numpy()), rtol=1e-4, atol=1e-5)
+
+
+POINTS = ["hook_sae_input", "hook_sae_acts_post", "hook_sae_recons", "hook_sae_error", "hook_sae_output"]
+
+
+def test_error_terms_edits_and_points_on_transformerlens_3(model):
+    sae, tokens = tiny.sae(), tiny.tokens()
+    names = set(model.hook_dict)
+    with torch.no_grad():
+        bare, cache = model.run_with_cache(tokens, names_filter=SITE)
+        with sle.splice(model, sae, k=3, error_term=True) as spliced:
+            assert torch.equal(model(tokens), bare)
+            spliced.edits = [sle.Steer(5, by=2.0)]
+            _, inside = model.run_with_cache(tokens, names_filter=lambda name: ".hook_sae_" in name or name == SITE)
+            assert {f"{SITE}.{point}" for point in POINTS} <= set(inside)
+    torch.testing.assert_close(inside[SITE], cache[SITE] + 2 * sae.W_dec[5], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(inside[f"{SITE}.hook_sae_input"], cache[SITE])
+    assert set(model.hook_dict) == names
+    assert torch.equal(model(tokens), bare)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_generation_on_transformerlens_3_steers_the_new_tokens(model, use_cache):
+    sae, tokens = tiny.sae(), tiny.tokens(rows=1)
+    edits = [sle.Steer(range(8), by=4.0, positions=slice(10, None))]
+    options = {"max_new_tokens": 5, "do_sample": False, "stop_at_eos": False, "use_past_kv_cache": use_cache, "verbose": False}
+    with torch.no_grad(), sle.splice(model, sae, error_term=True, edits=edits):
+        generated = model.generate(tokens, **options).clone()
+        whole = model(generated)
+    with torch.no_grad():
+        assert not torch.equal(model.generate(tokens, **options), generated)
+    # A HookedTransformer without a tokenizer generates other tokens with its cache than without, spliced or not.
+    if not (use_cache and type(model).__name__ == "HookedTransformer"):
+        assert whole[0, 9:-1].argmax(-1).tolist() == generated[0, 10:].tolist()
+
+
+def test_the_middle_of_a_block_is_a_place_on_a_hooked_transformer(hooked_transformer):
+    """There the stream itself passes through the hook point, so an edit does what its name says."""
+    site, tokens, direction = "blocks.1.hook_resid_mid", tiny.tokens(), torch.randn(32)
+    with torch.no_grad():
+        _, bare = hooked_transformer.run_with_cache(tokens, names_filter=[SITE, "blocks.1.hook_mlp_out"])
+        with sle.splice(hooked_transformer, {site: None}, edits=[sle.AddDirection(direction)]):
+            _, steered = hooked_transformer.run_with_cache(tokens, names_filter=[SITE, "blocks.1.hook_mlp_out"])
+    moved = (steered[SITE] - steered["blocks.1.hook_mlp_out"]) - (bare[SITE] - bare["blocks.1.hook_mlp_out"])
+    torch.testing.assert_close(moved, direction.expand_as(moved), rtol=1e-4, atol=1e-4)
+
+
+def test_any_root_module_with_hook_points_can_be_spliced():
+    class Tiny(transformer_lens.HookedRootModule):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.hook_middle = torch.nn.Embedding(96, 32), transformer_lens.hook_points.HookPoint()
+            self.setup()
+
+        def forward(self, tokens):
+            return self.hook_middle(self.embed(tokens))
+
+    model, sae, tokens = Tiny(), tiny.sae(), tiny.tokens()
+    with torch.no_grad():
+        bare = model(tokens)
+        with sle.splice(model, {"hook_middle": sae}, k=3):
+            torch.testing.assert_close(model(tokens), sae(bare, 3))
+            with pytest.raises(sle.UnsupportedHost, match="cannot tell which module of a Tiny makes the logits"):
+                sle.sweep_k(model, tokens, {"hook_middle": sae}, progress=False)
+        assert torch.equal(model(tokens), bare)
+
+
+def test_saelens_own_bridge_class_is_spliced_by_either_name():
+    from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+
+    model = tiny.bridge("gemma2")
+    model.__class__ = SAETransformerBridge
+    model._acts_to_saes, model._transcoder_output_hooks = {}, {}
+    sae, tokens = tiny.sae(), tiny.tokens()
+    with torch.no_grad():
+        with sle.splice(model, sae, k=3):
+            found = model(tokens)
+        plain = tiny.hf_model("gemma2")
+        with sle.splice(plain, sae, k=3):
+            torch.testing.assert_close(found, plain(tokens).logits, rtol=0, atol=1e-5)
