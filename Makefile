@@ -40,8 +40,9 @@ lint: venv
 types: venv
 	$(RUN)/basedpyright
 
+# Workers of one thread each are faster than one of many: most tests are small. Those of the real model stay on one worker.
 unit: venv
-	$(RUN)/python -m pytest
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
 
 # SAELens needs TransformerLens 3, this package's tests TransformerLens 4. The second environment holds what differs and sees
 # the rest of the first one.

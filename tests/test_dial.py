@@ -90,6 +90,13 @@ def test_a_k_that_is_none_is_refused(model, k, said):
         sle.splice(model, tiny.sae(), k=k)
 
 
+def test_a_place_without_an_sae_has_no_k(model):
+    steered = sle.splice(model, {SITE: None}, edits=[sle.AddDirection(torch.ones(32))])
+    assert steered.k == {}
+    with pytest.raises(sle.InvalidK, match="there is no SAE at blocks.1.hook_resid_post, so no k either"):
+        steered.k = {SITE: 3}
+
+
 def test_a_k_per_position_has_the_shape_of_the_run(model):
     with pytest.raises(sle.ShapeMismatch, match=r"k per position is \[9\]; this run reaches \[2, 10\]"):
         _spliced(model, tiny.sae(), tiny.tokens(), k=torch.full((9,), 3))

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
@@ -142,18 +141,9 @@ class LensHost:
         return self
 
 
-def boot(folder: str, *, dtype: torch.dtype = torch.float32) -> Any:
-    """A TransformerBridge over a local Hugging Face folder, without asking a hub for anything."""
+def boot(model: nn.Module, tokenizer: Any) -> Any:
+    """A TransformerBridge over a Hugging Face model, without asking a hub for anything."""
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-    return TransformerBridge.boot_transformers(folder, hf_model=model, tokenizer=tokenizer, dtype=dtype)
+    dtype = next(model.parameters()).dtype
+    return TransformerBridge.boot_transformers(tokenizer.name_or_path, hf_model=model, tokenizer=tokenizer, dtype=dtype)

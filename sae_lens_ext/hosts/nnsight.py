@@ -11,7 +11,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from nnsight.intervention.interleaver import OutOfOrderError
 from nnsight.intervention.iterator import Iterations
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_lens_ext.errors import InvalidArgument, UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, Undo
@@ -145,3 +145,10 @@ def _every_time(step: Callable[[], None]) -> None:
     except OutOfOrderError:
         # How nnsight ends a loop that waits for an occurrence after the last; uncaught, it would warn at the end of every run.
         return
+
+
+def boot(model: nn.Module, tokenizer: Any) -> Any:
+    """A TransformersModel over a Hugging Face model, without asking a hub for anything."""
+    from nnsight.modeling.transformers import TransformersModel
+
+    return TransformersModel(model, tokenizer=tokenizer, task="text-generation")

@@ -46,11 +46,12 @@ def spliced_activation(
     points: Points,
     extrapolate: bool,
 ) -> tuple[Float[Tensor, "batch pos d_model"], SparseCode]:
-    """The activation to put in the place of ``x``, in the SAE's dtype, and the code of ``x`` before edits."""
+    """The activation to put in the place of ``x``, in the SAE's dtype, and the code of ``x`` before edits.
+
+    Fires the points between ``hook_sae_input`` and ``hook_sae_output``, which belong to the activation at every position.
+    """
     k = k_to_encode(sae, dial)
     reference = sae.config.k if error_term == "reference" else k
-    given = points.passed("hook_sae_input", lambda: x)
-    x = x if given is None else given[1]
     full = sae.encode(x, max(k, reference), extrapolate=extrapolate)
     code = dialled(sae, dial, x, full, window)
     out = x.to(sae.W_dec.dtype) if error_term else sae.decode(code)
@@ -60,9 +61,7 @@ def spliced_activation(
     if change is not None:
         out = out + sae.contribution_of(change, features)
     out = _heard(out, x, sae, code, features, change, error_term, points)
-    out = with_directions(out, edits, window)
-    heard = points.passed("hook_sae_output", lambda: out)
-    return (out if heard is None else heard[1]), code
+    return with_directions(out, edits, window), code
 
 
 def with_directions(x: Float[Tensor, "batch pos d_model"], edits: Sequence[Edit], window: Window) -> Float[Tensor, "batch pos d_model"]:

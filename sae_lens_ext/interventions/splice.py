@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_lens_ext.errors import InvalidArgument, NonFinite, ShapeMismatch, UnknownSite, closest
+from sae_lens_ext.errors import InvalidArgument, InvalidK, NonFinite, ShapeMismatch, UnknownSite, closest
 from sae_lens_ext.hosts import Host, Points, RunWatch, host_for
 from sae_lens_ext.interventions.at_site import POINTS, ErrorTerm, spliced_activation, with_directions
 from sae_lens_ext.interventions.dial import K, KRule, OneK, checked_dial
@@ -128,6 +128,9 @@ class Splice:
     def k(self, k: K) -> None:
         wanted: Mapping[str, OneK] = k if isinstance(k, Mapping) else dict.fromkeys(self.saes, k)
         self._refuse_unknown(wanted)
+        bare = [name for name in wanted if name not in self.saes]
+        if bare:
+            raise InvalidK(f"there is no SAE at {bare[0]}, so no k either")
         checked = {name: checked_dial(self.saes[name], value, extrapolate=self._extrapolate) for name, value in wanted.items()}
         defaults: Mapping[str, Any] = {name: one.config.k for name, one in self.saes.items()} if not self._k else self._k
         self._k = {**defaults, **checked}
@@ -251,6 +254,8 @@ class Splice:
             if x.ndim != 3 or (sae is not None and x.shape[-1] != sae.config.d_model):
                 wanted = "[batch, pos, d]" if sae is None else f"the SAE spliced there has d_model={sae.config.d_model}"
                 raise ShapeMismatch(f"the activation at {name} is {list(x.shape)}; {wanted}")
+            given = points.passed("hook_sae_input", lambda: x)
+            x = x if given is None else given[1]
             window = Window(x.shape[0], x.shape[1], watch.start)
             mask = spliced_positions(self._positions, self._is_default, self._untrained.get(name, ()), window, watch.tokens)
             if sae is None:
@@ -258,7 +263,9 @@ class Splice:
             else:
                 out = self._by_sae(name, sae, x, Window(x.shape[0], x.shape[1], watch.start, mask), points)
             out = out.to(device=x.device, dtype=x.dtype)
-            return out if mask is None else out.where(mask.to(x.device).unsqueeze(-1), x)
+            out = out if mask is None else out.where(mask.to(x.device).unsqueeze(-1), x)
+            given = points.passed("hook_sae_output", lambda: out)
+            return out if given is None else given[1]
 
         return replaced
 

@@ -89,6 +89,20 @@ def prepare_bundled(name: str = "gemma-3-270m", *, progress: bool = True) -> Pat
     return folder
 
 
+def load_folder(folder: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of a local Hugging Face folder, in float32, without asking a hub for anything."""
+    transformers = require("transformers", "The bundled model")
+    logging = transformers.utils.logging
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        return model, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
 def _prepare(model: BundledModel, folder: Path, progress: bool) -> None:
     package = require(model.package, "The bundled model")
     for needed in ("gguf", "accelerate", "sentencepiece"):

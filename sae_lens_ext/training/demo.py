@@ -10,7 +10,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sae_lens_ext.errors import FormatError, InvalidArgument, SaeLensExtError
-from sae_lens_ext.models import cache_folder
+from sae_lens_ext.hosts import host_for
+from sae_lens_ext.models import cache_folder, load_folder, prepare_bundled
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.training.activations import Activations, collect_activations
 from sae_lens_ext.training.loop import TrainConfig, train
@@ -30,7 +31,7 @@ def demo_sae(model: Any, *, retrain: bool = False, progress: bool = True) -> SAE
     """The demo's HierarchicalTopK SAE for the bundled model; collects, trains and keeps it when it is not there yet.
 
     Args:
-        model: what ``load_bundled()`` returned.
+        model: what ``load_bundled()`` returned, on any library.
         retrain: train it again even so.
         progress: whether to show progress bars.
 
@@ -58,15 +59,18 @@ def demo_activations(model: Any, *, progress: bool = True) -> Activations:
     try:
         return Activations.load(path)
     except FormatError:
-        tokens = pack(split_documents(default_documents(), held_out=False), model.tokenizer, n_rows=_N_ROWS)
+        tokenizer = getattr(model, "tokenizer", None)
+        if tokenizer is None:  # the bare module
+            _, tokenizer = load_folder(prepare_bundled(progress=progress))
+        tokens = pack(split_documents(default_documents(), held_out=False), tokenizer, n_rows=_N_ROWS)
         activations = collect_activations(model, tokens, DEMO_SITE, progress=progress).outliers_clipped()
         activations.save(path)
         return activations
 
 
 def _check_model(model: Any) -> None:
-    config = getattr(model, "cfg", None)
-    sizes = tuple(getattr(config, name, None) for name in ("d_model", "n_layers", "d_vocab"))
+    host = host_for(model)
+    sizes = (host.width(host.site("blocks.0.hook_resid_post")) if host.blocks else None, len(host.blocks), host.d_vocab)
     if sizes != _SIZES:
         raise InvalidArgument(
             f"the demo's SAE belongs to the model of load_bundled(), of {_SIZES} (d_model, layers, words); this one has {sizes}"
