@@ -228,6 +228,16 @@ def test_an_edit_that_does_not_fit_is_refused_before_the_run(model, sae, edit, e
         sle.splice(model, sae, edits=[edit])
 
 
+@pytest.mark.parametrize("positions", [None, "all", slice(2, 4), [0, -1]])
+def test_a_run_keeps_what_a_splice_sees(model, positions):
+    sae, tokens = tiny.sae(exclude_special_tokens=True), tiny.tokens()
+    with torch.no_grad(), sle.splice(model, sae, error_term=True, positions=positions) as spliced:
+        model(tokens)
+    kept = sle.Run.capture(model, tokens, sae, positions=positions).codes[SITE]
+    assert torch.equal(kept.dense(), spliced.codes[SITE].dense())
+    assert bool(kept.values[:, 0].any()) == (positions in ("all", [0, -1]))  # the first token is BOS
+
+
 def test_a_run_of_another_shape_is_refused(model, sae):
     run = sle.Run.capture(model, tiny.tokens(rows=3), sae)
     with pytest.raises(sle.ShapeMismatch, match="the run to patch from at .* has 3 rows; this run has 2"):

@@ -80,6 +80,59 @@ class Window:
         return mask[..., self.start :].expand(self.batch, self.length)
 
 
+@dataclass(frozen=True)
+class SplicedPositions:
+    """Where in its runs a splice acts: what its user chose, or by default everywhere but on tokens its SAE was not trained on.
+
+    Attributes:
+        chosen: the user's choice, frozen; None means everywhere.
+        untrained: ids of tokens to leave alone.
+    """
+
+    chosen: Any
+    untrained: tuple[int, ...]
+
+    @classmethod
+    def of(cls, host: Host, sae: SAE | None, positions: Positions) -> "SplicedPositions":
+        """Check the user's choice, and where none was made ask the SAE.
+
+        Raises:
+            InvalidArgument: none of what can be chosen by; or the SAE says that special tokens were left out, and the model does not
+                say which tokens are special.
+        """
+        return cls(
+            frozen_positions(positions, "positions"), _untrained_token_ids(host, sae) if positions is None and sae is not None else ()
+        )
+
+    @property
+    def are_all(self) -> bool:
+        """Whether it acts everywhere, whatever the tokens."""
+        return self.chosen is None and not self.untrained
+
+    def mask(self, window: Window, tokens: Int[Tensor, "batch pos"] | None) -> Bool[Tensor, "batch pos"] | None:
+        """Where it acts in the run in progress, or None for everywhere.
+
+        Raises:
+            ShapeMismatch: a mask of another shape than the run.
+            InvalidArgument: ids are to be left alone and this run was not given any.
+        """
+        if self.are_all:
+            return None
+        if self.chosen is not None:
+            return window.chosen(self.chosen)
+        if tokens is None or tokens.shape != (window.batch, window.length):
+            raise InvalidArgument(
+                "this SAE leaves special tokens alone, and this run was not given token ids to find them by; pass positions='all', "
+                "a slice or a mask"
+            )
+        return ~torch.isin(tokens, torch.tensor(self.untrained, device=tokens.device))
+
+    def mask_of(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Where it acts in a run of these whole texts."""
+        mask = self.mask(Window(tokens.shape[0], tokens.shape[1]), tokens)
+        return torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.to(tokens.device)
+
+
 def frozen_positions(positions: Any, name: str) -> Any:
     """Positions, or rows, in a form that can be compared: None, a slice, a tuple of numbers, or nested tuples of booleans.
 
@@ -116,12 +169,7 @@ def positions_from_json(content: Any) -> Any:
     return slice(*content["slice"]) if isinstance(content, dict) and set(content) == {"slice"} else content
 
 
-def untrained_token_ids(host: Host, sae: SAE) -> tuple[int, ...]:
-    """Ids of the tokens whose activations this SAE was not trained on, by its own account.
-
-    Raises:
-        InvalidArgument: it says that special tokens were left out, and the model does not say which tokens are special.
-    """
+def _untrained_token_ids(host: Host, sae: SAE) -> tuple[int, ...]:
     excluded = sae.config.exclude_special_tokens
     if isinstance(excluded, tuple):
         return excluded
@@ -134,34 +182,6 @@ def untrained_token_ids(host: Host, sae: SAE) -> tuple[int, ...]:
             "tell which those are; pass positions='all', a slice or a mask"
         )
     return tuple(sorted(special))
-
-
-def spliced_positions(
-    positions: Any, is_default: bool, untrained: tuple[int, ...], window: Window, tokens: Int[Tensor, "batch pos"] | None
-) -> Bool[Tensor, "batch pos"] | None:
-    """A mask of the positions that a splice touches, or None for all of them.
-
-    Args:
-        positions: the user's choice, frozen.
-        is_default: whether the user made none, so that ``untrained`` counts.
-        untrained: token ids to leave alone by default.
-        window: the run in progress.
-        tokens: its token ids, when they are known.
-
-    Raises:
-        ShapeMismatch: a mask of another shape than the run.
-        InvalidArgument: ids are to be left alone and this run was not given any.
-    """
-    if positions is not None:
-        return window.chosen(positions)
-    if not is_default or not untrained:
-        return None
-    if tokens is None or tokens.shape != (window.batch, window.length):
-        raise InvalidArgument(
-            "this SAE leaves special tokens alone, and this run was not given token ids to find them by; pass positions='all', "
-            "a slice or a mask"
-        )
-    return ~torch.isin(tokens, torch.tensor(untrained, device=tokens.device))
 
 
 def _as_mask(positions: Any) -> Tensor | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sae_lens_ext.errors import FormatError, ShapeMismatch, UnknownSite, closest
 from sae_lens_ext.hosts import capture, host_for, token_rows
+from sae_lens_ext.interventions.positions import Positions, SplicedPositions
 from sae_lens_ext.interventions.sites import checked_sites, saes_by_site
 from sae_lens_ext.sae import SAE, SparseCode
 
@@ -24,16 +25,19 @@ class Run:
     codes: Mapping[str, SparseCode]
 
     @classmethod
-    def capture(cls, model: Any, tokens: Any, sae: SAE | Mapping[str, SAE], k: int | None = None) -> "Run":
-        """Run ``tokens`` (ids or text) on the model as it is and keep the features of every token, special ones included.
+    def capture(cls, model: Any, tokens: Any, sae: SAE | Mapping[str, SAE], k: int | None = None, *, positions: Positions = None) -> "Run":
+        """Run ``tokens`` (ids or text) on the model as it is and keep the features.
 
-        Arguments and errors are those of ``splice``.
+        Arguments and errors are those of ``splice``, and so is what is kept: by default features of the special tokens that the SAE
+        was not trained on are zero, because they would be numbers without meaning, and large ones.
         """
         host, saes = host_for(model).plain(), saes_by_site(sae)
         sites = checked_sites(host, saes)
+        tokens = token_rows(host, tokens)
+        masks = {name: SplicedPositions.of(host, one, positions).mask_of(tokens) for name, one in saes.items()}
         with torch.no_grad():
-            found = capture(host, token_rows(host, tokens), set(sites.values()))
-            return cls({name: one.encode(found[sites[name]].to(one.W_enc.device), k) for name, one in saes.items()})
+            found = capture(host, tokens, set(sites.values()))
+            return cls({name: _code(one, found[sites[name]], masks[name], k) for name, one in saes.items()})
 
     def activations(self, site: str, features: Sequence[int]) -> Float[Tensor, "batch pos features"]:
         """What these features did at a site; 0 where one was not among the k strongest.
@@ -79,6 +83,11 @@ class Run:
     def __repr__(self) -> str:
         """Sites and shapes."""
         return f"Run({', '.join(f'{site}: {code!r}' for site, code in self.codes.items())})"
+
+
+def _code(sae: SAE, x: Tensor, mask: Tensor, k: int | None) -> SparseCode:
+    # Zeroed on the way in, too: what is left out must not be checked.
+    return sae.encode(x.where(mask.to(x.device).unsqueeze(-1), 0).to(sae.W_enc.device), k).where(mask)
 
 
 def activations_of(code: SparseCode, features: Sequence[int]) -> Float[Tensor, "*batch features"]:

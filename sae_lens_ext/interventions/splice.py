@@ -12,7 +12,7 @@ from sae_lens_ext.hosts import Host, Points, RunWatch, host_for
 from sae_lens_ext.interventions.at_site import POINTS, ErrorTerm, spliced_activation, with_directions
 from sae_lens_ext.interventions.dial import K, KRule, OneK, checked_dial
 from sae_lens_ext.interventions.edits import AddDirection, Edit, FeatureEdit
-from sae_lens_ext.interventions.positions import Positions, Window, frozen_positions, spliced_positions, untrained_token_ids
+from sae_lens_ext.interventions.positions import Positions, SplicedPositions, Window
 from sae_lens_ext.interventions.sites import checked_sites, saes_by_site
 from sae_lens_ext.sae import SAE, SparseCode
 
@@ -93,7 +93,6 @@ class Splice:
     ) -> None:
         """Check everything; attach nothing yet."""
         self._host = host
-        self._positions = frozen_positions(positions, "positions")
         if not isinstance(extrapolate, bool):
             raise InvalidArgument(f"extrapolate must be True or False; got {extrapolate!r}")
         if not (isinstance(error_term, bool) or error_term == "reference"):
@@ -104,8 +103,7 @@ class Splice:
         given = {name: one for name, one in sae.items() if one is not None} if isinstance(sae, Mapping) else sae
         self.saes: dict[str, SAE] = saes_by_site(given) if given or not names else {}
         self._sites = checked_sites(host, {name: self.saes.get(name) for name in names or self.saes})
-        self._is_default = positions is None
-        self._untrained = {name: untrained_token_ids(host, one) if self._is_default else () for name, one in self.saes.items()}
+        self._where = {name: SplicedPositions.of(host, self.saes.get(name), positions) for name in self._sites}
         self.codes: dict[str, SparseCode] = {}
         self._k: dict[str, int | Tensor | KRule] = {}
         self.k = k
@@ -197,7 +195,7 @@ class Splice:
             raise InvalidArgument("apply() is for traces of nnsight models; on this one use the splice as a with block, or attach()")
         host: Any = self._host
         watch = RunWatch(self.codes.clear)
-        if any(self._untrained.values()) or self._positions is not None:
+        if not all(where.are_all for where in self._where.values()):
             host.watch_now(watch.begin, watch.keep)
         times = {name: site.when for name, site in self._sites.items()}
         order = list(times) if None in times.values() else sorted(times, key=lambda name: times[name] or ())
@@ -257,7 +255,7 @@ class Splice:
             given = points.passed("hook_sae_input", lambda: x)
             x = x if given is None else given[1]
             window = Window(x.shape[0], x.shape[1], watch.start)
-            mask = spliced_positions(self._positions, self._is_default, self._untrained.get(name, ()), window, watch.tokens)
+            mask = self._where[name].mask(window, watch.tokens)
             if sae is None:
                 out = with_directions(x, self._edits[name], window)
             else:
@@ -289,7 +287,5 @@ class Splice:
                 )
         except NonFinite as error:
             raise NonFinite(f"at {name}: {error}") from error
-        if window.mask is not None:
-            code = SparseCode(code.values * window.mask.to(device).unsqueeze(-1), code.indices, code.d_sae)
-        self.codes[name] = code
+        self.codes[name] = code if window.mask is None else code.where(window.mask)
         return out

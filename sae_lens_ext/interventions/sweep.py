@@ -20,7 +20,7 @@ from sae_lens_ext._numbers import whole_number
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.hosts import Host, Site, capture, host_for, next_token_logits, resume, token_rows
-from sae_lens_ext.interventions.positions import Positions, Window, frozen_positions, spliced_positions, untrained_token_ids
+from sae_lens_ext.interventions.positions import Positions, SplicedPositions, frozen_positions
 from sae_lens_ext.interventions.scores import BareScores, rows_that_fit
 from sae_lens_ext.interventions.sites import checked_sites, saes_by_site
 from sae_lens_ext.sae import FVU, SAE, SparseCode
@@ -88,9 +88,9 @@ def sweep_k(
         InvalidK, UnknownSite, ShapeMismatch, NonFinite: as in ``splice``.
     """
     pandas, tqdm = require("pandas", "sweep_k"), require("tqdm.auto", "Showing progress").tqdm
-    chosen = frozen_positions(positions, "positions")
     host, saes = host_for(model).plain(), saes_by_site(sae)
     sites = checked_sites(host, saes)
+    where = {name: SplicedPositions.of(host, one, positions) for name, one in saes.items()}
     ks = _checked_ks(ks, saes, extrapolate)
     tokens = token_rows(host, tokens)
     if tokens.shape[1] < 2:
@@ -103,9 +103,11 @@ def sweep_k(
     counts = ~torch.isin(targets, torch.tensor(sorted(host.special_token_ids()), dtype=targets.dtype, device=targets.device))
     if not counts.any():
         raise InvalidArgument("nothing to score: every next token at the scored positions is a special token")
+    masks = {name: one.mask_of(tokens) for name, one in where.items()}
+    if not all(mask.any() for mask in masks.values()):
+        raise InvalidArgument("nothing to splice: positions chooses no token of these")
     with torch.no_grad():
         n_rows = rows_that_fit(host, scored, memory_mb)
-        masks = {name: _mask(chosen, positions is None, host, one, tokens) for name, one in saes.items()}
         runs = Runs(host, tokens, sites, saes, masks, min(batch_size or n_rows, len(tokens)), max(ks), extrapolate)
         conditions: list[str | int] = ["mean", "zero", *ks]
         n_worlds = max(1, n_rows // runs.batch_size)
@@ -261,16 +263,6 @@ class Runs:
         row, last = slice(0, 1), torch.tensor([self._tokens.shape[1] - 1])
         (skipped,) = self.logits(row, [None], last)
         return bool((next_token_logits(self._host, self._tokens[row], last) - skipped).abs().max() <= _RESUME_TOLERANCE)
-
-
-def _mask(chosen: Any, is_default: bool, host: Host, sae: SAE, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-    """The positions that are spliced."""
-    untrained = untrained_token_ids(host, sae) if is_default else ()
-    mask = spliced_positions(chosen, is_default, untrained, Window(tokens.shape[0], tokens.shape[1]), tokens)
-    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.to(tokens.device)
-    if not mask.any():
-        raise InvalidArgument("nothing to splice: positions chooses no token of these")
-    return mask
 
 
 def _checked_ks(ks: Iterable[int] | None, saes: Mapping[str, SAE], extrapolate: bool) -> list[int]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_lens_ext._numbers import whole_number
@@ -67,6 +67,10 @@ class SparseCode:
     def l0(self) -> Int[Tensor, "*batch"]:
         """How many features are active in each token: at most k, fewer where pre-activations ran out of positive ones."""
         return (self.values > 0).sum(dim=-1)
+
+    def where(self, mask: Bool[Tensor, "*batch"]) -> "SparseCode":
+        """The same code, with the tokens outside ``mask`` set to zeros."""
+        return SparseCode(self.values.where(mask.to(self.values.device).unsqueeze(-1), 0), self.indices, self.d_sae)
 
     def to(self, device: torch.device | str) -> "SparseCode":
         """The same code on another device."""
