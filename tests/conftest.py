@@ -39,6 +39,12 @@ def gpt2():
     return tiny.bridge("gpt2")
 
 
+@pytest.fixture(params=["gemma2", "gpt2"])
+def model(request):
+    """Either tiny model on a TransformerBridge."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="session")
 def gemma3():
     """The bundled real model; prepared on first use."""

@@ -9,11 +9,6 @@ import sae_lens_ext as sle
 SITE = "blocks.1.hook_resid_post"
 
 
-@pytest.fixture(params=["gemma2", "gpt2"])
-def model(request):
-    return request.getfixturevalue(request.param)
-
-
 def _spliced(model, sae, tokens, **options):
     seen = {}
     with torch.no_grad(), sle.splice(model, sae, **options) as spliced:

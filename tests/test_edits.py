@@ -11,11 +11,6 @@ SITE = "blocks.1.hook_resid_post"
 FEATURES = [7, 3, 30, 12]
 
 
-@pytest.fixture(params=["gemma2", "gpt2"])
-def model(request):
-    return request.getfixturevalue(request.param)
-
-
 @pytest.fixture
 def sae():
     return tiny.sae()

@@ -9,11 +9,6 @@ import sae_lens_ext as sle
 SITE = "blocks.1.hook_resid_post"
 
 
-@pytest.fixture(params=["gemma2", "gpt2"])
-def model(request):
-    return request.getfixturevalue(request.param)
-
-
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16, torch.float16], ids=str)
 def any_dtype(request):
     return tiny.bridge("gemma2", request.param)

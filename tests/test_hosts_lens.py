@@ -6,11 +6,6 @@ import sae_lens_ext as sle
 from sae_lens_ext.hosts import capture, host_for, next_token_logits, resume
 
 
-@pytest.fixture(params=["gemma2", "gpt2"])
-def model(request):
-    return request.getfixturevalue(request.param)
-
-
 def test_both_spellings_are_one_place(model):
     host = host_for(model)
     assert host.site("blocks.1.hook_resid_post").key == host.site("blocks.1.hook_out").key

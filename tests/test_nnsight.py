@@ -239,3 +239,8 @@ def test_a_model_without_weights_yet_is_given_them_when_parts_of_it_run(tmp_path
     later = TransformersModel(str(folder), tokenizer=tiny.tokenizer(), task="text-generation")
     frame = sle.sweep_k(later, tokens, copy.deepcopy(sae), ks=[3], progress=False)
     assert frame["ce"].notna().all()
+
+
+def test_text_goes_where_token_ids_go(lm, sae):
+    tokens = lm.tokenizer("w1 w2 w3", return_tensors="pt").input_ids
+    assert sle.Run.capture(lm, "w1 w2 w3", sae) == sle.Run.capture(lm, tokens, sae)

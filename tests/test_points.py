@@ -10,11 +10,6 @@ SITE = "blocks.1.hook_resid_post"
 POINTS = ["hook_sae_input", "hook_sae_acts_post", "hook_sae_recons", "hook_sae_error", "hook_sae_output"]
 
 
-@pytest.fixture(params=["gemma2", "gpt2"])
-def model(request):
-    return request.getfixturevalue(request.param)
-
-
 @pytest.fixture
 def sae():
     return tiny.sae()

@@ -21,11 +21,6 @@ def _state(model):
     ]
 
 
-@pytest.fixture(params=["gemma2", "gpt2"])
-def model(request):
-    return request.getfixturevalue(request.param)
-
-
 @pytest.fixture
 def sae():
     return tiny.sae()

@@ -68,11 +68,6 @@ def _assert_table(frame, rows, ends):
         assert frame.attrs[name] == pytest.approx(value, rel=1e-5)
 
 
-@pytest.fixture(params=["gemma2", "gpt2"])
-def model(request):
-    return request.getfixturevalue(request.param)
-
-
 @pytest.fixture
 def tokens():
     tokens = tiny.tokens(rows=5, length=12)

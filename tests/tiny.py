@@ -37,30 +37,34 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-@functools.cache
-def _gemma2() -> Gemma2ForCausalLM:
-    torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        sliding_window=4,
-        query_pre_attn_scalar=8,
-        bos_token_id=2,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    model = Gemma2ForCausalLM(config).eval()
+_SMALL_GEMMA = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "head_dim": 8,
+    "sliding_window": 4,
+    "query_pre_attn_scalar": 8,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+
+
+def _with_weight_in_every_block(model):
+    # At its default scale a random model hardly depends on its middle layers.
     with torch.no_grad():
-        # At its default scale a random model hardly depends on its middle layers; make every block matter.
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(8)
-    return model
+    return model.eval()
+
+
+@functools.cache
+def _gemma2() -> Gemma2ForCausalLM:
+    torch.manual_seed(0)
+    return _with_weight_in_every_block(Gemma2ForCausalLM(Gemma2Config(**_SMALL_GEMMA, num_key_value_heads=2)))
 
 
 @functools.cache
@@ -85,28 +89,9 @@ def _gpt2() -> GPT2LMHeadModel:
 @functools.cache
 def _gemma3() -> Gemma3ForCausalLM:
     torch.manual_seed(0)
-    config = Gemma3TextConfig(
-        vocab_size=len(WORDS),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=1,
-        head_dim=8,
-        sliding_window=4,
-        architectures=["Gemma3ForCausalLM"],
-        layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
-        query_pre_attn_scalar=8,
-        bos_token_id=2,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    model = Gemma3ForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(8)
-    return model
+    layer_types = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    config = Gemma3TextConfig(**_SMALL_GEMMA, num_key_value_heads=1, layer_types=layer_types, architectures=["Gemma3ForCausalLM"])
+    return _with_weight_in_every_block(Gemma3ForCausalLM(config))
 
 
 def hf_model(name: str, dtype: torch.dtype = torch.float32):

@@ -1,6 +1,6 @@
-"""What hosts have in common about torch modules: where a module keeps its hidden states, and when a run begins."""
+"""What hosts have in common about torch modules: where one keeps its hidden states and its blocks, and when a run begins."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -119,3 +119,25 @@ def config_token_ids(config: Any) -> frozenset[int]:
     """Ids of BOS, EOS and padding that a Hugging Face config names."""
     found = (getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad"))
     return frozenset(i for item in found for i in (item if isinstance(item, list) else [item]) if i is not None)
+
+
+def find_blocks(module: nn.Module) -> tuple[str, Sequence[nn.Module]]:
+    """Path and members of the list of blocks: the largest list of modules that is in no other such list."""
+    # In a model of text and images, the language model's own.
+    decoder = called_if_there(module, "get_decoder") or module
+    inside = {id(part) for part in decoder.modules()}
+    lists = {path: part for path, part in module.named_modules() if isinstance(part, nn.ModuleList) and len(part) and id(part) in inside}
+    outer = {path: part for path, part in lists.items() if not any(path.startswith(f"{other}.") for other in lists)}
+    if not outer:
+        return "", ()
+    path = max(outer, key=lambda path: sum(parameter.numel() for parameter in outer[path].parameters()))
+    return path, list(outer[path])
+
+
+def called_if_there(module: nn.Module, getter: str) -> nn.Module | None:
+    """What a Hugging Face model's own accessor returns; None where the model has none, or it does not know."""
+    try:
+        found = getattr(module, getter)()
+    except (AttributeError, NotImplementedError):
+        return None
+    return found if isinstance(found, nn.Module) else None

@@ -25,7 +25,7 @@ class NNsightHost:
     def __init__(self, model: Any) -> None:
         """Wrap ``model`` without changing it."""
         self.model = model
-        self._torch = TorchHost(model._module)
+        self._torch = self._of_module()
         self.blocks = self._torch.blocks
         self.embed, self.unembed, self.d_vocab = self._torch.embed, self._torch.unembed, self._torch.d_vocab
         self._embed_path = next((path for path, module in model._module.named_modules() if module is self.embed), None)
@@ -116,13 +116,11 @@ class NNsightHost:
 
     def to_tokens(self, text: str | list[str]) -> Int[Tensor, "batch pos"]:
         """See ``Host.to_tokens``."""
-        tokenizer = getattr(self.model, "tokenizer", None)
-        return self._torch.to_tokens(text) if tokenizer is None else tokenizer(text, return_tensors="pt").input_ids
+        return self._torch.to_tokens(text)
 
     def special_token_ids(self) -> frozenset[int]:
         """See ``Host.special_token_ids``."""
-        tokenizer = getattr(self.model, "tokenizer", None)
-        return self._torch.special_token_ids() if tokenizer is None else frozenset(tokenizer.all_special_ids)
+        return self._torch.special_token_ids()
 
     def plain(self) -> Host:
         """See ``Host.plain``."""
@@ -133,7 +131,10 @@ class NNsightHost:
             )
         if getattr(self.model, "dispatched", True) is False:
             self.model.dispatch()
-        return TorchHost(self.model._module)
+        return self._of_module()
+
+    def _of_module(self) -> TorchHost:
+        return TorchHost(self.model._module, getattr(self.model, "tokenizer", None))
 
 
 def _every_time(step: Callable[[], None]) -> None:

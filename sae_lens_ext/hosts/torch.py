@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sae_lens_ext.errors import InvalidArgument, UnknownSite, closest
 from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, Undo
-from sae_lens_ext.hosts.modules import config_token_ids, replaced_input, replaced_output, watch_modules
+from sae_lens_ext.hosts.modules import called_if_there, config_token_ids, find_blocks, replaced_input, replaced_output, watch_modules
 from sae_lens_ext.hosts.names import RESIDUAL_POINTS, Point, block_and_point
 
 _ATTENTION = ("self_attn", "attn", "attention")
@@ -53,16 +53,17 @@ class Place(NamedTuple):
 class TorchHost:
     """A torch module, by hooks on its submodules."""
 
-    def __init__(self, model: nn.Module) -> None:
-        """Wrap ``model``, or what ``torch.compile`` made of one, without changing it."""
+    def __init__(self, model: nn.Module, tokenizer: Any = None) -> None:
+        """Wrap ``model``, or what ``torch.compile`` made of one, without changing it; ``tokenizer`` where one is known."""
         self.model: Any = model
+        self._tokenizer = tokenizer
         self.module: nn.Module = getattr(model, "_orig_mod", model)
         self._config = getattr(self.module, "config", None)
         self._is_compiled = self.module is not model or any(part._compiled_call_impl is not None for part in self.module.modules())
         self._modules = dict(self.module.named_modules())
-        self._blocks_path, self.blocks = _find_blocks(self.module)
-        self.embed: nn.Module | None = _called_if_there(self.module, "get_input_embeddings")
-        self.unembed: nn.Module | None = _called_if_there(self.module, "get_output_embeddings")
+        self._blocks_path, self.blocks = find_blocks(self.module)
+        self.embed: nn.Module | None = called_if_there(self.module, "get_input_embeddings")
+        self.unembed: nn.Module | None = called_if_there(self.module, "get_output_embeddings")
         self.d_vocab: int | None = None if self.unembed is None else int(self.unembed.weight.shape[0])  # pyright: ignore[reportIndexIssue] - a linear layer
 
     def site(self, name: str) -> Site:
@@ -150,37 +151,17 @@ class TorchHost:
 
     def to_tokens(self, text: str | list[str]) -> Int[Tensor, "batch pos"]:
         """See ``Host.to_tokens``."""
+        if self._tokenizer is not None:
+            return self._tokenizer(text, return_tensors="pt").input_ids
         raise InvalidArgument(f"a {type(self.module).__name__} has no tokenizer; give token ids [batch, pos] in place of text")
 
     def special_token_ids(self) -> frozenset[int]:
         """See ``Host.special_token_ids``."""
-        return config_token_ids(self._config)
+        return config_token_ids(self._config) if self._tokenizer is None else frozenset(self._tokenizer.all_special_ids)
 
     def plain(self) -> Host:
         """See ``Host.plain``."""
         return self
-
-
-def _find_blocks(module: nn.Module) -> tuple[str, Sequence[nn.Module]]:
-    """Path and members of the list of blocks: the largest list of modules that is in no other such list."""
-    # In a model of text and images, the language model's own.
-    decoder = _called_if_there(module, "get_decoder") or module
-    inside = {id(part) for part in decoder.modules()}
-    lists = {path: part for path, part in module.named_modules() if isinstance(part, nn.ModuleList) and len(part) and id(part) in inside}
-    outer = {path: part for path, part in lists.items() if not any(path.startswith(f"{other}.") for other in lists)}
-    if not outer:
-        return "", ()
-    path = max(outer, key=lambda path: sum(parameter.numel() for parameter in outer[path].parameters()))
-    return path, list(outer[path])
-
-
-def _called_if_there(module: nn.Module, getter: str) -> nn.Module | None:
-    """What a Hugging Face model's own accessor returns; None where the model has none, or it does not know."""
-    try:
-        found = getattr(module, getter)()
-    except (AttributeError, NotImplementedError):
-        return None
-    return found if isinstance(found, nn.Module) else None
 
 
 def _named(module: nn.Module, names: tuple[str, ...]) -> str | None:
