@@ -54,7 +54,7 @@ def prepare_memory(k: int, backend: str):
 def run() -> list[dict[str, float]]:
     """Print the table; returns its rows."""
     sizes = f"N={N_TOKENS}, d_model={D_MODEL}, d_sae={D_SAE}"
-    print(f"hierarchical loss, forward and all gradients: {sizes}, float32, compiled={cpu.is_compiled()}")
+    print(f"hierarchical loss, forward and all gradients: {sizes}, float32, compiled={cpu.has_numba()}")
     print(f"{'K':>5} {'cumsum':>10} {'ours':>10} {'ratio':>7} {'TopK':>10} {'ours/TopK':>10} {'cumsum MB':>10} {'ours MB':>9}")
     return [measure_at(k) for k in (32, 64, 128)]
 

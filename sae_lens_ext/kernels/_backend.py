@@ -1,5 +1,7 @@
 """Which implementation of a kernel runs."""
 
+import functools
+import importlib.util
 from typing import get_args
 
 import torch
@@ -24,3 +26,9 @@ def resolve(requested: Backend | None, device: torch.device) -> Backend:
     if requested == "cpu" and device.type != "cpu":
         raise BackendError(f"backend='cpu' was asked for, but the tensors are on {device}; leave backend out or move them to the CPU")
     return requested
+
+
+@functools.cache
+def has_numba() -> bool:
+    """Whether the compiled loops of the CPU backend can run."""
+    return importlib.util.find_spec("numba") is not None

@@ -27,7 +27,7 @@ def _choices(k):
 @pytest.fixture(params=["compiled", "torch"])
 def flavour(request, monkeypatch):
     """Both versions that the CPU path can run."""
-    monkeypatch.setattr(cpu, "is_compiled", lambda: request.param == "compiled")
+    monkeypatch.setattr(cpu, "has_numba", lambda: request.param == "compiled")
     return request.param
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae_lens_ext.kernels._prefetch import LINE, prefetch
+
 # A thread with fewer coordinates than this spends more on starting rows than on reading them.
 _MIN_COORDINATES = 64
 
@@ -53,6 +55,9 @@ def _walk(values, indices, W_dec, bias_error, weights, dots, grad_W, suffix, fir
         for rank in range(k):
             value = values[token, rank]
             row = W_dec[indices[token, rank], first:last]
+            soon = indices[token, min(rank + 1, k - 1)]
+            for d in range(first, last, LINE):
+                prefetch(W_dec, soon, d)
             square = W_dec.dtype.type(0)
             for d in range(width):
                 error[d] += value * row[d]
@@ -61,6 +66,10 @@ def _walk(values, indices, W_dec, bias_error, weights, dots, grad_W, suffix, fir
         for rank in range(k - 1, -1, -1):
             value, weight = values[token, rank], weights[rank]
             row = W_dec[indices[token, rank], first:last]
+            soon = indices[token, max(rank - 1, 0)]
+            for d in range(first, last, LINE):
+                prefetch(grad_W, soon, d)
+                prefetch(W_dec, soon, d)
             grad_row = grad_W[indices[token, rank], first:last]
             dot = W_dec.dtype.type(0)
             for d in range(width):

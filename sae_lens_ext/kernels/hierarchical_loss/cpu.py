@@ -9,13 +9,13 @@ and r_(t-1) = r_t - values_t W_dec[i_t], so walking the ranks down rebuilds ever
 is installed the same two passes run as compiled loops, about twice as fast as the chunks in torch.
 """
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from sae_lens_ext.kernels._backend import has_numba
 from sae_lens_ext.kernels._second_order import gradients_by_definition
 from sae_lens_ext.kernels.hierarchical_loss import reference
 
@@ -29,11 +29,6 @@ def hierarchical_loss(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Ten
     return _HierarchicalLoss.apply(values, indices, W_dec, b_dec, target, rank_weights)
 
 
-def is_compiled() -> bool:
-    """Whether the compiled loops run, that is, whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
-
-
 class _HierarchicalLoss(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -45,7 +40,7 @@ class _HierarchicalLoss(torch.autograd.Function):
         weights = torch.tensor(rank_weights, dtype=dtype)
         if not any(ctx.needs_input_grad):
             return _loss(wide_values, indices, wide_W, bias_error, weights).div(bias_error.numel()).to(values.dtype)
-        run = _compiled_loss_and_gradients if is_compiled() else _loss_and_gradients
+        run = _compiled_loss_and_gradients if has_numba() else _loss_and_gradients
         loss, grad_values, grad_W, suffix = run(wide_values, indices, wide_W, bias_error, weights)
         scale = 2.0 / bias_error.numel()
         grad_target = suffix.mul_(-scale)

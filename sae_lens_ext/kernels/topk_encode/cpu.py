@@ -3,6 +3,8 @@
 A torch custom operator, so that it is one step for torch.compile and for stand-in tensors that have only shapes.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,11 +12,14 @@ from einops import einsum
 from torch import Tensor
 
 from sae_lens_ext.kernels import _rows_cpu
+from sae_lens_ext.kernels._backend import has_numba
 from sae_lens_ext.kernels._second_order import gradients_by_definition
 
 # Pre-activations of one chunk, in elements: 2 MB of float32, about one core's second-level cache. A chunk that leaves the
 # cache costs a write and several reads of [batch, d_sae] during the selection.
 _CHUNK_ELEMENTS = 1 << 19
+# Below this many pre-activations in all, torch's selection is done before threads have started.
+_COMPILED_FROM = 1 << 17
 
 
 def topk_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -28,11 +33,26 @@ def _encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Te
     values = x.new_empty(n, k)
     indices = torch.empty(n, k, dtype=torch.int64)
     rows = max(64, _CHUNK_ELEMENTS // d_sae)
-    for start in range(0, n, rows):
-        chunk = slice(start, start + rows)
-        # Assigned rather than written by out=, because under autocast the product comes in another dtype than x.
-        values[chunk], indices[chunk] = torch.topk(torch.addmm(b_enc, x[chunk], W_enc), k, dim=-1, sorted=True)
+    with _selection(n, d_sae, k) as select:
+        for start in range(0, n, rows):
+            chunk = slice(start, start + rows)
+            select(torch.addmm(b_enc, x[chunk], W_enc), values[chunk], indices[chunk])
     return values.relu_(), indices
+
+
+def _selection(n: int, d_sae: int, k: int) -> AbstractContextManager[Callable[[Tensor, Tensor, Tensor], None]]:
+    """What writes the k largest of the rows of its first argument, and where they are, into the other two."""
+    if n * d_sae >= _COMPILED_FROM and has_numba():
+        from sae_lens_ext.kernels.topk_encode import compiled  # loads numba, so only when needed
+
+        if compiled.saves_work(d_sae, k):
+            return compiled.selection(torch.get_num_threads())
+    return nullcontext(_select)
+
+
+def _select(pre: Tensor, values: Tensor, indices: Tensor) -> None:
+    # Assigned rather than written by out=, because under autocast the product comes in another dtype than x.
+    values[:], indices[:] = torch.topk(pre, values.shape[1], dim=-1, sorted=True)
 
 
 def _encode_shapes(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
