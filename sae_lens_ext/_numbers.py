@@ -2,11 +2,12 @@
 
 import operator
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sae_lens_ext.errors import InvalidK
+from sae_lens_ext.errors import InvalidArgument, InvalidK
 
 
 def whole_number(k: object) -> int | None:
@@ -45,3 +46,28 @@ def whole_numbers(values: object) -> tuple[int, ...] | None:
     numbers = [whole_number(value) for value in values]
     found = [number for number in numbers if number is not None]
     return tuple(found) if len(found) == len(numbers) else None
+
+
+def as_python(values: Any) -> Any:
+    """Tensors and numpy's arrays and numbers as Python's lists and numbers; anything else as it is."""
+    return values.tolist() if hasattr(values, "tolist") else values
+
+
+def checked_features(features: Any) -> tuple[int, ...]:
+    """Numbers of features: from one, from several, or from a boolean mask over all of them.
+
+    >>> checked_features(3), checked_features([5, 1]), checked_features(torch.tensor([False, True, True]))
+    ((3,), (5, 1), (1, 2))
+
+    Raises:
+        InvalidArgument: what is no feature, none, or one twice.
+    """
+    given = as_python(features)
+    if isinstance(given, list) and given and all(isinstance(one, bool) for one in given):
+        given = [number for number, chosen in enumerate(given) if chosen]
+    numbers = [whole_number(feature) for feature in (given if isinstance(given, list | tuple | range) else [given])]
+    if not numbers or any(number is None or number < 0 for number in numbers):
+        raise InvalidArgument(f"features must be whole numbers from 0 on, at least one, or a mask over all; got {features!r}")
+    if len(set(numbers)) < len(numbers):
+        raise InvalidArgument(f"a feature can be named once; got {features!r}")
+    return tuple(number for number in numbers if number is not None)

@@ -97,3 +97,41 @@ def test_a_k_per_position_has_the_shape_of_the_run(model):
         _spliced(model, tiny.sae(), tiny.tokens(), k=torch.full((9,), 3))
     with pytest.raises(sle.InvalidArgument, match="a share of the variance, from 0 to 1; got 3.0"):
         sle.until_fvu(3.0)
+
+
+class _Always:
+    def __init__(self, k):
+        self.k = k
+
+    def choose(self, sae, x, code):
+        return self.k if not callable(self.k) else self.k(code)
+
+
+@pytest.mark.parametrize(
+    ("k", "said"),
+    [
+        (3, "must choose a tensor of whole numbers, one for each token .*; it chose 3"),
+        (lambda code: torch.ones(code.values.shape[:-1]), "it chose torch.float32"),
+        (lambda code: torch.ones(1, dtype=torch.int64), r"it chose torch.int64 \[1\]"),
+        (lambda code: torch.full(code.values.shape[:-1], 9), "must choose from 1 to 8; it chose from 9 to 9"),
+        (lambda code: torch.zeros(code.values.shape[:-1], dtype=torch.int64), "it chose from 0 to 0"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_rule_that_chooses_no_k_is_said(model, k, said):
+    with sle.splice(model, tiny.sae(), k=_Always(k)), pytest.raises(sle.InvalidK, match=said):
+        model(tiny.tokens())
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_numpy_numbers_are_numbers(model):
+    np = pytest.importorskip("numpy")
+    tokens, sae = tiny.tokens(), tiny.sae()
+    with torch.no_grad(), sle.splice(model, sae, k=3) as spliced:
+        expected = model(tokens)
+        for k in (np.int64(3), np.full(10, 3)):
+            spliced.k = k
+            assert torch.equal(model(tokens), expected)
+        for k in (np.float32(3), np.int64(0), np.full(10, 2.5)):
+            with pytest.raises(sle.InvalidK):
+                spliced.k = k

@@ -104,10 +104,14 @@ def test_a_direction_is_added_to_the_activation_itself(model, sae):
 def test_a_direction_needs_no_sae(model):
     tokens, vector = tiny.tokens(), torch.randn(32)
     with torch.no_grad():
-        expected = model.run_with_hooks(tokens, fwd_hooks=[(SITE, lambda x, hook: x + 2 * vector)])
+        everywhere = model.run_with_hooks(tokens, fwd_hooks=[(SITE, lambda x, hook: x + 2 * vector)])
+        text = (tokens != 2).unsqueeze(-1)  # by default the special tokens, here BOS, are left alone
+        expected = model.run_with_hooks(tokens, fwd_hooks=[(SITE, lambda x, hook: torch.where(text, x + 2 * vector, x))])
         bare = model(tokens)
         with sle.splice(model, {SITE: None}, edits=[sle.AddDirection(vector, scale=2)]) as steered:
             torch.testing.assert_close(model(tokens), expected)
+            steered.positions = "all"
+            torch.testing.assert_close(model(tokens), everywhere)
             steered.edits = []
             assert torch.equal(model(tokens), bare)
             with pytest.raises(sle.InvalidArgument, match=r"Ablate\(features=3\) edits features, and there is no SAE at blocks.1"):
@@ -133,13 +137,19 @@ def test_edits_at_several_sites_are_named_by_site(model, sae):
     tokens, other = tiny.tokens(), "blocks.2.hook_mlp_out"
     saes = {SITE: sae, other: tiny.sae(seed=1)}
     with sle.splice(model, saes, edits={SITE: [sle.Ablate(3)]}) as spliced:
-        assert spliced.edits == {SITE: [sle.Ablate(3)], other: []}
+        assert spliced.edits == {SITE: (sle.Ablate(3),), other: ()}
         model(tokens)
         with pytest.raises(sle.InvalidArgument, match="several sites are spliced, so say where"):
             spliced.edits = [sle.Ablate(3)]
-        with pytest.raises(sle.UnknownSite, match="no SAE is spliced at 'blocks.2.hook_mlp'"):
+        with pytest.raises(sle.UnknownSite, match="nothing is spliced at 'blocks.2.hook_mlp'"):
             spliced.edits = {"blocks.2.hook_mlp": []}
-        assert spliced.edits[SITE] == [sle.Ablate(3)], "a refused change changes nothing"
+        assert spliced.edits[SITE] == (sle.Ablate(3),), "a refused change changes nothing"
+        spliced.edits = {"blocks.2.hook_mlp_out": [sle.Clamp(1, to=2)]}
+        assert spliced.edits == {SITE: (sle.Ablate(3),), other: (sle.Clamp(1, to=2),)}, "the sites that are not named are left"
+        spliced.edits = {"blocks.1.hook_out": [sle.Ablate(4)]}
+        assert spliced.edits[SITE] == (sle.Ablate(4),), "either spelling will do"
+        spliced.edits = []
+        assert spliced.edits == {SITE: (), other: ()}
 
 
 ALL = [
@@ -167,6 +177,7 @@ def test_an_edit_is_a_value(edit):
 def test_an_edit_prints_as_it_is_typed():
     assert repr(sle.Ablate([17, 403])) == "Ablate(features=[17, 403])"
     assert repr(sle.Steer(981, by=6, positions=slice(4, None))) == "Steer(features=981, by=6.0, positions=slice(4, None, None))"
+    assert repr(sle.Steer(5, by=2, positions=[2])) == "Steer(features=5, by=2.0, positions=[2])"
     assert repr(sle.AddDirection(torch.zeros(640))) == "AddDirection(vector=<640 numbers>)"
 
 
@@ -174,17 +185,25 @@ def test_an_edit_prints_as_it_is_typed():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: sle.Ablate(-1), "features must be whole numbers from 0 on, at least one; got -1"),
-        (lambda: sle.Ablate([]), "at least one; got"),
+        (lambda: sle.Ablate(-1), "features must be whole numbers from 0 on, at least one, or a mask over all; got -1"),
+        (lambda: sle.Ablate([]), "at least one, or a mask over all; got"),
         (lambda: sle.Ablate(2.0), "features must be whole numbers"),
         (lambda: sle.Ablate("17"), "features must be whole numbers"),
-        (lambda: sle.Ablate([3, 3]), "a feature can be named once in an edit"),
+        (lambda: sle.Ablate([3, 3]), "a feature can be named once; got"),
         (lambda: sle.Ablate(3, to="median"), "to must be 'zero', 'mean', a number, one number per feature, or a Run; got 'median'"),
         (lambda: sle.Ablate([3, 4], to=[1.0]), "to must be one number, or one for each of the 2 features"),
-        (lambda: sle.Steer(3, by="much"), "by must be one number, or one for each of the 1 features; got 'much'"),
+        (lambda: sle.Steer(3, by="much"), "by must be a finite number; got 'much'"),
         (lambda: sle.Patch(3, source=None), r"source must be a Run, such as Run.capture\(model, other_tokens, sae\); got a NoneType"),
-        (lambda: sle.AddDirection("up"), "vector must be numbers; got 'up'"),
-        (lambda: sle.AddDirection([1.0], scale="2"), "scale must be a number; got '2'"),
+        (lambda: sle.AddDirection("up"), "vector must be several numbers; got 'up'"),
+        (lambda: sle.AddDirection([1.0], scale="2"), "scale must be a finite number; got '2'"),
+        (lambda: sle.AddDirection([1.0, float("nan")]), "each of vector must be a finite number; got nan"),
+        (lambda: sle.Steer(1, by=float("inf")), "by must be a finite number; got inf"),
+        (lambda: sle.Scale(1, by=10**400), "by must be a finite number"),
+        (lambda: sle.Ablate(1, to=float("nan")), "to must be a finite number; got nan"),
+        (lambda: sle.AddDirection(torch.zeros(3, requires_grad=True)), "wants a gradient, and edits hold plain numbers"),
+        (lambda: sle.Steer(1, by=torch.tensor(1.0, requires_grad=True)), "wants a gradient, and edits hold plain numbers"),
+        (lambda: sle.edits_to_json(sle.Ablate(1)), "edits are a list of edits such as"),
+        (lambda: sle.Run(None), "a run is made of codes"),
         (lambda: sle.Ablate(3, positions=3), "positions must be a slice, a list of whole numbers, a boolean mask"),
         (lambda: sle.Ablate(3, rows="first"), "rows must be a slice, a list of whole numbers, a boolean mask, 'all' or None; got 'first'"),
     ],
@@ -198,10 +217,13 @@ def test_an_edit_that_is_none_is_said(make, said):
     ("text", "said"),
     [
         ("{", "edits must be JSON text"),
-        ("{}", "edits are written as a list; this is a dict"),
+        ("3", "edits are written as a list, or as lists by site; this is '3'"),
         ('[{"edit": "Delete"}]', "an edit is an object whose 'edit' is one of Ablate, Steer, Clamp, Scale, Patch, AddDirection"),
         ('[{"edit": "Steer", "features": [1]}]', "Steer is not written right"),
-        ('[{"edit": "Patch", "features": [1], "source": {"run": {"a": {}}}}]', "a run is written as d_sae, indices and values by site"),
+        (
+            '[{"edit": "Patch", "features": [1], "source": {"run": {"a": {}}}}]',
+            "a run is written as d_sae, indices, values and kept by site",
+        ),
     ],
 )
 def test_a_text_that_is_no_edits_is_said(text, said):
@@ -235,11 +257,77 @@ def test_a_run_keeps_what_a_splice_sees(model, positions):
 
 def test_a_run_of_another_shape_is_refused(model, sae):
     run = sle.Run.capture(model, tiny.tokens(rows=3), sae)
-    with pytest.raises(sle.ShapeMismatch, match="the run to patch from at .* has 3 rows; this run has 2"):
+    with pytest.raises(sle.ShapeMismatch, match="the run to take activations from at .* has 3 rows; this run has 2"):
         _change(model, sae, [sle.Patch(3, source=run)], tiny.tokens())
     elsewhere = sle.Run({"blocks.0.hook_resid_post": run.codes[SITE]})
     with pytest.raises(sle.UnknownSite, match="this run was not captured at 'blocks.1.hook_resid_post'; it was at: blocks.0"):
         _change(model, sae, [sle.Patch(3, source=elsewhere)], tiny.tokens())
+
+
+@pytest.mark.parametrize("make", [lambda run: sle.Patch([3], source=run), lambda run: sle.Ablate([3], to=run)])
+def test_a_run_serves_only_where_it_kept_features(model, sae, make):
+    shorter = sle.Run.capture(model, tiny.tokens(length=6), sae)
+    with pytest.raises(sle.ShapeMismatch, match=r"reaches positions \[6, 7, 8, 9\], where the run it takes activations from kept none"):
+        _change(model, sae, [make(shorter)], tiny.tokens())
+    part = sle.Run.capture(model, tiny.tokens(), sae, positions=[-1])
+    with pytest.raises(sle.ShapeMismatch, match="reaches positions"):
+        _change(model, sae, [make(part)], tiny.tokens())
+    for run in (shorter, part):
+        where = run.mask(SITE)[0].nonzero().flatten().tolist()
+        edit = make(run)
+        _change(model, sae, [type(edit)(**{**vars(edit), "positions": where})], tiny.tokens())
+
+
+def test_tokens_that_generation_adds_are_not_patched(gpt2, sae):
+    tokens = tiny.tokens(rows=1)
+    run = sle.Run.capture(gpt2, tokens, sae)
+    options = {"max_new_tokens": 4, "do_sample": False, "verbose": False}
+    with torch.no_grad():
+        bare = gpt2.generate(tokens, **options)
+        with sle.splice(gpt2, sae, error_term=True, edits=[sle.Patch(range(48), source=run)]):
+            assert torch.equal(gpt2.generate(tokens, **options), bare), "patching a run into itself changes nothing"
+
+
+def test_a_run_of_another_sae_is_refused(model, sae):
+    run = sle.Run.capture(model, tiny.tokens(), tiny.sae(d_sae=60))
+    with pytest.raises(sle.ShapeMismatch, match="takes activations from a run of another SAE: its features at .* are 60, here they are 48"):
+        sle.splice(model, sae, edits=[sle.Patch(3, source=run)])
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_run_answers_to_both_spellings_and_only_about_its_features(model, sae):
+    run = sle.Run.capture(model, tiny.tokens(), sae)
+    assert torch.equal(run.activations("blocks.1.hook_out", 3), run.activations(SITE, [3]))
+    for features in (-1, [48], [], [1.0]):
+        with pytest.raises(sle.InvalidArgument, match="features"):
+            run.activations(SITE, features)
+
+
+def test_the_mean_of_a_run_is_what_ablating_to_the_mean_uses(model):
+    sae, tokens = tiny.sae(exclude_special_tokens=True), tiny.tokens()
+    mean = sle.Run.capture(model, tokens, sae).mean_activations(SITE, FEATURES)
+    by_mean, _ = _change(model, sae, [sle.Ablate(FEATURES, to="mean")], tokens)
+    by_hand, _ = _change(model, sae, [sle.Ablate(FEATURES, to=mean)], tokens)
+    torch.testing.assert_close(by_mean, by_hand)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_numpy_and_masks_are_as_good_as_lists():
+    np = pytest.importorskip("numpy")
+    assert sle.Ablate(np.array([1, 2]), to=np.array([1.0, 2.0])) == sle.Ablate([1, 2], to=[1.0, 2.0])
+    assert sle.Steer(np.int64(1), by=np.float32(3)) == sle.Steer(1, by=3.0)
+    assert sle.AddDirection(np.ones(3), scale=torch.tensor(2.0)) == sle.AddDirection([1.0, 1.0, 1.0], scale=2.0)
+    assert sle.Ablate(torch.tensor([True, False, True])) == sle.Ablate([0, 2])
+
+
+def test_edits_by_site_are_json_too():
+    by_site = {SITE: [sle.Ablate(3)], "blocks.2.hook_mlp_out": []}
+    assert sle.edits_from_json(sle.edits_to_json(by_site)) == by_site
+
+
+def test_a_row_that_is_not_there_is_refused(model, sae):
+    with pytest.raises(sle.ShapeMismatch, match="rows names row 2; this run has 2, from 0 on"):
+        _change(model, sae, [sle.Ablate(3, rows=[2])], tiny.tokens())
 
 
 def test_columns_of_a_code_without_the_dense_one():
@@ -260,5 +348,8 @@ def test_a_difference_in_means_counts_what_it_is_asked_to(model):
         last = torch.stack([x[-1] for x in by_hand]).mean(0) - cache[SITE][:, -1].mean(0)
     torch.testing.assert_close(sle.difference_in_means(model, SITE, texts, negative), everything, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(sle.difference_in_means(model, SITE, texts, negative, positions=[-1]), last, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        with_special = torch.cat(by_hand).mean(0) - cache[SITE].mean((0, 1))
+    torch.testing.assert_close(sle.difference_in_means(model, SITE, texts, negative, positions="all"), with_special, rtol=1e-4, atol=1e-5)
     with pytest.raises(sle.InvalidArgument, match="no position of the negative examples is chosen"):
         sle.difference_in_means(model, SITE, texts, torch.tensor([[2, 2]]))

@@ -130,3 +130,16 @@ def test_what_is_no_error_term_is_said(model):
         sle.splice(model, tiny.sae(), error_term="full")
     with pytest.raises(sle.InvalidArgument, match="extrapolate must be True or False; got 1"):
         sle.splice(model, tiny.sae(), extrapolate=1)
+
+
+@pytest.mark.parametrize("sae_dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_an_sae_of_a_narrower_dtype_costs_the_activation_no_bit(model, sae_dtype):
+    tokens, sae = tiny.tokens(), tiny.sae().to(sae_dtype)
+    with torch.no_grad():
+        bare = model(tokens)
+        with sle.splice(model, sae, error_term=True) as spliced:
+            assert torch.equal(model(tokens), bare)
+            spliced.edits = [sle.Steer(3, by=5.0, positions=[6])]
+            edited = model(tokens)
+    assert torch.equal(edited[:, :6], bare[:, :6])
+    assert not torch.equal(edited[:, 6:], bare[:, 6:])

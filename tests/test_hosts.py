@@ -206,8 +206,11 @@ import torch, tiny, sae_lens_ext as sle
 torch.set_grad_enabled(False)
 tokens, sae, plain = tiny.tokens(), tiny.sae(), tiny.hf_model("gpt2")
 wrapped, inplace = torch.compile(tiny.hf_model("gpt2"), backend="aot_eager"), tiny.hf_model("gpt2")
+part, forward = tiny.hf_model("gpt2"), tiny.hf_model("gpt2")
 inplace.compile(backend="aot_eager")
-for model in (wrapped, inplace):
+part.transformer = torch.compile(part.transformer, backend="aot_eager")
+forward.forward = torch.compile(forward.forward, backend="aot_eager")
+for model in (wrapped, inplace, part, forward):
     bare = model(tokens).logits
     with sle.splice(model, sae, k=4) as spliced:
         for k in (4, 2):

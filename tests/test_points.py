@@ -37,6 +37,18 @@ def test_a_cache_holds_them(model, sae, prefix):
         torch.testing.assert_close(found[point], expected[point], rtol=1e-4, atol=1e-5, msg=lambda text, point=point: f"{point}: {text}")
 
 
+@pytest.mark.parametrize("error_term", [True, "reference"])
+def test_what_is_explained_and_the_error_make_up_the_output(model, sae, error_term):
+    tokens, edits = tiny.tokens(), [sle.Steer(5, by=2.0)]
+    with torch.no_grad(), sle.splice(model, sae, k=3, error_term=error_term, edits=edits) as spliced:
+        _, cache = model.run_with_cache(tokens, names_filter=lambda name: ".hook_sae_" in name)
+        found = {point: cache[f"{SITE}.{point}"] for point in POINTS}
+        without = model.run_with_hooks(tokens, fwd_hooks=[(f"{SITE}.hook_sae_error", lambda error, hook: torch.zeros_like(error))])
+        spliced.error_term = False
+        torch.testing.assert_close(without, model(tokens), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["hook_sae_recons"] + found["hook_sae_error"], found["hook_sae_output"], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("error_term", [False, True])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_what_a_hook_changes_there_changes_the_model(model, sae, error_term, in_place):

@@ -250,7 +250,7 @@ def test_attach_and_detach_without_a_block(model, sae):
         (lambda: (tiny.sae(), 9), sle.InvalidK, "k=9 is above k=8"),
         (lambda: (tiny.sae(), 0), sle.InvalidK, "got 0"),
         (lambda: (tiny.sae(), 2.5), sle.InvalidK, "got 2.5"),
-        (lambda: (tiny.sae(), {"blocks.0.hook_resid_post": 2}), sle.UnknownSite, "no SAE is spliced at 'blocks.0.hook_resid_post'"),
+        (lambda: (tiny.sae(), {"blocks.0.hook_resid_post": 2}), sle.UnknownSite, "nothing is spliced at 'blocks.0.hook_resid_post'"),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")
@@ -303,7 +303,7 @@ def test_a_site_whose_width_shows_only_in_the_run_is_checked_there(model):
 
 def test_a_site_that_never_fires_is_said(gemma2):
     tokens = tiny.tokens()
-    with pytest.raises(sle.UnknownSite, match="rotary_emb.hook_out did not fire when the model ran, so nothing is spliced there"):
+    with pytest.raises(sle.UnknownSite, match="rotary_emb.hook_out did not fire in this run, so nothing was spliced there"):
         _run_spliced(gemma2, {"rotary_emb.hook_out": tiny.sae(d_model=8)}, tokens)
     # A run that stops before a site says nothing about it.
     with sle.splice(gemma2, {"blocks.3.hook_resid_post": tiny.sae()}):
@@ -327,3 +327,59 @@ def test_positions_are_positions_where_heads_have_an_axis_of_their_own(model, n_
     changed = (seen["spliced"] != cache[site]).any(-1)
     assert not changed[:, 0].any()
     assert changed[:, 1:].all()
+
+
+def test_a_site_that_stops_firing_is_said(gemma2):
+    tokens = tiny.tokens()
+    with sle.splice(gemma2, tiny.sae()):
+        gemma2(tokens)
+        try:
+            gemma2.reset_hooks(including_permanent=True)
+            with pytest.raises(sle.UnknownSite, match="did not fire in this run"):
+                gemma2(tokens)
+        finally:
+            gemma2.reset_hooks(including_permanent=True)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_what_would_have_no_effect_cannot_be_set(model):
+    spliced = sle.splice(model, tiny.sae())
+    with pytest.raises(AttributeError, match="a splice has no 'edit' to set; what can be set: k, edits, error_term, positions"):
+        spliced.edit = [sle.Ablate(3)]
+    with pytest.raises(AttributeError):
+        spliced.edits.append(sle.Ablate(3))
+    with pytest.raises(sle.InvalidArgument, match="error_term must be False, True or 'reference'; got 'foo'"):
+        spliced.error_term = "foo"
+
+
+def test_error_term_and_positions_are_turned_on_the_fly(model):
+    tokens, sae = tiny.tokens(), tiny.sae()
+    with torch.no_grad():
+        bare = model(tokens)
+        with sle.splice(model, sae, k=2, error_term=True) as spliced:
+            assert torch.equal(model(tokens), bare)
+            spliced.error_term = False
+            spliced.positions = [3, 4]
+            turned = model(tokens)
+        with sle.splice(model, sae, k=2, positions=[3, 4]) as fresh:
+            assert torch.equal(model(tokens), turned)
+            assert fresh.positions == spliced.positions == [3, 4]
+
+
+def test_a_site_answers_to_both_spellings(model):
+    with sle.splice(model, tiny.sae(), k={"blocks.1.hook_out": 3}) as spliced:
+        with pytest.raises(sle.UnknownSite, match="the model has not run since"):
+            _ = spliced.codes[SITE]
+        model(tiny.tokens())
+        assert spliced.k == 3
+        assert spliced.codes["blocks.1.hook_out"] is spliced.codes[SITE]
+        with pytest.raises(sle.UnknownSite, match="nothing is spliced at 'blocks.2.hook_out'"):
+            _ = spliced.codes["blocks.2.hook_out"]
+
+
+def test_a_part_that_is_run_after_a_cached_generation_starts_at_its_own_beginning():
+    model, tokens, sae = tiny.hf_model("gpt2"), tiny.tokens(), tiny.sae()
+    with torch.no_grad(), sle.splice(model, sae, k=3, positions=slice(0, 5)):
+        before = model.transformer(tokens)[0]
+        model.generate(tokens, max_new_tokens=3, do_sample=False)
+        assert torch.equal(model.transformer(tokens)[0], before)

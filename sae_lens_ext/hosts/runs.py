@@ -138,11 +138,11 @@ class RunWatch:
         start: how many positions came before this run's, in a cache.
     """
 
-    def __init__(self, at_start: Callable[[], object]) -> None:
-        """Know nothing yet; ``at_start`` is called whenever a run begins."""
+    def __init__(self, at_start: Callable[[], object], at_end: Callable[[], object]) -> None:
+        """Know nothing yet; ``at_start`` is called whenever a run begins, ``at_end`` when it is whole."""
         self.tokens: Tensor | None = None
         self.start = 0
-        self._at_start = at_start
+        self._at_start, self._at_end = at_start, at_end
 
     def begin(self, start: int) -> None:
         """A run begins, behind ``start`` positions in a cache."""
@@ -153,3 +153,9 @@ class RunWatch:
     def keep(self, tokens: Tensor) -> None:
         """These are its tokens."""
         self.tokens = tokens
+
+    def end(self) -> None:
+        """The run is whole."""
+        # What is run next without its beginning being seen, such as a part of the model, has no cache of this run's.
+        self.start = 0
+        self._at_end()

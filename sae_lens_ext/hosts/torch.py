@@ -1,5 +1,6 @@
 """Plain PyTorch modules, and Hugging Face language models above all, by forward hooks."""
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple
@@ -59,7 +60,6 @@ class TorchHost:
         self._tokenizer = tokenizer
         self.module: nn.Module = getattr(model, "_orig_mod", model)
         self._config = getattr(self.module, "config", None)
-        self._is_compiled = self.module is not model or any(part._compiled_call_impl is not None for part in self.module.modules())
         self._modules = dict(self.module.named_modules())
         self._blocks_path, self.blocks = find_blocks(self.module)
         self.embed: nn.Module | None = called_if_there(self.module, "get_input_embeddings")
@@ -121,11 +121,12 @@ class TorchHost:
         return int(hidden) if hidden is not None and site.point not in (None, "z") else None
 
     def attach(self, site: Site, function: SiteFunction) -> Undo:
-        """See ``Host.attach``. A compiled model runs uncompiled meanwhile, because compiled code does not see new hooks."""
+        """See ``Host.attach``. Meanwhile nothing runs compiled, because compiled code does not see new hooks."""
         place, _ = self.place(site.name)
         module = self._modules[place.path]
         undo = ExitStack()
-        if self._is_compiled:
+        # Without it nothing can have been compiled; and a module cannot tell what was made of it, or of a part.
+        if "torch._dynamo" in sys.modules:
             undo.enter_context(_EAGER)
         if place.side == "input":
             handle = module.register_forward_pre_hook(

@@ -46,7 +46,7 @@ def spliced_activation(
     points: Points,
     extrapolate: bool,
 ) -> tuple[Float[Tensor, "batch pos d_model"], SparseCode]:
-    """The activation to put in the place of ``x``, in the SAE's dtype, and the code of ``x`` before edits.
+    """The activation to put in the place of ``x``, in the wider of its and the SAE's dtypes, and the code of ``x`` before edits.
 
     Fires the points between ``hook_sae_input`` and ``hook_sae_output``, which belong to the activation at every position.
     """
@@ -54,13 +54,15 @@ def spliced_activation(
     reference = sae.config.k if error_term == "reference" else k
     full = sae.encode(x, max(k, reference), extrapolate=extrapolate)
     code = dialled(sae, dial, x, full, window)
-    out = x.to(sae.W_dec.dtype) if error_term else sae.decode(code)
+    # In the wider dtype, because what no edit changes must keep the bits of x.
+    out = x.to(torch.promote_types(x.dtype, sae.W_dec.dtype)) if error_term else sae.decode(code)
     if error_term == "reference":
         out = out + sae.contribution(_difference(code, full.prefix(reference)))
     features, change = _change_by_edits(sae, code, [edit for edit in edits if isinstance(edit, FeatureEdit)], window, site)
     if change is not None:
         out = out + sae.contribution_of(change, features)
-    out = _heard(out, x, sae, code, features, change, error_term, points)
+    explained = None if not error_term else full.prefix(reference) if error_term == "reference" else code
+    out = _heard(out, x, sae, code, features, change, explained, points)
     return with_directions(out, edits, window), code
 
 
@@ -88,11 +90,12 @@ def _change_by_edits(
     if not features:
         return [], None
     before = acts = activations_of(code, features)
+    column_of = {feature: column for column, feature in enumerate(features)}
     for edit in edits:
         where = window.chosen(edit.positions, edit.rows).to(acts.device) & window.spliced(acts)
         if holds_numbers(where) and not where.any():
             continue
-        columns = torch.tensor([features.index(feature) for feature in edit.ids], device=acts.device)
+        columns = torch.tensor([column_of[feature] for feature in edit.ids], device=acts.device)
         part = acts[..., columns]
         acts = acts.index_copy(-1, columns, torch.where(where.unsqueeze(-1), edit.edited(part, window, site), part))
     return features, acts - before
@@ -105,10 +108,13 @@ def _heard(
     code: SparseCode,
     features: list[int],
     change: Tensor | None,
-    error_term: ErrorTerm,
+    explained: SparseCode | None,
     points: Points,
 ) -> Tensor:
-    """The output after listeners had the edited code, the reconstruction and the error, and perhaps changed them."""
+    """The output after listeners had the edited code, the reconstruction and the error, and perhaps changed them.
+
+    ``explained`` is the code whose reconstruction the error term completes, if there is one.
+    """
 
     def edited(clean: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
         return clean if change is None else clean + part(change)
@@ -130,8 +136,8 @@ def _heard(
     heard = points.passed("hook_sae_recons", recons)
     if heard is not None:
         out = out + (heard[1] - heard[0])
-    if error_term:
-        heard = points.passed("hook_sae_error", lambda: x - sae.decode(code))
+    if explained is not None:
+        heard = points.passed("hook_sae_error", lambda: x - sae.decode(explained))
         if heard is not None:
             out = out + (heard[1] - heard[0])
     return out

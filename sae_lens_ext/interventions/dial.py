@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_lens_ext._numbers import whole_number
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
 from sae_lens_ext.interventions.positions import Window
+from sae_lens_ext.kernels import holds_numbers
 from sae_lens_ext.sae import SAE, SparseCode
 
 
@@ -74,13 +77,15 @@ def checked_dial(sae: SAE, k: OneK, *, extrapolate: bool) -> int | Tensor | KRul
     Raises:
         InvalidK: it cannot.
     """
+    k = torch.as_tensor(k) if isinstance(k, numpy.ndarray) else k
     if isinstance(k, Tensor) and k.ndim > 0:
         if k.is_floating_point() or k.dtype == torch.bool or k.ndim > 2 or not k.numel():
             raise InvalidK(f"k per position must be whole numbers [pos] or [batch, pos]; got {k.dtype} {list(k.shape)}")
         for end in (k.min(), k.max()):
             sae.config.checked_k(int(end), extrapolate=extrapolate)
         return k.clone()
-    if isinstance(k, KRule):
+    # A number first: numpy's have a method called choose, too.
+    if whole_number(k) is None and isinstance(k, KRule) and not hasattr(k, "tolist"):
         return k
     return sae.config.checked_k(k, extrapolate=extrapolate)
 
@@ -110,5 +115,15 @@ def dialled(sae: SAE, dial: int | Tensor | KRule, x: Tensor, code: SparseCode, w
         code = code.prefix(sae.config.k)
         with torch.no_grad():
             k = dial.choose(sae, x, code)
+        _refuse_bad_choice(dial, k, code)
     kept = torch.arange(code.k, device=k.device) < k.unsqueeze(-1)
     return SparseCode(code.values * kept, code.indices, code.d_sae)
+
+
+def _refuse_bad_choice(rule: KRule, k: object, code: SparseCode) -> None:
+    tokens = code.values.shape[:-1]
+    if not isinstance(k, Tensor) or k.is_floating_point() or k.dtype == torch.bool or k.shape != tokens:
+        got = f"{k.dtype} {list(k.shape)}" if isinstance(k, Tensor) else repr(k)
+        raise InvalidK(f"{rule!r} must choose a tensor of whole numbers, one for each token {list(tokens)}; it chose {got}")
+    if holds_numbers(k) and k.numel() and not (int(k.min()) >= 1 and int(k.max()) <= code.k):
+        raise InvalidK(f"{rule!r} must choose from 1 to {code.k}; it chose from {int(k.min())} to {int(k.max())}")

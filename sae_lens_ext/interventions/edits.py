@@ -5,7 +5,7 @@ feature that is not among the token's k strongest has activation 0.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -13,12 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_lens_ext._numbers import whole_number
+from sae_lens_ext._numbers import as_python, checked_features
 from sae_lens_ext.errors import FormatError, InvalidArgument, ShapeMismatch
 from sae_lens_ext.interventions.positions import Window, frozen_positions, positions_from_json, positions_to_json
 from sae_lens_ext.interventions.run import Run
+from sae_lens_ext.kernels import holds_numbers
 
 Number = int | float
+_LARGEST = torch.finfo(torch.float32).max
 Numbers = Number | Sequence[Number] | Tensor
 """One for all features, or one for each."""
 
@@ -61,7 +63,11 @@ class Edit:
         """As it would be typed, without what is left at its default."""
         # What an edit does first, then where.
         named = sorted(fields(self), key=lambda item: item.name in ("positions", "rows"))
-        shown = [f"{item.name}={_shown(getattr(self, item.name))}" for item in named if getattr(self, item.name) != item.default]
+        shown = [
+            f"{item.name}={_shown(value[0] if item.name == 'features' and len(value) == 1 else value)}"
+            for item in named
+            if (value := getattr(self, item.name)) != item.default
+        ]
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
@@ -70,7 +76,7 @@ class FeatureEdit(Edit):
     """An edit of some features' activations.
 
     Attributes:
-        features: one feature or several.
+        features: one feature, several, or a boolean mask over all of them.
     """
 
     features: int | Sequence[int] | Tensor
@@ -78,19 +84,18 @@ class FeatureEdit(Edit):
     def __post_init__(self) -> None:
         """Check the features."""
         super().__post_init__()
-        given = self.features.tolist() if isinstance(self.features, Tensor) else self.features
-        numbers = [whole_number(feature) for feature in (given if isinstance(given, list | tuple | range) else [given])]
-        if not numbers or any(number is None or number < 0 for number in numbers):
-            raise InvalidArgument(f"features must be whole numbers from 0 on, at least one; got {self.features!r}")
-        if len(set(numbers)) < len(numbers):
-            raise InvalidArgument(f"a feature can be named once in an edit; got {self.features!r}")
-        object.__setattr__(self, "features", tuple(numbers))
+        object.__setattr__(self, "features", checked_features(self.features))
 
     @property
     def ids(self) -> tuple[int, ...]:
         """The features, always several."""
         assert isinstance(self.features, tuple)
         return self.features
+
+    @property
+    def run(self) -> Run | None:
+        """The run that activations are taken from, if there is one."""
+        return None
 
     def edited(self, acts: Float[Tensor, "batch pos features"], window: Window, site: str) -> Float[Tensor, "batch pos features"]:
         """New activations for these features, before ``positions`` and ``rows`` choose where they count."""
@@ -103,7 +108,7 @@ class Ablate(FeatureEdit):
 
     Attributes:
         to: "zero"; "mean", each feature's mean over all tokens that the splice acts on in the same run; a number, or one for each
-            feature; or a ``Run``, from which the activation at the same row and position is taken ("resample ablation").
+            feature; or a ``Run``, from which the activation at the same row and position is taken ("resample ablation"), as by ``Patch``.
     """
 
     to: Literal["zero", "mean"] | Numbers | Run = "zero"
@@ -111,22 +116,27 @@ class Ablate(FeatureEdit):
     def __post_init__(self) -> None:
         """Check what to replace activations by."""
         super().__post_init__()
-        if isinstance(self.to, list | tuple | Tensor):
-            object.__setattr__(self, "to", _numbers(self.to, "to", n=len(self.ids)))
-        elif not (isinstance(self.to, Run) or self.to in ("zero", "mean") or _is_number(self.to)):
+        if isinstance(self.to, str) and self.to not in ("zero", "mean"):
             raise InvalidArgument(f"to must be 'zero', 'mean', a number, one number per feature, or a Run; got {self.to!r}")
+        if not isinstance(self.to, Run | str):
+            object.__setattr__(self, "to", _number_or_numbers(self.to, "to", n=len(self.ids)))
+
+    @property
+    def run(self) -> Run | None:
+        """See ``FeatureEdit.run``."""
+        return self.to if isinstance(self.to, Run) else None
 
     def edited(self, acts: Tensor, window: Window, site: str) -> Tensor:
         """See ``FeatureEdit.edited``."""
         if self.to == "zero":
             return torch.zeros_like(acts)
         if isinstance(self.to, Run):
-            new = window.of(self.to.activations(site, self.ids), f"the run to ablate to at {site}", acts)
+            return _from_run(self.to, self, acts != 0, acts, window, site)
         elif self.to == "mean":
             if window.start:
                 raise InvalidArgument(
                     "the mean over a run's tokens is not known in cached generation, where a run is one token; give numbers, such as "
-                    "Ablate(features, to=run.activations(site, features).mean((0, 1)))"
+                    "Ablate(features, to=run.mean_activations(site, features))"
                 )
             spliced = window.spliced(acts).unsqueeze(-1)
             new = (acts * spliced).sum((0, 1)) / spliced.sum()
@@ -137,7 +147,11 @@ class Ablate(FeatureEdit):
 
 @dataclass(frozen=True, repr=False)
 class Steer(FeatureEdit):
-    """Add to the activation of features, whether they are active or not."""
+    """Add to the activation of features, whether they are active or not.
+
+    Attributes:
+        by: how much, in units of the SAE's activations; one number, or one for each feature.
+    """
 
     by: Numbers
 
@@ -153,7 +167,11 @@ class Steer(FeatureEdit):
 
 @dataclass(frozen=True, repr=False)
 class Clamp(FeatureEdit):
-    """Set the activation of features everywhere."""
+    """Set the activation of features everywhere.
+
+    Attributes:
+        to: to how much, in units of the SAE's activations; one number, or one for each feature.
+    """
 
     to: Numbers
 
@@ -169,7 +187,11 @@ class Clamp(FeatureEdit):
 
 @dataclass(frozen=True, repr=False)
 class Scale(FeatureEdit):
-    """Multiply the activation of features."""
+    """Multiply the activation of features.
+
+    Attributes:
+        by: by how much; one number, or one for each feature.
+    """
 
     by: Numbers
 
@@ -185,7 +207,11 @@ class Scale(FeatureEdit):
 
 @dataclass(frozen=True, repr=False)
 class Patch(FeatureEdit):
-    """Give features the activations they had in another run, at the same rows and positions, active or not."""
+    """Give features the activations they had in another run, at the same rows and positions, active or not.
+
+    Attributes:
+        source: the other run. Tokens that generation adds after its end are left alone.
+    """
 
     source: Run
 
@@ -197,9 +223,14 @@ class Patch(FeatureEdit):
                 f"source must be a Run, such as Run.capture(model, other_tokens, sae); got a {type(self.source).__name__}"
             )
 
+    @property
+    def run(self) -> Run | None:
+        """See ``FeatureEdit.run``."""
+        return self.source
+
     def edited(self, acts: Tensor, window: Window, site: str) -> Tensor:
         """See ``FeatureEdit.edited``."""
-        return window.of(self.source.activations(site, self.ids), f"the run to patch from at {site}", acts)
+        return _from_run(self.source, self, torch.ones_like(acts, dtype=torch.bool), acts, window, site)
 
 
 @dataclass(frozen=True, repr=False)
@@ -218,8 +249,7 @@ class AddDirection(Edit):
         """Check the vector."""
         super().__post_init__()
         object.__setattr__(self, "vector", _numbers(self.vector, "vector"))
-        if not _is_number(self.scale):
-            raise InvalidArgument(f"scale must be a number; got {self.scale!r}")
+        object.__setattr__(self, "scale", _number(self.scale, "scale"))
 
     def added(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, " d_model"]:
         """What is added where this edit acts.
@@ -235,24 +265,35 @@ class AddDirection(Edit):
 _KINDS: dict[str, type[Edit]] = {kind.__name__: kind for kind in (Ablate, Steer, Clamp, Scale, Patch, AddDirection)}
 
 
-def edits_to_json(edits: Iterable[Edit]) -> str:
-    """Edits as a JSON text."""
-    return json.dumps([edit.to_dict() for edit in edits])
+def edits_to_json(edits: Iterable[Edit] | Mapping[str, Iterable[Edit]]) -> str:
+    """Edits, or edits by site, as a JSON text."""
+    if isinstance(edits, Mapping):
+        return json.dumps({site: _dicts(some) for site, some in edits.items()})
+    return json.dumps(_dicts(edits))
 
 
-def edits_from_json(text: str) -> list[Edit]:
+def _dicts(edits: Iterable[Edit]) -> list[dict[str, Any]]:
+    some = list(edits) if isinstance(edits, Iterable) else [None]
+    if not all(isinstance(edit, Edit) for edit in some):
+        raise InvalidArgument(f"edits are a list of edits such as [Ablate(17)], or such lists by site; got {edits!r}")
+    return [edit.to_dict() for edit in some if edit is not None]
+
+
+def edits_from_json(text: str) -> list[Edit] | dict[str, list[Edit]]:
     """The inverse of ``edits_to_json``.
 
     Raises:
-        FormatError: a text that is not a list of edits.
+        FormatError: a text that is not a list of edits, nor such lists by site.
     """
     try:
         content = json.loads(text)
     except (json.JSONDecodeError, TypeError) as error:
         raise FormatError(f"edits must be JSON text: {error}") from error
-    if not isinstance(content, list):
-        raise FormatError(f"edits are written as a list; this is a {type(content).__name__}")
-    return [edit_from_dict(item) for item in content]
+    by_site = content if isinstance(content, dict) else {"": content}
+    if not all(isinstance(items, list) for items in by_site.values()):
+        raise FormatError(f"edits are written as a list, or as lists by site; this is {text[:60]!r}")
+    found = {site: [edit_from_dict(item) for item in items] for site, items in by_site.items()}
+    return found if isinstance(content, dict) else found[""]
 
 
 def edit_from_dict(content: Any) -> Edit:
@@ -276,28 +317,46 @@ def edit_from_dict(content: Any) -> Edit:
         raise FormatError(f"{content['edit']} is not written right: {error}") from error
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _from_run(run: Run, edit: FeatureEdit, where: Tensor, acts: Tensor, window: Window, site: str) -> Tensor:
+    """The activations of the edit's features in another run where ``where`` is True, at the same rows and positions."""
+    chosen = window.chosen(edit.positions, edit.rows).to(acts.device) & window.spliced(acts)
+    known = window.of(run.mask(site), f"the run to take activations from at {site}", acts) != 0
+    # In cached generation a run of the prompt ends before what is generated; in a run of whole texts it should not.
+    missing = chosen & ~known
+    if not window.start and holds_numbers(missing) and missing.any():
+        missing = missing.any(0).nonzero().flatten().tolist()
+        raise ShapeMismatch(
+            f"{edit!r} reaches positions {_shown(tuple(missing))}, where the run it takes activations from kept none at {site}; choose "
+            "positions=, or capture that run on as long a text and with the positions that are needed"
+        )
+    new = window.of(run.activations(site, edit.ids), f"the run to take activations from at {site}", acts)
+    return torch.where(where & known.unsqueeze(-1), new, acts)
+
+
+def _number(value: Any, name: str) -> float:
+    number = as_python(value)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _LARGEST:
+        raise InvalidArgument(f"{name} must be a finite number; got {value!r}")
+    return float(number)
 
 
 def _numbers(values: Any, name: str, n: int | None = None) -> tuple[float, ...]:
-    given = values.tolist() if isinstance(values, Tensor) else values
-    if not isinstance(given, list | tuple) or not given or not all(map(_is_number, given)) or (n is not None and len(given) != n):
-        wanted = "numbers" if n is None else f"one number, or one for each of the {n} features"
+    if isinstance(values, Tensor) and values.requires_grad:
+        raise InvalidArgument(f"{name} is a tensor that wants a gradient, and edits hold plain numbers; give {name}.detach()")
+    given = as_python(values)
+    if not isinstance(given, list | tuple) or not given or (n is not None and len(given) != n):
+        wanted = "several numbers" if n is None else f"one number, or one for each of the {n} features"
         raise InvalidArgument(f"{name} must be {wanted}; got {_shown(values)}")
-    return tuple(map(float, given))
+    return tuple(_number(value, f"each of {name}") for value in given)
 
 
 def _number_or_numbers(value: Any, name: str, n: int) -> float | tuple[float, ...]:
-    if isinstance(value, Tensor) and value.ndim == 0:
-        value = value.item()
-    return float(value) if _is_number(value) else _numbers(value, name, n)
+    several = isinstance(as_python(value), list | tuple) or (isinstance(value, Tensor) and value.requires_grad)
+    return _numbers(value, name, n) if several else _number(value, name)
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple) and len(value) > 12:
-        kind = "numbers" if all(map(_is_number, value)) else "rows"
+        kind = "rows" if isinstance(value[0], tuple) else "numbers"
         return f"<{len(value)} {kind}>"
-    if isinstance(value, tuple) and len(value) == 1 and whole_number(value[0]) is not None:
-        return str(value[0])
     return repr(list(value)) if isinstance(value, tuple) else repr(value)

@@ -41,10 +41,13 @@ class Window:
         """A mask of the positions and rows that were asked for.
 
         Raises:
-            ShapeMismatch: a mask of another shape than the run.
+            ShapeMismatch: a mask of another shape than the run, or a row that it does not have.
         """
         mask = torch.ones(self.batch, self.length, dtype=torch.bool) if positions is None else self._positions(positions)
         if rows is not None:
+            outside = [] if isinstance(rows, slice) else [row for row in rows if not -self.batch <= row < self.batch]
+            if outside:
+                raise ShapeMismatch(f"rows names row {outside[0]}; this run has {self.batch}, from 0 on")
             mask = mask & _indices(rows, self.batch).unsqueeze(1)
         return mask
 
@@ -84,13 +87,15 @@ class Window:
 class SplicedPositions:
     """Where in its runs a splice acts: what its user chose, or by default everywhere but on tokens its SAE was not trained on.
 
+    Where there is no SAE, the default leaves special tokens alone.
+
     Attributes:
         chosen: the user's choice, frozen; None means everywhere.
-        untrained: ids of tokens to leave alone.
+        left_alone: ids of tokens where it does not act.
     """
 
     chosen: Any
-    untrained: tuple[int, ...]
+    left_alone: tuple[int, ...]
 
     @classmethod
     def of(cls, host: Host, sae: SAE | None, positions: Positions) -> "SplicedPositions":
@@ -100,14 +105,15 @@ class SplicedPositions:
             InvalidArgument: none of what can be chosen by; or the SAE says that special tokens were left out, and the model does not
                 say which tokens are special.
         """
-        return cls(
-            frozen_positions(positions, "positions"), _untrained_token_ids(host, sae) if positions is None and sae is not None else ()
-        )
+        frozen = frozen_positions(positions, "positions")
+        if positions is not None:
+            return cls(frozen, ())
+        return cls(frozen, tuple(sorted(host.special_token_ids())) if sae is None else _untrained_token_ids(host, sae))
 
     @property
     def are_all(self) -> bool:
         """Whether it acts everywhere, whatever the tokens."""
-        return self.chosen is None and not self.untrained
+        return self.chosen is None and not self.left_alone
 
     def mask(self, window: Window, tokens: Int[Tensor, "batch pos"] | None) -> Bool[Tensor, "batch pos"] | None:
         """Where it acts in the run in progress, or None for everywhere.
@@ -122,10 +128,10 @@ class SplicedPositions:
             return window.chosen(self.chosen)
         if tokens is None or tokens.shape != (window.batch, window.length):
             raise InvalidArgument(
-                "this SAE leaves special tokens alone, and this run was not given token ids to find them by; pass positions='all', "
-                "a slice or a mask"
+                "special tokens are left alone here, and this run was not given token ids to find them by; pass positions='all', a "
+                "slice or a mask"
             )
-        return ~torch.isin(tokens, torch.tensor(self.untrained, device=tokens.device))
+        return ~torch.isin(tokens, torch.tensor(self.left_alone, device=tokens.device))
 
     def mask_of(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """Where it acts in a run of these whole texts."""

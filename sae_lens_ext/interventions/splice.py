@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, InvalidK, NonFinite, ShapeMismatch, UnknownSite, closest
-from sae_lens_ext.hosts import Host, Points, RunWatch, host_for
+from sae_lens_ext.hosts import Host, Points, RunWatch, host_for, spellings
 from sae_lens_ext.interventions.at_site import POINTS, ErrorTerm, spliced_activation, with_directions
 from sae_lens_ext.interventions.dial import K, KRule, OneK, checked_dial
 from sae_lens_ext.interventions.edits import AddDirection, Edit, FeatureEdit
@@ -74,6 +74,8 @@ def splice(
 class Splice:
     """A splice that is, or can be, active; made by ``splice``.
 
+    ``k``, ``edits``, ``error_term`` and ``positions`` can be assigned at any time; the next run uses them.
+
     Attributes:
         codes: the features of the last run by site name, as the SAE found them (before edits), for every position it spliced;
             zeros elsewhere. In cached generation, those of the last step.
@@ -95,27 +97,52 @@ class Splice:
         self._host = host
         if not isinstance(extrapolate, bool):
             raise InvalidArgument(f"extrapolate must be True or False; got {extrapolate!r}")
-        if not (isinstance(error_term, bool) or error_term == "reference"):
-            raise InvalidArgument(f"error_term must be False, True or 'reference'; got {error_term!r}")
         self._extrapolate = extrapolate
-        self._error_term: ErrorTerm = error_term
+        self.error_term = error_term
         names = list(sae) if isinstance(sae, Mapping) else []
         given = {name: one for name, one in sae.items() if one is not None} if isinstance(sae, Mapping) else sae
         self.saes: dict[str, SAE] = saes_by_site(given) if given or not names else {}
         self._sites = checked_sites(host, {name: self.saes.get(name) for name in names or self.saes})
-        self._where = {name: SplicedPositions.of(host, self.saes.get(name), positions) for name in self._sites}
-        self.codes: dict[str, SparseCode] = {}
+        self.positions = positions
+        self.codes: dict[str, SparseCode] = _Codes(self._name)
         self._k: dict[str, int | Tensor | KRule] = {}
         self.k = k
-        self._edits: dict[str, list[Edit]] = {}
+        self._edits: dict[str, tuple[Edit, ...]] = dict.fromkeys(self._sites, ())
         self.edits = edits
         self._attached: ExitStack | None = None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse what would have no effect."""
+        if not (name.startswith("_") or name in ("codes", "saes") or isinstance(getattr(type(self), name, None), property)):
+            raise AttributeError(f"a splice has no {name!r} to set; what can be set: k, edits, error_term, positions")
+        super().__setattr__(name, value)
+
+    @property
+    def error_term(self) -> ErrorTerm:
+        """Whether what the SAE leaves out is added back; see ``splice``."""
+        return self._error_term
+
+    @error_term.setter
+    def error_term(self, error_term: ErrorTerm) -> None:
+        if not (isinstance(error_term, bool) or error_term == "reference"):
+            raise InvalidArgument(f"error_term must be False, True or 'reference'; got {error_term!r}")
+        self._error_term: ErrorTerm = error_term
+
+    @property
+    def positions(self) -> Positions:
+        """Where it acts, as it was given; see ``splice``."""
+        return self._positions
+
+    @positions.setter
+    def positions(self, positions: Positions) -> None:
+        self._where = {name: SplicedPositions.of(self._host, self.saes.get(name), positions) for name in self._sites}
+        self._positions = positions
 
     @property
     def k(self) -> Any:
         """How many features each token keeps: a value when it is the same at every site, else a dict by site name.
 
-        Assign to it at any time; the next run uses it: a number, a tensor of numbers per position (``[pos]`` or ``[batch, pos]``),
+        What can be assigned: a number, a tensor of numbers per position (``[pos]`` or ``[batch, pos]``),
         a rule such as ``until_fvu(0.1)``, or None for what the SAE was trained at. A mapping changes the sites it names and leaves
         the others.
         """
@@ -124,8 +151,7 @@ class Splice:
 
     @k.setter
     def k(self, k: K) -> None:
-        wanted: Mapping[str, OneK] = k if isinstance(k, Mapping) else dict.fromkeys(self.saes, k)
-        self._refuse_unknown(wanted)
+        wanted: Mapping[str, OneK] = self._by_name(k) if isinstance(k, Mapping) else dict.fromkeys(self.saes, k)
         bare = [name for name in wanted if name not in self.saes]
         if bare:
             raise InvalidK(f"there is no SAE at {bare[0]}, so no k either")
@@ -135,24 +161,26 @@ class Splice:
 
     @property
     def edits(self) -> Any:
-        """The edits: a list when one site is spliced, else lists by site name. Assign to it at any time; the next run uses them."""
-        return (
-            list(next(iter(self._edits.values()))) if len(self._sites) == 1 else {name: list(edits) for name, edits in self._edits.items()}
-        )
+        """The edits: a tuple when one site is spliced, else tuples by site name.
+
+        What can be assigned: a list of edits where one site is spliced; lists by site name, which change the sites they name and leave
+        the others; an empty list, for no edits anywhere.
+        """
+        return next(iter(self._edits.values())) if len(self._sites) == 1 else dict(self._edits)
 
     @edits.setter
     def edits(self, edits: Edits) -> None:
         if not isinstance(edits, Mapping):
             if edits and len(self._sites) > 1:
                 raise InvalidArgument(f"several sites are spliced, so say where: edits={{{next(iter(self._sites))!r}: [...]}}")
-            edits = {next(iter(self._sites)): edits}
-        self._refuse_unknown(edits)
-        for name, some in edits.items():
+            edits = dict.fromkeys(self._sites, edits)
+        wanted = self._by_name(edits)
+        for name, some in wanted.items():
             if not isinstance(some, list | tuple) or not all(isinstance(edit, Edit) for edit in some):
                 raise InvalidArgument(f"edits at {name} must be a list of edits such as Ablate(17); got {some!r}")
             for edit in some:
                 self._refuse_unfit(name, edit)
-        self._edits = {name: list(edits.get(name, ())) for name in self._sites}
+        self._edits = {**self._edits, **{name: tuple(some) for name, some in wanted.items()}}
 
     def attach(self) -> "Splice":
         """What entering the ``with`` block does; for a splice that should outlive a notebook cell, with ``detach`` later."""
@@ -160,8 +188,8 @@ class Splice:
             raise InvalidArgument("this splice is active already; leave its with block, or detach it, first")
         with ExitStack() as stack:
             reached: set[str] = set()
-            watch = RunWatch(self.codes.clear)
-            stack.callback(self._host.watch(watch.begin, watch.keep, lambda: self._refuse_silent(reached)))
+            watch = RunWatch(lambda: (self.codes.clear(), reached.clear()), lambda: self._refuse_silent(reached))
+            stack.callback(self._host.watch(watch.begin, watch.keep, watch.end))
             for name, site in self._sites.items():
                 points, close = self._host.points(site, POINTS)
                 stack.callback(close)
@@ -194,7 +222,7 @@ class Splice:
         if not hasattr(self._host, "attach_now"):
             raise InvalidArgument("apply() is for traces of nnsight models; on this one use the splice as a with block, or attach()")
         host: Any = self._host
-        watch = RunWatch(self.codes.clear)
+        watch = RunWatch(self.codes.clear, lambda: None)
         if not all(where.are_all for where in self._where.values()):
             host.watch_now(watch.begin, watch.keep)
         times = {name: site.when for name, site in self._sites.items()}
@@ -214,7 +242,7 @@ class Splice:
     def __repr__(self) -> str:
         """Where, at which k, with which edits, and whether it is active."""
         sites = [f"{name}: k={self._k[name]}" if name in self._k else name for name in self._sites]
-        sites = [f"{site}, {self._edits[name]}" if self._edits[name] else site for site, name in zip(sites, self._sites, strict=True)]
+        sites = [f"{site}, {list(self._edits[name])}" if self._edits[name] else site for site, name in zip(sites, self._sites, strict=True)]
         error = f"; error_term={self._error_term!r}" if self._error_term else ""
         return f"Splice({'; '.join(sites)}{error}; {'active' if self._attached is not None else 'not active'})"
 
@@ -222,10 +250,15 @@ class Splice:
         """Without what is attached: a copy, such as the one nnsight sends to a server with its edits, is attached to nothing."""
         return {**self.__dict__, "_attached": None}
 
-    def _refuse_unknown(self, by_site: Mapping[str, Any]) -> None:
-        unknown = [name for name in by_site if name not in self._sites]
-        if unknown:
-            raise UnknownSite(f"no SAE is spliced at {unknown[0]!r}; there is one at: {closest(unknown[0], self._sites)}")
+    def _name(self, given: str) -> str:
+        """The name this splice has for a site, whichever of its spellings was given."""
+        found = next((name for name in spellings(given) if name in self._sites), None) if isinstance(given, str) else None
+        if found is None:
+            raise UnknownSite(f"nothing is spliced at {given!r}; something is at: {closest(str(given), self._sites)}")
+        return found
+
+    def _by_name(self, by_site: Mapping[str, Any]) -> dict[str, Any]:
+        return {self._name(given): value for given, value in by_site.items()}
 
     def _refuse_unfit(self, name: str, edit: Edit) -> None:
         sae = self.saes.get(name)
@@ -234,6 +267,11 @@ class Splice:
                 raise InvalidArgument(f"{edit!r} edits features, and there is no SAE at {name}; AddDirection does not need one")
             if max(edit.ids) >= sae.config.d_sae:
                 raise InvalidArgument(f"{edit!r}: the SAE at {name} has features 0 to {sae.config.d_sae - 1}")
+            if edit.run is not None and edit.run.d_sae(name) != sae.config.d_sae:
+                raise ShapeMismatch(
+                    f"{edit!r} takes activations from a run of another SAE: its features at {name} are {edit.run.d_sae(name)}, here they "
+                    f"are {sae.config.d_sae}"
+                )
         elif isinstance(edit, AddDirection) and sae is not None and len(edit.vector) != sae.config.d_model:
             raise ShapeMismatch(f"{edit!r}: {name} is {sae.config.d_model} wide")
 
@@ -241,7 +279,8 @@ class Splice:
         silent = [name for name in self._sites if name not in reached]
         if silent:
             raise UnknownSite(
-                f"{', '.join(silent)} did not fire when the model ran, so nothing is spliced there; choose a site that it computes"
+                f"{', '.join(silent)} did not fire in this run, so nothing was spliced there; choose a site that the model computes, and "
+                "let it compute it (a later start, compiled code and hooks that are reset leave it out)"
             )
 
     def _function(self, name: str, watch: RunWatch, points: Points, reached: set[str]) -> Callable[[Tensor], Tensor]:
@@ -289,3 +328,17 @@ class Splice:
             raise NonFinite(f"at {name}: {error}") from error
         self.codes[name] = code if window.mask is None else code.where(window.mask)
         return out
+
+
+class _Codes(dict[str, SparseCode]):
+    """Codes by site name, in either spelling of it, and an error that says why there is none."""
+
+    def __init__(self, name: Callable[[str], str]) -> None:
+        super().__init__()
+        self._name = name
+
+    def __missing__(self, given: str) -> SparseCode:
+        name = self._name(given)
+        if name in self:
+            return self[name]
+        raise UnknownSite(f"there is no code of {name}: either it has no SAE, or the model has not run since the splice became active")

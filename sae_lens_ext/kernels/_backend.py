@@ -1,6 +1,5 @@
 """Which implementation of a kernel runs."""
 
-import functools
 import importlib.util
 from typing import get_args
 
@@ -28,7 +27,7 @@ def resolve(requested: Backend | None, device: torch.device) -> Backend:
     return requested
 
 
-@functools.cache
 def has_numba() -> bool:
     """Whether the compiled loops of the CPU backend can run."""
+    # Not kept: a function with a cache cannot be sent to an nnsight server with what calls it.
     return importlib.util.find_spec("numba") is not None
