@@ -22,6 +22,7 @@ _PUBLIC = {
     "Patch": "interventions",
     "Run": "interventions",
     "Scale": "interventions",
+    "Splice": "interventions",
     "Steer": "interventions",
     "difference_in_means": "interventions",
     "edits_from_json": "interventions",
@@ -43,6 +44,8 @@ _PUBLIC = {
     "UnsupportedHost": "errors",
 }
 
+__all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll] - the imports below are the list it wants
+
 if TYPE_CHECKING:
     from sae_lens_ext.errors import BackendError as BackendError
     from sae_lens_ext.errors import FormatError as FormatError
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
     from sae_lens_ext.interventions import Patch as Patch
     from sae_lens_ext.interventions import Run as Run
     from sae_lens_ext.interventions import Scale as Scale
+    from sae_lens_ext.interventions import Splice as Splice
     from sae_lens_ext.interventions import Steer as Steer
     from sae_lens_ext.interventions import difference_in_means as difference_in_means
     from sae_lens_ext.interventions import edits_from_json as edits_from_json

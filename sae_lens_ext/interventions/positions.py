@@ -37,8 +37,8 @@ class Window:
     start: int = 0
     mask: Bool[Tensor, "batch pos"] | None = None
 
-    def chosen(self, positions: Positions, rows: Positions = None) -> Bool[Tensor, "batch pos"]:
-        """A mask of the positions and rows that were asked for.
+    def chosen(self, positions: Any, rows: Any = None) -> Bool[Tensor, "batch pos"]:
+        """A mask of the positions and rows that were asked for, both frozen.
 
         Raises:
             ShapeMismatch: a mask of another shape than the run, or a row that it does not have.

@@ -64,17 +64,18 @@ def sweep_k(
     The ends are in ``frame.attrs``: ``ce_bare``, ``ce_mean``, ``ce_zero``; with them ``sites``, ``n_spliced`` and ``n_scored``
     (tokens), and, because a few tokens with enormous norms can dominate the error, ``n_outliers`` (norm above 3 times the
     median) and ``fvu_without_outliers`` (by k). With several sites, ``l0`` and ``fvu`` are means over them, measured on the
-    bare model's activations, and ``fvu_by_site`` has each one's.
+    bare model's activations, and ``fvu_by_site`` has each one's. The bare model is the model as it stands: splices and hooks
+    that are active take part.
 
     Args:
         model: as in ``splice``.
-        tokens: token ids, ``[batch, pos]``, all rows of one length; or a text, or texts of one length, which the model tokenises.
+        tokens: token ids, ``[batch, pos]``, without padding; or a text, or texts of one length, which the model tokenises.
             Shares are of what the site is worth on these tokens, so a sentence is too little: give thousands of tokens.
         sae: as in ``splice``.
         ks: values of k; None means 1, 2, 4, ... up to what the SAE was trained at.
         positions: where to splice, as in ``splice``.
-        score: which positions' predictions to score, as a slice, indices, or a boolean mask; None means every one that has a
-            next token.
+        score: which positions' predictions to score, among those that have a next token: a slice of them, indices from 0 on, or a
+            boolean mask ``[pos]``; None means every one.
             Predictions of a special token are never scored. The unembedding costs more than all blocks in a small model, so
             scoring every fourth position saves most of the time.
         extrapolate: allow a k above what the SAE was trained at.
