@@ -41,14 +41,14 @@ class _HierarchicalLoss(torch.autograd.Function):
         if not any(ctx.needs_input_grad):
             return _loss(wide_values, indices, wide_W, bias_error, weights).div(bias_error.numel()).to(values.dtype)
         run = _compiled_loss_and_gradients if has_numba() else _loss_and_gradients
-        loss, grad_values, grad_W, suffix = run(wide_values, indices, wide_W, bias_error, weights)
+        # With the factor of the gradients in the weights nothing of their size is passed over again.
         scale = 2.0 / bias_error.numel()
-        grad_target = suffix.mul_(-scale)
+        loss, grad_values, grad_W, suffix = run(wide_values, indices, wide_W, bias_error, weights * scale)
         ctx.save_for_backward(
-            grad_values.mul_(scale).to(values.dtype),
-            grad_W.mul_(scale).to(W_dec.dtype),
-            grad_target.sum(0).neg_().to(b_dec.dtype),
-            grad_target.to(target.dtype),
+            grad_values.to(values.dtype),
+            grad_W.to(W_dec.dtype),
+            suffix.sum(0).to(b_dec.dtype),
+            suffix.neg().to(target.dtype) if ctx.needs_input_grad[4] else None,
             values,
             indices,
             W_dec,
@@ -56,7 +56,7 @@ class _HierarchicalLoss(torch.autograd.Function):
             target,
         )
         ctx.rank_weights = rank_weights
-        return loss.div(bias_error.numel()).to(values.dtype)
+        return loss.div(2).to(values.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor):
@@ -69,7 +69,9 @@ class _HierarchicalLoss(torch.autograd.Function):
             needed = [ctx.needs_input_grad[i] for i in (0, 2, 3, 4)]
             found = gradients_by_definition(definition, (values, W_dec, b_dec, target), needed, grad_outputs[0])
             return found[0], None, *found[1:], None
-        grad_values, grad_W, grad_b, grad_target = (gradient * grad_outputs[0] for gradient in gradients)
+        if grad_outputs[0] != 1:
+            gradients = [None if gradient is None else gradient * grad_outputs[0] for gradient in gradients]
+        grad_values, grad_W, grad_b, grad_target = gradients
         return grad_values, None, grad_W, grad_b, grad_target, None
 
 
