@@ -2,6 +2,7 @@
 
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -75,14 +76,23 @@ def machine_line() -> str:
     return f"{cpu}, {torch.get_num_threads()} threads; python {sys.version.split()[0]}, torch {torch.__version__}; {commit}"
 
 
-def side_by_side(calls: dict[str, Callable[[], object]], *, rounds: int = 15) -> dict[str, float]:
-    """The best time of each call, taken in turns: what slows the machine for a while slows all of them."""
-    best = dict.fromkeys(calls, float("inf"))
+def side_by_side(calls: dict[str, Callable[[], object]], *, rounds: int = 15) -> dict[str, list[float]]:
+    """The times of each call, round by round, taken in turns.
+
+    What slows the machine for a while slows all of a round: compare within rounds (``typical``), not the best of one call with the
+    best of another.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
     for _ in range(rounds):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def typical(times: dict[str, list[float]], what: Callable[[dict[str, float]], float]) -> float:
+    """The median over rounds of what is computed from the times of one round."""
+    return statistics.median(what(dict(zip(times, one, strict=True))) for one in zip(*times.values(), strict=True))

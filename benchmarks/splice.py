@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import sae_lens_ext as sle
-from benchmarks.measure import Mismatch, side_by_side
+from benchmarks.measure import Mismatch, side_by_side, typical
 from sae_lens_ext.hosts import Host, capture, host_for
 
 SITE, D_SAE, K = "blocks.9.hook_resid_post", 4096, 32
@@ -60,15 +60,15 @@ def run() -> dict[str, float]:
             },
             rounds=25,
         )
-    floor = times["bare"] + times["encoder"]
-    print(f"splice at {SITE} of Gemma 3 270M, {ROWS}x{LENGTH} tokens, d_sae={D_SAE}, k={K}, forward up to the site, float32")
-    print(f"{'bare forward to the site':>44} {1e3 * times['bare']:8.1f} ms")
-    print(f"{'encoder product alone':>44} {1e3 * times['encoder']:8.1f} ms")
-    over_floor, error_over_spliced = times["spliced"] / floor, times["with_error"] / times["spliced"]
-    print(f"{'spliced':>44} {1e3 * times['spliced']:8.1f} ms   {over_floor:.3f} of bare + encoder")
-    print(f"{'with error term and three ablations':>44} {1e3 * times['with_error']:8.1f} ms   {error_over_spliced:.3f} of spliced")
-    results = {**times, "over_floor": over_floor, "error_over_spliced": error_over_spliced}
-    return {**results, **_beside_saelens(sae)}
+    ms = {name: 1e3 * typical(times, lambda one, name=name: one[name]) for name in times}
+    over_floor = typical(times, lambda one: one["spliced"] / (one["bare"] + one["encoder"]))
+    error_over_spliced = typical(times, lambda one: one["with_error"] / one["spliced"])
+    print(f"splice at {SITE} of Gemma 3 270M, {ROWS}x{LENGTH} tokens, d_sae={D_SAE}, k={K}, forward up to the site, float32; medians")
+    print(f"{'bare forward to the site':>44} {ms['bare']:8.1f} ms")
+    print(f"{'encoder product alone':>44} {ms['encoder']:8.1f} ms")
+    print(f"{'spliced':>44} {ms['spliced']:8.1f} ms   {over_floor:.3f} of bare + encoder")
+    print(f"{'with error term and three ablations':>44} {ms['with_error']:8.1f} ms   {error_over_spliced:.3f} of spliced")
+    return {**ms, "over_floor": over_floor, "error_over_spliced": error_over_spliced, **_beside_saelens(sae)}
 
 
 def _beside_saelens(sae: sle.SAE) -> dict[str, float]:
@@ -82,9 +82,9 @@ def _beside_saelens(sae: sle.SAE) -> dict[str, float]:
     if done.returncode:
         raise Mismatch(f"the part that runs beside SAELens failed:\n{done.stderr[-2000:]}")
     found = json.loads(done.stdout.splitlines()[-1])
-    added = {name: found[name] - found["bare"] for name in ("ours", "saelens")}
+    ours, saelens = (typical(found["times"], lambda one, name=name: one[name] - one["bare"]) for name in ("ours", "saelens"))
     print(f"in the environment of SAELens {found['version']}, through TransformerLens {found['lens_version']}, both with their error term:")
-    print(f"{'bare forward to the site':>44} {1e3 * found['bare']:8.1f} ms")
-    print(f"{'added by this package':>44} {1e3 * added['ours']:8.1f} ms")
-    print(f"{'added by SAELens':>44} {1e3 * added['saelens']:8.1f} ms   {added['saelens'] / added['ours']:.1f} times as much")
-    return {"saelens_added": added["saelens"], "ours_added": added["ours"], "saelens_over_ours": added["saelens"] / added["ours"]}
+    print(f"{'bare forward to the site':>44} {1e3 * typical(found['times'], lambda one: one['bare']):8.1f} ms")
+    print(f"{'added by this package':>44} {1e3 * ours:8.1f} ms")
+    print(f"{'added by SAELens':>44} {1e3 * saelens:8.1f} ms   {saelens / ours:.1f} times as much")
+    return {"ours_added": 1e3 * ours, "saelens_added": 1e3 * saelens, "saelens_over_ours": saelens / ours}

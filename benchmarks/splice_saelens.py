@@ -14,7 +14,7 @@ from benchmarks.splice import SITE, some_tokens
 
 
 def main(folder: str) -> None:
-    """Print one line of JSON: seconds of a bare forward up to the site, and of one with each library's splice."""
+    """Print one line of JSON: seconds, round by round, of a bare forward up to the site, and of one with each library's splice."""
     block = int(SITE.split(".")[1])
     model = sle.load_bundled(progress=False)
     model.__class__ = SAETransformerBridge  # what its own boot_transformers does
@@ -34,8 +34,8 @@ def main(folder: str) -> None:
         if not error < 1e-5:
             raise Mismatch(f"with the error term both should be the bare activation; they differ by {error:.1e} relative")
         calls = {"bare": lambda: model(tokens, stop_at_layer=block + 1), "ours": spliced_by_us, "saelens": spliced_by_saelens}
-        times = side_by_side(calls)
-    print(json.dumps({**times, "version": version("sae-lens"), "lens_version": version("transformer-lens")}))
+        times = side_by_side(calls, rounds=21)
+    print(json.dumps({"times": times, "version": version("sae-lens"), "lens_version": version("transformer-lens")}))
 
 
 main(sys.argv[1])

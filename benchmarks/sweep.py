@@ -6,7 +6,7 @@ With the site in the middle, eight values of k cost half a model once and half a
 import torch
 
 import sae_lens_ext as sle
-from benchmarks.measure import Mismatch, side_by_side
+from benchmarks.measure import Mismatch, side_by_side, typical
 from benchmarks.splice import LENGTH, SITE, random_sae, some_tokens
 from sae_lens_ext.hosts import capture, host_for, next_token_logits
 from sae_lens_ext.interventions.sweep import Runs
@@ -47,11 +47,16 @@ def run() -> dict[str, float]:
             return next_token_logits(host, tokens, SCORED)
 
         calls = {"separately": separately, "at_once": at_once, "whole_sweep": whole_sweep, "bare": bare}
-        times = side_by_side(calls, rounds=4)
-    print(f"{len(KS)} values of k at {SITE} of Gemma 3 270M, {len(tokens)}x{LENGTH} tokens, {len(SCORED)} positions scored, float32")
-    print(f"{'eight separate spliced runs':>48} {times['separately']:7.2f} s")
-    print(f"{'the same, blocks below the site once':>48} {times['at_once']:7.2f} s   {times['at_once'] / times['separately']:.3f}")
-    with_ends = times["separately"] + 3 * times["bare"]
+        times = side_by_side(calls, rounds=5)
+    seconds = {name: typical(times, lambda one, name=name: one[name]) for name in times}
+    ratio = typical(times, lambda one: one["at_once"] / one["separately"])
+    with_ends = seconds["separately"] + 3 * seconds["bare"]
+    sweep_ratio = typical(times, lambda one: one["whole_sweep"] / (one["separately"] + 3 * one["bare"]))
+    print(
+        f"{len(KS)} values of k at {SITE} of Gemma 3 270M, {len(tokens)}x{LENGTH} tokens, {len(SCORED)} positions scored, float32; medians"
+    )
+    print(f"{'eight separate spliced runs':>48} {seconds['separately']:7.2f} s")
+    print(f"{'the same, blocks below the site once':>48} {seconds['at_once']:7.2f} s   {ratio:.3f}")
     print(f"{'eleven separate runs: the three ends too':>48} {with_ends:7.2f} s   (eight as above and three bare ones)")
-    print(f"{'sweep_k: ends, FVU, L0, KL and all':>48} {times['whole_sweep']:7.2f} s   {times['whole_sweep'] / with_ends:.3f}")
-    return {**times, "ratio": times["at_once"] / times["separately"], "sweep_ratio": times["whole_sweep"] / with_ends}
+    print(f"{'sweep_k: ends, FVU, L0, KL and all':>48} {seconds['whole_sweep']:7.2f} s   {sweep_ratio:.3f}")
+    return {**seconds, "ratio": ratio, "sweep_ratio": sweep_ratio}
