@@ -9,6 +9,7 @@ import sae_lens_ext as sle
 from benchmarks.measure import Mismatch, side_by_side, typical
 from benchmarks.splice import LENGTH, SITE, random_sae, some_tokens
 from sae_lens_ext.hosts import capture, host_for, next_token_logits
+from sae_lens_ext.interventions.scores import rows_that_fit
 from sae_lens_ext.interventions.sweep import Runs
 
 KS = [1, 2, 4, 8, 12, 16, 24, 32]
@@ -34,7 +35,10 @@ def run() -> dict[str, float]:
 
         def at_once() -> list[torch.Tensor]:
             runs = Runs(host, tokens, {SITE: site}, {SITE: sae}, masks, len(tokens), max(KS), extrapolate=False)
-            return [runs.logits(slice(None), [k], SCORED)[0] for k in KS]
+            # As many values of k as rows of one batch as sweep_k would take.
+            n = max(1, rows_that_fit(host, SCORED, memory_mb=256) // len(tokens))
+            groups = [KS[start : start + n] for start in range(0, len(KS), n)]
+            return [logits for some in groups for logits in runs.logits(slice(None), some, SCORED)]
 
         for ours, plain in zip(at_once(), separately(), strict=True):
             if not (ours - plain).abs().max() < 1e-3:
