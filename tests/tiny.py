@@ -100,10 +100,13 @@ def hf_model(name: str, dtype: torch.dtype = torch.float32):
 
 
 def bridge(name: str = "gemma2", dtype: torch.dtype = torch.float32):
-    """A TransformerBridge, on whichever TransformerLens is installed."""
+    """A TransformerBridge, on whichever TransformerLens is installed, that has run once: its first run adds hooks of its own."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    return TransformerBridge.boot_transformers(f"tiny-{name}", hf_model=hf_model(name, dtype), tokenizer=tokenizer(), dtype=dtype)
+    model = TransformerBridge.boot_transformers(f"tiny-{name}", hf_model=hf_model(name, dtype), tokenizer=tokenizer(), dtype=dtype)
+    with torch.no_grad():
+        model(tokens())
+    return model
 
 
 HOSTS = ("lens", "torch", "nnsight", "transformers_model")
