@@ -97,7 +97,7 @@ def _change_by_edits(
             continue
         columns = torch.tensor([column_of[feature] for feature in edit.ids], device=acts.device)
         part = acts[..., columns]
-        acts = acts.index_copy(-1, columns, torch.where(where.unsqueeze(-1), edit.edited(part, window, site), part))
+        acts = acts.index_copy(-1, columns, torch.where(where.unsqueeze(-1), edit.edited(part, where, window, site), part))
     return features, acts - before
 
 

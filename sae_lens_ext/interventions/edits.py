@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_lens_ext._numbers import as_python, checked_features
@@ -97,8 +97,10 @@ class FeatureEdit(Edit):
         """The run that activations are taken from, if there is one."""
         return None
 
-    def edited(self, acts: Float[Tensor, "batch pos features"], window: Window, site: str) -> Float[Tensor, "batch pos features"]:
-        """New activations for these features, before ``positions`` and ``rows`` choose where they count."""
+    def edited(
+        self, acts: Float[Tensor, "batch pos features"], where: Bool[Tensor, "batch pos"], window: Window, site: str
+    ) -> Float[Tensor, "batch pos features"]:
+        """New activations for these features; only those at the tokens in ``where`` count."""
         raise NotImplementedError
 
 
@@ -126,12 +128,12 @@ class Ablate(FeatureEdit):
         """See ``FeatureEdit.run``."""
         return self.to if isinstance(self.to, Run) else None
 
-    def edited(self, acts: Tensor, window: Window, site: str) -> Tensor:
+    def edited(self, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
         """See ``FeatureEdit.edited``."""
         if self.to == "zero":
             return torch.zeros_like(acts)
         if isinstance(self.to, Run):
-            return _from_run(self.to, self, acts != 0, acts, window, site)
+            return torch.where(acts != 0, _from_run(self.to, self, acts, where, window, site), acts)
         elif self.to == "mean":
             if window.start:
                 raise InvalidArgument(
@@ -160,7 +162,7 @@ class Steer(FeatureEdit):
         super().__post_init__()
         object.__setattr__(self, "by", _number_or_numbers(self.by, "by", n=len(self.ids)))
 
-    def edited(self, acts: Tensor, window: Window, site: str) -> Tensor:
+    def edited(self, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
         """See ``FeatureEdit.edited``."""
         return acts + acts.new_tensor(self.by)
 
@@ -180,7 +182,7 @@ class Clamp(FeatureEdit):
         super().__post_init__()
         object.__setattr__(self, "to", _number_or_numbers(self.to, "to", n=len(self.ids)))
 
-    def edited(self, acts: Tensor, window: Window, site: str) -> Tensor:
+    def edited(self, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
         """See ``FeatureEdit.edited``."""
         return acts.new_tensor(self.to).expand_as(acts)
 
@@ -200,7 +202,7 @@ class Scale(FeatureEdit):
         super().__post_init__()
         object.__setattr__(self, "by", _number_or_numbers(self.by, "by", n=len(self.ids)))
 
-    def edited(self, acts: Tensor, window: Window, site: str) -> Tensor:
+    def edited(self, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
         """See ``FeatureEdit.edited``."""
         return acts * acts.new_tensor(self.by)
 
@@ -228,9 +230,9 @@ class Patch(FeatureEdit):
         """See ``FeatureEdit.run``."""
         return self.source
 
-    def edited(self, acts: Tensor, window: Window, site: str) -> Tensor:
+    def edited(self, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
         """See ``FeatureEdit.edited``."""
-        return _from_run(self.source, self, torch.ones_like(acts, dtype=torch.bool), acts, window, site)
+        return _from_run(self.source, self, acts, where, window, site)
 
 
 @dataclass(frozen=True, repr=False)
@@ -317,12 +319,11 @@ def edit_from_dict(content: Any) -> Edit:
         raise FormatError(f"{content['edit']} is not written right: {error}") from error
 
 
-def _from_run(run: Run, edit: FeatureEdit, where: Tensor, acts: Tensor, window: Window, site: str) -> Tensor:
-    """The activations of the edit's features in another run where ``where`` is True, at the same rows and positions."""
-    chosen = window.chosen(edit.positions, edit.rows).to(acts.device) & window.spliced(acts)
+def _from_run(run: Run, edit: FeatureEdit, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
+    """The activations of the edit's features in another run, at the same rows and positions; ``acts`` where it kept none."""
     known = window.of(run.mask(site), f"the run to take activations from at {site}", acts) != 0
     # In cached generation a run of the prompt ends before what is generated; in a run of whole texts it should not.
-    missing = chosen & ~known
+    missing = where & ~known
     if not window.start and holds_numbers(missing) and missing.any():
         missing = missing.any(0).nonzero().flatten().tolist()
         raise ShapeMismatch(
@@ -330,7 +331,7 @@ def _from_run(run: Run, edit: FeatureEdit, where: Tensor, acts: Tensor, window: 
             "positions=, or capture that run on as long a text and with the positions that are needed"
         )
     new = window.of(run.activations(site, edit.ids), f"the run to take activations from at {site}", acts)
-    return torch.where(where & known.unsqueeze(-1), new, acts)
+    return torch.where(known.unsqueeze(-1), new, acts)
 
 
 def _number(value: Any, name: str) -> float:
