@@ -61,7 +61,7 @@ test-saelens: $(SAELENS_VENV)/.installed
 # stay out of `make test` because the oldest torch comes with its GPU libraries, some 4 GB.
 test-lowest: venv
 	$(RUN)/uv venv --quiet --clear --python $(RUN)/python $(LOWEST_VENV)
-	$(RUN)/uv pip install --quiet --python $(LOWEST_VENV) --resolution lowest-direct -e '.[all]'
+	$(RUN)/uv pip install --quiet --python $(LOWEST_VENV) --resolution lowest-direct -e '.[all,gpu]'
 	$(RUN)/uv pip install --quiet --python $(LOWEST_VENV) -c constraints.txt pytest hypothesis nbclient
 	$(LOWEST_VENV)/bin/python -m pytest -p no:cacheprovider -o addopts=--doctest-modules -o filterwarnings=default
 

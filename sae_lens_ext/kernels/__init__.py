@@ -6,13 +6,14 @@ sparse_decode       features -> reconstruction
 hierarchical_loss   the loss of every prefix of the features at once, with its gradients
 =================== ==========================================================================
 
-Each one is a folder: ``reference.py`` is the definition in plain torch, ``cpu.py`` is fast without a GPU, ``__init__.py``
-checks the arguments and picks one. ``backend=None`` picks by device; a backend that is named is used or refused.
+Each one is a folder: ``reference.py`` is the definition in plain torch, ``cpu.py`` is fast without a GPU, ``gpu.py`` is fast
+on one, in Triton, and ``__init__.py`` checks the arguments and picks one. ``backend=None`` picks by device; a backend that is
+named is used or refused.
 """
 
 from sae_lens_ext.kernels._checks import holds_numbers
-from sae_lens_ext.kernels.hierarchical_loss import hierarchical_loss
+from sae_lens_ext.kernels.hierarchical_loss import HierarchicalParts, hierarchical_loss, hierarchical_loss_parts
 from sae_lens_ext.kernels.sparse_decode import sparse_decode
 from sae_lens_ext.kernels.topk_encode import topk_encode
 
-__all__ = ["hierarchical_loss", "holds_numbers", "sparse_decode", "topk_encode"]
+__all__ = ["HierarchicalParts", "hierarchical_loss", "hierarchical_loss_parts", "holds_numbers", "sparse_decode", "topk_encode"]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
+from sae_lens_ext.kernels._backend import is_batched
 
 _INTEGERS = ("torch.int64", "torch.int32", "torch.int16", "torch.uint8", "torch.int8")
 
@@ -29,16 +30,20 @@ def check_decoder(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor)
         raise InvalidArgument(f"indices must hold whole numbers; got {indices.dtype}")
     if values.shape[-1] == 0:
         raise InvalidK("a code needs at least one feature per token; got values of width 0")
-    if indices.numel() and holds_numbers(indices):
+    if b_dec.shape != W_dec.shape[1:]:
+        raise ShapeMismatch(f"b_dec must be [d_model={W_dec.shape[1]}], as in W_dec {list(W_dec.shape)}; got {list(b_dec.shape)}")
+    _refuse_mixed(values=values, W_dec=W_dec, b_dec=b_dec)
+
+
+def check_features(indices: Tensor, W_dec: Tensor) -> None:
+    """Refuse indices of features that ``W_dec [d_sae, d_model]`` does not have, where they can be looked at without waiting."""
+    if indices.numel() and indices.device.type == "cpu" and holds_numbers(indices):
         # The fast versions read and write rows by these numbers without looking.
         smallest, largest = (int(bound) for bound in indices.aminmax())
         if smallest < 0 or largest >= W_dec.shape[0]:
             raise InvalidArgument(
                 f"indices must be features from 0 to {W_dec.shape[0] - 1}, by W_dec; they run from {smallest} to {largest}"
             )
-    if b_dec.shape != W_dec.shape[1:]:
-        raise ShapeMismatch(f"b_dec must be [d_model={W_dec.shape[1]}], as in W_dec {list(W_dec.shape)}; got {list(b_dec.shape)}")
-    _refuse_mixed(values=values, W_dec=W_dec, b_dec=b_dec)
 
 
 def check_target(target: Tensor, W_dec: Tensor) -> None:
@@ -47,8 +52,10 @@ def check_target(target: Tensor, W_dec: Tensor) -> None:
 
 
 def holds_numbers(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers can be looked at: not while torch.compile traces, nor in a stand-in that has only a shape."""
-    return not (torch.compiler.is_compiling() or tensor.device.type == "meta" or type(tensor).__name__ == "FakeTensor")
+    """Whether a tensor's numbers can be looked at: not while torch.compile traces, nor under vmap, nor in one that has only a shape."""
+    if torch.compiler.is_compiling() or is_batched(tensor):
+        return False
+    return tensor.device.type != "meta" and type(tensor).__name__ not in ("FakeTensor", "FunctionalTensor")
 
 
 def _refuse_mixed(**tensors: Tensor) -> None:

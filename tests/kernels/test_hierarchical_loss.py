@@ -1,18 +1,18 @@
+import functools
+
 import pytest
 import torch
 from harness import compare
 
 from kernels.cases import CASES
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
-from sae_lens_ext.kernels import hierarchical_loss, sparse_decode
-from sae_lens_ext.kernels.hierarchical_loss import cpu, reference
+from sae_lens_ext.kernels import hierarchical_loss, hierarchical_loss_parts, sparse_decode
+from sae_lens_ext.kernels.hierarchical_loss import cpu
+from sae_lens_ext.kernels.hierarchical_loss.operator import Task
 
 
-def _loss(module, k, levels=None, weights=None):
-    from sae_lens_ext.kernels.hierarchical_loss import _rank_weights
-
-    rank_weights = _rank_weights(k, levels, weights)
-    return lambda **inputs: module.hierarchical_loss(**inputs, rank_weights=rank_weights)
+def _loss(backend, levels=None, weights=None):
+    return functools.partial(hierarchical_loss, levels=levels, weights=weights, backend=backend)
 
 
 def _choices(k):
@@ -36,7 +36,7 @@ def flavour(request, monkeypatch):
 @pytest.mark.usefixtures("flavour")
 def test_cpu_agrees_with_the_definition_in_the_loss_and_all_gradients(case, dtype):
     for levels, weights in _choices(case.k):
-        compare(_loss(cpu, case.k, levels, weights), _loss(reference, case.k, levels, weights), case.code(), dtype)
+        compare(_loss("cpu", levels, weights), _loss("reference", levels, weights), case.code(), dtype)
 
 
 def test_the_flavour_that_is_asked_for_is_the_one_that_runs(flavour, monkeypatch):
@@ -65,6 +65,43 @@ def test_gradients_match_finite_differences(backend):
         return hierarchical_loss(values, inputs["indices"], W_dec, b_dec, target, [1, 3, 7], [1.0, 2.0, 0.5], backend=backend)
 
     assert torch.autograd.gradcheck(loss, [inputs[name] for name in ("values", "W_dec", "b_dec", "target")])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("with_gradients", [True, False])
+@pytest.mark.usefixtures("flavour")
+def test_the_parts_are_those_of_separate_calls(backend, with_gradients):
+    inputs, levels, weights = CASES[3].code(), [9, 2, 5, 30], [2.0, 1.0, 0.0, 4.0]
+    inputs["W_dec"].requires_grad_(with_gradients)
+    parts = hierarchical_loss_parts(**inputs, levels=levels, weights=weights, backend=backend)
+    assert parts.loss.requires_grad is with_gradients
+    assert not parts.per_level.requires_grad
+    assert not parts.reconstruction.requires_grad
+    torch.testing.assert_close(parts.loss, hierarchical_loss(**inputs, levels=levels, weights=weights))
+    torch.testing.assert_close(parts.per_level, torch.stack([hierarchical_loss(**inputs, levels=[j]).detach() for j in levels]))
+    code = {name: inputs[name].detach() for name in ("values", "indices", "W_dec", "b_dec")}
+    torch.testing.assert_close(parts.reconstruction, sparse_decode(**code))
+
+
+def test_the_parts_have_the_shape_of_the_batch():
+    inputs = {name: t.view(2, 65, -1) if name in ("values", "indices", "target") else t.half() for name, t in CASES[3].code().items()}
+    inputs = {name: t.half() if t.is_floating_point() else t for name, t in inputs.items()}
+    for backend in ("cpu", "reference"):
+        parts = hierarchical_loss_parts(**inputs, backend=backend)
+        assert parts.reconstruction.shape == (2, 65, 70)
+        assert parts.per_level.dtype == parts.reconstruction.dtype == torch.float32
+
+
+def test_only_the_gradients_that_are_wanted_are_there(flavour):
+    del flavour
+    for wanted in ("values", "W_dec", "b_dec", "target"):
+        inputs = CASES[3].code()
+        inputs[wanted].requires_grad_()
+        expected = {name: tensor.detach().clone() for name, tensor in inputs.items()}
+        expected[wanted].requires_grad_()
+        hierarchical_loss(**inputs).backward()
+        hierarchical_loss(**expected, backend="reference").backward()
+        torch.testing.assert_close(inputs[wanted].grad, expected[wanted].grad)
 
 
 def test_one_level_is_the_topk_loss():
@@ -138,24 +175,23 @@ def test_any_leading_shape():
 
 
 def _forget_the_first_level(**inputs):
-    k = inputs["values"].shape[1]
-    return _loss(reference, k, list(range(2, k + 1)))(**inputs)
+    return _loss("reference", list(range(2, inputs["values"].shape[1] + 1)))(**inputs)
 
 
 def _swap_two_ranks(values, indices, **rest):
     order = [1, 0, *range(2, values.shape[1])]
-    return _loss(reference, values.shape[1])(values=values[:, order], indices=indices[:, order], **rest)
+    return _loss("reference")(values=values[:, order], indices=indices[:, order], **rest)
 
 
 def _detach_the_target(target, **rest):
-    return _loss(reference, rest["values"].shape[1])(target=target.detach() + 0 * target, **rest)
+    return _loss("reference")(target=target.detach() + 0 * target, **rest)
 
 
 @pytest.mark.parametrize("sabotage", [_forget_the_first_level, _swap_two_ranks, _detach_the_target])
 def test_the_comparison_catches_planted_errors(sabotage):
     case = CASES[2]
     with pytest.raises(AssertionError, match="over budget"):
-        compare(sabotage, _loss(reference, case.k), case.code(), torch.float32)
+        compare(sabotage, _loss("reference"), case.code(), torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +214,7 @@ def test_the_comparison_catches_planted_errors(sabotage):
         ({"levels": [1], "weights": [-1.0]}, InvalidArgument, r"none below 0"),
         ({"levels": [1, 2], "weights": [0, 0]}, InvalidArgument, r"not all 0"),
         ({"weights": [float("nan")] * 6}, InvalidArgument, r"weights must be finite"),
+        ({"deterministic": 1}, InvalidArgument, r"deterministic must be True, False or None; got 1"),
         ({"target": torch.zeros(17, 12)}, ShapeMismatch, r"target must be \[..., d_model\] = \[17, 13\]"),
     ],
 )
@@ -215,8 +252,10 @@ def test_extra_memory_does_not_grow_with_k():
         g = torch.Generator().manual_seed(0)
         values = torch.rand(64, k, generator=g, requires_grad=True)
         indices = torch.randint(0, 512, (64, k), generator=g)
+        weights = torch.full((k,), 1 / k)
+        task = Task(list(range(1, k + 1)), weights.tolist(), [True] * 4, details=False, deterministic=False)
         with Watch():
-            cpu._loss_and_gradients(values.detach(), indices, torch.randn(512, 96), torch.randn(64, 96), torch.full((k,), 1 / k))
+            cpu._loss_and_gradients(values.detach(), indices, torch.randn(512, 96), torch.randn(64, 96), weights, task)
         return biggest
 
     assert peak(128) == peak(16) == 512 * 96, "the largest tensor should be the gradient of W_dec"

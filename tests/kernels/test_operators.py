@@ -1,11 +1,13 @@
 """What torch asks of an operator: one step for torch.compile, shapes without numbers, derivatives of derivatives."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
 import sae_lens_ext as sle
 from sae_lens_ext.kernels import hierarchical_loss, sparse_decode, topk_encode
@@ -71,15 +73,63 @@ def test_a_gradient_penalty_on_a_reconstruction_is_that_of_dense_algebra():
     torch.testing.assert_close(*penalties)
 
 
-@pytest.mark.parametrize("name", ["topk_encode", "sparse_decode"])
-def test_torch_s_own_checks_of_an_operator_pass(tensors, name):
-    operator = getattr(torch.ops.sae_lens_ext, name).default
-    if name == "topk_encode":
-        arguments = (tensors["x"], tensors["W_enc"], tensors["b_enc"], K)
-    else:
-        values, indices = topk_encode(tensors["x"].detach(), tensors["W_enc"].detach(), tensors["b_enc"].detach(), K)
-        arguments = (values.requires_grad_(), indices, tensors["W_dec"], tensors["b_dec"])
-    torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+def _in_a_process(code, **environment):
+    # Without run-time shape checks, which the compiler cannot see through.
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+_MADE = """
+import torch, sae_lens_ext as sle
+from sae_lens_ext.kernels import hierarchical_loss, hierarchical_loss_parts, sparse_decode, topk_encode
+backend, g = {backend!r}, torch.Generator().manual_seed(0)
+shapes = {{"x": (7, 5), "W_enc": (5, 11), "b_enc": (11,), "W_dec": (11, 5), "b_dec": (5,), "target": (7, 5)}}
+t = {{name: torch.randn(shape, generator=g).requires_grad_() for name, shape in shapes.items()}}
+values, indices = (one.detach() for one in topk_encode(t["x"], t["W_enc"], t["b_enc"], 3, backend=backend))
+code = values.requires_grad_(), indices, t["W_dec"], t["b_dec"]
+sparse_decode(*code, backend=backend), hierarchical_loss(*code, t["target"], backend=backend)
+"""
+_OPCHECKS = """
+operators = torch.ops.sae_lens_ext
+def check(name, *arguments):
+    torch.library.opcheck(getattr(operators, name.format(backend)).default, arguments)
+check("topk_encode_{}", t["x"], t["W_enc"], t["b_enc"], 3)
+check("sparse_decode_{}", *code)
+for needs in ([True] * 4, [False] * 4, [True, False, True, False]):
+    wanted = iter(needs)
+    some = [one.detach().requires_grad_(next(wanted)) if one.is_floating_point() else one for one in (*code, t["target"])]
+    for details in (True, False):
+        check("hierarchical_loss_{}", *some, [1, 3], [0.5, 0.5], needs, details, False)
+fixed = [one.detach() for one in (values, indices, t["W_dec"], t["x"], t["W_enc"])]
+for needs in ([True] * 3, [False, True, False]):
+    check("sparse_decode_{}_gradients", torch.randn(7, 5), fixed[0], fixed[1], fixed[2], *needs[:2])
+    check("topk_encode_{}_gradients", torch.randn(7, 3), fixed[3], fixed[4], fixed[0], fixed[1], *needs)
+"""
+_COMPILED = """
+def step(x, W_enc, b_enc, W_dec, b_dec, target):
+    values, indices = topk_encode(x, W_enc, b_enc, 3, backend=backend)
+    parts = hierarchical_loss_parts(values, indices, W_dec, b_dec, target, levels=[1, 3], backend=backend)
+    decoded = sparse_decode(values, indices, W_dec, b_dec, backend=backend)
+    return parts.loss * 3 + decoded.square().mean(), parts.per_level, parts.reconstruction
+
+compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+plain, found = step(*t.values()), compiled(*t.values())
+torch.testing.assert_close(found, plain)
+torch.testing.assert_close(torch.autograd.grad(found[0], t.values()), torch.autograd.grad(plain[0], t.values()))
+longer = [torch.cat([one, one]).detach().requires_grad_() if name in ("x", "target") else one for name, one in t.items()]
+torch.testing.assert_close(compiled(*longer), step(*longer))
+sae = sle.SAE(sle.SAEConfig(d_model=5, d_sae=11, k=3))
+whole = torch.compile(lambda x: sae(x, 2) + 1, backend="aot_eager", fullgraph=True)
+torch.testing.assert_close(whole(t["x"]), sae(t["x"], 2) + 1)
+"""
+
+
+@pytest.mark.parametrize("checks", [_OPCHECKS, _COMPILED], ids=["opcheck", "compile"])
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_torch_accepts_the_operators(backend, checks):
+    environment = {"TRITON_INTERPRET": "1"} if backend == "gpu" else {}
+    _in_a_process(_MADE.format(backend=backend) + checks, **environment)
 
 
 def test_shapes_without_numbers_are_enough():
@@ -90,13 +140,36 @@ def test_shapes_without_numbers_are_enough():
         assert sae.encode(x, 2).values.shape == (2, N, 2)
 
 
-def test_a_compiled_sae_computes_the_same():
-    # In a process without run-time shape checks, which the compiler cannot see through.
-    code = """
-import torch, sae_lens_ext as sle
-sae, x = sle.SAE(sle.SAEConfig(d_model=5, d_sae=11, k=3)), torch.randn(7, 5)
-compiled = torch.compile(lambda x: sae(x, 2) + 1, backend="aot_eager", fullgraph=True)
-torch.testing.assert_close(compiled(x), sae(x, 2) + 1)
-"""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def _each(x, **options):
+    """Every kernel, on what the first one finds in ``x``."""
+    W_dec = torch.arange(F * D).sin().view(F, D).to(x.dtype)
+    W_enc = W_dec.T
+    zeros = torch.zeros(F, dtype=x.dtype), torch.zeros(D, dtype=x.dtype)
+    values, indices = topk_encode(x, W_enc, zeros[0], K, **options)
+    decoded = sparse_decode(values, indices, W_dec, zeros[1], **options)
+    return decoded.square().sum() + hierarchical_loss(values, indices, W_dec, zeros[1], x, **options)
+
+
+# What torch warns about here is a part of its own.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_forward_mode_and_function_transforms_give_the_derivatives_of_the_definition():
+    x, direction = torch.randn(N, D, dtype=torch.float64), torch.randn(N, D, dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(_each(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(_each)(x), expected)
+    torch.testing.assert_close(torch.func.jvp(_each, (x,), (direction,))[1], (expected * direction).sum())
+    with forward_ad.dual_level():
+        out = forward_ad.unpack_dual(_each(forward_ad.make_dual(x, direction)))
+    torch.testing.assert_close(out.tangent, (expected * direction).sum())
+    with pytest.raises(sle.BackendError, match="it has no derivatives for torch.func and forward mode; leave backend out"):
+        torch.func.grad(lambda x: _each(x, backend="cpu"))(x)
+
+
+@pytest.mark.parametrize("backend", [None, "cpu", "reference"])
+def test_vmap_is_refused_in_words(backend):
+    x = torch.randn(2, N, D)
+    for function in (torch.vmap(lambda x: _each(x, backend=backend)), torch.func.grad(lambda x: torch.vmap(_each)(x).sum())):
+        with pytest.raises(sle.InvalidArgument, match="cannot be run under vmap; .* so pass the whole batch at once"):
+            function(x)
+    with pytest.raises(sle.InvalidArgument, match="under vmap"):
+        torch.vmap(sle.SAE(sle.SAEConfig(d_model=D, d_sae=F, k=K)))(x)

@@ -9,97 +9,79 @@ and r_(t-1) = r_t - values_t W_dec[i_t], so walking the ranks down rebuilds ever
 is installed the same two passes run as compiled loops, about twice as fast as the chunks in torch.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from sae_lens_ext.kernels._backend import has_numba
-from sae_lens_ext.kernels._second_order import gradients_by_definition
-from sae_lens_ext.kernels.hierarchical_loss import reference
+from sae_lens_ext.kernels.hierarchical_loss import operator
+from sae_lens_ext.kernels.hierarchical_loss.operator import Results, Task
 
 # Tokens per chunk of the torch version: 128 rows of 640 floats are a third of a megabyte, and the five buffers of a chunk
 # stay in cache; smaller chunks pay more for launches (measured 215 ms at 64, 142 at 128, 150 at 256 for B=1024, K=64).
 _CHUNK_TOKENS = 128
 
 
-def hierarchical_loss(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, rank_weights: list[float]) -> Tensor:
-    """As in ``reference``."""
-    return _HierarchicalLoss.apply(values, indices, W_dec, b_dec, target, rank_weights)
+def hierarchical_loss(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, task: Task) -> Results:
+    """See ``operator.run``."""
+    return operator.run("hierarchical_loss_cpu", values, indices, W_dec, b_dec, target, task)
 
 
-class _HierarchicalLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, rank_weights: list[float]
-    ) -> Tensor:
-        # Half precision would lose the small differences between neighbouring prefixes, so the sums run in float32 or wider.
-        dtype = torch.promote_types(torch.promote_types(values.dtype, W_dec.dtype), torch.float32)
-        wide_values, wide_W, bias_error = values.to(dtype), W_dec.to(dtype).contiguous(), b_dec.to(dtype) - target.to(dtype)
-        weights = torch.tensor(rank_weights, dtype=dtype)
-        if not any(ctx.needs_input_grad):
-            return _loss(wide_values, indices, wide_W, bias_error, weights).div(bias_error.numel()).to(values.dtype)
+def _results(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, task: Task) -> Results:
+    dtype, k, size = operator.accumulator(values, W_dec), values.shape[1], target.numel()
+    wide = values.to(dtype), indices, W_dec.to(dtype).contiguous(), b_dec.to(dtype) - target.to(dtype)
+    nothing = torch.empty(0, dtype=dtype)
+    grad_values = grad_W = grad_b = grad_target = nothing
+    if any(task.needs):
         run = _compiled_loss_and_gradients if has_numba() else _loss_and_gradients
         # With the factor of the gradients in the weights nothing of their size is passed over again.
-        scale = 2.0 / bias_error.numel()
-        loss, grad_values, grad_W, suffix = run(wide_values, indices, wide_W, bias_error, weights * scale)
-        ctx.save_for_backward(
-            grad_values.to(values.dtype),
-            grad_W.to(W_dec.dtype),
-            suffix.sum(0).to(b_dec.dtype),
-            suffix.neg().to(target.dtype) if ctx.needs_input_grad[4] else None,
-            values,
-            indices,
-            W_dec,
-            b_dec,
-            target,
-        )
-        ctx.rank_weights = rank_weights
-        return loss.div(2).to(values.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor):
-        *gradients, values, indices, W_dec, b_dec, target = ctx.saved_tensors
-        if torch.is_grad_enabled():
-
-            def definition(values: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor) -> Tensor:
-                return reference.hierarchical_loss(values, indices, W_dec, b_dec, target, ctx.rank_weights)
-
-            needed = [ctx.needs_input_grad[i] for i in (0, 2, 3, 4)]
-            found = gradients_by_definition(definition, (values, W_dec, b_dec, target), needed, grad_outputs[0])
-            return found[0], None, *found[1:], None
-        if grad_outputs[0] != 1:
-            gradients = [None if gradient is None else gradient * grad_outputs[0] for gradient in gradients]
-        grad_values, grad_W, grad_b, grad_target = gradients
-        return grad_values, None, grad_W, grad_b, grad_target, None
+        weights = torch.tensor(task.rank_weights(k), dtype=dtype) * (2.0 / size)
+        squares, error, grad_values, grad_W, suffix = run(*wide, weights, task)
+        squares = squares[[level - 1 for level in task.levels]]
+        grad_b, grad_target = suffix.sum(0), suffix.neg_() if task.needs[3] else nothing
+    else:
+        squares, error = _squares(*wide, task)
+    per_level = squares / size
+    loss = per_level @ torch.tensor(task.weights, dtype=dtype)
+    gradients = zip((grad_values, grad_W, grad_b, grad_target), task.needs, strict=True)
+    gradients = [gradient if is_needed else nothing.clone() for gradient, is_needed in gradients]
+    details = (per_level, error + target) if task.details else (nothing.clone(), nothing.clone())
+    return Results(loss.to(values.dtype), *details, *gradients)
 
 
-def _loss(values: Tensor, indices: Tensor, W_dec: Tensor, bias_error: Tensor, weights: Tensor) -> Tensor:
-    """The loss alone, summed over tokens and coordinates: one pass, and a prefix between two levels is added in one piece."""
-    loss, error, done = weights.new_zeros(()), bias_error.clone(), 0
-    for level in weights.nonzero().flatten().add(1).tolist():
+operator.register("hierarchical_loss_cpu", _results)
+
+
+def _squares(values: Tensor, indices: Tensor, W_dec: Tensor, bias_error: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    """The square of each level's error, and the error of all features if details are asked for.
+
+    One pass, and what lies between two levels is added in one piece.
+    """
+    found, error, done = {}, bias_error.clone(), 0
+    last = [values.shape[1]] if task.details else []
+    for level in sorted({*task.levels, *last}):
         error += embedding_bag(indices[:, done:level], W_dec, mode="sum", per_sample_weights=values[:, done:level])
-        loss += weights[level - 1] * torch.linalg.vector_norm(error).square()
+        found[level] = torch.linalg.vector_norm(error).square()
         done = level
-    return loss
+    return torch.stack([found[level] for level in task.levels]), error
 
 
 def _loss_and_gradients(
-    values: Tensor, indices: Tensor, W_dec: Tensor, bias_error: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(loss, d values, d W_dec, S_1), all summed over tokens and without the factor 2 / (tokens * d_model) of the mean.
+    values: Tensor, indices: Tensor, W_dec: Tensor, bias_error: Tensor, weights: Tensor, task: Task
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What the backward walk finds, with weights w_j that contain the factor 2 / (n * d_model) of the mean's gradient.
 
-    The loss needs no pass of its own: since r_j = bias_error + the first j terms, sum_j w_j |r_j|^2 equals
-    sum_t values_t <W_dec[i_t], S_t> + <bias_error, S_1>, and the backward walk computes both.
+    The squared error at every level, summed over tokens and coordinates, at its rank; the error of all features, if details are
+    asked for; d values, d W_dec, and S_1.
     """
     n, k = values.shape
     error = bias_error + embedding_bag(indices, W_dec, mode="sum", per_sample_weights=values)
+    last_error = error.clone() if task.details else error
     suffix = torch.zeros_like(error)
     grad_W = torch.zeros_like(W_dec)
     values_by_rank, indices_by_rank = values.T.contiguous(), indices.T.contiguous()
-    dots = torch.empty_like(values_by_rank)
-    rank_weights = weights.tolist()
+    dots, squares = torch.empty_like(values_by_rank), torch.zeros_like(weights)
+    levels, rank_weights = set(task.levels), weights.tolist()
     buffers = torch.empty(2, min(n, _CHUNK_TOKENS), W_dec.shape[1], dtype=W_dec.dtype)
     for start in range(0, n, _CHUNK_TOKENS):
         chunk = slice(start, min(start + _CHUNK_TOKENS, n))
@@ -107,19 +89,19 @@ def _loss_and_gradients(
         rows, product = buffers[:, : chunk_error.shape[0]]
         for rank in reversed(range(k)):
             chosen, value = indices_by_rank[rank, chunk], values_by_rank[rank, chunk, None]
-            if rank_weights[rank]:
+            if rank + 1 in levels:
                 chunk_suffix.add_(chunk_error, alpha=rank_weights[rank])
+                squares[rank] += torch.linalg.vector_norm(chunk_error).square()
             torch.index_select(W_dec, 0, chosen, out=rows)
             torch.sum(torch.mul(rows, chunk_suffix, out=product), dim=1, out=dots[rank, chunk])
             grad_W.index_add_(0, chosen, torch.mul(chunk_suffix, value, out=product))
             chunk_error.sub_(rows.mul_(value))
-    loss = (dots * values_by_rank).sum() + (bias_error * suffix).sum()
-    return loss, dots.T, grad_W, suffix
+    return squares, last_error, dots.T.contiguous(), grad_W, suffix
 
 
 def _compiled_loss_and_gradients(
-    values: Tensor, indices: Tensor, W_dec: Tensor, bias_error: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    values: Tensor, indices: Tensor, W_dec: Tensor, bias_error: Tensor, weights: Tensor, task: Task
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     from sae_lens_ext.kernels.hierarchical_loss import compiled  # loads numba, so only when needed
 
-    return compiled.loss_and_gradients(values, indices, W_dec, bias_error, weights, torch.get_num_threads())
+    return compiled.loss_and_gradients(values, indices, W_dec, bias_error, weights, task.details, torch.get_num_threads())

@@ -1,11 +1,24 @@
-"""The definition of ``hierarchical_loss``."""
+"""The definition of ``hierarchical_loss`` and of its parts."""
 
 import torch
 from torch import Tensor
 
 
-def hierarchical_loss(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, rank_weights: list[float]) -> Tensor:
-    """Every prefix's reconstruction by a cumulative sum over ranks; holds ``[tokens, k, d_model]`` several times over."""
+def hierarchical_loss(
+    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, levels: list[int], weights: list[float]
+) -> Tensor:
+    """The loss alone."""
+    return hierarchical_parts(values, indices, W_dec, b_dec, target, levels, weights)[0]
+
+
+def hierarchical_parts(
+    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, levels: list[int], weights: list[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Every prefix's reconstruction by a cumulative sum over ranks; holds ``[n, k, d_model]`` several times over.
+
+    Returns the loss, the mean squared error per level ``[levels]``, and the reconstruction from all features ``[n, d_model]``.
+    """
     prefixes = b_dec + (values.unsqueeze(-1) * W_dec[indices]).cumsum(dim=1)
-    error_per_level = (prefixes - target.unsqueeze(1)).square().mean(dim=(0, 2))
-    return error_per_level @ torch.tensor(rank_weights, dtype=error_per_level.dtype, device=error_per_level.device)
+    ranks = torch.tensor(levels, device=values.device) - 1
+    per_level = (prefixes - target.unsqueeze(1)).square().mean(dim=(0, 2))[ranks]
+    return per_level @ torch.tensor(weights, dtype=per_level.dtype, device=per_level.device), per_level, prefixes[:, -1]

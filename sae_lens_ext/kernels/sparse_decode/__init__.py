@@ -5,7 +5,7 @@ from torch import Tensor
 
 from sae_lens_ext._types import Backend
 from sae_lens_ext.kernels._backend import resolve
-from sae_lens_ext.kernels._checks import check_decoder
+from sae_lens_ext.kernels._checks import check_decoder, check_features
 from sae_lens_ext.kernels.sparse_decode import cpu, reference
 
 
@@ -27,8 +27,17 @@ def sparse_decode(
 
     Raises:
         ShapeMismatch: the tensors do not fit together.
+        InvalidArgument: indices of features that do not exist. On a GPU, where looking would make it wait, such a token comes out
+            as NaN instead.
         BackendError: the backend that was asked for cannot run here.
     """
     check_decoder(values, indices, W_dec, b_dec)
-    implementation = cpu if resolve(backend, values.device) == "cpu" else reference
-    return implementation.sparse_decode(values, indices, W_dec, b_dec)
+    chosen = resolve(backend, values, W_dec, b_dec)
+    if chosen == "gpu":
+        from sae_lens_ext.kernels.sparse_decode import gpu  # loads Triton, so only when needed
+
+        return gpu.sparse_decode(values, indices, W_dec, b_dec)
+    if chosen == "cpu":
+        return cpu.sparse_decode(values, indices, W_dec, b_dec)
+    check_features(indices, W_dec)
+    return reference.sparse_decode(values, indices, W_dec, b_dec)

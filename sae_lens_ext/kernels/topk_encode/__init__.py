@@ -45,5 +45,9 @@ def topk_encode(
     """
     check_encoder(x, W_enc, b_enc)
     k = check_k(k, W_enc.shape[1])
-    implementation = cpu if resolve(backend, x.device) == "cpu" else reference
-    return implementation.topk_encode(x, W_enc, b_enc, k)
+    chosen = resolve(backend, x, W_enc, b_enc)
+    if chosen == "gpu":
+        from sae_lens_ext.kernels.topk_encode import gpu  # loads Triton, so only when needed
+
+        return gpu.topk_encode(x, W_enc, b_enc, k)
+    return (cpu if chosen == "cpu" else reference).topk_encode(x, W_enc, b_enc, k)

@@ -1,19 +1,14 @@
-"""``topk_encode`` on a CPU: the product and the selection in token chunks that stay in cache, and a sparse backward pass.
-
-A torch custom operator, so that it is one step for torch.compile and for stand-in tensors that have only shapes.
-"""
+"""``topk_encode`` on a CPU: the product and the selection in token chunks that stay in cache."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
-from einops import einsum
 from torch import Tensor
 
 from sae_lens_ext.kernels import _rows_cpu
 from sae_lens_ext.kernels._backend import has_numba
-from sae_lens_ext.kernels._second_order import gradients_by_definition
+from sae_lens_ext.kernels.topk_encode import operator
 
 # Pre-activations of one chunk, in elements: 2 MB of float32, about one core's second-level cache. A chunk that leaves the
 # cache costs a write and several reads of [batch, d_sae] during the selection.
@@ -23,9 +18,8 @@ _COMPILED_FROM = 1 << 17
 
 
 def topk_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As in ``reference``; the gradients are those of the chosen features only, which is all of them."""
-    values, indices = torch.ops.sae_lens_ext.topk_encode(x.reshape(-1, x.shape[-1]), W_enc, b_enc, k)
-    return values.view(*x.shape[:-1], k), indices.view(*x.shape[:-1], k)
+    """As in ``reference``."""
+    return operator.run("topk_encode_cpu", x, W_enc, b_enc, k)
 
 
 def _encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -55,40 +49,4 @@ def _select(pre: Tensor, values: Tensor, indices: Tensor) -> None:
     values[:], indices[:] = torch.topk(pre, values.shape[1], dim=-1, sorted=True)
 
 
-def _encode_shapes(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
-
-
-def _keep(ctx: Any, inputs: Any, output: Any) -> None:
-    x, W_enc, b_enc, _ = inputs
-    ctx.save_for_backward(x, W_enc, b_enc, *output)
-
-
-def _backward(ctx: Any, grad_values: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    x, W_enc, b_enc, values, indices = ctx.saved_tensors
-    if torch.is_grad_enabled():
-
-        def chosen(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
-            return (einsum(x, W_enc.T[indices], "n d, n k d -> n k") + b_enc[indices]).relu()
-
-        return (*gradients_by_definition(chosen, (x, W_enc, b_enc), ctx.needs_input_grad[:3], grad_values), None)
-    grad_pre = torch.where(values > 0, grad_values, 0)
-    grad_x = grad_W = grad_b = None
-    if ctx.needs_input_grad[0]:
-        grad_x = _rows_cpu.weighted_row_sum(grad_pre, indices, W_enc.T.contiguous())
-    if ctx.needs_input_grad[1]:
-        # The transpose of a [d_sae, d_model] result: a W_enc stored feature by feature gets a gradient laid out like it.
-        grad_W = _rows_cpu.scatter_row_sum(grad_pre, indices, x.contiguous(), W_enc.shape[1]).T
-    if ctx.needs_input_grad[2]:
-        grad_b = _rows_cpu.scatter_sum(grad_pre, indices, W_enc.shape[1])
-    return grad_x, grad_W, grad_b, None
-
-
-def _register() -> None:
-    # Kept in torch.ops alone, where it is called: this module can then be sent to an nnsight server, which an operator cannot.
-    operator = torch.library.custom_op("sae_lens_ext::topk_encode", _encode, mutates_args=())
-    operator.register_fake(_encode_shapes)
-    operator.register_autograd(_backward, setup_context=_keep)
-
-
-_register()
+operator.register("topk_encode_cpu", _encode, _rows_cpu)

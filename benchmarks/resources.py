@@ -1,0 +1,108 @@
+"""What the Triton kernels take of a GPU: registers, spills and shared memory, compiled here for GPUs that need not be here.
+
+A spill is a value that did not fit into registers and lives in memory; a kernel that waits for memory should have none.
+"""
+
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sae_lens_ext.kernels import _rows_gpu
+from sae_lens_ext.kernels.hierarchical_loss import gpu as hierarchical_loss
+from sae_lens_ext.kernels.topk_encode import gpu as topk_encode
+
+TARGETS = {"sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942", 64)}
+_CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+class Kernel(NamedTuple):
+    """A kernel as it is launched for wide rows."""
+
+    function: Any
+    constants: dict[str, Any]
+    num_warps: int
+    counts: tuple[str, ...]
+    """The arguments that are whole numbers; the others are pointers or constants."""
+
+
+class Resources(NamedTuple):
+    """Of one kernel on one target, per thread and per program."""
+
+    registers: int
+    spills: int
+    """In bytes on NVIDIA (stack and local memory), in registers on AMD."""
+    shared_bytes: int
+
+
+_ROW = {"BD": _rows_gpu._WIDTH}
+_FLOATS = {"p_weights", "p_losses", "p_squares", "p_error", "p_dots", "p_suffix", "p_sink"}
+_INTEGERS = {"p_indices", "p_targets", "p_starts", "p_stops", "p_order"}
+_WALK = ("FIRST", "N", "K", "D", "F")
+
+KERNELS = {
+    "weighted_row_sum": Kernel(_rows_gpu._weighted_row_sum, {"HAS_BIAS": True, "BK": _rows_gpu._ROWS, **_ROW}, 1, ("K", "D", "F")),
+    "row_dots": Kernel(_rows_gpu._row_dots, {"BK": _rows_gpu._ROWS, **_ROW}, 1, ("K", "D", "F")),
+    "add_segments": Kernel(
+        _rows_gpu._add_segments,
+        {"ADD": False, "BE": _rows_gpu._ROWS, "BD": _rows_gpu._SEGMENT_WIDTH},
+        _rows_gpu._SEGMENT_WARPS,
+        ("ENTRIES_PER_ROW", "D"),
+    ),
+    **{
+        f"walk, {mode}": Kernel(hierarchical_loss._walk, {"GRADIENTS": True, "GRAD_W": mode, "DETAILS": details, **_ROW}, 1, _WALK)
+        for mode, details in (("atomic", False), ("scratch", True))
+    },
+    "select": Kernel(topk_encode._select, {"BC": topk_encode._COLUMNS}, topk_encode._WARPS, ("C", "OUT", "EACH", "FIRST")),
+}
+
+
+def compiled(kernel: Kernel, target: GPUTarget, dtype: str, *, aligned: bool = True) -> Any:
+    """A kernel for a target and a dtype such as "bf16"; ``aligned`` when all sizes are multiples of 16."""
+    names = kernel.function.arg_names
+    types = dict.fromkeys(kernel.constants, "constexpr") | dict.fromkeys(kernel.counts, "i32")
+    for name in names:
+        if name not in types:
+            packed = kernel.function is topk_encode._select and name == "p_out"
+            types[name] = "*i64" if name in _INTEGERS or packed else "*fp32" if name in _FLOATS else f"*{dtype}"
+    divisible = [name for name in names if types[name].startswith("*") or (aligned and types[name] == "i32")]
+    source = ASTSource(
+        kernel.function,
+        {name: types[name] for name in names},
+        constexprs={(names.index(name),): value for name, value in kernel.constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
+    )
+    return triton.compile(source, target=target, options={"num_warps": kernel.num_warps, "enable_fp_fusion": True})
+
+
+def resources(binary: Any, target: GPUTarget) -> Resources:
+    """What a compiled kernel takes."""
+    if target.backend == "hip":
+        found = {name: int(value) for name, value in re.findall(r"\.(\w+):\s*(\d+)\s*$", binary.asm["amdgcn"], re.MULTILINE)}
+        spills = found["vgpr_spill_count"] + found["sgpr_spill_count"]
+        return Resources(found["vgpr_count"], spills, found["group_segment_fixed_size"])
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(binary.asm["cubin"])
+        command = [str(_CUOBJDUMP), "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    return Resources(found["REG"], found["STACK"] + found["LOCAL"], binary.metadata.shared)
+
+
+def run() -> list[dict[str, Any]]:
+    """Print the table; returns its rows."""
+    print(f"triton {triton.__version__}; registers per thread, spills, bytes of shared memory")
+    print(f"{'kernel':>20} {'dtype':>6} {'warps':>6}" + "".join(f"{name:>18}" for name in TARGETS))
+    rows = []
+    for name, kernel in KERNELS.items():
+        for dtype in ("bf16", "fp32"):
+            found = {place: resources(compiled(kernel, target, dtype), target) for place, target in TARGETS.items()}
+            cells = "".join(f"{one.registers:>8}{one.spills:>4}{one.shared_bytes:>6}" for one in found.values())
+            print(f"{name:>20} {dtype:>6} {kernel.num_warps:>6}{cells}")
+            rows.append({"kernel": name, "dtype": dtype, **{place: one._asdict() for place, one in found.items()}})
+    return rows

@@ -1,0 +1,74 @@
+"""``topk_encode`` as a torch operator: any way to find the k largest, and a backward pass that touches the chosen features alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from einops import einsum
+from torch import Tensor
+
+from sae_lens_ext.kernels import _operator
+from sae_lens_ext.kernels._rows import Rows
+from sae_lens_ext.kernels._second_order import gradients_by_definition
+
+
+def run(name: str, x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The operator ``name`` on ``x`` with any leading shape."""
+    values, indices = _operator.call(name, x.reshape(-1, x.shape[-1]), W_enc, b_enc, k)
+    return values.view(*x.shape[:-1], k), indices.view(*x.shape[:-1], k)
+
+
+def register(name: str, encode: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]], rows: Rows) -> None:
+    """Make the operator ``name`` of ``x [n, d_model]``, ``W_enc [d_model, d_sae]``, ``b_enc [d_sae]`` and k.
+
+    Its gradients are those of the chosen features only, which is all of them.
+    """
+
+    def forward(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        return encode(x, W_enc, b_enc, k)
+
+    def gradients(
+        grad_values: Tensor, x: Tensor, W_enc: Tensor, values: Tensor, indices: Tensor, needs_x: bool, needs_W: bool, needs_b: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        grad_pre, d_sae = torch.where(values > 0, grad_values, 0), W_enc.shape[1]
+        grad_x, grad_W, grad_b = x.new_empty(0), x.new_empty(0), x.new_empty(0)
+        if needs_x:
+            grad_x = rows.weighted_row_sum(grad_pre, indices, W_enc.T.contiguous())
+        if needs_W:
+            # The transpose of a [d_sae, d_model] result: a W_enc stored feature by feature gets a gradient laid out like it.
+            grad_W = rows.scatter_row_sum(grad_pre, indices, x.contiguous(), d_sae).T
+        if needs_b:
+            grad_b = rows.scatter_sum(grad_pre, indices, d_sae)
+        return grad_x, grad_W, grad_b
+
+    def backward(ctx: Any, grad_values: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        x, W_enc, b_enc, values, indices = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[:3])
+        if torch.is_grad_enabled():
+
+            def chosen(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
+                return (einsum(x, W_enc.T[indices], "n d, n k d -> n k") + b_enc[indices]).relu()
+
+            return (*gradients_by_definition(chosen, (x, W_enc, b_enc), needs, grad_values), None)
+        found = _operator.call(f"{name}_gradients", grad_values, x, W_enc, values, indices, *needs)
+        return (*_operator.optional(found, needs), None)
+
+    _operator.register(name, forward, shapes=_shapes, keep=_keep, backward=backward)
+    _operator.register(f"{name}_gradients", gradients, shapes=_gradient_shapes)
+
+
+def _shapes(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
+
+
+def _keep(ctx: Any, inputs: Any, output: Any) -> None:
+    x, W_enc, b_enc, _ = inputs
+    ctx.save_for_backward(x, W_enc, b_enc, *output)
+
+
+def _gradient_shapes(
+    grad_values: Tensor, x: Tensor, W_enc: Tensor, values: Tensor, indices: Tensor, needs_x: bool, needs_W: bool, needs_b: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    d_model, d_sae = W_enc.shape
+    grad_W = x.new_empty(d_sae, d_model).T if needs_W else x.new_empty(0)
+    return x.new_empty(x.shape if needs_x else (0,)), grad_W, x.new_empty(d_sae if needs_b else 0)
