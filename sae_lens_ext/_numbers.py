@@ -53,6 +53,16 @@ def as_python(values: Any) -> Any:
     return values.tolist() if hasattr(values, "tolist") else values
 
 
+def mask_length(features: Any) -> int | None:
+    """How many features a boolean mask is over; None for anything else.
+
+    >>> mask_length(torch.tensor([False, True, True])), mask_length([0, 1])
+    (3, None)
+    """
+    given = as_python(features)
+    return len(given) if isinstance(given, list) and given and all(isinstance(one, bool) for one in given) else None
+
+
 def checked_features(features: Any) -> tuple[int, ...]:
     """Numbers of features: from one, from several, or from a boolean mask over all of them.
 
@@ -63,7 +73,7 @@ def checked_features(features: Any) -> tuple[int, ...]:
         InvalidArgument: what is no feature, none, or one twice.
     """
     given = as_python(features)
-    if isinstance(given, list) and given and all(isinstance(one, bool) for one in given):
+    if mask_length(given) is not None:
         given = [number for number, chosen in enumerate(given) if chosen]
     numbers = [whole_number(feature) for feature in (given if isinstance(given, list | tuple | range) else [given])]
     if not numbers or any(number is None or number < 0 for number in numbers):

@@ -1,5 +1,7 @@
 """Edits one by one, against the same change made by hand on a dense code."""
 
+import dataclasses
+
 import pytest
 import tiny
 import torch
@@ -274,8 +276,7 @@ def test_a_run_serves_only_where_it_kept_features(model, sae, make):
         _change(model, sae, [make(part)], tiny.tokens())
     for run in (shorter, part):
         where = run.mask(SITE)[0].nonzero().flatten().tolist()
-        edit = make(run)
-        _change(model, sae, [type(edit)(**{**vars(edit), "positions": where})], tiny.tokens())
+        _change(model, sae, [dataclasses.replace(make(run), positions=where)], tiny.tokens())
 
 
 def test_tokens_that_generation_adds_are_not_patched(gpt2, sae):
@@ -353,3 +354,29 @@ def test_a_difference_in_means_counts_what_it_is_asked_to(model):
     torch.testing.assert_close(sle.difference_in_means(model, SITE, texts, negative, positions="all"), with_special, rtol=1e-4, atol=1e-5)
     with pytest.raises(sle.InvalidArgument, match="no position of the negative examples is chosen"):
         sle.difference_in_means(model, SITE, texts, torch.tensor([[2, 2]]))
+
+
+def test_a_mask_over_another_number_of_features_is_refused(model, sae):
+    for mask in (torch.ones(20, dtype=torch.bool), torch.arange(60) < 5):
+        with pytest.raises(sle.ShapeMismatch, match=rf"a mask over {len(mask)} features; the SAE at blocks.1.hook_resid_post has 48"):
+            sle.splice(model, sae, edits=[sle.Ablate(mask)])
+        with pytest.raises(sle.ShapeMismatch, match=rf"the mask is over {len(mask)} features"):
+            sle.Run.capture(model, tiny.tokens(), sae).activations("blocks.1.hook_resid_post", mask)
+    assert sle.splice(model, sae, edits=[sle.Ablate(torch.arange(48) < 2)]).edits == (sle.Ablate([0, 1]),)
+
+
+def test_the_mean_over_no_token_is_refused(model, sae):
+    run = sle.Run.capture(model, tiny.tokens(), sae, positions=slice(50, None))
+    with pytest.raises(sle.InvalidArgument, match="this run kept no features at blocks.1.hook_resid_post, so they have no mean"):
+        run.mean_activations("blocks.1.hook_resid_post", [1, 2])
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_examples_in_the_place_of_a_site_are_refused(model):
+    with pytest.raises(sle.InvalidArgument, match="site must be a name such as .* before the examples; got a Tensor"):
+        sle.difference_in_means(model, tiny.tokens(), tiny.tokens(), "blocks.1.hook_resid_post")
+
+
+def test_an_edit_of_no_kind_is_refused():
+    with pytest.raises(sle.FormatError, match="an edit is an object whose 'edit' is one of Ablate"):
+        sle.edits_from_json('[{"edit": ["Ablate"], "features": [1]}]')

@@ -215,6 +215,8 @@ def test_an_error_in_a_trace_leaves_nothing(lm, sae):
 def test_where_apply_does_not_belong_is_said(lm, gpt2, sae):
     with pytest.raises(sle.InvalidArgument, match=r"apply\(\) works inside a trace of the model"):
         sle.splice(lm, sae, positions="all").apply()
+    with pytest.raises(sle.InvalidArgument, match=r"apply\(\) works inside a trace of the model"):
+        sle.splice(lm, tiny.sae(exclude_special_tokens=True)).apply()
     with pytest.raises(sle.InvalidArgument, match=r"apply\(\) is for traces of nnsight models"):
         sle.splice(gpt2, sae).apply()
 

@@ -383,3 +383,51 @@ def test_a_part_that_is_run_after_a_cached_generation_starts_at_its_own_beginnin
         before = model.transformer(tokens)[0]
         model.generate(tokens, max_new_tokens=3, do_sample=False)
         assert torch.equal(model.transformer(tokens)[0], before)
+
+
+def test_several_k_by_position_can_be_read_back():
+    host, by_position = tiny.hf_model("gemma2"), torch.arange(1, 11).clamp(max=8)
+    saes = {site: tiny.sae(hook_name=site) for site in ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")}
+    assert torch.equal(sle.splice(host, saes, k=by_position).k, by_position)
+    mixed = sle.splice(host, saes, k={"blocks.1.hook_resid_post": torch.tensor([4])}).k
+    assert {site: torch.as_tensor(k).tolist() for site, k in mixed.items()} == dict(zip(saes, ([4], 8), strict=True))
+
+
+def test_nothing_of_a_run_is_left_for_calls_of_a_part():
+    model, tokens = tiny.hf_model("gemma2"), tiny.tokens(1, 10)
+    edits = [sle.Steer(3, by=5.0, positions=slice(4, None))]
+    with torch.no_grad(), sle.splice(model, tiny.sae(), error_term=True, edits=edits):
+        expected = model.model(tokens)[0]
+        cache = model(tokens[:, :8], use_cache=True).past_key_values
+        hook = model.model.layers[2].register_forward_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(tokens[:, 8:], past_key_values=cache)
+        hook.remove()
+        assert torch.equal(model.model(tokens)[0], expected)
+    with torch.no_grad(), sle.splice(model, tiny.sae(exclude_special_tokens=True)):
+        model(tokens)
+        x = torch.randn(1, 10, 32)
+        with pytest.raises(sle.InvalidArgument, match="this run was not given token ids"):
+            model.model.layers[1](x, position_embeddings=model.model.rotary_emb(x, torch.arange(10)[None]))
+
+
+# What torch warns about here is a part of its own.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("error_term", [False, True])
+def test_forward_mode_and_function_transforms_pass_through(error_term):
+    model, sae = tiny.hf_model("gemma2").double(), tiny.sae().double()
+    x = model.get_input_embeddings()(tiny.tokens()).detach()
+    direction = torch.randn_like(x)
+
+    def loss(x):
+        return model(inputs_embeds=x).logits.square().mean()
+
+    with sle.splice(model, sae, k=4, error_term=error_term, edits=[sle.Scale([3, 7, 8, 29], by=0.5)]):
+        leaf = x.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(loss(leaf), leaf)
+        # The model computes some of its norms in float32, whichever way.
+        torch.testing.assert_close(torch.func.grad(loss)(x), expected, rtol=1e-5, atol=1e-7)
+        forward = torch.func.jvp(loss, (x,), (direction,))[1]
+        torch.testing.assert_close(forward, (expected * direction).sum(), rtol=1e-4, atol=1e-7)
+        with pytest.raises(sle.InvalidArgument, match="under vmap"):
+            torch.vmap(lambda row: loss(row[None]))(x)

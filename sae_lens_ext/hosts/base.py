@@ -94,11 +94,11 @@ class Host(Protocol):
         """Open points called ``{site}.{name}``, at which the host's own mechanism can read and replace what a splice computes."""
         ...
 
-    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[], object]) -> Undo:
-        """From now on, call ``at_start`` when a run begins, ``at_tokens`` when its token ids are known, ``at_end`` when it is whole.
+    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[bool], object]) -> Undo:
+        """From now on, call ``at_start`` when a run begins, ``at_tokens`` when its token ids are known, ``at_end`` when it is over.
 
-        ``at_start`` gets the number of positions that a cache already holds; the run's own come after those. A run that stops
-        early has no end.
+        ``at_start`` gets the number of positions that a cache already holds; the run's own come after those. ``at_end`` gets whether
+        the run is whole: one that was told to stop early, or that raised, is not, and may have no end at all.
         """
         ...
 

@@ -114,7 +114,7 @@ class LensHost:
 
         return _HookPoints(points), close
 
-    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[], object]) -> Undo:
+    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[bool], object]) -> Undo:
         """See ``Host.watch``."""
         # A bridge hands its arguments, the cache among them, to the Hugging Face model it wraps. A HookedTransformer that generates
         # calls its own forward, past torch's hooks.

@@ -51,7 +51,7 @@ def watch_modules(
     embed: nn.Module | None,
     at_start: Callable[[int], object],
     at_tokens: Callable[[Tensor], object],
-    at_end: Callable[[], object],
+    at_end: Callable[[bool], object],
     *,
     calls_forward: bool = False,
 ) -> Undo:
@@ -63,10 +63,9 @@ def watch_modules(
     def started(keywords: Mapping[str, Any]) -> None:
         at_start(cached_positions(keywords))
 
-    def ended(keywords: Mapping[str, Any]) -> None:
-        # HookedTransformer's way to stop early, by returning.
-        if keywords.get("stop_at_layer") is None:
-            at_end()
+    def ended(keywords: Mapping[str, Any], output: Any) -> None:
+        # HookedTransformer stops early by returning; one that raises returns nothing.
+        at_end(output is not None and keywords.get("stop_at_layer") is None)
 
     def embedding(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         tokens = token_ids(arguments, keywords)
@@ -78,7 +77,8 @@ def watch_modules(
         undo.callback(_around_forward(root, (started, ended)))
     else:
         undo.callback(root.register_forward_pre_hook(lambda _, __, keywords: started(keywords), with_kwargs=True).remove)
-        undo.callback(root.register_forward_hook(lambda _, __, keywords, ___: ended(keywords), with_kwargs=True).remove)
+        after = root.register_forward_hook(lambda _, __, keywords, output: ended(keywords, output), with_kwargs=True, always_call=True)
+        undo.callback(after.remove)
     if embed is not None:
         undo.callback(embed.register_forward_pre_hook(embedding, with_kwargs=True).remove)
     return undo.close
@@ -89,14 +89,17 @@ class _Watched:
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         self.forward = forward
-        self.watchers: list[tuple[Callable[[Mapping[str, Any]], None], Callable[[Mapping[str, Any]], None]]] = []
+        self.watchers: list[tuple[Callable[[Mapping[str, Any]], None], Callable[[Mapping[str, Any], Any], None]]] = []
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         for started, _ in self.watchers:
             started(keywords)
-        output = self.forward(*arguments, **keywords)
-        for _, ended in self.watchers:
-            ended(keywords)
+        output = None
+        try:
+            output = self.forward(*arguments, **keywords)
+        finally:
+            for _, ended in self.watchers:
+                ended(keywords, output)
         return output
 
 

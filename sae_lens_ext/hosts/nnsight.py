@@ -49,10 +49,13 @@ class NNsightHost:
         Raises:
             InvalidArgument: no trace is running.
         """
-        if not self.model.interleaver.interleaving:
-            raise InvalidArgument("apply() works inside a trace of the model; around one, use the splice as a with block")
+        self._refuse_outside()
         place, _ = self._torch.place(site.name)
         self._replace(place, function)
+
+    def _refuse_outside(self) -> None:
+        if not self.model.interleaver.interleaving:
+            raise InvalidArgument("apply() works inside a trace of the model; around one, use the splice as a with block")
 
     def _replace(self, place: Place, function: SiteFunction) -> None:
         envoy = self.model.get(place.path)
@@ -66,13 +69,13 @@ class NNsightHost:
         """See ``Host.points``; there are none here: read ``Splice.codes`` instead."""
         return Points(), lambda: None
 
-    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[], object]) -> Undo:
+    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[bool], object]) -> Undo:
         """See ``Host.watch``."""
 
         def whole_run() -> None:
             at_start(cached_positions(self.model.inputs[1]))
             _ = self.model.output
-            at_end()
+            at_end(True)
 
         undo = [self._edit(whole_run)]
         if self._embed_path is not None:
@@ -85,7 +88,12 @@ class NNsightHost:
         return undo_all
 
     def watch_now(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object]) -> None:
-        """The same, once: inside a trace, before anything else of the run was asked for."""
+        """The same, once: inside a trace, before anything else of the run was asked for.
+
+        Raises:
+            InvalidArgument: no trace is running.
+        """
+        self._refuse_outside()
         at_start(cached_positions(self.model.inputs[1]))
         if self._embed_path is not None:
             self._read_tokens(at_tokens)

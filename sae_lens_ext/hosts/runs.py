@@ -154,8 +154,9 @@ class RunWatch:
         """These are its tokens."""
         self.tokens = tokens
 
-    def end(self) -> None:
-        """The run is whole."""
-        # What is run next without its beginning being seen, such as a part of the model, has no cache of this run's.
-        self.start = 0
-        self._at_end()
+    def end(self, whole: bool) -> None:
+        """The run is over; ``whole`` unless it was cut short."""
+        # What is run next without its beginning being seen, such as a part of the model, has nothing of this run's.
+        self.tokens, self.start = None, 0
+        if whole:
+            self._at_end()

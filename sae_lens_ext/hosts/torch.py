@@ -141,7 +141,7 @@ class TorchHost:
         """See ``Host.points``; there are none here: read ``Splice.codes`` instead."""
         return Points(), lambda: None
 
-    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[], object]) -> Undo:
+    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[bool], object]) -> Undo:
         """See ``Host.watch``."""
         return watch_modules(self.module, self.embed, at_start, at_tokens, at_end)
 

@@ -27,10 +27,12 @@ def difference_in_means(model: Any, site: str, positive: Any, negative: Any, *, 
 
     Raises:
         UnknownSite: no such site.
-        InvalidArgument: no example, or none of its positions chosen.
+        InvalidArgument: no name of a site, no example, or none of its positions chosen.
 
     Source: Marks and Tegmark 2023 ("mass-mean" directions); Wu et al. 2025, AxBench, for the comparison.
     """
+    if not isinstance(site, str):
+        raise InvalidArgument(f"site must be a name such as 'blocks.12.hook_resid_post', before the examples; got a {type(site).__name__}")
     host = host_for(model).plain()
     special = tuple(sorted(host.special_token_ids())) if positions is None else ()
     where = SplicedPositions(frozen_positions(positions, "positions"), special)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_lens_ext._numbers import as_python, checked_features
+from sae_lens_ext._numbers import as_python, checked_features, mask_length
 from sae_lens_ext.errors import FormatError, InvalidArgument, ShapeMismatch
 from sae_lens_ext.interventions.positions import Window, frozen_positions, positions_from_json, positions_to_json
 from sae_lens_ext.interventions.run import Run
@@ -84,6 +84,7 @@ class FeatureEdit(Edit):
     def __post_init__(self) -> None:
         """Check the features."""
         super().__post_init__()
+        object.__setattr__(self, "_mask_length", mask_length(self.features))
         object.__setattr__(self, "features", checked_features(self.features))
 
     @property
@@ -91,6 +92,11 @@ class FeatureEdit(Edit):
         """The features, always several."""
         assert isinstance(self.features, tuple)
         return self.features
+
+    @property
+    def mask_length(self) -> int | None:
+        """How many features the mask that they were chosen by was over; None when there was none."""
+        return self.__dict__["_mask_length"]
 
     @property
     def run(self) -> Run | None:
@@ -304,7 +310,7 @@ def edit_from_dict(content: Any) -> Edit:
     Raises:
         FormatError: not an edit.
     """
-    if not isinstance(content, dict) or content.get("edit") not in _KINDS:
+    if not isinstance(content, dict) or not isinstance(content.get("edit"), str) or content["edit"] not in _KINDS:
         raise FormatError(f"an edit is an object whose 'edit' is one of {', '.join(_KINDS)}; got {content!r}")
     options = {name: value for name, value in content.items() if name != "edit"}
     for name in ("positions", "rows"):

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_lens_ext._numbers import checked_features
+from sae_lens_ext._numbers import checked_features, mask_length
 from sae_lens_ext.errors import FormatError, InvalidArgument, ShapeMismatch, UnknownSite, closest
 from sae_lens_ext.hosts import capture, host_for, spellings, token_rows
 from sae_lens_ext.interventions.positions import Positions, SplicedPositions
@@ -66,16 +66,25 @@ class Run:
         Raises:
             UnknownSite: this run was not captured there.
             InvalidArgument: a feature that the SAE there does not have.
+            ShapeMismatch: a mask over another number of features than it has.
         """
         numbers = checked_features(features)
+        if mask_length(features) not in (None, self.d_sae(site)):
+            raise ShapeMismatch(f"the mask is over {mask_length(features)} features; the SAE at {site} has {self.d_sae(site)} of them")
         if max(numbers) >= self.d_sae(site):
             raise InvalidArgument(f"the SAE at {site} has features 0 to {self.d_sae(site) - 1}; got {max(numbers)}")
         return activations_of(self.codes[self._name(site)], numbers)
 
     def mean_activations(self, site: str, features: int | Sequence[int] | Tensor) -> Float[Tensor, " features"]:
-        """The mean of each of these features over the tokens whose features were kept; errors as in ``activations``."""
-        activations = self.activations(site, features)
-        return activations[self.mask(site).to(activations.device)].mean(0)
+        """The mean of each of these features over the tokens whose features were kept.
+
+        Raises:
+            InvalidArgument: no features were kept at the site; and as in ``activations``.
+        """
+        activations, mask = self.activations(site, features), self.mask(site)
+        if not mask.any():
+            raise InvalidArgument(f"this run kept no features at {site}, so they have no mean; capture it with other positions=")
+        return activations[mask.to(activations.device)].mean(0)
 
     def d_sae(self, site: str) -> int:
         """How many features the SAE at a site has; errors as in ``activations``."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch, UnknownSite, closest
@@ -84,7 +85,7 @@ class SpliceSettings:
         the others.
         """
         values = list(self._k.values())
-        return values[0] if values and all(value is values[0] or value == values[0] for value in values) else dict(self._k)
+        return values[0] if values and all(_same(value, values[0]) for value in values) else dict(self._k)
 
     @k.setter
     def k(self, k: K) -> None:
@@ -136,6 +137,10 @@ class SpliceSettings:
                 raise InvalidArgument(f"{edit!r} edits features, and there is no SAE at {name}; AddDirection does not need one")
             if max(edit.ids) >= sae.config.d_sae:
                 raise InvalidArgument(f"{edit!r}: the SAE at {name} has features 0 to {sae.config.d_sae - 1}")
+            if edit.mask_length not in (None, sae.config.d_sae):
+                raise ShapeMismatch(
+                    f"{edit!r} was given a mask over {edit.mask_length} features; the SAE at {name} has {sae.config.d_sae} of them"
+                )
             if edit.run is not None and edit.run.d_sae(name) != sae.config.d_sae:
                 raise ShapeMismatch(
                     f"{edit!r} takes activations from a run of another SAE: its features at {name} are {edit.run.d_sae(name)}, here they "
@@ -143,3 +148,9 @@ class SpliceSettings:
                 )
         elif isinstance(edit, AddDirection) and sae is not None and len(edit.vector) != sae.config.d_model:
             raise ShapeMismatch(f"{edit!r}: {name} is {sae.config.d_model} wide")
+
+
+def _same(one: int | Tensor | KRule, other: int | Tensor | KRule) -> bool:
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one.cpu(), other.cpu())
+    return one == other
