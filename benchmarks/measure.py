@@ -6,34 +6,46 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 
 class Mismatch(AssertionError):
     """A case whose numbers differ from its reference; it is not timed."""
 
 
-def seconds(call: Callable[[], object], *, at_least: float = 1.0, repeats: int = 3) -> float:
-    """The best of several runs after one to warm up; more of them when they are short."""
-    call()
-    best, spent, runs = float("inf"), 0.0, 0
-    while runs < repeats or spent < at_least:
-        start = time.perf_counter()
-        call()
-        elapsed = time.perf_counter() - start
-        best, spent, runs = min(best, elapsed), spent + elapsed, runs + 1
-    return best
+def refuse_mismatch(found: Iterable[Tensor], expected: Iterable[Tensor], tolerance: float) -> None:
+    """Do not time what differs from its definition.
 
-
-def peak_extra_bytes(function: Callable[..., object], *arguments: object) -> int:
-    """How far a call raises the resident memory of a fresh process above what it was before; in a process of its own.
-
-    ``function(*arguments)`` builds the inputs and returns the call to measure.
+    Raises:
+        Mismatch: a tensor is further from what is expected, as a share of the largest number there, than ``tolerance``.
     """
+    for fast, plain in zip(found, expected, strict=True):
+        error = ((fast.double() - plain.double()).abs().max() / plain.double().abs().max()).item()
+        if not error <= tolerance:
+            raise Mismatch(f"the fast version differs from the definition by {error:.1e} relative; not timed")
+
+
+def peak_extra_bytes(function: Callable[..., Any], *arguments: object, device: str = "cpu") -> int:
+    """How much memory a call takes above what it was given.
+
+    ``function(*arguments)`` builds the inputs and returns a call to warm up with, and the one to measure. On a CPU it is how far
+    the resident memory of a process of its own rises; on a GPU how far what torch allocates does.
+    """
+    if device == "cuda":
+        warm_up, call = function(*arguments)
+        warm_up()
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure_peak, args=(sender, function, arguments))
@@ -62,8 +74,8 @@ def _peak_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def machine_line() -> str:
-    """Processor, threads, versions and commit."""
+def machine_line(device: str = "cpu") -> str:
+    """Processor, threads, versions and commit; on a GPU its name too."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -73,26 +85,33 @@ def machine_line() -> str:
         commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown commit"
+    if device == "cuda":
+        cpu = f"{torch.cuda.get_device_name()} (beside {cpu})"
     return f"{cpu}, {torch.get_num_threads()} threads; python {sys.version.split()[0]}, torch {torch.__version__}; {commit}"
 
 
-def side_by_side(calls: dict[str, Callable[[], object]], *, rounds: int = 15) -> dict[str, list[float]]:
-    """The times of each call, round by round, taken in turns.
+def side_by_side(calls: Mapping[str, Callable[[], object]], *, rounds: int = 15, device: str = "cpu") -> dict[str, list[float]]:
+    """The times of each call in seconds, round by round, taken in turns, after a round to warm up.
 
     What slows the machine for a while slows all of a round: compare within rounds (``typical``), not the best of one call with the
     best of another.
     """
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
     for _ in range(rounds):
         for name, call in calls.items():
+            wait()
             start = time.perf_counter()
             call()
+            wait()
             times[name].append(time.perf_counter() - start)
     return times
 
 
-def typical(times: dict[str, list[float]], what: Callable[[dict[str, float]], float]) -> float:
-    """The median over rounds of what is computed from the times of one round."""
+def typical(times: Mapping[str, list[float]], what: str | Callable[[dict[str, float]], float]) -> float:
+    """The median over rounds of what is computed from the times of one round, or of the time of one call."""
+    if isinstance(what, str):
+        return statistics.median(times[what])
     return statistics.median(what(dict(zip(times, one, strict=True))) for one in zip(*times.values(), strict=True))

@@ -1,25 +1,60 @@
+from pathlib import Path
+
 import pytest
 import torch
 
-from benchmarks import hierarchical_loss, measure
-from sae_lens_ext.kernels.hierarchical_loss import cpu
+from benchmarks import hierarchical_loss, measure, sparse_decode, tables, topk_encode, train_step
 
 
 @pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(hierarchical_loss, "D_MODEL", 32)
-    return hierarchical_loss.inputs(k=8, n=16, d_sae=128)
+def small():
+    sizes = hierarchical_loss.SIZES["cpu"]._replace(n=16, d_model=32, d_sae=128)
+    return hierarchical_loss.inputs(8, sizes, "cpu")
 
 
 def test_what_agrees_is_accepted(small):
-    hierarchical_loss.check(small)
+    hierarchical_loss.check(small, 1e-4)
 
 
 def test_what_differs_is_not_timed(small, monkeypatch):
-    original = cpu.hierarchical_loss
-    monkeypatch.setattr(cpu, "hierarchical_loss", lambda *a, **k: 1.001 * original(*a, **k))
+    original = hierarchical_loss.hierarchical_loss
+    wrong = {None: 1.001, "reference": 1.0}
+    monkeypatch.setattr(
+        hierarchical_loss, "hierarchical_loss", lambda *a, backend, **k: wrong[backend] * original(*a, backend=backend, **k)
+    )
     with pytest.raises(measure.Mismatch, match="not timed"):
-        hierarchical_loss.check(small)
+        hierarchical_loss.check(small, 1e-4)
+
+
+def test_nan_is_not_timed():
+    with pytest.raises(measure.Mismatch, match="by nan relative; not timed"):
+        measure.refuse_mismatch([torch.tensor([1.0, float("nan")])], [torch.tensor([1.0, 2.0])], 1e-4)
+
+
+@pytest.mark.parametrize("module", [hierarchical_loss, sparse_decode, topk_encode])
+def test_the_benchmarks_of_kernels_run(module, monkeypatch, capsys):
+    monkeypatch.setattr(module, "SIZES", {"cpu": module.SIZES["cpu"]._replace(n=32, d_model=16, d_sae=256)})
+    monkeypatch.setattr(module, "KS", (4,))
+    # In a process of its own, which would measure the real sizes.
+    monkeypatch.setattr(module, "peak_extra_bytes", lambda *_, **__: 1)
+    (row,) = module.run()
+    assert row["ratio"] > 0
+    assert "ours" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_a_training_step_runs(monkeypatch, capsys):
+    monkeypatch.setattr(train_step, "SIZES", {"cpu": train_step.SIZES["cpu"]._replace(n=64, d_model=16, d_sae=256)})
+    monkeypatch.setattr(train_step, "K", 4)
+    found = train_step.run(peers=[Path("no/such/python")])
+    assert found["over_product"] > 0
+    assert "no/such/python is not there" in capsys.readouterr().out
+
+
+def test_the_readme_s_tables_are_those_of_the_results():
+    text = tables.README.read_text(encoding="utf-8")
+    assert text.count("<!-- benchmark: ") == len(tables._TABLES)
+    assert tables.updated(text) == text, "run python -m benchmarks tables"
+    assert tables.updated(text.replace("ms |", "s |", 1)) == text
 
 
 def _allocate(n):

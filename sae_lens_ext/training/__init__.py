@@ -3,6 +3,7 @@
 from sae_lens_ext.training.activations import Activations, collect_activations
 from sae_lens_ext.training.demo import demo_sae
 from sae_lens_ext.training.loop import TrainConfig, Trained, train
+from sae_lens_ext.training.step import train_step
 from sae_lens_ext.training.text import default_documents, documents
 from sae_lens_ext.training.tokens import pack, split_documents
 
@@ -17,4 +18,5 @@ __all__ = [
     "pack",
     "split_documents",
     "train",
+    "train_step",
 ]

@@ -2,18 +2,16 @@
 
 1. Centre and scale the activations by two constants of the whole set.
 2. In shuffled batches: objective, gradients, Adam with a warm-up and a linear decay at the end.
-3. Around every step, keep decoder rows at unit norm: the part of their gradient along themselves is removed before it, so that
-   Adam does not spend its step on a length that is then divided out.
+3. Keep decoder rows at unit norm around every step (``train_step``).
 4. Count, for every feature, the tokens since it was last active.
 """
 
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from sae_lens_ext._numbers import whole_number
 from sae_lens_ext._optional import require
@@ -21,6 +19,7 @@ from sae_lens_ext.errors import InvalidArgument, NonFinite
 from sae_lens_ext.objectives import HierarchicalTopK, Objective
 from sae_lens_ext.sae import SAE, SAEConfig
 from sae_lens_ext.training.activations import Activations
+from sae_lens_ext.training.step import train_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,14 +152,7 @@ def train(
                 u = (activations.values[chosen].to(device, torch.float32) - sae.activation_mean) * sae.activation_scale
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr_at(step, n_steps)
-                # Also where the caller has switched gradients off.
-                with torch.enable_grad():
-                    loss, code = config.objective(sae, u, config.k)
-                loss.backward()
-                _remove_parallel_gradient(sae)
-                optimizer.step()
-                optimizer.zero_grad()
-                _unit_norm_decoder(sae)
+                loss, code = train_step(sae, optimizer, config.objective, u, config.k)
                 losses.append(loss.item())
                 if not math.isfinite(losses[-1]):
                     raise NonFinite(f"the loss became {losses[-1]} at step {step + 1} of {n_steps}; try a smaller lr than {config.lr}")
@@ -171,20 +163,3 @@ def train(
     elapsed = time.perf_counter() - start
     dead = (idle >= dead_after).double().mean().item()
     return Trained(sae.eval(), losses, dead, config.epochs * n_tokens / elapsed)
-
-
-@torch.no_grad()
-def _remove_parallel_gradient(sae: SAE) -> None:
-    grad: Any = sae.W_dec.grad
-    along = torch.linalg.vecdot(grad, sae.W_dec.detach())
-    grad.addcmul_(along.unsqueeze(1), sae.W_dec, value=-1)
-
-
-@torch.no_grad()
-def _unit_norm_decoder(sae: SAE) -> None:
-    sae.W_dec.div_(_norms(sae.W_dec))
-
-
-def _norms(rows: Tensor) -> Tensor:
-    # A row can only reach norm 0 by an update of exactly -1 along it; the floor keeps even that from becoming NaN.
-    return torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-12)

@@ -1,0 +1,78 @@
+"""A whole step of training, from normalised activations to changed weights, beside what other libraries take for one.
+
+Each library's step runs in an environment of its own, turn by turn with ours in the same process.
+"""
+
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.hierarchical_loss import Sizes
+from benchmarks.measure import Mismatch, side_by_side, typical
+from sae_lens_ext.objectives import HierarchicalTopK, Objective, TopK
+from sae_lens_ext.sae import SAE, SAEConfig
+from sae_lens_ext.training.step import train_step
+
+SIZES = {"cpu": Sizes(2048, 640, 8192, torch.float32, 0), "cuda": Sizes(8192, 2304, 65536, torch.float32, 0)}
+K = 64
+SAELENS_PYTHON = Path(".venv-saelens/bin/python")
+
+
+def batch(device: str = "cpu") -> Tensor:
+    """Activations of unit size."""
+    sizes = SIZES[device]
+    g = torch.Generator(device).manual_seed(0)
+    return torch.randn(sizes.n, sizes.d_model, generator=g, device=device)
+
+
+def our_step(objective: Objective, x: Tensor) -> Callable[[], object]:
+    """A step of this package's training loop."""
+    sizes = SIZES[x.device.type]
+    config = SAEConfig(d_model=sizes.d_model, d_sae=sizes.d_sae, k=K)
+    sae = SAE(config, generator=torch.Generator().manual_seed(0)).to(x.device)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-4, fused=True)
+    return partial(train_step, sae, optimizer, objective, x, K)
+
+
+def run(device: str = "cpu", peers: Sequence[Path] = (SAELENS_PYTHON,)) -> dict[str, Any]:
+    """Print the table; returns its numbers. ``peers`` are the Python programs of environments with other libraries."""
+    sizes, x = SIZES[device], batch(device)
+    weights = torch.randn(sizes.d_sae, sizes.d_model, device=device).T
+    bias = torch.zeros(sizes.d_sae, device=device)
+    calls = {
+        "encoder product": lambda: torch.addmm(bias, x, weights),
+        "hierarchical": our_step(HierarchicalTopK(), x),
+        "topk": our_step(TopK(), x),
+    }
+    times = side_by_side(calls, rounds=11, device=device)
+    print(f"training step, float32: N={sizes.n}, d_model={sizes.d_model}, d_sae={sizes.d_sae}, k={K}; medians")
+    found: dict[str, Any] = {f"{name}_s": typical(times, name) for name in calls}
+    found["over_product"] = typical(times, lambda one: one["hierarchical"] / one["encoder product"])
+    found["over_topk"] = typical(times, lambda one: one["hierarchical"] / one["topk"])
+    for name in calls:
+        print(f"{name:>24} {1e3 * found[f'{name}_s']:8.1f} ms")
+    print(f"    hierarchical: {found['over_product']:.2f} of the encoder product, {found['over_topk']:.2f} of TopK")
+    found["peers"] = [_beside(python) for python in peers if device == "cpu"]
+    return found
+
+
+def _beside(python: Path) -> dict[str, Any]:
+    if not python.exists():
+        print(f"({python} is not there: make test-saelens builds the environment of SAELens)")
+        return {}
+    done = subprocess.run([str(python), "-m", "benchmarks.train_step_peer"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Mismatch(f"the part that runs under {python} failed:\n{done.stderr[-2000:]}")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    times = answer.pop("times")
+    answer |= {f"{name}_s": typical(times, name) for name in times}
+    answer["peer_over_ours"] = typical(times, lambda one: one["peer"] / one["ours"])
+    beside = f"beside ours {1e3 * answer['ours_s']:.1f} ms: {answer['peer_over_ours']:.1f}x"
+    print(f"{answer['name']:>24} {1e3 * answer['peer_s']:8.1f} ms   {beside}")
+    return answer

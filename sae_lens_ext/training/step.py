@@ -1,0 +1,54 @@
+"""One step of training an SAE: the objective, its gradients, the optimizer, and decoder rows at unit norm around it."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_lens_ext.objectives import Loss, Objective
+from sae_lens_ext.sae import SAE
+
+
+def train_step(sae: SAE, optimizer: torch.optim.Optimizer, objective: Objective, u: Float[Tensor, "batch d_model"], k: int) -> Loss:
+    """Change the SAE's weights once; for a loop of your own.
+
+    The part of the decoder's gradient along its rows is removed before the step, so that Adam does not spend it on a length that is
+    then divided out.
+
+    Args:
+        sae: what to train.
+        optimizer: of ``sae.parameters()``.
+        objective: what to minimise.
+        u: activations that are centred and scaled already.
+        k: features per token.
+
+    Returns:
+        The loss before the step, without a graph behind it, and the batch's code.
+    """
+    # Also where the caller has switched gradients off.
+    with torch.enable_grad():
+        loss, code = objective(sae, u, k)
+    loss.backward()
+    _remove_parallel_gradient(sae)
+    optimizer.step()
+    optimizer.zero_grad()
+    _unit_norm_decoder(sae)
+    return Loss(loss.detach(), code)
+
+
+@torch.no_grad()
+def _remove_parallel_gradient(sae: SAE) -> None:
+    grad: Any = sae.W_dec.grad
+    along = torch.linalg.vecdot(grad, sae.W_dec.detach())
+    grad.addcmul_(along.unsqueeze(1), sae.W_dec, value=-1)
+
+
+@torch.no_grad()
+def _unit_norm_decoder(sae: SAE) -> None:
+    sae.W_dec.div_(_norms(sae.W_dec))
+
+
+def _norms(rows: Tensor) -> Tensor:
+    # A row can only reach norm 0 by an update of exactly -1 along it; the floor keeps even that from becoming NaN.
+    return torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-12)
