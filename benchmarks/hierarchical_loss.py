@@ -68,7 +68,8 @@ def check(arguments: dict[str, Tensor], tolerance: float) -> None:
 def prepare_memory(k: int, backend: str | None, device: str, options: dict[str, Any]):
     """A step on a small dictionary to warm up, and the one to measure."""
     sizes = SIZES[device]
-    small, large = inputs(k, sizes._replace(n=8, d_sae=2 * k), device), inputs(k, sizes, device)
+    # As dense as the large one, to take the same way.
+    small, large = inputs(k, sizes._replace(n=128, d_sae=1024), device), inputs(k, sizes, device)
     return lambda: step(small, backend, **options), lambda: step(large, backend, **options)
 
 

@@ -82,7 +82,12 @@ def machine_line(device: str = "cpu") -> str:
         names = [line.split(":", 1)[1].strip() for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
         cpu = names[0] if names else cpu
     try:
-        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True).stdout.strip()
+        # What benchmarks themselves write does not make a commit another one.
+        commands = ["describe", "--always"], ["status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md"]
+        commit, changed = (
+            subprocess.run(["git", *command], capture_output=True, text=True, check=True).stdout.strip() for command in commands
+        )
+        commit += "-dirty" if changed else ""
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown commit"
     if device == "cuda":

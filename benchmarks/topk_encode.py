@@ -33,7 +33,8 @@ def step(t: dict[str, Tensor], k: int, backend: Any) -> list[Tensor]:
 
 def prepare_memory(k: int, backend: str | None, device: str):
     """A small step to warm up, and the one to measure."""
-    small, large = inputs(SIZES[device]._replace(n=8, d_sae=2 * k), device), inputs(SIZES[device], device)
+    # Large enough to take the same way.
+    small, large = inputs(SIZES[device]._replace(n=64), device), inputs(SIZES[device], device)
     return lambda: step(small, k, backend), lambda: step(large, k, backend)
 
 

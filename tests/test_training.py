@@ -56,7 +56,7 @@ def test_decoder_rows_stay_at_unit_norm(trained):
 
 
 def test_the_gradient_of_a_decoder_row_has_no_part_along_it():
-    from sae_lens_ext.training.loop import _remove_parallel_gradient, _unit_norm_decoder
+    from sae_lens_ext.training.step import _remove_parallel_gradient, _unit_norm_decoder
 
     sae = tiny.sae()
     _unit_norm_decoder(sae)
