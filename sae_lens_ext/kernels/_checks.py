@@ -9,15 +9,17 @@ from sae_lens_ext.kernels._backend import is_batched
 _INTEGERS = ("torch.int64", "torch.int32", "torch.int16", "torch.uint8", "torch.int8")
 
 
-def check_encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> None:
-    """Refuse encoder tensors that do not fit: ``x [..., d_model]``, ``W_enc [d_model, d_sae]``, ``b_enc [d_sae]``."""
+def check_encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None = None) -> None:
+    """Refuse encoder tensors that do not fit: ``x [..., d_model]``, ``W_enc [d_model, d_sae]``, ``b_enc [d_sae]``, ``centre [d_model]``."""
     if W_enc.ndim != 2:
         raise ShapeMismatch(f"W_enc must be [d_model, d_sae]; got {list(W_enc.shape)}")
     if x.ndim < 1 or x.shape[-1] != W_enc.shape[0]:
         raise ShapeMismatch(f"the last axis of x must be d_model={W_enc.shape[0]}, as in W_enc {list(W_enc.shape)}; got x {list(x.shape)}")
     if b_enc.shape != W_enc.shape[1:]:
         raise ShapeMismatch(f"b_enc must be [d_sae={W_enc.shape[1]}], as in W_enc {list(W_enc.shape)}; got {list(b_enc.shape)}")
-    _refuse_mixed(x=x, W_enc=W_enc, b_enc=b_enc)
+    if centre is not None and centre.shape != W_enc.shape[:1]:
+        raise ShapeMismatch(f"centre must be [d_model={W_enc.shape[0]}], as in W_enc {list(W_enc.shape)}; got {list(centre.shape)}")
+    _refuse_mixed(x=x, W_enc=W_enc, b_enc=b_enc, **({} if centre is None else {"centre": centre}))
 
 
 def check_decoder(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> None:

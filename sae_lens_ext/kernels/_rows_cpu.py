@@ -31,7 +31,8 @@ def scatter_row_sum(values: Tensor, indices: Tensor, rows: Tensor, n_rows: int) 
 
     Sorting the N*K entries by feature turns the scatter into the same gather as above, without races and in a fixed order.
     """
-    flat = indices.reshape(-1)
+    # Numbers of 32 bits are sorted in half the time.
+    flat = indices.reshape(-1).to(torch.int32 if n_rows < 1 << 31 else torch.int64)
     order = torch.argsort(flat, stable=True)
     tokens = order.div(indices.shape[1], rounding_mode="floor")
     counts = torch.bincount(flat, minlength=n_rows)

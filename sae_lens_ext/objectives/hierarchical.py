@@ -9,9 +9,9 @@ from torch import Tensor
 
 from sae_lens_ext._numbers import whole_numbers
 from sae_lens_ext.errors import InvalidArgument, InvalidK
-from sae_lens_ext.kernels import hierarchical_loss, topk_encode
+from sae_lens_ext.kernels import hierarchical_loss
 from sae_lens_ext.objectives.base import Loss
-from sae_lens_ext.sae import SAE, SparseCode
+from sae_lens_ext.sae import SAE
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,6 @@ class HierarchicalTopK:
     def __call__(self, sae: SAE, u: Float[Tensor, "batch d_model"], k: int) -> Loss:
         """See ``Objective.__call__``."""
         levels = None if self.levels == "all" else self.levels_at(k)
-        values, indices = topk_encode(sae.centred(u), sae.W_enc, sae.b_enc, k)
-        value = hierarchical_loss(values, indices, sae.W_dec, sae.b_dec, u, levels, self.weights)
-        return Loss(value, SparseCode(values.detach(), indices, sae.config.d_sae))
+        code = sae.encode_normalized(u, k)
+        value = hierarchical_loss(code.values, code.indices, sae.W_dec, sae.b_dec, u, levels, self.weights)
+        return Loss(value, code.detach())

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_lens_ext.kernels import sparse_decode, topk_encode
+from sae_lens_ext.kernels import sparse_decode
 from sae_lens_ext.objectives.base import Loss
-from sae_lens_ext.sae import SAE, SparseCode
+from sae_lens_ext.sae import SAE
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,6 @@ class TopK:
 
     def __call__(self, sae: SAE, u: Float[Tensor, "batch d_model"], k: int) -> Loss:
         """See ``Objective.__call__``."""
-        values, indices = topk_encode(sae.centred(u), sae.W_enc, sae.b_enc, k)
-        error = sparse_decode(values, indices, sae.W_dec, sae.b_dec) - u
-        return Loss(error.square().mean(), SparseCode(values.detach(), indices, sae.config.d_sae))
+        code = sae.encode_normalized(u, k)
+        error = sparse_decode(code.values, code.indices, sae.W_dec, sae.b_dec) - u
+        return Loss(error.square().mean(), code.detach())

@@ -72,6 +72,10 @@ class SparseCode:
         """The same code, with the tokens outside ``mask`` set to zeros."""
         return SparseCode(self.values.where(mask.to(self.values.device).unsqueeze(-1), 0), self.indices, self.d_sae)
 
+    def detach(self) -> "SparseCode":
+        """The same code, without a graph behind its values."""
+        return SparseCode(self.values.detach(), self.indices, self.d_sae)
+
     def to(self, device: torch.device | str) -> "SparseCode":
         """The same code on another device."""
         return SparseCode(self.values.to(device), self.indices.to(device), self.d_sae)

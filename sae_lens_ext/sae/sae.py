@@ -112,11 +112,16 @@ class SAE(nn.Module):
             NonFinite: x holds NaN or infinity.
         """
         k = self.config.checked_k(k, extrapolate=extrapolate)
-        values, indices = topk_encode(self.encoder_input(x), self.W_enc, self.b_enc, k)
+        return self.encode_normalized(self.normalized(x), k)
+
+    def encode_normalized(self, u: Float[Tensor, "*batch d_model"], k: int) -> SparseCode:
+        """The code of activations that are ``normalized`` already; no k is refused that the dictionary has."""
+        centre = self.b_dec if self.config.apply_b_dec_to_input else None
+        values, indices = topk_encode(u, self.W_enc, self.b_enc, k, centre=centre)
         return SparseCode(values, indices, self.config.d_sae)
 
-    def encoder_input(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """Activations as the encoder weights see them: in the SAE's dtype, centred, scaled and less ``b_dec``."""
+    def normalized(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Activations in the SAE's dtype, centred and scaled."""
         if not isinstance(x, Tensor):
             raise InvalidArgument(f"{self._name()} reads tensors; got a {type(x).__name__}")
         if x.ndim < 1 or x.shape[-1] != self.config.d_model:
@@ -126,11 +131,7 @@ class SAE(nn.Module):
             raise NonFinite(
                 f"{bad} of {x.numel()} numbers in the activations given to {self._name()} are NaN or infinite; look upstream of it"
             )
-        return self.centred((x.to(self.W_enc.dtype) - self.activation_mean) * self.activation_scale)
-
-    def centred(self, u: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """Normalised activations less ``b_dec``, or as they are when this SAE has no pre-bias."""
-        return u - self.b_dec if self.config.apply_b_dec_to_input else u
+        return (x.to(self.W_enc.dtype) - self.activation_mean) * self.activation_scale
 
     def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
         """The reconstruction from a code, or from any prefix of it."""
@@ -150,7 +151,7 @@ class SAE(nn.Module):
 
     def prefix_errors(self, x: Float[Tensor, "*batch d_model"], code: SparseCode) -> Float[Tensor, "*batch levels"]:
         """Squared errors of every prefix of a code, from the empty one to all of it, in normalised units; ``levels`` is k + 1."""
-        residual = (x.to(self.W_enc.dtype) - self.activation_mean) * self.activation_scale - self.b_dec
+        residual = self.normalized(x) - self.b_dec
         errors = [residual.square().sum(-1)]
         for rank in range(code.k):
             residual = residual - code.values[..., rank : rank + 1] * self.W_dec[code.indices[..., rank]]

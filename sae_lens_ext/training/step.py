@@ -9,6 +9,8 @@ from torch import Tensor
 from sae_lens_ext.objectives import Loss, Objective
 from sae_lens_ext.sae import SAE
 
+_ROWS = 256
+
 
 def train_step(sae: SAE, optimizer: torch.optim.Optimizer, objective: Objective, u: Float[Tensor, "batch d_model"], k: int) -> Loss:
     """Change the SAE's weights once; for a loop of your own.
@@ -39,9 +41,10 @@ def train_step(sae: SAE, optimizer: torch.optim.Optimizer, objective: Objective,
 
 @torch.no_grad()
 def _remove_parallel_gradient(sae: SAE) -> None:
-    grad: Any = sae.W_dec.grad
-    along = torch.linalg.vecdot(grad, sae.W_dec.detach())
-    grad.addcmul_(along.unsqueeze(1), sae.W_dec, value=-1)
+    gradient: Any = sae.W_dec.grad
+    # Few rows at a time, so that the products of a row with its gradient are still in the cache when they are added up.
+    for grad, rows in zip(gradient.split(_ROWS), sae.W_dec.split(_ROWS), strict=True):
+        grad.addcmul_(torch.linalg.vecdot(grad, rows).unsqueeze(1), rows, value=-1)
 
 
 @torch.no_grad()

@@ -40,14 +40,15 @@ class Case:
         }
 
     def encoder(self) -> dict[str, Tensor]:
-        """x, W_enc and b_enc, in float64, with pre-activations that no rounding to float32 can reorder."""
+        """x, W_enc, b_enc and centre, in float64, with pre-activations that no rounding to float32 can reorder."""
         g = torch.Generator().manual_seed(self.n * 1013 + self.d_model)
         x = torch.randn(self.n, self.d_model, generator=g, dtype=torch.float64)
         W_enc = torch.randn(self.d_model, self.d_sae, generator=g, dtype=torch.float64)
         b_enc = torch.randn(self.d_sae, generator=g, dtype=torch.float64)
         if self.kind == "zeros":
             b_enc -= 100.0  # every pre-activation is below 0
-        return {"x": x, "W_enc": W_enc, "b_enc": b_enc}
+        centre = torch.randn(self.d_model, generator=g, dtype=torch.float64) / 2
+        return {"x": x, "W_enc": W_enc, "b_enc": b_enc, "centre": centre}
 
 
 CASES = [

@@ -27,7 +27,7 @@ def _loss_of(kernel, t, backend):
     values, indices = topk_encode(t["x"].detach(), t["W_enc"].detach(), t["b_enc"].detach(), K)
     values = values.detach().requires_grad_()
     if kernel == "topk_encode":
-        return topk_encode(t["x"], t["W_enc"], t["b_enc"], K, backend=backend)[0].pow(3).sum(), ["x", "W_enc", "b_enc"]
+        return topk_encode(t["x"], t["W_enc"], t["b_enc"], K, backend, centre=t["b_dec"])[0].pow(3).sum(), ["x", "W_enc", "b_enc", "b_dec"]
     if kernel == "sparse_decode":
         return sparse_decode(values, indices, t["W_dec"], t["b_dec"], backend=backend).pow(3).sum(), ["W_dec", "b_dec"]
     loss = hierarchical_loss(values, indices, t["W_dec"], t["b_dec"], t["target"], backend=backend)
@@ -94,7 +94,8 @@ _OPCHECKS = """
 operators = torch.ops.sae_lens_ext
 def check(name, *arguments):
     torch.library.opcheck(getattr(operators, name.format(backend)).default, arguments)
-check("topk_encode_{}", t["x"], t["W_enc"], t["b_enc"], 3)
+for centre in (None, t["b_dec"]):
+    check("topk_encode_{}", t["x"], t["W_enc"], t["b_enc"], centre, 3)
 check("sparse_decode_{}", *code)
 for needs in ([True] * 4, [False] * 4, [True, False, True, False]):
     wanted = iter(needs)
@@ -102,13 +103,13 @@ for needs in ([True] * 4, [False] * 4, [True, False, True, False]):
     for details in (True, False):
         check("hierarchical_loss_{}", *some, [1, 3], [0.5, 0.5], needs, details, False)
 fixed = [one.detach() for one in (values, indices, t["W_dec"], t["x"], t["W_enc"])]
-for needs in ([True] * 3, [False, True, False]):
+for needs in ([True] * 4, [False, True, False, False]):
     check("sparse_decode_{}_gradients", torch.randn(7, 5), fixed[0], fixed[1], fixed[2], *needs[:2])
-    check("topk_encode_{}_gradients", torch.randn(7, 3), fixed[3], fixed[4], fixed[0], fixed[1], *needs)
+    check("topk_encode_{}_gradients", torch.randn(7, 3), fixed[3], fixed[4], None, fixed[0], fixed[1], *needs)
 """
 _COMPILED = """
 def step(x, W_enc, b_enc, W_dec, b_dec, target):
-    values, indices = topk_encode(x, W_enc, b_enc, 3, backend=backend)
+    values, indices = topk_encode(x, W_enc, b_enc, 3, backend, centre=b_dec)
     parts = hierarchical_loss_parts(values, indices, W_dec, b_dec, target, levels=[1, 3], backend=backend)
     decoded = sparse_decode(values, indices, W_dec, b_dec, backend=backend)
     return parts.loss * 3 + decoded.square().mean(), parts.per_level, parts.reconstruction

@@ -9,7 +9,7 @@ from sae_lens_ext.kernels.topk_encode import cpu, reference
 
 
 def _values_of(module, k):
-    return lambda x, W_enc, b_enc: module.topk_encode(x, W_enc, b_enc, k)[0]
+    return lambda x, W_enc, b_enc, centre: module.topk_encode(x, W_enc, b_enc, k, centre)[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -23,7 +23,7 @@ def test_cpu_agrees_with_the_definition_in_outputs_and_all_gradients(case, dtype
 def test_indices_point_at_the_values_and_values_fall(case, backend):
     inputs = case.encoder()
     values, indices = topk_encode(**inputs, k=case.k, backend=backend)
-    pre_activations = inputs["x"] @ inputs["W_enc"] + inputs["b_enc"]
+    pre_activations = (inputs["x"] - inputs["centre"]) @ inputs["W_enc"] + inputs["b_enc"]
     torch.testing.assert_close(pre_activations.gather(1, indices).relu(), values)
     assert (values.diff(dim=1) <= 0).all()
     assert (values >= 0).all()
@@ -66,10 +66,11 @@ def test_a_feature_by_feature_encoder_gets_a_gradient_laid_out_like_it():
 def test_any_leading_shape():
     inputs = CASES[3].encoder()
     flat_values, flat_indices = topk_encode(**inputs, k=4)
-    values, indices = topk_encode(inputs["x"].view(2, 5, 13, 70), inputs["W_enc"], inputs["b_enc"], 4)
+    x = inputs.pop("x")
+    values, indices = topk_encode(x.view(2, 5, 13, 70), **inputs, k=4)
     assert torch.equal(values.flatten(0, 2), flat_values)
     assert torch.equal(indices.flatten(0, 2), flat_indices)
-    single_values, _ = topk_encode(inputs["x"][0], inputs["W_enc"], inputs["b_enc"], 4)
+    single_values, _ = topk_encode(x[0], **inputs, k=4)
     torch.testing.assert_close(single_values, flat_values[0])
 
 
@@ -87,6 +88,8 @@ def test_tensors_that_do_not_fit_are_named():
         topk_encode(inputs["x"][:, :12], inputs["W_enc"], inputs["b_enc"], 3)
     with pytest.raises(ShapeMismatch, match=r"b_enc must be \[d_sae=29\]"):
         topk_encode(inputs["x"], inputs["W_enc"], inputs["b_enc"][:5], 3)
+    with pytest.raises(ShapeMismatch, match=r"centre must be \[d_model=13\]"):
+        topk_encode(inputs["x"], inputs["W_enc"], inputs["b_enc"], 3, centre=inputs["b_enc"])
 
 
 @pytest.mark.usefixtures("without_shape_checks")

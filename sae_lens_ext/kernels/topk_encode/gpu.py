@@ -21,9 +21,9 @@ _COLUMNS = 4096
 _WARPS = 8
 
 
-def topk_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def topk_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """As in ``reference``."""
-    return operator.run("topk_encode_gpu", x, W_enc, b_enc, k)
+    return operator.run("topk_encode_gpu", x, W_enc, b_enc, centre, k)
 
 
 def _encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -12,63 +12,92 @@ from sae_lens_ext.kernels._rows import Rows
 from sae_lens_ext.kernels._second_order import gradients_by_definition
 
 
-def run(name: str, x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def run(name: str, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     """The operator ``name`` on ``x`` with any leading shape."""
-    values, indices = _operator.call(name, x.reshape(-1, x.shape[-1]), W_enc, b_enc, k)
+    values, indices = _operator.call(name, x.reshape(-1, x.shape[-1]), W_enc, b_enc, centre, k)
     return values.view(*x.shape[:-1], k), indices.view(*x.shape[:-1], k)
 
 
 def register(name: str, encode: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]], rows: Rows) -> None:
-    """Make the operator ``name`` of ``x [n, d_model]``, ``W_enc [d_model, d_sae]``, ``b_enc [d_sae]`` and k.
+    """Make the operator ``name`` of ``x [n, d_model]``, ``W_enc [d_model, d_sae]``, ``b_enc [d_sae]``, ``centre [d_model]`` and k.
 
     Its gradients are those of the chosen features only, which is all of them.
     """
 
-    def forward(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        return encode(x, W_enc, b_enc, k)
+    def forward(x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+        return encode(_centred(x, centre), W_enc, b_enc, k)
 
     def gradients(
-        grad_values: Tensor, x: Tensor, W_enc: Tensor, values: Tensor, indices: Tensor, needs_x: bool, needs_W: bool, needs_b: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        grad_values: Tensor,
+        x: Tensor,
+        W_enc: Tensor,
+        centre: Tensor | None,
+        values: Tensor,
+        indices: Tensor,
+        needs_x: bool,
+        needs_W: bool,
+        needs_b: bool,
+        needs_centre: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         grad_pre, d_sae = torch.where(values > 0, grad_values, 0), W_enc.shape[1]
-        grad_x, grad_W, grad_b = x.new_empty(0), x.new_empty(0), x.new_empty(0)
+        grad_x, grad_W, grad_b, grad_centre = (x.new_empty(0) for _ in range(4))
         if needs_x:
             grad_x = rows.weighted_row_sum(grad_pre, indices, W_enc.T.contiguous())
         if needs_W:
             # The transpose of a [d_sae, d_model] result: a W_enc stored feature by feature gets a gradient laid out like it.
-            grad_W = rows.scatter_row_sum(grad_pre, indices, x.contiguous(), d_sae).T
-        if needs_b:
-            grad_b = rows.scatter_sum(grad_pre, indices, d_sae)
-        return grad_x, grad_W, grad_b
+            grad_W = rows.scatter_row_sum(grad_pre, indices, _centred(x, centre).contiguous(), d_sae).T
+        if needs_b or needs_centre:
+            column_sums = rows.scatter_sum(grad_pre, indices, d_sae)
+            grad_b = column_sums if needs_b else grad_b
+            # Minus the sum of grad_x over tokens, without a grad_x.
+            grad_centre = -(W_enc @ column_sums) if needs_centre else grad_centre
+        return grad_x, grad_W, grad_b, grad_centre
 
     def backward(ctx: Any, grad_values: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        x, W_enc, b_enc, values, indices = ctx.saved_tensors
-        needs = list(ctx.needs_input_grad[:3])
+        x, W_enc, b_enc, centre, values, indices = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[:4])
         if torch.is_grad_enabled():
 
-            def chosen(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
-                return (einsum(x, W_enc.T[indices], "n d, n k d -> n k") + b_enc[indices]).relu()
+            def chosen(x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None) -> Tensor:
+                return (einsum(_centred(x, centre), W_enc.T[indices], "n d, n k d -> n k") + b_enc[indices]).relu()
 
-            return (*gradients_by_definition(chosen, (x, W_enc, b_enc), needs, grad_values), None)
-        found = _operator.call(f"{name}_gradients", grad_values, x, W_enc, values, indices, *needs)
+            return (*gradients_by_definition(chosen, (x, W_enc, b_enc, centre), needs, grad_values), None)
+        found = _operator.call(f"{name}_gradients", grad_values, x, W_enc, centre, values, indices, *needs)
         return (*_operator.optional(found, needs), None)
 
     _operator.register(name, forward, shapes=_shapes, keep=_keep, backward=backward)
     _operator.register(f"{name}_gradients", gradients, shapes=_gradient_shapes)
 
 
-def _shapes(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _centred(x: Tensor, centre: Tensor | None) -> Tensor:
+    return x if centre is None else x - centre
+
+
+def _shapes(x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
-    x, W_enc, b_enc, _ = inputs
-    ctx.save_for_backward(x, W_enc, b_enc, *output)
+    ctx.save_for_backward(*inputs[:4], *output)
 
 
 def _gradient_shapes(
-    grad_values: Tensor, x: Tensor, W_enc: Tensor, values: Tensor, indices: Tensor, needs_x: bool, needs_W: bool, needs_b: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad_values: Tensor,
+    x: Tensor,
+    W_enc: Tensor,
+    centre: Tensor | None,
+    values: Tensor,
+    indices: Tensor,
+    needs_x: bool,
+    needs_W: bool,
+    needs_b: bool,
+    needs_centre: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     d_model, d_sae = W_enc.shape
     grad_W = x.new_empty(d_sae, d_model).T if needs_W else x.new_empty(0)
-    return x.new_empty(x.shape if needs_x else (0,)), grad_W, x.new_empty(d_sae if needs_b else 0)
+    return (
+        x.new_empty(x.shape if needs_x else (0,)),
+        grad_W,
+        x.new_empty(d_sae if needs_b else 0),
+        x.new_empty(d_model if needs_centre else 0),
+    )
