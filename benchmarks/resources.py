@@ -9,12 +9,15 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from sae_lens_ext.kernels import _rows_gpu
 from sae_lens_ext.kernels.hierarchical_loss import gpu as hierarchical_loss
+from sae_lens_ext.kernels.quadratic_attention import gpu as quadratic_attention
+from sae_lens_ext.kernels.quadratic_attention.reference import Kernel as Quadratic
 from sae_lens_ext.kernels.topk_encode import gpu as topk_encode
 
 TARGETS = {"sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942", 64)}
@@ -42,8 +45,19 @@ class Resources(NamedTuple):
 
 _ROW = {"BD": _rows_gpu._WIDTH}
 _FLOATS = {"p_weights", "p_losses", "p_squares", "p_error", "p_dots", "p_suffix", "p_sink"}
+_FLOATS |= {"p_kv", "p_k", "p_denominator", "p_beside", "p_x_beside", "p_y_beside"}
 _INTEGERS = {"p_indices", "p_targets", "p_starts", "p_stops", "p_order"}
 _WALK = ("FIRST", "N", "K", "D", "F")
+_ATTENTION = ("T", "D", "V", "F", "CHUNK", "CHUNKS")
+# Based, at the sizes of its language models; what ReBased leaves out costs nothing.
+_BASED = Quadratic((1.0, 1.0, 0.5), 0.25, 1e-12)
+_QUADRATIC = ("C0", "C1", "C2", "SCALE", "W0", "W1", "W_SQUARE", "W_PAIR", "PRECISION", "BT", "BD", "BV")
+
+
+def _attention(tiles: Any = quadratic_attention.tiles, **constants: Any) -> dict[str, Any]:
+    numbers = *quadratic_attention.constants(_BASED, torch.float32), *tiles(16, 64)
+    return {**dict(zip(_QUADRATIC, numbers, strict=True)), **constants}
+
 
 KERNELS = {
     "weighted_row_sum": Kernel(_rows_gpu._weighted_row_sum, {"HAS_BIAS": True, "BK": _rows_gpu._ROWS, **_ROW}, 1, ("K", "D", "F")),
@@ -58,6 +72,16 @@ KERNELS = {
         f"walk, {mode}": Kernel(hierarchical_loss._walk, {"GRADIENTS": True, "GRAD_W": mode, "DETAILS": details, **_ROW}, 1, _WALK)
         for mode, details in (("atomic", False), ("scratch", True))
     },
+    "weigh": Kernel(
+        quadratic_attention._weigh, _attention(REVERSE=False, HAS_STATE=True), quadratic_attention._WARPS, (*_ATTENTION, "BLOCKS", "KINDS")
+    ),
+    "grad_scores": Kernel(
+        quadratic_attention._grad_scores,
+        _attention(quadratic_attention.grad_tiles, REVERSE=True, HAS_STATE=True),
+        quadratic_attention._WARPS,
+        (*_ATTENTION, "BLOCKS"),
+    ),
+    "sum_features": Kernel(quadratic_attention._sum_features, _attention(), quadratic_attention._WARPS, _ATTENTION),
     "select": Kernel(topk_encode._select, {"BC": topk_encode._COLUMNS}, topk_encode._WARPS, ("C", "OUT", "EACH", "FIRST")),
 }
 
@@ -69,12 +93,17 @@ def compiled(kernel: Kernel, target: GPUTarget, dtype: str, *, aligned: bool = T
     for name in names:
         if name not in types:
             packed = kernel.function is topk_encode._select and name == "p_out"
-            types[name] = "*i64" if name in _INTEGERS or packed else "*fp32" if name in _FLOATS else f"*{dtype}"
+            types[name] = (
+                "fp32" if name == "eps" else "*i64" if name in _INTEGERS or packed else "*fp32" if name in _FLOATS else f"*{dtype}"
+            )
     divisible = [name for name in names if types[name].startswith("*") or (aligned and types[name] == "i32")]
+    constants = dict(kernel.constants)
+    if "PRECISION" in constants:
+        constants["PRECISION"] = quadratic_attention.precision(torch.float32 if dtype == "fp32" else torch.bfloat16)
     source = ASTSource(
         kernel.function,
         {name: types[name] for name in names},
-        constexprs={(names.index(name),): value for name, value in kernel.constants.items()},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
     )
     return triton.compile(source, target=target, options={"num_warps": kernel.num_warps, "enable_fp_fusion": True})

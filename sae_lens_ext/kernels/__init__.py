@@ -4,16 +4,34 @@
 topk_encode         activations -> the k strongest features, strongest first
 sparse_decode       features -> reconstruction
 hierarchical_loss   the loss of every prefix of the features at once, with its gradients
+quadratic_attention linear attention with the kernels of Based and ReBased
 =================== ==========================================================================
 
 Each one is a folder: ``reference.py`` is the definition in plain torch, ``cpu.py`` is fast without a GPU, ``gpu.py`` is fast
-on one, in Triton, and ``__init__.py`` checks the arguments and picks one. ``backend=None`` picks by device; a backend that is
-named is used or refused.
+on one, in Triton, ``operator.py`` makes torch operators of them, and ``__init__.py`` checks the arguments and picks one.
+``backend=None`` picks by device; a backend that is named is used or refused.
 """
 
 from sae_lens_ext.kernels._checks import holds_numbers
 from sae_lens_ext.kernels.hierarchical_loss import HierarchicalParts, hierarchical_loss, hierarchical_loss_parts
+from sae_lens_ext.kernels.quadratic_attention import (
+    AttentionState,
+    quadratic_attention,
+    quadratic_attention_step,
+    quadratic_attention_with_state,
+)
 from sae_lens_ext.kernels.sparse_decode import sparse_decode
 from sae_lens_ext.kernels.topk_encode import topk_encode
 
-__all__ = ["HierarchicalParts", "hierarchical_loss", "hierarchical_loss_parts", "holds_numbers", "sparse_decode", "topk_encode"]
+__all__ = [
+    "AttentionState",
+    "HierarchicalParts",
+    "hierarchical_loss",
+    "hierarchical_loss_parts",
+    "holds_numbers",
+    "quadratic_attention",
+    "quadratic_attention_step",
+    "quadratic_attention_with_state",
+    "sparse_decode",
+    "topk_encode",
+]

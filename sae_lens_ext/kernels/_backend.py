@@ -15,6 +15,8 @@ from sae_lens_ext.errors import BackendError, InvalidArgument
 
 # On the CPU the Triton kernels run in an interpreter, which is for tests alone.
 _FASTEST_FIRST: tuple[Backend, ...] = ("cpu", "gpu", "reference")
+# Asked for here, because torch.compile cannot ask.
+_NAMES = get_args(Backend)
 _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -25,8 +27,8 @@ def resolve(requested: Backend | None, *tensors: Tensor) -> Backend:
         InvalidArgument: ``requested`` is not the name of a backend, or ``torch.vmap`` is at work.
         BackendError: ``requested`` cannot run there.
     """
-    if requested is not None and requested not in get_args(Backend):
-        raise InvalidArgument(f"backend must be None or one of {', '.join(get_args(Backend))}; got {requested!r}")
+    if requested is not None and requested not in _NAMES:
+        raise InvalidArgument(f"backend must be None or one of {', '.join(_NAMES)}; got {requested!r}")
     if any(is_batched(tensor) for tensor in tensors):
         raise InvalidArgument(
             "the kernels cannot be run under vmap; their tensors take any leading batch shape, so pass the whole batch at once"
@@ -53,7 +55,8 @@ def is_batched(tensor: Tensor) -> bool:
 def _is_transformed(tensor: Tensor) -> bool:
     # Operators pass neither on: the derivative would be 0, and nothing would say so.
     if torch.compiler.is_compiling():
-        return False
+        # Where tensors cannot be asked: whether torch.func is at work at all.
+        return functorch.maybe_current_level() is not None
     return functorch.is_functorch_wrapped_tensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None
 
 

@@ -6,18 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import triton
 
 from benchmarks import resources
+from kernels.marks import by_triton
 
 TESTS = Path(__file__).parents[1]
-by_triton = pytest.mark.skipif(
-    tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 3),
-    reason="Triton 3.2 compiles for other targets by another interface, and for AMD only with their linker",
-)
 
 
-@pytest.mark.parametrize("checks", ["test_kernels", "test_planted_errors"])
+@by_triton
+@pytest.mark.parametrize("checks", ["test_kernels", "test_attention", "test_planted_errors"])
 def test_in_the_interpreter(checks):
     # In a process of its own: Triton decides at import what its kernels are.
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-c", os.devnull, f"gpu/{checks}.py"]

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 import sae_lens_ext as sle
+from kernels.marks import by_triton
 from sae_lens_ext.kernels import hierarchical_loss, sparse_decode, topk_encode
 
 N, D, F, K = 7, 5, 11, 3
@@ -81,6 +82,7 @@ def _in_a_process(code, **environment):
 
 
 _MADE = """
+import warnings
 import torch, sae_lens_ext as sle
 from sae_lens_ext.kernels import hierarchical_loss, hierarchical_loss_parts, sparse_decode, topk_encode
 backend, g = {backend!r}, torch.Generator().manual_seed(0)
@@ -107,6 +109,36 @@ for needs in ([True] * 4, [False, True, False, False]):
     check("sparse_decode_{}_gradients", torch.randn(7, 5), fixed[0], fixed[1], fixed[2], *needs[:2])
     check("topk_encode_{}_gradients", torch.randn(7, 3), fixed[3], fixed[4], None, fixed[0], fixed[1], *needs)
 """
+_ATTENTION = """
+from sae_lens_ext.kernels import AttentionState, quadratic_attention, quadratic_attention_with_state
+g = torch.Generator().manual_seed(0)
+q, k, v = (torch.randn(2, 7, d, generator=g).requires_grad_() for d in (4, 4, 3))
+state = quadratic_attention_with_state(q.detach(), k.detach(), v.detach(), (1.0, 1.0, 0.5), backend=backend).state
+state = AttentionState(*(one.requires_grad_() for one in state))
+before = torch.cat([state.kv, state.k.unsqueeze(-1)], -1).detach()
+for form in FORMS:
+    operator = getattr(torch.ops.sae_lens_ext, "quadratic_attention_" + form)
+    numbers = [1.0, 1.0, 0.5], 0.5, 1e-12
+    for given in (None, before.clone().requires_grad_()):
+        for wants_state in (True, False):
+            torch.library.opcheck(operator.default, (q, k, v, given, *numbers, wants_state))
+            out, denominator, after = (one.detach() for one in operator(q, k, v, given, *numbers, wants_state))
+            fixed = [one.detach() for one in (q, k, v)] + [None if given is None else given.detach()]
+            gradients = getattr(torch.ops.sae_lens_ext, "quadratic_attention_" + form + "_gradients")
+            torch.library.opcheck(
+                gradients.default, (torch.randn(2, 7, 3), after if wants_state else None, out, denominator, *fixed, *numbers)
+            )
+
+def attend(q, k, v, kv, k_sum):
+    out = quadratic_attention(q, k, v, (1.0, 1.0, 0.5), state=AttentionState(kv, k_sum), backend=backend)
+    later = quadratic_attention_with_state(q, k, v, backend=backend)
+    return out.sum() + later.out.square().sum() + later.state.kv.square().sum()
+
+inputs = q, k, v, *state
+found, plain = torch.compile(attend, backend="aot_eager", fullgraph=True)(*inputs), attend(*inputs)
+torch.testing.assert_close(found, plain)
+torch.testing.assert_close(torch.autograd.grad(found, inputs), torch.autograd.grad(plain, inputs))
+"""
 _COMPILED = """
 def step(x, W_enc, b_enc, W_dec, b_dec, target):
     values, indices = topk_encode(x, W_enc, b_enc, 3, backend, centre=b_dec)
@@ -121,16 +153,30 @@ torch.testing.assert_close(torch.autograd.grad(found[0], t.values()), torch.auto
 longer = [torch.cat([one, one]).detach().requires_grad_() if name in ("x", "target") else one for name, one in t.items()]
 torch.testing.assert_close(compiled(*longer), step(*longer))
 sae = sle.SAE(sle.SAEConfig(d_model=5, d_sae=11, k=3))
+def chosen(x):
+    values, indices = topk_encode(x, t["W_enc"], t["b_enc"], 3)
+    loss = hierarchical_loss(values, indices, t["W_dec"], t["b_dec"], t["target"])
+    return loss + sparse_decode(values, indices, t["W_dec"], t["b_dec"]).square().mean()
+
+def slope(x):
+    return torch.func.jvp(chosen, (x,), (torch.ones_like(x),))[1]
+x = t["x"].detach()
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch has some about itself here
+    expected = slope(x)
+    torch.testing.assert_close(torch.compile(slope, backend="aot_eager")(x), expected)
+assert expected.abs() > 0
 whole = torch.compile(lambda x: sae(x, 2) + 1, backend="aot_eager", fullgraph=True)
 torch.testing.assert_close(whole(t["x"]), sae(t["x"], 2) + 1)
 """
 
 
-@pytest.mark.parametrize("checks", [_OPCHECKS, _COMPILED], ids=["opcheck", "compile"])
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("checks", [_OPCHECKS, _COMPILED, _ATTENTION], ids=["opcheck", "compile", "attention"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("gpu", marks=by_triton)])
 def test_torch_accepts_the_operators(backend, checks):
     environment = {"TRITON_INTERPRET": "1"} if backend == "gpu" else {}
-    _in_a_process(_MADE.format(backend=backend) + checks, **environment)
+    forms = ["cpu"] if backend == "cpu" else ["gpu_dense", "gpu_chunked"]
+    _in_a_process(_MADE.format(backend=backend) + checks.replace("FORMS", repr(forms)), **environment)
 
 
 def test_shapes_without_numbers_are_enough():

@@ -1,0 +1,201 @@
+"""``quadratic_attention`` on a CPU: linear in the number of tokens, in memory that does not grow with it.
+
+Tokens are taken in chunks. Within a chunk all scores are made, as in the dense form; what came before the chunk is read from the
+state, through the features of the queries. A column of ones beside the values makes the sum of the weights one more value.
+
+With N = [numerator, denominator] = P [v, 1] + phi(q) S, out = numerator / (denominator + eps) and g the gradient of out, that of N is
+dN = [g, -<g, out>] / (denominator + eps), and
+
+    dP = dN [v, 1]^T    d phi(q) = dN S^T    d [v, 1] = P^T dN + phi(k) G    d phi(k) = [v, 1] G^T
+
+where S is the state before the chunk, found by walking up the chunks, and G its gradient after the chunk, by walking down:
+G is the sum of phi(q)^T dN over all later tokens and the gradient of the last state.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sae_lens_ext.kernels.quadratic_attention import operator, reference
+from sae_lens_ext.kernels.quadratic_attention.features import n_features
+from sae_lens_ext.kernels.quadratic_attention.operator import Results
+from sae_lens_ext.kernels.quadratic_attention.reference import AttentionState, Kernel
+
+# Tokens in a chunk: with fewer the state is read more often, with more there are more scores. Twice as many stay together where
+# they are all there are, and need no state.
+_CHUNK = 128
+# Scores that are worked on at a time, in elements: they are passed over several times, and stay in the cache.
+_SCORES = 1 << 18
+
+
+def chunked(
+    q: Tensor, k: Tensor, v: Tensor, kernel: Kernel, state: AttentionState | None, wants_state: bool
+) -> tuple[Tensor, AttentionState | None]:
+    """See ``operator.run``."""
+    return operator.run("quadratic_attention_cpu", q, k, v, kernel, state, wants_state)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, before: Tensor | None, kernel: Kernel, wants_state: bool) -> Results:
+    n, pos, d = q.shape
+    features = _Features(d, kernel)
+    out = torch.empty_like(v)
+    denominator = q.new_empty(n, pos, dtype=reference.accumulator(q))
+    after = denominator.new_zeros((n, features.n, v.shape[-1] + 1) if wants_state else (0,))
+    for rows in _rows(n, pos):
+        S = None if before is None else before[rows].clone()
+        for tokens in _chunks(pos):
+            part = rows, tokens
+            wide_q, wide_k, v1 = _transposed(q[part]), _transposed(k[part]), _with_ones(v[part])
+            sums = _weights(wide_q, wide_k, kernel)[0] @ v1
+            if S is not None:
+                sums.baddbmm_(features.of(wide_q).mT, S)
+            denominator[part] = sums[..., -1]
+            out[part] = sums[..., :-1] / (sums[..., -1:] + kernel.eps)
+            if wants_state or tokens.stop < pos:
+                phi = features.of(wide_k)
+                S = phi @ v1 if S is None else S.baddbmm_(phi, v1)
+        if wants_state and S is not None:
+            after[rows] = S
+    return Results(out, denominator, after)
+
+
+def _gradients(
+    grad_out: Tensor,
+    grad_after: Tensor | None,
+    out: Tensor,
+    denominator: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    before: Tensor | None,
+    kernel: Kernel,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, pos, d = q.shape
+    features, dtype = _Features(d, kernel), denominator.dtype
+    grad_q, grad_k, grad_v = (torch.empty_like(one, dtype=dtype) for one in (q, k, v))
+    grad_before = denominator.new_zeros((0,) if before is None else before.shape)
+    for rows in _rows(n, pos):
+        S, chunks = None if before is None else before[rows].clone(), list(_chunks(pos))
+        for tokens in chunks:
+            part = rows, tokens
+            wide_q, wide_k, v1 = _transposed(q[part]), _transposed(k[part]), _with_ones(v[part])
+            weights, slope = _weights(wide_q, wide_k, kernel)
+            grad_sums = _grad_sums(grad_out[part], out[part], denominator[part], kernel.eps)
+            grad_scores = slope.mul_(grad_sums @ v1.mT)
+            found_q = wide_k @ grad_scores.mT
+            if S is not None:
+                found_q += features.gradient(wide_q, S @ grad_sums.mT)
+            grad_q[part] = found_q.mT
+            grad_k[part] = (wide_q @ grad_scores).mT
+            grad_v[part] = (weights.mT @ grad_sums)[..., :-1]
+            if tokens is not chunks[-1]:
+                phi = features.of(wide_k)
+                S = phi @ v1 if S is None else S.baddbmm_(phi, v1)
+        G = None if grad_after is None else grad_after[rows].clone()
+        for tokens in reversed(chunks):
+            part = rows, tokens
+            if G is not None:
+                wide_k, v1 = _transposed(k[part]), _with_ones(v[part])
+                grad_k[part] += features.gradient(wide_k, G @ v1.mT).mT
+                grad_v[part] += (features.of(wide_k).mT @ G)[..., :-1]
+            if before is not None or tokens is not chunks[0]:
+                phi = features.of(_transposed(q[part]))
+                grad_sums = _grad_sums(grad_out[part], out[part], denominator[part], kernel.eps)
+                G = phi @ grad_sums if G is None else G.baddbmm_(phi, grad_sums)
+        if before is not None and G is not None:
+            grad_before[rows] = G
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype), grad_before
+
+
+operator.register("quadratic_attention_cpu", _attend, _gradients)
+
+
+def _rows(n: int, pos: int) -> Iterator[slice]:
+    longest = max((tokens.stop - tokens.start for tokens in _chunks(pos)), default=1)
+    step = max(1, _SCORES // longest**2)
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def _chunks(pos: int) -> Iterator[slice]:
+    size = pos if pos <= 2 * _CHUNK else _CHUNK
+    return (slice(start, min(start + size, pos)) for start in range(0, pos, max(size, 1)))
+
+
+def _transposed(x: Tensor) -> Tensor:
+    # With tokens last, the products that features are made of run over long rows.
+    return x.mT.to(reference.accumulator(x)).contiguous()
+
+
+def _with_ones(v: Tensor) -> Tensor:
+    return pad(v.to(reference.accumulator(v)), (0, 1), value=1.0)
+
+
+def _weights(q: Tensor, k: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
+    """The causal weights of a chunk's tokens on each other, and how they change with q.k; q and k [n, d, tokens]."""
+    c0, c1, c2 = kernel.c
+    scores = (q.mT @ k).mul_(kernel.scale)
+    weights = scores * scores if (c0, c1, c2) == (0, 0, 1) else (scores * c2).add_(c1).mul_(scores).add_(c0)
+    return weights.tril_(), scores.mul_(2 * c2 * kernel.scale).add_(c1 * kernel.scale).tril_()
+
+
+def _grad_sums(grad_out: Tensor, out: Tensor, denominator: Tensor, eps: float) -> Tensor:
+    grad = grad_out.to(denominator.dtype)
+    joined = torch.cat([grad, -(grad * out).sum(-1, keepdim=True)], dim=-1)
+    return joined.div_((denominator + eps).unsqueeze(-1))
+
+
+class _Features:
+    """``feature_map`` and its derivative, of tokens that lie along the last axis."""
+
+    def __init__(self, d: int, kernel: Kernel) -> None:
+        self._d, self._kernel = d, kernel
+        self.n = n_features(d, kernel.c)
+        self._first_pair = (kernel.c[0] != 0) + d * (kernel.c[1] != 0)
+
+    def of(self, x: Tensor) -> Tensor:
+        """[n, d, tokens] -> [n, features, tokens]."""
+        n, d, tokens = x.shape
+        (c0, c1, c2), start = self._kernel.c, self._first_pair
+        # Room for all of the last distance, half of which is cut off if d is even.
+        phi = x.new_empty(n, start + (d // 2 + 1) * d * (c2 != 0), tokens)
+        if c0:
+            phi[:, 0] = math.sqrt(c0)
+        if c1:
+            torch.mul(x, math.sqrt(c1 * self._kernel.scale), out=phi[:, start - d : start])
+        if c2:
+            u, shifted = self._scaled(x)
+            torch.mul(u.view(n, 1, d * tokens), shifted, out=phi[:, start:].view(n, -1, d * tokens))
+            phi[:, start : start + d] *= math.sqrt(0.5)
+        return phi[:, : self.n]
+
+    def gradient(self, x: Tensor, grad: Tensor) -> Tensor:
+        """What ``grad`` [n, features, tokens] means for x."""
+        n, d, tokens = x.shape
+        (_, c1, c2), start = self._kernel.c, self._first_pair
+        found = grad[:, start - d : start] * math.sqrt(c1 * self._kernel.scale) if c1 else torch.zeros_like(x)
+        if not c2:
+            return found
+        u, shifted = self._scaled(x)
+        grad_pairs = x.new_zeros(n, (d // 2 + 1) * d, tokens)
+        grad_pairs[:, : self.n - start] = grad[:, start:]
+        grad_pairs[:, :d] *= math.sqrt(0.5)
+        grad_pairs = grad_pairs.view(n, d // 2 + 1, d * tokens)
+        grad_u = (grad_pairs * shifted).sum(1).view_as(x)
+        grad_shifted = x.new_zeros(n, 2 * d, tokens)
+        for distance, grad_products in enumerate(grad_pairs.unbind(1)):
+            grad_shifted[:, distance : distance + d].addcmul_(grad_products.view_as(x), u)
+        grad_u += grad_shifted[:, :d] + grad_shifted[:, d:]
+        return found.add_(grad_u, alpha=self._factor())
+
+    def _scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """u, whose products are the features of two different coordinates, and u moved round, [n, distance, d * tokens]."""
+        n, d, tokens = x.shape
+        u = x * self._factor()
+        twice = torch.cat([u, u], dim=1)
+        return u, twice.as_strided((n, d // 2 + 1, d * tokens), (2 * d * tokens, tokens, 1))
+
+    def _factor(self) -> float:
+        return math.sqrt(math.sqrt(2 * self._kernel.c[2]) * self._kernel.scale)
