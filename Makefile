@@ -8,6 +8,7 @@
 PYTHON ?= python3
 VENV := .venv
 SAELENS_VENV := .venv-saelens
+PEER_VENV := .venv-dictionary-learning
 LOWEST_VENV := .venv-lowest
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 RUN := $(VENV)/bin
@@ -20,8 +21,8 @@ demo: venv
 test: lint types unit test-saelens wheel
 	@echo "make test: all green"
 
-bench: venv
-	$(RUN)/python -m benchmarks all
+bench: $(SAELENS_VENV)/.installed $(PEER_VENV)/.installed
+	$(RUN)/python -m benchmarks all --peer-python $(SAELENS_VENV)/bin/python --peer-python $(PEER_VENV)/bin/python
 
 venv: $(VENV)/.installed
 
@@ -57,11 +58,18 @@ $(SAELENS_VENV)/.installed: $(VENV)/.installed constraints-saelens.txt
 test-saelens: $(SAELENS_VENV)/.installed
 	$(SAELENS_VENV)/bin/python -m pytest tests/saelens -p no:cacheprovider -W default::DeprecationWarning
 
+# What `python -m benchmarks train_step` is compared with beside SAELens: sees the rest of the first environment too.
+$(PEER_VENV)/.installed: $(VENV)/.installed
+	@$(PYTHON) -m venv --clear $(PEER_VENV)
+	@$(RUN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(PEER_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/first-environment.pth"
+	@$(PEER_VENV)/bin/python $(PIP) --no-deps dictionary-learning==0.1.0
+	@touch $@
+
 # Old releases warn about what was new after them, and their annotations are not all checkable, so neither is an error here. They
 # stay out of `make test` because the oldest torch comes with its GPU libraries, some 4 GB.
 test-lowest: venv
 	$(RUN)/uv venv --quiet --clear --python $(RUN)/python $(LOWEST_VENV)
-	$(RUN)/uv pip install --quiet --python $(LOWEST_VENV) --resolution lowest-direct -e '.[all,gpu]'
+	$(RUN)/uv pip install --quiet --python $(LOWEST_VENV) --resolution lowest-direct -e '.[all]'
 	$(RUN)/uv pip install --quiet --python $(LOWEST_VENV) -c constraints.txt pytest hypothesis nbclient
 	$(LOWEST_VENV)/bin/python -m pytest -p no:cacheprovider -o addopts=--doctest-modules -o filterwarnings=default
 
@@ -71,4 +79,4 @@ wheel: venv
 	$(RUN)/python .ci/check_wheel.py build/wheel
 
 clean:
-	rm -rf $(VENV) $(SAELENS_VENV) $(LOWEST_VENV) build runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SAELENS_VENV) $(PEER_VENV) $(LOWEST_VENV) build runs .pytest_cache .ruff_cache .hypothesis

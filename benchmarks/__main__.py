@@ -1,20 +1,26 @@
 """``python -m benchmarks NAME``: print a table, and write its numbers to ``benchmarks/results``.
 
-``all`` runs everything that needs no GPU, ``gpu`` everything that needs one. ``tables`` puts the numbers of ``benchmarks/results`` into the
-README.
+``all`` runs everything that needs no GPU; ``gpu`` checks the Triton kernels on one and runs their benchmarks there, and needs no more than
+torch, triton, einops, jaxtyping, safetensors and pytest. ``tables`` puts the numbers of ``benchmarks/results`` into the README.
 """
 
 import argparse
 import importlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks import tables
 from benchmarks.measure import machine_line
 
 KERNELS = ["hierarchical_loss", "sparse_decode", "topk_encode", "train_step"]
 OTHERS = ["splice", "sweep", "resources"]
+TESTS = Path(__file__).parents[1] / "tests"
 
 
 def main() -> None:
@@ -29,23 +35,39 @@ def main() -> None:
         tables.write()
         return
     device = "cuda" if options.name == "gpu" else options.device
+    if device == "cuda" and options.name not in (*KERNELS, "gpu"):
+        parser.error(f"--device cuda is for the benchmarks of kernels: {', '.join(KERNELS)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("this needs a GPU, and torch sees none here")
+    for python in options.peer_python or ():
+        if not python.is_file():
+            parser.error(f"--peer-python {python}: there is no such program")
+    try:
+        options.results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--results {options.results}: {error.strerror}")
     print(machine_line(device), flush=True)
     if options.name == "gpu":
-        results = importlib.import_module("benchmarks.gpu").run(device)
-    else:
-        results = {name: _run(name, options) for name in ([*KERNELS, *OTHERS] if options.name == "all" else [options.name])}
-    options.results.mkdir(parents=True, exist_ok=True)
-    for name, numbers in results.items():
-        text = json.dumps({"machine": machine_line(device), "results": numbers}, indent=2)
+        check_kernels()
+    names = {"gpu": KERNELS, "all": [*KERNELS, *OTHERS]}.get(options.name, [options.name])
+    for name in names:
+        # Each as soon as it is there: what comes after it can still fail.
+        text = json.dumps({"machine": machine_line(device), "results": _run(name, device, options.peer_python)}, indent=2)
         (options.results / f"{name}-{device}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _run(name: str, options: argparse.Namespace) -> Any:
+def check_kernels() -> None:
+    """Run the checks of the Triton kernels on the GPU; nothing is timed if they fail."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir=gpu", "--confcutdir=gpu", "gpu"]
+    if subprocess.run(command, cwd=TESTS, check=False).returncode:
+        raise SystemExit("the kernels do not compute what they should here, so nothing was timed")
+
+
+def _run(name: str, device: str, peers: list[Path] | None) -> Any:
     module = importlib.import_module(f"benchmarks.{name}")
     if name in OTHERS:
         return module.run()
-    peers = {"peers": options.peer_python} if name == "train_step" and options.peer_python else {}
-    return module.run(options.device, **peers)
+    return module.run(device, **({"peers": peers} if name == "train_step" and peers else {}))
 
 
 main()

@@ -48,7 +48,7 @@ def gradients(loss: Tensor, arguments: dict[str, Tensor]) -> list[Tensor]:
 
 
 def step(arguments: dict[str, Tensor], backend: Any, **options: Any) -> list[Tensor]:
-    """Loss and every gradient."""
+    """Of the hierarchical loss."""
     return gradients(hierarchical_loss(**arguments, backend=backend, **options), arguments)
 
 
@@ -62,15 +62,17 @@ def check(arguments: dict[str, Tensor], tolerance: float) -> None:
     """Refuse to time a fast version that computes something else; on the first tokens, where the definition fits."""
     few = {name: tensor if name in ("W_dec", "b_dec") else tensor[:1024] for name, tensor in arguments.items()}
     few = {name: tensor.detach().requires_grad_(tensor.is_floating_point()) for name, tensor in few.items()}
-    refuse_mismatch(step(few, None), step(few, "reference"), tolerance)
+    expected = step(few, "reference")
+    for deterministic in (False, True):
+        refuse_mismatch(step(few, None, deterministic=deterministic), expected, tolerance)
 
 
-def prepare_memory(k: int, backend: str | None, device: str, options: dict[str, Any]):
+def prepare_memory(k: int, backend: str | None, device: str):
     """A step on a small dictionary to warm up, and the one to measure."""
     sizes = SIZES[device]
     # As dense as the large one, to take the same way.
     small, large = inputs(k, sizes._replace(n=128, d_sae=1024), device), inputs(k, sizes, device)
-    return lambda: step(small, backend, **options), lambda: step(large, backend, **options)
+    return lambda: step(small, backend), lambda: step(large, backend)
 
 
 def run(device: str = "cpu") -> list[dict[str, float]]:
@@ -95,7 +97,7 @@ def measure_at(k: int, sizes: Sizes, device: str) -> dict[str, float]:
     row["ratio"] = typical(times, lambda one: one["cumsum"] / one["ours"])
     row["ours_over_topk"] = typical(times, lambda one: one["ours"] / one["topk"])
     for name, backend in (("cumsum", "reference"), ("ours", None)):
-        row[f"{name}_bytes"] = peak_extra_bytes(prepare_memory, k, backend, device, {}, device=device)
+        row[f"{name}_bytes"] = peak_extra_bytes(prepare_memory, k, backend, device, device=device)
     line = f"K={k}: cumsum {1e3 * row['cumsum_s']:.1f} ms and {row['cumsum_bytes'] / 1e6:.0f} MB, ours {1e3 * row['ours_s']:.2f} ms"
     print(f"{line} and {row['ours_bytes'] / 1e6:.0f} MB: {row['ratio']:.1f}x; {row['ours_over_topk']:.2f} of TopK")
     if device == "cuda":

@@ -1,7 +1,8 @@
 """Time and memory of a call, and the line that says on what."""
 
+import ctypes
+import gc
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,10 @@ def refuse_mismatch(found: Iterable[Tensor], expected: Iterable[Tensor], toleran
         Mismatch: a tensor is further from what is expected, as a share of the largest number there, than ``tolerance``.
     """
     for fast, plain in zip(found, expected, strict=True):
-        error = ((fast.double() - plain.double()).abs().max() / plain.double().abs().max()).item()
+        if fast.shape != plain.shape:
+            raise Mismatch(f"the fast version has shape {list(fast.shape)}, the definition {list(plain.shape)}; not timed")
+        largest = plain.double().abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+        error = ((fast.double() - plain.double()).abs().max() / largest).item()
         if not error <= tolerance:
             raise Mismatch(f"the fast version differs from the definition by {error:.1e} relative; not timed")
 
@@ -35,7 +39,8 @@ def peak_extra_bytes(function: Callable[..., Any], *arguments: object, device: s
     """How much memory a call takes above what it was given.
 
     ``function(*arguments)`` builds the inputs and returns a call to warm up with, and the one to measure. On a CPU it is how far
-    the resident memory of a process of its own rises; on a GPU how far what torch allocates does.
+    the resident memory of a process of its own rises (on Linux, which can forget how high it was before); on a GPU how far what torch
+    allocates does.
     """
     if device == "cuda":
         warm_up, call = function(*arguments)
@@ -53,6 +58,8 @@ def peak_extra_bytes(function: Callable[..., Any], *arguments: object, device: s
     sender.close()
     try:
         return receiver.recv()
+    except EOFError:
+        raise Mismatch("the process in which memory is measured ended before it was; what it said stands above") from None
     finally:
         process.join()
 
@@ -60,18 +67,19 @@ def peak_extra_bytes(function: Callable[..., Any], *arguments: object, device: s
 def _measure_peak(sender, function, arguments) -> None:
     warm_up, call = function(*arguments)
     warm_up()
+    # What building the inputs took and gave back is no room for the call, nor part of the highest point so far.
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = _peak_resident_bytes()
     call()
     sender.send(_peak_resident_bytes() - before)
 
 
 def _peak_resident_bytes() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Of this program. On Linux getrusage also remembers the process that started it, however large that was.
-        (line,) = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
 
 
 def machine_line(device: str = "cpu") -> str:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.hierarchical_loss import Sizes
-from benchmarks.measure import Mismatch, side_by_side, typical
+from benchmarks.measure import Mismatch, refuse_mismatch, side_by_side, typical
+from sae_lens_ext.kernels import hierarchical_loss, topk_encode
 from sae_lens_ext.objectives import HierarchicalTopK, Objective, TopK
 from sae_lens_ext.sae import SAE, SAEConfig
 from sae_lens_ext.training.step import train_step
@@ -43,6 +44,7 @@ def our_step(objective: Objective, x: Tensor) -> Callable[[], object]:
 def run(device: str = "cpu", peers: Sequence[Path] = (SAELENS_PYTHON,)) -> dict[str, Any]:
     """Print the table; returns its numbers. ``peers`` are the Python programs of environments with other libraries."""
     sizes, x = SIZES[device], batch(device)
+    _check(x[:256])
     weights = torch.randn(sizes.d_sae, sizes.d_model, device=device).T
     bias = torch.zeros(sizes.d_sae, device=device)
     calls = {
@@ -62,6 +64,17 @@ def run(device: str = "cpu", peers: Sequence[Path] = (SAELENS_PYTHON,)) -> dict[
     return found
 
 
+def _check(x: Tensor) -> None:
+    """The gradients of a step are those of the plain definition."""
+    config = SAEConfig(d_model=x.shape[1], d_sae=SIZES[x.device.type].d_sae, k=K)
+    sae = SAE(config, generator=torch.Generator().manual_seed(0)).to(x.device)
+    weights = list(sae.parameters())
+    found = torch.autograd.grad(HierarchicalTopK()(sae, x, K).value, weights)
+    values, indices = topk_encode(x - sae.b_dec, sae.W_enc, sae.b_enc, K, "reference")
+    expected = torch.autograd.grad(hierarchical_loss(values, indices, sae.W_dec, sae.b_dec, x, backend="reference"), weights)
+    refuse_mismatch(found, expected, tolerance=1e-3)
+
+
 def _beside(python: Path) -> dict[str, Any]:
     if not python.exists():
         print(f"({python} is not there: make test-saelens builds the environment of SAELens)")
@@ -69,6 +82,8 @@ def _beside(python: Path) -> dict[str, Any]:
     done = subprocess.run([str(python), "-m", "benchmarks.train_step_peer"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise Mismatch(f"the part that runs under {python} failed:\n{done.stderr[-2000:]}")
+    if not done.stdout:
+        raise Mismatch(f"{python} is no Python")
     answer = json.loads(done.stdout.splitlines()[-1])
     times = answer.pop("times")
     answer |= {f"{name}_s": typical(times, name) for name in times}

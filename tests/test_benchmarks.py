@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,26 @@ def test_calls_take_turns():
     times = measure.side_by_side({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2)
     assert order == ["a", "b"] * 3, "one to warm up, then the rounds"
     assert [len(one) for one in times.values()] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gpu"], "this needs a GPU, and torch sees none here"),
+        (["sweep", "--device", "cuda"], "--device cuda is for the benchmarks of kernels: hierarchical_loss, "),
+        (["train_step", "--peer-python", "no/such"], "--peer-python no/such: there is no such program"),
+        (["sparse_decode", "--results", "README.md"], "--results README.md: File exists"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_is(arguments, said):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=tables.README.parent, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_another_shape_is_not_timed():
+    with pytest.raises(measure.Mismatch, match=r"the fast version has shape \[1\], the definition \[3\]; not timed"):
+        measure.refuse_mismatch([torch.ones(1)], [torch.ones(3)], 1e-4)
+    measure.refuse_mismatch([torch.zeros(3)], [torch.zeros(3)], 1e-4)

@@ -233,12 +233,12 @@ def test_a_splice_cannot_open_in_the_middle_of_a_run(lm, sae):
 def test_a_model_without_weights_yet_is_given_them_when_parts_of_it_run(tmp_path, sae):
     folder = tmp_path / "tiny"
     tiny.hf_model("gemma2").save_pretrained(folder)
-    lm = TransformersModel(str(folder), tokenizer=tiny.tokenizer(), task="text-generation")
+    lm = TransformersModel(str(folder), tokenizer=tiny.tokenizer(), task="text-generation", attn_implementation="eager")
     tokens = tiny.tokens()
     with sle.splice(lm, sae, k=3):
         found = tiny.logits(lm, tokens)
     torch.testing.assert_close(found, _expected(tokens, sae, k=3), rtol=0, atol=1e-5)
-    later = TransformersModel(str(folder), tokenizer=tiny.tokenizer(), task="text-generation")
+    later = TransformersModel(str(folder), tokenizer=tiny.tokenizer(), task="text-generation", attn_implementation="eager")
     frame = sle.sweep_k(later, tokens, copy.deepcopy(sae), ks=[3], progress=False)
     assert frame["ce"].notna().all()
 

@@ -5,7 +5,7 @@ import torch
 import sae_lens_ext as sle
 from sae_lens_ext.objectives import HierarchicalTopK, TopK
 from sae_lens_ext.sae import FVU
-from sae_lens_ext.training import Activations, TrainConfig, collect_activations, train
+from sae_lens_ext.training import Activations, TrainConfig, collect_activations, train, train_step
 
 
 def _sparse_activations(n=6000, d_model=24, n_features=40, active=4, seed=0):
@@ -223,3 +223,32 @@ def test_clipping_twice_counts_once_and_rows_of_zeros_do_not_count():
     assert (once.n_outliers, once.outliers_clipped().n_outliers) == (5, 5)
     mostly_zero = Activations(torch.cat([torch.zeros(60, 4), torch.ones(40, 4)]), "x").outliers_clipped()
     assert (mostly_zero.n_outliers, mostly_zero.values.sum().item()) == (0, 160)
+
+
+def test_a_step_starts_from_no_gradient_and_leaves_none():
+    u = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
+    found = []
+    for left_over in (False, True):
+        sae = sle.SAE(sle.SAEConfig(d_model=8, d_sae=32, k=4), generator=torch.Generator().manual_seed(0))
+        if left_over:
+            sae(u).sum().backward()
+        train_step(sae, torch.optim.SGD(sae.parameters(), lr=1.0), HierarchicalTopK(), u, 4)
+        assert all(parameter.grad is None for parameter in sae.parameters())
+        found.append(sae.b_dec.detach().clone())
+    assert torch.equal(*found)
+
+
+def test_a_step_with_a_frozen_decoder_trains_the_rest():
+    sae = sle.SAE(sle.SAEConfig(d_model=8, d_sae=32, k=4), generator=torch.Generator().manual_seed(0))
+    before = {name: parameter.detach().clone() for name, parameter in sae.named_parameters()}
+    sae.W_dec.requires_grad_(False)
+    train_step(sae, torch.optim.SGD([one for one in sae.parameters() if one.requires_grad], lr=1.0), TopK(), torch.randn(64, 8), 4)
+    assert not torch.equal(sae.W_enc, before["W_enc"])
+    torch.testing.assert_close(sae.W_dec, before["W_dec"])
+
+
+@pytest.mark.parametrize("objective", [TopK(), HierarchicalTopK()], ids=["topk", "hierarchical"])
+def test_a_step_without_tokens_is_refused(objective):
+    sae = sle.SAE(sle.SAEConfig(d_model=8, d_sae=32, k=4))
+    with pytest.raises(sle.ShapeMismatch, match="the loss of no token is not defined"):
+        train_step(sae, torch.optim.SGD(sae.parameters(), lr=1.0), objective, torch.ones(0, 8), 4)

@@ -64,7 +64,7 @@ def _with_weight_in_every_block(model):
 @functools.cache
 def _gemma2() -> Gemma2ForCausalLM:
     torch.manual_seed(0)
-    return _with_weight_in_every_block(Gemma2ForCausalLM(Gemma2Config(**_SMALL_GEMMA, num_key_value_heads=2)))
+    return _with_weight_in_every_block(Gemma2ForCausalLM(Gemma2Config(**_SMALL_GEMMA, num_key_value_heads=2, attn_implementation="eager")))
 
 
 @functools.cache

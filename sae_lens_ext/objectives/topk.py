@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_lens_ext.errors import ShapeMismatch
 from sae_lens_ext.kernels import sparse_decode
 from sae_lens_ext.objectives.base import Loss
 from sae_lens_ext.sae import SAE
@@ -23,6 +24,8 @@ class TopK:
 
     def __call__(self, sae: SAE, u: Float[Tensor, "batch d_model"], k: int) -> Loss:
         """See ``Objective.__call__``."""
+        if u.numel() == 0:
+            raise ShapeMismatch(f"the loss of no token is not defined; got activations {list(u.shape)}")
         code = sae.encode_normalized(u, k)
         error = sparse_decode(code.values, code.indices, sae.W_dec, sae.b_dec) - u
         return Loss(error.square().mean(), code.detach())

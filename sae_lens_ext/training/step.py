@@ -28,6 +28,7 @@ def train_step(sae: SAE, optimizer: torch.optim.Optimizer, objective: Objective,
     Returns:
         The loss before the step, without a graph behind it, and the batch's code.
     """
+    optimizer.zero_grad()
     # Also where the caller has switched gradients off.
     with torch.enable_grad():
         loss, code = objective(sae, u, k)
@@ -42,6 +43,8 @@ def train_step(sae: SAE, optimizer: torch.optim.Optimizer, objective: Objective,
 @torch.no_grad()
 def _remove_parallel_gradient(sae: SAE) -> None:
     gradient: Any = sae.W_dec.grad
+    if gradient is None:  # the decoder is not trained
+        return
     # Few rows at a time, so that the products of a row with its gradient are still in the cache when they are added up.
     for grad, rows in zip(gradient.split(_ROWS), sae.W_dec.split(_ROWS), strict=True):
         grad.addcmul_(torch.linalg.vecdot(grad, rows).unsqueeze(1), rows, value=-1)
@@ -54,4 +57,4 @@ def _unit_norm_decoder(sae: SAE) -> None:
 
 def _norms(rows: Tensor) -> Tensor:
     # A row can only reach norm 0 by an update of exactly -1 along it; the floor keeps even that from becoming NaN.
-    return torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-12)
+    return torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)

@@ -203,12 +203,16 @@ def test_the_comparison_catches_planted_errors(sabotage):
         ({"levels": torch.tensor([2, 2])}, InvalidArgument, r"none twice"),
         ({"indices": torch.full((17, 6), 29)}, InvalidArgument, r"features from 0 to 28, by W_dec; they run from 29 to 29"),
         ({"indices": torch.full((17, 6), -1)}, InvalidArgument, r"they run from -1 to -1"),
-        ({"values": torch.zeros(17, 6)}, InvalidArgument, r"these must be of one dtype, and are values torch.float32, W_dec torch.float64"),
+        (
+            {"values": torch.zeros(17, 6)},
+            InvalidArgument,
+            r"these must be of one floating dtype, and are values torch.float32, W_dec torch.float64",
+        ),
         ({"levels": [2, 2]}, InvalidArgument, r"none twice; got \[2, 2\]"),
         ({"levels": 3}, InvalidK, r"each level must be a whole number from 1 to k=6, .*; got 3"),
         ({"levels": [1, 2], "weights": 3}, InvalidArgument, r"weights must be numbers, one per level; got 3"),
         ({"levels": [1, 2], "weights": "ab"}, InvalidArgument, r"weights must be numbers, one per level; got 'ab'"),
-        ({"target": torch.zeros(17, 13)}, InvalidArgument, r"one dtype, and are target torch.float32, W_dec torch.float64"),
+        ({"target": torch.zeros(17, 13)}, InvalidArgument, r"one floating dtype, and are target torch.float32, W_dec torch.float64"),
         ({"levels": []}, InvalidArgument, r"at least one prefix length"),
         ({"levels": [1, 2], "weights": [1.0]}, InvalidArgument, r"one number per level: 2 levels, 1 weights"),
         ({"levels": [1], "weights": [-1.0]}, InvalidArgument, r"none below 0"),
@@ -267,3 +271,28 @@ def test_large_and_tiny_weights_are_only_ratios():
     expected = hierarchical_loss(**inputs, levels=[1, 2], weights=[1.0, 1.0])
     for size in (1e308, 5e-324):
         assert hierarchical_loss(**inputs, levels=iter([1, 2]), weights=[size, size]) == expected
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_tensors_elsewhere_and_weights_that_are_no_numbers_are_refused():
+    inputs = CASES[2].code()
+    with pytest.raises(InvalidArgument, match="all tensors must be on one device; indices is on meta, others on cpu"):
+        hierarchical_loss(**{**inputs, "indices": inputs["indices"].to("meta")})
+    for weights in ("123456", ["1"] * 6, dict.fromkeys(range(6)), [10**400] + [1] * 5):
+        with pytest.raises(InvalidArgument, match="weights must be numbers, one per level; got"):
+            hierarchical_loss(**inputs, weights=weights)
+
+
+def test_autocast_leaves_it_in_float32():
+    inputs = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in CASES[3].code().items()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = hierarchical_loss(**inputs)
+    assert torch.equal(found, hierarchical_loss(**inputs))
+
+
+def test_a_batch_of_upstream_gradients():
+    values = CASES[2].code()["values"].requires_grad_()
+    loss = hierarchical_loss(**{**CASES[2].code(), "values": values})
+    (found,) = torch.autograd.grad(loss, values, torch.tensor([1.0, 2.0], dtype=loss.dtype), is_grads_batched=True, retain_graph=True)
+    (once,) = torch.autograd.grad(loss, values)
+    torch.testing.assert_close(found, torch.stack([once, 2 * once]))

@@ -102,3 +102,16 @@ def test_a_backend_is_used_or_refused():
     meta = {name: tensor.to("meta") for name, tensor in inputs.items()}
     with pytest.raises(BackendError, match="backend='cpu' was asked for, but the tensors are on meta"):
         topk_encode(**meta, k=3, backend="cpu")
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_what_is_no_float_tensor_on_the_same_device_is_refused():
+    inputs = CASES[2].encoder()
+    with pytest.raises(InvalidArgument, match="x must be a torch tensor; got a ndarray"):
+        topk_encode(**{**inputs, "x": inputs["x"].numpy()}, k=3)
+    with pytest.raises(InvalidArgument, match="must be of one floating dtype, and are x torch.int64, W_enc torch.int64"):
+        topk_encode(**{name: tensor.long() for name, tensor in inputs.items()}, k=3)
+    with pytest.raises(InvalidArgument, match="all tensors must be on one device; W_enc is on meta, others on cpu: move it"):
+        topk_encode(**{**inputs, "W_enc": inputs["W_enc"].to("meta")}, k=3)
+    with pytest.raises(ShapeMismatch, match=r"W_enc must be \[d_model, d_sae\], neither of them 0; got \[0, 4\]"):
+        topk_encode(torch.ones(2, 0), torch.ones(0, 4), torch.ones(4), 3)

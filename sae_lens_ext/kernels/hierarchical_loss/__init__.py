@@ -73,9 +73,10 @@ def hierarchical_loss(
             ``torch.use_deterministic_algorithms`` was told.
 
     Raises:
-        InvalidK: a level is not a whole number from 1 to k.
-        InvalidArgument: repeated levels, weights that do not fit them, or indices of features that do not exist. (On a GPU, where
-            looking at indices would make it wait, such a feature makes the loss NaN instead.)
+        InvalidK: a level is not a whole number from 1 to k, or k is 0.
+        InvalidArgument: what should be tensors of one floating dtype on one device is not; repeated levels, weights that do not fit
+            them; an unknown backend; ``torch.vmap``; or indices of features that do not exist. (On a GPU, where looking at indices
+            would make it wait, such a feature makes the loss NaN instead.)
         ShapeMismatch: the tensors do not fit together, or there is no token.
         BackendError: the backend that was asked for cannot run here.
 
@@ -109,7 +110,7 @@ def hierarchical_loss_parts(
     ([0.5, 0.0], [[2.0, 1.0]])
     """
     found = _computed(values, indices, W_dec, b_dec, target, levels, weights, backend, deterministic, details=True)
-    per_level, reconstruction = (tensor.detach().to(accumulator(values, W_dec)) for tensor in found[1:3])
+    per_level, reconstruction = (tensor.detach().to(accumulator(values, W_dec)) for tensor in (found[1], found[2]))
     return HierarchicalParts(found[0], per_level, reconstruction.view(target.shape))
 
 
@@ -129,14 +130,10 @@ def _computed(
     """Loss, error per level and reconstruction, and perhaps more; the latter two only if ``details``."""
     check_decoder(values, indices, W_dec, b_dec)
     k, d_model = values.shape[-1], W_dec.shape[1]
-    if target.shape != (*values.shape[:-1], d_model):
-        raise ShapeMismatch(
-            f"target must be [..., d_model] = {[*values.shape[:-1], d_model]}, one row per token of values; got {list(target.shape)}"
-        )
-    check_target(target, W_dec)
+    check_target(target, values, W_dec)
     if values.numel() == 0:
         raise ShapeMismatch(f"the loss of no token is not defined; got values {list(values.shape)}")
-    if not isinstance(deterministic, bool | None):
+    if deterministic is not None and not isinstance(deterministic, bool):
         raise InvalidArgument(f"deterministic must be True, False or None; got {deterministic!r}")
     task = Task(
         *_levels_and_weights(k, levels, weights),
@@ -165,8 +162,11 @@ def _levels_and_weights(k: int, levels: Sequence[int] | None, weights: Sequence[
     if not numbers or len(set(numbers)) != len(numbers):
         raise InvalidArgument(f"levels must name at least one prefix length and none twice; got {list(numbers)}")
     try:
-        shares = [1.0] * len(numbers) if weights is None else [float(weight) for weight in weights]
-    except (TypeError, ValueError):
+        given = [1.0] * len(numbers) if weights is None else list(weights)
+        if isinstance(weights, (str, dict, set)) or any(isinstance(weight, str) for weight in given):
+            raise TypeError
+        shares = [float(weight) for weight in given]
+    except (TypeError, ValueError, OverflowError):
         raise InvalidArgument(f"weights must be numbers, one per level; got {weights!r}") from None
     if len(shares) != len(numbers):
         raise InvalidArgument(f"weights must hold one number per level: {len(numbers)} levels, {len(shares)} weights")

@@ -138,7 +138,9 @@ def _backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ..
 
 
 def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    if factor.device.type == "cpu" and holds_numbers(factor) and factor == 1:
+    if not holds_numbers(factor):
+        return (gradient * factor.to(gradient.dtype)).to(dtype)
+    if factor.device.type == "cpu" and factor == 1:
         return gradient.to(dtype)
     # One pass over what can be the largest tensor there is, rather than one for the factor and one for the dtype.
     return torch.mul(gradient, factor.to(gradient.dtype), out=torch.empty_like(gradient, dtype=dtype))

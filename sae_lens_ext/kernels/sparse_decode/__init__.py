@@ -27,8 +27,9 @@ def sparse_decode(
 
     Raises:
         ShapeMismatch: the tensors do not fit together.
-        InvalidArgument: indices of features that do not exist. On a GPU, where looking would make it wait, such a token comes out
-            as NaN instead.
+        InvalidK: k is 0.
+        InvalidArgument: what should be tensors of one floating dtype on one device is not; an unknown backend; ``torch.vmap``; or
+            indices of features that do not exist. (On a GPU, where looking would make it wait, such a token comes out as NaN instead.)
         BackendError: the backend that was asked for cannot run here.
     """
     check_decoder(values, indices, W_dec, b_dec)

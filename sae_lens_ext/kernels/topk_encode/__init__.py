@@ -42,6 +42,7 @@ def topk_encode(
 
     Raises:
         InvalidK: k is not a whole number from 1 to d_sae.
+        InvalidArgument: what should be tensors of one floating dtype on one device is not, an unknown backend, or ``torch.vmap``.
         ShapeMismatch: the tensors do not fit together.
         BackendError: the backend that was asked for cannot run here.
 
