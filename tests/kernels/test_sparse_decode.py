@@ -68,7 +68,7 @@ def test_the_comparison_catches_planted_errors(sabotage):
         ),
         ({"indices": torch.zeros(17, 6)}, InvalidArgument, r"indices must hold whole numbers; got torch.float32"),
         ({"b_dec": torch.zeros(12)}, ShapeMismatch, r"b_dec must be \[d_model=13\], as in W_dec \[29, 13\]; got \[12\]"),
-        ({"W_dec": torch.zeros(29)}, ShapeMismatch, r"W_dec must be \[d_sae, d_model\]; got \[29\]"),
+        ({"W_dec": torch.zeros(29)}, ShapeMismatch, r"W_dec must be \[d_sae, d_model\], neither of them 0; got \[29\]"),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")

@@ -38,7 +38,8 @@ def feature_map(x: Float[Tensor, "*batch d"], c: Coefficients, scale: float) -> 
     """phi(x).
 
     >>> q, k = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -1.0])
-    >>> float(feature_map(q, (1.0, 1.0, 0.5), 1.0) @ feature_map(k, (1.0, 1.0, 0.5), 1.0))  # s = 1: 1 + 1 + 1/2
+    >>> product = feature_map(q, (1.0, 1.0, 0.5), 1.0) @ feature_map(k, (1.0, 1.0, 0.5), 1.0)
+    >>> round(float(product), 4)  # s = 1: 1 + 1 + 1/2
     2.5
 
     Source: Arora et al. 2024, "Simple linear attention language models balance the recall-throughput tradeoff" (Taylor features);
