@@ -1,0 +1,152 @@
+"""What a Based or ReBased model is made of."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+from transformers import PreTrainedConfig
+
+from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.kernels.quadratic_attention.features import Coefficients
+
+KernelName = Literal["based", "rebased", "square", "norm_square", "scaled_square", "affine_square", "shifted_parabola"]
+"""The function of a query and a key that linear attention weighs values with. See ``KERNELS``."""
+
+LayerType = Literal["conv", "linear_attention", "sliding_attention", "full_attention"]
+"""What mixes tokens in a layer."""
+
+_TAYLOR: Coefficients = (1.0, 1.0, 0.5)
+_SQUARE: Coefficients = (0.0, 0.0, 1.0)
+
+KERNELS: dict[str, tuple[Coefficients, bool, bool, bool]] = {
+    # c0, c1, c2; whether q and k are normalised, multiplied by gamma, and shifted by beta first.
+    "based": (_TAYLOR, False, False, False),
+    "rebased": (_SQUARE, True, True, True),
+    "square": (_SQUARE, False, False, False),
+    "norm_square": (_SQUARE, True, False, False),
+    "scaled_square": (_SQUARE, False, True, False),
+    "affine_square": (_SQUARE, False, True, True),
+    "shifted_parabola": ((0.5, 1.0, 0.5), False, False, False),
+}
+"""Based, ReBased, and the steps between them of Aksenov et al. 2024, Table 1; the last is Based's parabola lowered until it touches 0."""
+
+
+class BasedConfig(PreTrainedConfig):
+    """The shape of a model; every field has a default, those of ReBased's language model.
+
+    >>> BasedConfig(hidden_size=64, num_hidden_layers=2, layer_types=["conv", "linear_attention"]).intermediate_size
+    128
+
+    Attributes:
+        kernel: of linear attention.
+        norm_layout: of ReBased's LayerNorm of queries and keys: "wide" is over all heads of a token, with weights of its own for
+            queries and for keys, as published; "shared" is over each head, with one set of weights for both, as in fla.
+        feature_dim: width of a query and a key of one head, in linear attention.
+        layer_types: of every layer; None means a short convolution and linear attention in turns.
+        num_attention_heads: of linear, sliding and full attention. ``hidden_size // num_attention_heads`` is the width of a value.
+        conv_form: "gated" is the short convolution of the language models, "base" the one of the synthetic tasks.
+        conv_kernel_size: how many tokens the convolution sees, itself included.
+        conv_expansion: width of the gated form's projection, as a multiple of ``hidden_size``; half of it is the gate.
+        sliding_window: how many tokens before itself a token of sliding attention sees.
+        rope_theta: base of the rotary embedding in sliding and full attention; None for none.
+        mlp: "swiglu", or "identity", which adds the normalised residual as the models of the synthetic tasks do.
+        intermediate_size: of the MLP; None means twice ``hidden_size``.
+        norm: "rms" or "layer", before every mixer and MLP and at the end.
+        norm_eps: of them.
+        max_position_embeddings: how many learned positions there are; None for none.
+        embedding_dropout: in training.
+        attention_eps: added to the sum of a token's weights before it divides.
+
+    Raises:
+        InvalidArgument: values that make no model.
+
+    Source: Arora et al. 2024 (arXiv 2402.18668); Aksenov et al. 2024 (arXiv 2402.10644).
+    """
+
+    model_type = "sae_lens_ext_based"
+
+    def __init__(
+        self,
+        kernel: KernelName = "rebased",
+        vocab_size: int = 50280,
+        hidden_size: int = 768,
+        num_hidden_layers: int = 18,
+        num_attention_heads: int = 12,
+        feature_dim: int = 16,
+        norm_layout: Literal["wide", "shared"] = "wide",
+        layer_types: Sequence[LayerType] | None = None,
+        conv_form: Literal["gated", "base"] = "gated",
+        conv_kernel_size: int = 3,
+        conv_expansion: int = 4,
+        sliding_window: int = 64,
+        rope_theta: float | None = 10000.0,
+        mlp: Literal["swiglu", "identity"] = "swiglu",
+        intermediate_size: int | None = None,
+        norm: Literal["rms", "layer"] = "rms",
+        norm_eps: float = 1e-5,
+        max_position_embeddings: int | None = None,
+        embedding_dropout: float = 0.0,
+        attention_eps: float = 1e-12,
+        initializer_range: float = 0.02,
+        tie_word_embeddings: bool = True,
+        use_cache: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """See the class."""
+        self.kernel = kernel
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.feature_dim = feature_dim
+        self.norm_layout = norm_layout
+        pair: tuple[LayerType, LayerType] = ("conv", "linear_attention")
+        self.layer_types = [pair[i % 2] for i in range(num_hidden_layers)] if layer_types is None else list(layer_types)
+        self.conv_form = conv_form
+        self.conv_kernel_size = conv_kernel_size
+        self.conv_expansion = conv_expansion
+        self.sliding_window = sliding_window
+        self.rope_theta = rope_theta
+        self.mlp = mlp
+        self.intermediate_size = 2 * hidden_size if intermediate_size is None else intermediate_size
+        self.norm = norm
+        self.norm_eps = norm_eps
+        self.max_position_embeddings = max_position_embeddings
+        self.embedding_dropout = embedding_dropout
+        self.attention_eps = attention_eps
+        self.initializer_range = initializer_range
+        self.use_cache = use_cache
+        _check(self)
+        super().__init__(**{"tie_word_embeddings": tie_word_embeddings, **kwargs})
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a value, and in sliding and full attention of a query and a key."""
+        return self.hidden_size // self.num_attention_heads
+
+
+def _check(config: BasedConfig) -> None:
+    for name, choices in (
+        ("kernel", tuple(KERNELS)),
+        ("norm_layout", ("wide", "shared")),
+        ("conv_form", ("gated", "base")),
+        ("mlp", ("swiglu", "identity")),
+        ("norm", ("rms", "layer")),
+    ):
+        value = getattr(config, name)
+        if value not in choices:
+            raise InvalidArgument(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "feature_dim", "conv_kernel_size"):
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InvalidArgument(f"{name} must be a whole number above 0; got {value!r}")
+    if config.hidden_size < config.num_attention_heads:
+        raise InvalidArgument(
+            f"hidden_size={config.hidden_size} leaves nothing for each of num_attention_heads={config.num_attention_heads} heads"
+        )
+    kinds = get_args(LayerType)
+    unknown = [kind for kind in config.layer_types if kind not in kinds]
+    if unknown or len(config.layer_types) != config.num_hidden_layers:
+        raise InvalidArgument(
+            f"layer_types must name one of {', '.join(kinds)} for each of num_hidden_layers={config.num_hidden_layers} layers; "
+            f"got {config.layer_types}"
+        )

@@ -1,0 +1,128 @@
+"""What mixes tokens in the other layers: short convolutions, and softmax attention over a window or over all.
+
+Every mixer is called with the normalised residual stream [batch, pos, d_model] and what the cache holds for its layer, and returns what it
+adds to the stream. Its taps (``hook_...``) are named as TransformerLens names such places; their shapes stand beside them.
+"""
+
+import torch
+from einops import einsum, rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sae_lens_ext.based.config import BasedConfig
+from sae_lens_ext.based.linear_attention import Kept
+from sae_lens_ext.based.taps import Tap, is_watched
+
+
+class ShortConvolution(nn.Module):
+    """A gate times a convolution of the last few tokens.
+
+    "gated", of the language models: the projection of the input is split in two, one half convolved and passed through SiLU, times the
+    other half, and projected back. "base", of the synthetic tasks: the convolved input times its projection, plus the input.
+
+    Source: Arora et al. 2023, "Zoology" (BaseConv); Arora et al. 2024.
+    """
+
+    def __init__(self, config: BasedConfig) -> None:
+        """Random weights."""
+        super().__init__()
+        d_model, self.form, self.taps = config.hidden_size, config.conv_form, config.conv_kernel_size
+        if self.form == "gated":
+            inner = config.conv_expansion * d_model // 2
+            self.in_proj = nn.Linear(d_model, 2 * inner)
+            self.out_proj = nn.Linear(inner, d_model)
+        else:
+            inner = d_model
+            self.in_proj = nn.Linear(d_model, d_model)
+        self.conv = nn.Conv1d(inner, inner, self.taps, groups=inner, bias=self.form == "base")
+        self.hook_conv_in = Tap()  # [batch, pos, inner], what is convolved
+        self.hook_conv_taps = Tap()  # [batch, pos, taps, inner], what each of the last tokens adds; the last tap is the token itself
+        self.hook_conv_out = Tap()  # [batch, pos, inner], their sum and the bias
+        self.hook_gate = Tap()  # [batch, pos, inner]
+        self.hook_conv_prod = Tap()  # [batch, pos, inner], the product
+
+    def forward(self, x: Tensor, kept: Kept | None = None) -> Tensor:
+        """See the module."""
+        projected = self.in_proj(x)
+        source, gate = projected.chunk(2, dim=-1) if self.form == "gated" else (x, projected)
+        source, gate = self.hook_conv_in(source), self.hook_gate(gate)
+        before = None if kept is None else kept.get("conv")
+        if before is None:
+            before = source.new_zeros(len(source), self.taps - 1, source.shape[-1])
+        longer = torch.cat([before, source], dim=1)
+        if kept is not None:
+            kept["conv"] = longer[:, longer.shape[1] - (self.taps - 1) :].detach()
+        convolved = self.hook_conv_out(self._convolved(longer))
+        product = self.hook_conv_prod((F.silu(convolved) if self.form == "gated" else convolved) * gate)
+        return self.out_proj(product) if self.form == "gated" else product + x
+
+    def _convolved(self, longer: Tensor) -> Tensor:
+        if not is_watched(self.hook_conv_taps):
+            return self.conv(longer.mT).mT
+        windows = longer.unfold(1, self.taps, 1)  # [batch, pos, inner, taps]
+        each = self.hook_conv_taps(rearrange(windows * self.conv.weight.squeeze(1), "b t c k -> b t k c"))
+        return each.sum(2) if self.conv.bias is None else each.sum(2) + self.conv.bias
+
+
+class SoftmaxAttention(nn.Module):
+    """Softmax attention over the last ``sliding_window`` tokens and the token itself, or over all; with rotary positions or without."""
+
+    def __init__(self, config: BasedConfig, window: int | None) -> None:
+        """Random weights."""
+        super().__init__()
+        d_model, self.heads, self.d_head = config.hidden_size, config.num_attention_heads, config.head_dim
+        self.window, self.theta = window, config.rope_theta
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(d_model, self.heads * self.d_head, bias=False) for _ in range(3))
+        self.o_proj = nn.Linear(self.heads * self.d_head, d_model, bias=False)
+        self.use_attn_result = False
+        self.hook_q = Tap()  # [batch, pos, head, d_head], before rotation, as in TransformerLens
+        self.hook_k = Tap()
+        self.hook_v = Tap()
+        self.hook_rot_q = Tap()  # [batch, pos, head, d_head], after it
+        self.hook_rot_k = Tap()
+        self.hook_attn_scores = Tap()  # [batch, head, query, key], minus infinity where a query may not look
+        self.hook_pattern = Tap()  # [batch, head, query, key]
+        self.hook_z = Tap()  # [batch, pos, head, d_head]
+        self.hook_result = Tap()  # [batch, pos, head, d_model]; only with use_attn_result
+
+    def forward(self, x: Tensor, kept: Kept | None = None) -> Tensor:
+        """See the module."""
+        q, k, v = (project(x).unflatten(-1, (self.heads, self.d_head)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
+        seen = int(kept["seen"][0]) if kept else 0
+        if self.theta is not None:
+            q, k = self.hook_rot_q(rotated(q, seen, self.theta)), self.hook_rot_k(rotated(k, seen, self.theta))
+        if kept:
+            k, v = torch.cat([kept["keys"], k], dim=1), torch.cat([kept["values"], v], dim=1)
+        if kept is not None:
+            first = 0 if self.window is None else max(0, k.shape[1] - self.window)
+            kept["keys"], kept["values"] = k[:, first:].detach(), v[:, first:].detach()
+            kept["seen"] = torch.full((len(x),), seen + x.shape[1])
+        z = self.hook_z(self._attend(q, k, v))
+        if not self.use_attn_result:
+            return self.o_proj(z.flatten(-2))
+        W_O = self.o_proj.weight.unflatten(1, (self.heads, -1))
+        return self.hook_result(einsum(z, W_O, "b t h v, d h v -> b t h d")).sum(2)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (rearrange(one, "b t h d -> b h t d") for one in (q, k, v))
+        back = torch.arange(k.shape[2] - q.shape[2], k.shape[2], device=q.device)[:, None] - torch.arange(k.shape[2], device=q.device)
+        allowed = (back >= 0) if self.window is None else (back >= 0) & (back <= self.window)
+        if not is_watched(self.hook_attn_scores) and not is_watched(self.hook_pattern):
+            return rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=allowed), "b h t d -> b t h d")
+        scores = self.hook_attn_scores((q @ k.mT / self.d_head**0.5).masked_fill(~allowed, float("-inf")))
+        pattern = self.hook_pattern(scores.softmax(-1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(v.dtype))
+        return rearrange(pattern @ v, "b h t d -> b t h d")
+
+
+def rotated(x: Tensor, first: int, theta: float) -> Tensor:
+    """Rotary positions ``first``, ``first`` + 1, ... on [batch, pos, head, d_head]; halves are paired, not neighbours.
+
+    Source: Su et al. 2021, "RoFormer".
+    """
+    half = x.shape[-1] // 2
+    positions = torch.arange(first, first + x.shape[1], device=x.device, dtype=torch.float32)
+    angles = positions[:, None, None] * theta ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first_half, second_half, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat([first_half * cos - second_half * sin, second_half * cos + first_half * sin, rest], dim=-1)

@@ -1,0 +1,225 @@
+"""The language model: a residual stream, a mixer and an MLP in every block, as a ``transformers`` model."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.generation.utils import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from sae_lens_ext.based.cache import BasedCache
+from sae_lens_ext.based.config import BasedConfig
+from sae_lens_ext.based.linear_attention import Kept, LinearAttention, QueryKeyNorm
+from sae_lens_ext.based.mixers import ShortConvolution, SoftmaxAttention
+from sae_lens_ext.based.taps import Tap
+from sae_lens_ext.errors import InvalidArgument
+
+
+class Norm(nn.Module):
+    """RMSNorm, or LayerNorm with a bias, in float32."""
+
+    def __init__(self, config: BasedConfig) -> None:
+        """With weights of one, and biases of zero."""
+        super().__init__()
+        self.eps = config.norm_eps
+        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+        self.bias = nn.Parameter(torch.zeros(config.hidden_size)) if config.norm == "layer" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d_model]."""
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        if self.bias is not None:
+            wide = wide - wide.mean(-1, keepdim=True)
+        normalized = (wide / (wide.square().mean(-1, keepdim=True) + self.eps).sqrt()).to(x.dtype) * self.weight
+        return normalized if self.bias is None else normalized + self.bias
+
+
+class SwiGLU(nn.Module):
+    """An MLP with a gate: ``down(silu(gate(x)) * up(x))``, without biases."""
+
+    def __init__(self, config: BasedConfig) -> None:
+        """Of the config's ``intermediate_size``."""
+        super().__init__()
+        self.gate_proj, self.up_proj = (nn.Linear(config.hidden_size, config.intermediate_size, bias=False) for _ in range(2))
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.hook_pre = Tap()  # [batch, pos, d_mlp], the gate before its function
+        self.hook_pre_linear = Tap()  # [batch, pos, d_mlp], what is gated
+        self.hook_post = Tap()  # [batch, pos, d_mlp], the product
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d_model]."""
+        return self.down_proj(self.hook_post(F.silu(self.hook_pre(self.gate_proj(x))) * self.hook_pre_linear(self.up_proj(x))))
+
+
+class Block(nn.Module):
+    """``x + mixer(norm1(x))``, and the same with the MLP."""
+
+    def __init__(self, config: BasedConfig, layer: int) -> None:
+        """The block of one layer."""
+        super().__init__()
+        kind = config.layer_types[layer]
+        self.norm1, self.norm2 = Norm(config), Norm(config)
+        if kind == "conv":
+            self.mixer: nn.Module = ShortConvolution(config)
+        elif kind == "linear_attention":
+            self.mixer = LinearAttention(config)
+        else:
+            self.mixer = SoftmaxAttention(config, config.sliding_window if kind == "sliding_attention" else None)
+        self.mlp = SwiGLU(config) if config.mlp == "swiglu" else nn.Identity()
+
+    def forward(self, hidden_states: Tensor, kept: Kept | None = None) -> Tensor:
+        """[batch, pos, d_model]; ``kept`` is what the cache holds for this layer, and is brought up to date."""
+        hidden_states = hidden_states + self.mixer(self.norm1(hidden_states), kept)
+        return hidden_states + self.mlp(self.norm2(hidden_states))
+
+
+class BasedPreTrainedModel(PreTrainedModel):
+    """How weights are initialised, and what ``transformers`` may do with the model."""
+
+    config_class = BasedConfig
+    base_model_prefix = "model"
+    _no_split_modules = ["Block"]  # noqa: RUF012 - as transformers declares it
+    _is_stateful = True
+    supports_gradient_checkpointing = False
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        # What writes into the residual stream writes less, the more there is that does. Children come first.
+        if isinstance(module, _Writers):
+            written = module.down_proj if isinstance(module, SwiGLU) else getattr(module, "o_proj", getattr(module, "out_proj", None))
+            if written is not None:
+                nn.init.normal_(written.weight, std=std / (2 * self.config.num_hidden_layers) ** 0.5)
+        if isinstance(module, Norm | QueryKeyNorm):
+            for parameter, value in ((module.weight, 1.0), (module.bias, 0.0)):
+                if parameter is not None:
+                    nn.init.constant_(parameter, value)
+
+
+_Writers = ShortConvolution | LinearAttention | SoftmaxAttention | SwiGLU
+
+
+class BasedModel(BasedPreTrainedModel):
+    """Embedding, blocks and the last norm; see ``BasedForCausalLM``."""
+
+    def __init__(self, config: BasedConfig) -> None:
+        """Random weights."""
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        positions = config.max_position_embeddings
+        self.embed_positions = nn.Embedding(positions, config.hidden_size) if positions else None
+        self.dropout = nn.Dropout(config.embedding_dropout)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = Norm(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Of tokens."""
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace them."""
+        self.embed_tokens = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: BasedCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states of tokens, or of embeddings, that follow those in the cache.
+
+        Raises:
+            InvalidArgument: padding before or between tokens, more tokens than there are learned positions, or not one of ``input_ids``
+                and ``inputs_embeds``.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InvalidArgument("give either input_ids or inputs_embeds")
+        hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        _refuse_padding(attention_mask)
+        use_cache = (self.config.use_cache and not self.training) if use_cache is None else use_cache
+        cache = BasedCache(len(self.layers)) if use_cache and past_key_values is None else past_key_values
+        seen = 0 if cache is None else cache.seen
+        if self.embed_positions is not None:
+            stop, room = seen + hidden.shape[1], self.config.max_position_embeddings
+            if stop > room:
+                raise InvalidArgument(f"this model has learned {room} positions; {stop} tokens do not fit")
+            hidden = hidden + self.embed_positions(torch.arange(seen, stop, device=hidden.device))
+        hidden = self.dropout(hidden)
+        states = [hidden]
+        for layer, block in enumerate(self.layers):
+            hidden = block(hidden, None if cache is None else cache.layers[layer])
+            states.append(hidden)
+        if cache is not None:
+            cache.seen += hidden.shape[1]
+        last = self.norm(hidden)
+        hidden_states = (*states[:-1], last) if output_hidden_states else None
+        # A cache of our own, which transformers takes as it is.
+        past: Any = cache
+        return BaseModelOutputWithPast(last_hidden_state=last, past_key_values=past, hidden_states=hidden_states)
+
+
+class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
+    """A Based or ReBased language model.
+
+    Generation keeps a state of constant size: ``BasedCache``.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 - as transformers declares it
+
+    def __init__(self, config: BasedConfig) -> None:
+        """Random weights."""
+        super().__init__(config)
+        self.model = BasedModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """What makes logits."""
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace it."""
+        self.lm_head = new_embeddings
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: BasedCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits of the next token at every position, or at the last ``logits_to_keep``; with ``labels``, the loss of the shifted labels.
+
+        Errors are those of ``BasedModel``.
+        """
+        found = self.model(input_ids, attention_mask, past_key_values, inputs_embeds, use_cache, output_hidden_states)
+        logits = self.lm_head(found.last_hidden_state[:, -logits_to_keep:])
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=found.past_key_values, hidden_states=found.hidden_states)
+
+
+def _refuse_padding(mask: Tensor | None) -> None:
+    """Padding at the end changes nothing before it; anywhere else it would be remembered as if it were text."""
+    if mask is not None and mask.ndim == 2 and bool((mask.diff(dim=1) > 0).any()):
+        raise InvalidArgument("a recurrent model cannot skip padding before a token; pad on the right, or give prompts of one length")

@@ -1,0 +1,253 @@
+"""Multi-query associative recall: does a model find what it was told earlier?
+
+A sequence names keys and their values, and asks for them later (k: key, v: value, 0: nothing is asked)::
+
+    position   0   1   2   3   4   5  |  6   7   8   9  10  11
+    input     k1  v1  k2  v2  k3  v3  |  0  k2   0  k1  k3   0
+    label      .   .   .   .   .   .  |  .  v2   .  v1  v3   .
+
+Only the labelled positions count. A question tends to come early: the r-th place after the context is drawn with a probability
+proportional to r^(a - 1). In a model of two layers the expected circuit is a convolution that writes each key onto its value's position,
+and attention that finds the key there and copies the value.
+
+Source: Arora et al. 2023, "Zoology" (arXiv 2312.04927); the settings of Aksenov et al. 2024 (arXiv 2402.10644).
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from sae_lens_ext.based.config import KERNELS, BasedConfig, LayerType
+from sae_lens_ext.based.model import BasedForCausalLM
+from sae_lens_ext.errors import InvalidArgument
+
+UNLABELLED = -100
+"""The label of a position that does not count."""
+
+ATTENTION = "attention"
+"""Beside the kernels of ``KERNELS``: softmax attention after the same convolution, which is how far one can get."""
+
+
+@dataclass(frozen=True)
+class MQAR:
+    """The task.
+
+    >>> tokens, labels = MQAR(seq_len=12, pairs=3, vocab_size=64).sample(2, np.random.default_rng(0))
+    >>> tokens.shape, int((labels != UNLABELLED).sum())
+    (torch.Size([2, 12]), 6)
+
+    Attributes:
+        seq_len: how many tokens a sequence has; even, and at least four for every pair.
+        pairs: how many keys it names; each is asked for once.
+        vocab_size: of keys, values and the filler 0. Keys are from the lower half, values from the upper.
+        power_a: a, above; the smaller, the earlier the questions.
+        random_non_queries: fill the places where nothing is asked with any tokens instead of 0.
+    """
+
+    seq_len: int = 256
+    pairs: int = 32
+    vocab_size: int = 8192
+    power_a: float = 0.01
+    random_non_queries: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a task that cannot be laid out."""
+        if self.seq_len % 2 or self.pairs < 1 or 4 * self.pairs > self.seq_len:
+            raise InvalidArgument(
+                f"seq_len must be even and at least 4 for each of the pairs; got seq_len={self.seq_len}, pairs={self.pairs}"
+            )
+        if self.vocab_size <= self.seq_len or self.vocab_size // 2 - 1 < self.pairs:
+            raise InvalidArgument(f"vocab_size must be above seq_len={self.seq_len}; got {self.vocab_size}")
+
+    def sample(self, n: int, generator: np.random.Generator) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
+        """Sequences and their labels, ``UNLABELLED`` where nothing is asked."""
+        half, context = self.vocab_size // 2, 2 * self.pairs
+        keys = 1 + _distinct(generator, n, half - 1, self.pairs)
+        values = half + _distinct(generator, n, self.vocab_size - half, self.pairs)
+        slots = np.arange(1, (self.seq_len - context) // 2 + 1)
+        # Numbers with Gumbel noise on the logarithms of their probabilities, largest first, are draws one after the other.
+        weights = (self.power_a - 1) * np.log(slots) + generator.gumbel(size=(n, len(slots)))
+        places = context + 2 * np.argsort(-weights, axis=1)[:, : self.pairs]
+        tokens, labels = np.zeros((n, self.seq_len), dtype=np.int64), np.full((n, self.seq_len), UNLABELLED, dtype=np.int64)
+        if self.random_non_queries:
+            tokens[:, context:] = generator.integers(self.vocab_size, size=(n, self.seq_len - context))
+        tokens[:, 0:context:2], tokens[:, 1:context:2] = keys, values
+        np.put_along_axis(tokens, places, keys, axis=1)
+        np.put_along_axis(labels, places, values, axis=1)
+        return torch.from_numpy(tokens), torch.from_numpy(labels)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model for the task and how it is trained.
+
+    Attributes:
+        kernel: of linear attention (see ``KERNELS``), or "attention".
+        d_model: width of the residual stream.
+        heads: of linear attention; softmax attention has one.
+        feature_dim: of linear attention.
+        lr: the highest learning rate; it falls to 0 along half a cosine.
+        seed: of the weights and of the order of the examples.
+        steps: of the optimizer, AdamW with weight decay on everything.
+        batch_size: in sequences.
+        weight_decay: of it.
+        train_examples: how many different sequences there are; None makes new ones for every step.
+        test_examples: how many others it is tested on.
+        evaluations: how often it is tested; the best counts, as published.
+    """
+
+    kernel: str = "rebased"
+    d_model: int = 64
+    heads: int = 12
+    feature_dim: int = 16
+    lr: float = 3e-3
+    seed: int = 42
+    steps: int = 12500
+    batch_size: int = 512
+    weight_decay: float = 0.1
+    train_examples: int | None = 100_000
+    test_examples: int = 3000
+    evaluations: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse what is no recipe."""
+        if self.kernel not in (*KERNELS, ATTENTION):
+            raise InvalidArgument(f"kernel must be one of {', '.join((*KERNELS, ATTENTION))}; got {self.kernel!r}")
+        for name in ("d_model", "heads", "feature_dim", "steps", "batch_size", "test_examples", "evaluations"):
+            if getattr(self, name) < 1:
+                raise InvalidArgument(f"{name} must be at least 1; got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a recipe.
+
+    Attributes:
+        accuracy: the best share of questions answered, over all tests during training.
+        last_accuracy: in the last test.
+        solved_at: the first step after which a test found at least 90 %, -1 if none did.
+        seconds: it took.
+    """
+
+    accuracy: float
+    last_accuracy: float
+    solved_at: int
+    seconds: float
+
+
+def model_for(recipe: Recipe, task: MQAR) -> BasedForCausalLM:
+    """A convolution, then attention; learned positions, LayerNorm, and no MLP: the models of the papers' synthetic tasks."""
+    is_softmax = recipe.kernel == ATTENTION
+    layers: list[LayerType] = ["conv", "full_attention" if is_softmax else "linear_attention"]
+    config = BasedConfig(
+        kernel="based" if is_softmax else recipe.kernel,  # pyright: ignore[reportArgumentType] - checked by Recipe
+        vocab_size=task.vocab_size,
+        hidden_size=recipe.d_model,
+        num_hidden_layers=2,
+        num_attention_heads=1 if is_softmax else recipe.heads,
+        feature_dim=recipe.feature_dim,
+        layer_types=layers,
+        conv_form="base",
+        mlp="identity",
+        norm="layer",
+        rope_theta=None,
+        max_position_embeddings=task.seq_len,
+        embedding_dropout=0.1,
+    )
+    torch.manual_seed(recipe.seed)
+    return BasedForCausalLM(config)
+
+
+def accuracy(model: BasedForCausalLM, tokens: Int[Tensor, "n pos"], labels: Int[Tensor, "n pos"], batch_size: int = 256) -> float:
+    """The share of labelled positions at which the model's first choice is the label."""
+    was_training = model.training
+    model.eval()
+    right = total = 0
+    with torch.no_grad():
+        for some_tokens, some_labels in zip(tokens.split(batch_size), labels.split(batch_size), strict=True):
+            logits, wanted = _labelled_logits(model, some_tokens, some_labels)
+            right, total = right + int((logits.argmax(-1) == wanted).sum()), total + len(wanted)
+    model.train(was_training)
+    return right / total
+
+
+def train_mqar(
+    recipe: Recipe,
+    task: MQAR,
+    *,
+    device: torch.device | str = "cpu",
+    on_test: Callable[[int, float], object] | None = None,
+) -> tuple[BasedForCausalLM, Outcome]:
+    """Train a model; ``on_test`` is told the step and the accuracy of every test. Stops early at 99 %, as published.
+
+    The test's sequences are the same for every recipe of a task.
+    """
+    start = time.perf_counter()
+    model: Any = model_for(recipe, task)
+    model.to(device).train()
+    test_tokens, test_labels = (one.to(device) for one in task.sample(recipe.test_examples, np.random.default_rng(52)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
+    found: list[tuple[int, float]] = []
+    every = max(1, recipe.steps // recipe.evaluations)
+    for step, (tokens, labels) in enumerate(_batches(recipe, task), start=1):
+        logits, wanted = _labelled_logits(model, tokens.to(device), labels.to(device))
+        loss = F.cross_entropy(logits.float(), wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % every == 0 or step == recipe.steps:
+            found.append((step, accuracy(model, test_tokens, test_labels)))
+            if on_test is not None:
+                on_test(*found[-1])
+            if found[-1][1] > 0.99:
+                break
+    solved = next((step for step, share in found if share >= 0.9), -1)
+    best = max(share for _, share in found)
+    return model.eval(), Outcome(best, found[-1][1], solved, time.perf_counter() - start)
+
+
+def _labelled_logits(model: BasedForCausalLM, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits where something is asked, and what is right there: most of the work of the head is for the others."""
+    is_labelled = labels != UNLABELLED
+    hidden = model.model(tokens, use_cache=False).last_hidden_state
+    return model.lm_head(hidden[is_labelled]), labels[is_labelled]
+
+
+def _batches(recipe: Recipe, task: MQAR) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = np.random.default_rng(recipe.seed)
+    if recipe.train_examples is None:
+        for _ in range(recipe.steps):
+            yield task.sample(recipe.batch_size, generator)
+        return
+    tokens, labels = task.sample(recipe.train_examples, np.random.default_rng(42))
+    if len(tokens) < recipe.batch_size:
+        raise InvalidArgument(f"train_examples={len(tokens)} are fewer than one batch of batch_size={recipe.batch_size}")
+    done = 0
+    while done < recipe.steps:
+        for some in torch.from_numpy(generator.permutation(len(tokens))).split(recipe.batch_size):
+            if len(some) == recipe.batch_size and done < recipe.steps:
+                yield tokens[some], labels[some]
+                done += 1
+
+
+def _distinct(generator: np.random.Generator, n: int, below: int, count: int) -> Any:
+    """[n, count], numbers from 0 to below - 1, no two of a row alike, every order as likely."""
+    found = generator.integers(below, size=(n, count))
+    while True:
+        ordered = np.sort(found, axis=1)
+        again = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+        if not again.any():
+            return found
+        if count * count > below:
+            # So many would be drawn again that shuffling is faster.
+            return np.argsort(generator.random((n, below)), axis=1)[:, :count]
+        found[again] = generator.integers(below, size=(int(again.sum()), count))

@@ -1,0 +1,191 @@
+"""Based and ReBased as language models: sizes as published, forms that agree, edits that act, generation from a state."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+
+import sae_lens_ext as sle
+from sae_lens_ext.based import KERNELS, BasedCache, BasedConfig, BasedForCausalLM
+
+LAYERS = ["conv", "linear_attention", "sliding_attention", "full_attention", "linear_attention"]
+
+
+def tiny_model(kernel="rebased", **changes):
+    torch.manual_seed(0)
+    shape = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 5, "num_attention_heads": 3, "feature_dim": 4}
+    config = BasedConfig(kernel=kernel, **{**shape, "layer_types": LAYERS, "sliding_window": 3, "initializer_range": 0.3, **changes})
+    return BasedForCausalLM(config).double().eval()
+
+
+def tokens(pos=11):
+    return torch.randint(0, 50, (2, pos), generator=torch.Generator().manual_seed(1))
+
+
+def count(**config):
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in BasedForCausalLM(BasedConfig(**config)).parameters())
+
+
+@pytest.mark.parametrize(("d_model", "wanted"), [(64, 577_984), (128, 1_179_520), (256, 2_459_392), (512, 5_307_904)])
+def test_the_models_of_the_synthetic_task_have_the_published_sizes(d_model, wanted):
+    shape = {"vocab_size": 8192, "hidden_size": d_model, "num_hidden_layers": 2, "conv_form": "base", "mlp": "identity", "norm": "layer"}
+    assert count(kernel="based", max_position_embeddings=256, **shape) == wanted
+    assert count(kernel="rebased", max_position_embeddings=256, **shape) == wanted + 768
+
+
+def test_the_language_models_have_the_published_sizes():
+    assert count(kernel="based") == 147_542_016
+    assert count(kernel="rebased") == 147_542_016 + 6_912
+    assert count(kernel="rebased", norm_layout="shared") == 147_542_016 + 9 * 32
+    full = ["full_attention"] * 12
+    assert count(kernel="based", num_hidden_layers=12, layer_types=full, intermediate_size=3072) == 151_880_448
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_whatever_is_watched_the_numbers_are_the_same(kernel):
+    model = tiny_model(kernel)
+    bare = model(tokens()).logits
+    for name, tap in model.named_modules():
+        if name.rpartition(".")[2].startswith("hook_"):
+            handle = tap.register_forward_hook(lambda *_: None)
+            torch.testing.assert_close(model(tokens()).logits, bare, rtol=1e-9, atol=1e-9, msg=name)
+            handle.remove()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_an_edit_at_every_tap_changes_the_output(kernel):
+    model = tiny_model(kernel)
+    bare = model(tokens()).logits
+    for name, tap in model.named_modules():
+        # Without a beta, the size of a query cancels.
+        is_used = "hook_scale" not in name or (KERNELS[kernel][1] and "ln_k" in name)
+        if name.rpartition(".")[2].startswith("hook_") and "result" not in name and is_used:
+            # Nothing that a norm would take away again.
+            handle = tap.register_forward_hook(lambda _, __, output: output + torch.arange(output.numel()).view(output.shape).sin())
+            assert (model(tokens()).logits - bare).abs().max() > 1e-6, name
+            handle.remove()
+
+
+def test_an_edit_in_place_counts_too():
+    model = tiny_model()
+    bare, tap = model(tokens()).logits, model.model.layers[1].mixer.hook_state
+
+    def double(_, __, output):
+        output.mul_(2)
+        output[..., 0].add_(1)
+
+    handle = tap.register_forward_hook(double)
+    with torch.no_grad():
+        assert (model(tokens()).logits - bare).abs().max() > 1e-6
+    handle.remove()
+
+
+def test_a_write_is_remembered_and_a_state_is_not():
+    model = tiny_model()
+    mixer, position = model.model.layers[1].mixer, 4
+    x = torch.randn(1, 9, 24, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    bare = mixer(x)
+
+    def louder(_, __, output):
+        changed = output.clone()
+        changed[:, position] *= 3
+        return changed
+
+    for name, reached in (("hook_write", range(4, 9)), ("hook_state", [4])):
+        handle = getattr(mixer, name).register_forward_hook(louder)
+        differs = ((mixer(x) - bare).abs().amax((0, 2)) > 1e-12).nonzero().flatten().tolist()
+        handle.remove()
+        assert differs == list(reached), name
+
+
+def test_two_ways_to_one_output_are_refused_when_both_are_edited():
+    model = tiny_model()
+    mixer = model.model.layers[1].mixer
+    for tap in (mixer.hook_pattern, mixer.hook_state):
+        tap.register_forward_hook(lambda _, __, output: output * 2)
+    with pytest.raises(sle.InvalidArgument, match="two ways to one output; edit one of them in a run"):
+        model(tokens())
+
+
+@pytest.mark.parametrize("kernel", ["based", "rebased"])
+def test_tokens_one_by_one_give_the_same_logits(kernel):
+    model, x = tiny_model(kernel), tokens()
+    whole, cache, found = model(x, use_cache=False).logits, BasedCache(5), []
+    for token in range(x.shape[1]):
+        found.append(model(x[:, token : token + 1], past_key_values=cache, use_cache=True).logits)
+    torch.testing.assert_close(torch.cat(found, dim=1), whole, rtol=1e-9, atol=1e-9)
+    assert cache.get_seq_length() == x.shape[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2}])
+def test_generation_with_and_without_a_state_is_the_same(options):
+    model = tiny_model()
+    kept, anew = (model.generate(tokens(), max_new_tokens=7, do_sample=False, use_cache=cache, **options) for cache in (True, False))
+    assert torch.equal(kept, anew)
+
+
+def test_the_state_does_not_grow():
+    model = tiny_model(layer_types=["conv", "linear_attention", "sliding_attention", "conv", "linear_attention"])
+    cache = BasedCache(5)
+    model(tokens(6), past_key_values=cache, use_cache=True)
+    before = cache.n_elements()
+    model(tokens(90), past_key_values=cache, use_cache=True)
+    assert cache.n_elements() == before
+
+
+def test_it_is_saved_and_loaded_by_the_auto_classes(tmp_path):
+    model = tiny_model("based")
+    model.save_pretrained(tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    assert type(again) is BasedForCausalLM
+    assert again.config.to_dict() == {
+        **model.config.to_dict(),
+        **{key: again.config.to_dict()[key] for key in ("_name_or_path", "dtype") if key in again.config.to_dict()},
+    }
+    torch.testing.assert_close(again(tokens()).logits, model(tokens()).logits)
+
+
+def test_gradients_flow_to_every_weight():
+    for kernel, (_, _, has_gamma, _) in KERNELS.items():
+        model = tiny_model(kernel).train()
+        model(tokens(), labels=tokens()).loss.backward()
+        missing = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum() > 0]
+        assert not missing, (kernel, has_gamma)
+
+
+def test_padding_on_the_right_changes_nothing_before_it_and_other_padding_is_refused():
+    model, x = tiny_model(), tokens()
+    mask = torch.ones_like(x)
+    mask[0, 8:] = 0
+    torch.testing.assert_close(model(x, attention_mask=mask).logits, model(x).logits)
+    with pytest.raises(sle.InvalidArgument, match="cannot skip padding before a token; pad on the right"):
+        model(x, attention_mask=mask.flip(1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"kernel": "rebase"}, "kernel must be one of based, rebased, square, .*; got 'rebase'"),
+        ({"hidden_size": 0}, "hidden_size must be a whole number above 0; got 0"),
+        ({"hidden_size": 8}, "hidden_size=8 leaves nothing for each of num_attention_heads=12 heads"),
+        ({"layer_types": ["conv"]}, "layer_types must name one of conv, .* for each of num_hidden_layers=18 layers"),
+        ({"mlp": "gelu"}, "mlp must be one of swiglu, identity; got 'gelu'"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_config_that_makes_no_model_is_refused(changes, said):
+    with pytest.raises(sle.InvalidArgument, match=said):
+        BasedConfig(**changes)
+
+
+def test_too_many_tokens_for_learned_positions_are_refused():
+    model = tiny_model(max_position_embeddings=8)
+    with pytest.raises(sle.InvalidArgument, match="this model has learned 8 positions; 11 tokens do not fit"):
+        model(tokens())
+
+
+def test_a_model_can_be_copied():
+    model = tiny_model()
+    torch.testing.assert_close(copy.deepcopy(model)(tokens()).logits, model(tokens()).logits)
