@@ -17,6 +17,7 @@ from triton.compiler import ASTSource
 from sae_lens_ext.kernels import _rows_gpu
 from sae_lens_ext.kernels.hierarchical_loss import gpu as hierarchical_loss
 from sae_lens_ext.kernels.quadratic_attention import gpu as quadratic_attention
+from sae_lens_ext.kernels.quadratic_attention import gpu_programs
 from sae_lens_ext.kernels.quadratic_attention.reference import Kernel as Quadratic
 from sae_lens_ext.kernels.topk_encode import gpu as topk_encode
 
@@ -32,6 +33,8 @@ class Kernel(NamedTuple):
     num_warps: int
     counts: tuple[str, ...]
     """The arguments that are whole numbers; the others are pointers or constants."""
+    wide: tuple[str, ...] = ()
+    """Pointers to float32 in this launch, whatever the dtype of the inputs is."""
 
 
 class Resources(NamedTuple):
@@ -45,18 +48,21 @@ class Resources(NamedTuple):
 
 _ROW = {"BD": _rows_gpu._WIDTH}
 _FLOATS = {"p_weights", "p_losses", "p_squares", "p_error", "p_dots", "p_suffix", "p_sink"}
-_FLOATS |= {"p_kv", "p_k", "p_denominator", "p_beside", "p_x_beside", "p_y_beside"}
+_FLOATS |= {"p_kv", "p_k", "p_norm", "p_divisor", "p_normalizer", "p_x_normalizer", "p_y_normalizer", "p_sums"}
 _INTEGERS = {"p_indices", "p_targets", "p_starts", "p_stops", "p_order"}
 _WALK = ("FIRST", "N", "K", "D", "F")
-_ATTENTION = ("T", "D", "V", "F", "CHUNK", "CHUNKS")
+_ATTENTION = ("T", "D", "V", "F", "CHUNK", "SLOTS")
 # Based, at the sizes of its language models; what ReBased leaves out costs nothing.
 _BASED = Quadratic((1.0, 1.0, 0.5), 0.25, 1e-12)
 _QUADRATIC = ("C0", "C1", "C2", "SCALE", "W0", "W1", "W_SQUARE", "W_PAIR", "PRECISION", "BT", "BD", "BV")
 
 
-def _attention(tiles: Any = quadratic_attention.tiles, **constants: Any) -> dict[str, Any]:
-    numbers = *quadratic_attention.constants(_BASED, torch.float32), *tiles(16, 64)
-    return {**dict(zip(_QUADRATIC, numbers, strict=True)), **constants}
+def _attention(program: Any, counts: tuple[str, ...] = (), wide: tuple[str, ...] = (), **constants: Any) -> Kernel:
+    is_grad = program is gpu_programs.grad_scores
+    tiles = (quadratic_attention.grad_tiles if is_grad else quadratic_attention.tiles)(16, 64)
+    named = dict(zip(_QUADRATIC, (*quadratic_attention.constants(_BASED, "ieee"), *tiles), strict=True)) | constants
+    num_warps = quadratic_attention._GRAD_WARPS if is_grad else quadratic_attention._WARPS
+    return Kernel(program, named, num_warps, (*_ATTENTION, *counts), wide)
 
 
 KERNELS = {
@@ -72,16 +78,15 @@ KERNELS = {
         f"walk, {mode}": Kernel(hierarchical_loss._walk, {"GRADIENTS": True, "GRAD_W": mode, "DETAILS": details, **_ROW}, 1, _WALK)
         for mode, details in (("atomic", False), ("scratch", True))
     },
-    "weigh": Kernel(
-        quadratic_attention._weigh, _attention(REVERSE=False, HAS_STATE=True), quadratic_attention._WARPS, (*_ATTENTION, "BLOCKS", "KINDS")
+    "sum_values": _attention(gpu_programs.sum_values, ("BLOCKS", "KINDS"), REVERSE=False, HAS_STATE=True),
+    "sum_values, back": _attention(gpu_programs.sum_values, ("BLOCKS", "KINDS"), ("p_value",), REVERSE=True, HAS_STATE=True),
+    "grad_scores": _attention(gpu_programs.grad_scores, ("BLOCKS",), ("p_x_value",), REVERSE=False, HAS_STATE=True),
+    "grad_scores, back": _attention(gpu_programs.grad_scores, ("BLOCKS",), ("p_y_value",), REVERSE=True, HAS_STATE=True),
+    "sum_features": _attention(gpu_programs.sum_features, REVERSE=False),
+    "sum_features, back": _attention(gpu_programs.sum_features, (), ("p_value",), REVERSE=True),
+    "add_up": Kernel(
+        gpu_programs.add_up, {"REVERSE": True, "BW": quadratic_attention._SCAN}, quadratic_attention._WARPS, ("SLOTS", "WIDTH")
     ),
-    "grad_scores": Kernel(
-        quadratic_attention._grad_scores,
-        _attention(quadratic_attention.grad_tiles, REVERSE=True, HAS_STATE=True),
-        quadratic_attention._WARPS,
-        (*_ATTENTION, "BLOCKS"),
-    ),
-    "sum_features": Kernel(quadratic_attention._sum_features, _attention(), quadratic_attention._WARPS, _ATTENTION),
     "select": Kernel(topk_encode._select, {"BC": topk_encode._COLUMNS}, topk_encode._WARPS, ("C", "OUT", "EACH", "FIRST")),
 }
 
@@ -93,13 +98,13 @@ def compiled(kernel: Kernel, target: GPUTarget, dtype: str, *, aligned: bool = T
     for name in names:
         if name not in types:
             packed = kernel.function is topk_encode._select and name == "p_out"
-            types[name] = (
-                "fp32" if name == "eps" else "*i64" if name in _INTEGERS or packed else "*fp32" if name in _FLOATS else f"*{dtype}"
-            )
+            floats = name in _FLOATS or name in kernel.wide
+            types[name] = "fp32" if name == "eps" else "*i64" if name in _INTEGERS or packed else "*fp32" if floats else f"*{dtype}"
     divisible = [name for name in names if types[name].startswith("*") or (aligned and types[name] == "i32")]
     constants = dict(kernel.constants)
     if "PRECISION" in constants:
-        constants["PRECISION"] = quadratic_attention.precision(torch.float32 if dtype == "fp32" else torch.bfloat16)
+        given = torch.float32 if dtype == "fp32" else torch.bfloat16
+        constants["PRECISION"] = quadratic_attention.precision(given, is_amd=target.backend == "hip")
     source = ASTSource(
         kernel.function,
         {name: types[name] for name in names},

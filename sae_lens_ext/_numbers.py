@@ -1,7 +1,9 @@
-"""Whole numbers as people give them: Python's, numpy's, tensors of one; and what is none."""
+"""Numbers as people give them: Python's, numpy's, tensors of one; and what is none."""
 
+import math
 import operator
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -23,6 +25,16 @@ def whole_number(k: object) -> int | None:
         return operator.index(k)  # pyright: ignore[reportArgumentType] - raising TypeError is how it says no
     except TypeError:
         return None
+
+
+def real_number(value: object) -> float:
+    """``value`` as a float if it is a real number of any kind, numpy's included; NaN if it is none, as a tensor is.
+
+    >>> import numpy
+    >>> real_number(2), real_number(numpy.float32(0.5)), real_number("2")
+    (2.0, 0.5, nan)
+    """
+    return float(value) if isinstance(value, Real) else math.nan
 
 
 def check_k(k: object, d_sae: int, name: str = "d_sae") -> int:

@@ -9,7 +9,7 @@ import torch
 
 # These run in an environment of their own: make test-saelens.
 collect_ignore = [] if importlib.util.find_spec("sae_lens") else ["saelens"]
-# These in a process of their own: kernels/test_gpu.py.
+# These in a process of their own: kernels/test_gpu_interpreted.py.
 collect_ignore += ["gpu"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

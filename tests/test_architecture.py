@@ -29,7 +29,7 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
 # Third-party package -> where it may be imported, as path prefixes inside the package.
 FENCES = {
-    "triton": ("kernels/*/gpu.py", "kernels/_rows_gpu.py"),
+    "triton": ("kernels/*/gpu*.py", "kernels/_rows_gpu.py"),
     "numba": ("kernels/*/compiled.py", "kernels/hierarchical_loss/walk.py", "kernels/_prefetch.py", "kernels/_vectors.py"),
     "transformer_lens": ("hosts/lens.py", "based/bridge.py"),
     "nnsight": ("hosts/nnsight.py",),

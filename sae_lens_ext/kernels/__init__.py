@@ -15,7 +15,9 @@ on one, in Triton, ``operator.py`` makes torch operators of them, and ``__init__
 from sae_lens_ext.kernels._checks import holds_numbers
 from sae_lens_ext.kernels.hierarchical_loss import HierarchicalParts, hierarchical_loss, hierarchical_loss_parts
 from sae_lens_ext.kernels.quadratic_attention import (
+    Attended,
     AttentionState,
+    Coefficients,
     quadratic_attention,
     quadratic_attention_step,
     quadratic_attention_with_state,
@@ -24,7 +26,9 @@ from sae_lens_ext.kernels.sparse_decode import sparse_decode
 from sae_lens_ext.kernels.topk_encode import topk_encode
 
 __all__ = [
+    "Attended",
     "AttentionState",
+    "Coefficients",
     "HierarchicalParts",
     "hierarchical_loss",
     "hierarchical_loss_parts",

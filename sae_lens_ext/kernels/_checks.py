@@ -8,6 +8,7 @@ from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
 from sae_lens_ext.kernels._backend import is_batched
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None = None) -> None:
@@ -62,26 +63,26 @@ def check_target(target: Tensor, values: Tensor, W_dec: Tensor) -> None:
     _refuse_mixed(target=target, W_dec=W_dec)
 
 
-def check_attention(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Refuse tensors that do not fit: ``q`` and ``k [..., pos, d]``, ``v [..., pos, d_v]``."""
+def check_attention(q: Tensor, k: Tensor, v: Tensor, axes: str = "..., pos") -> None:
+    """Refuse tensors that do not fit: ``q`` and ``k [..., pos, d]``, ``v [..., pos, d_v]``; ``axes`` are those before the last."""
     _refuse_other_than_tensors(q=q, k=k, v=v)
-    if q.ndim < 2 or q.shape[-1] == 0 or q.shape != k.shape:
-        raise ShapeMismatch(f"q and k must have one shape [..., pos, d]; got {list(q.shape)} and {list(k.shape)}")
-    if v.shape[:-1] != k.shape[:-1]:
-        raise ShapeMismatch(f"v must be [..., pos, d_v] with the leading axes of k {list(k.shape)}; got {list(v.shape)}")
+    if q.ndim < (2 if "pos" in axes else 1) or q.shape[-1] == 0 or q.shape != k.shape:
+        raise ShapeMismatch(f"q and k must have one shape [{axes}, d], d not 0; got {list(q.shape)} and {list(k.shape)}")
+    if v.ndim < 1 or v.shape[:-1] != k.shape[:-1]:
+        raise ShapeMismatch(f"v must be [{axes}, d_v] with the leading axes of k {list(k.shape)}; got {list(v.shape)}")
     _refuse_mixed(q=q, k=k, v=v)
 
 
 def check_attention_state(kv: Tensor, k: Tensor, v: Tensor, n_features: int, dtype: torch.dtype) -> None:
     """Refuse a state that does not fit values ``v [..., pos, d_v]``: ``kv [..., features, d_v]``, ``k [..., features]``."""
-    wanted = [*v.shape[:-2], n_features]
+    wanted, remedy = [*v.shape[:-2], n_features], "take it from the .state of quadratic_attention_with_state"
     if list(k.shape) != wanted or list(kv.shape) != [*wanted, v.shape[-1]]:
         raise ShapeMismatch(
             f"the state must be kv {[*wanted, v.shape[-1]]} and k {wanted} for these values, and coefficients; "
-            f"got {list(kv.shape)} and {list(k.shape)}"
+            f"got {list(kv.shape)} and {list(k.shape)}; {remedy}"
         )
     if {kv.dtype, k.dtype} != {dtype}:
-        raise InvalidArgument(f"the state must be {dtype}, in which sums are made; got {kv.dtype} and {k.dtype}")
+        raise InvalidArgument(f"the state must be {dtype}, in which sums are made; got {kv.dtype} and {k.dtype}; {remedy}")
     _refuse_far(v, kv=kv, k=k)
 
 
@@ -100,9 +101,9 @@ def _refuse_other_than_tensors(**given: object) -> None:
 
 def _refuse_mixed(**tensors: Tensor) -> None:
     first = next(iter(tensors.values()))
-    if any(tensor.dtype != first.dtype for tensor in tensors.values()) or not first.is_floating_point():
+    if any(tensor.dtype != first.dtype for tensor in tensors.values()) or first.dtype not in _FLOATS:
         found = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
-        raise InvalidArgument(f"these must be of one floating dtype, and are {found}; cast them")
+        raise InvalidArgument(f"these must be of one floating dtype, and are {found}; cast them to one of 16 bits or more")
     _refuse_far(first, **tensors)
 
 

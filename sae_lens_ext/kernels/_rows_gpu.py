@@ -92,9 +92,11 @@ def add_segments(
     launch(_add_segments, (len(targets),), out, targets, starts, stops, values, order, rows, *sizes, num_warps=_SEGMENT_WARPS)
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int) -> None:
-    """Run a kernel. Multiplications and additions may be joined, which Triton 3.9 wants to be said."""
-    kernel[grid](*arguments, num_warps=num_warps, enable_fp_fusion=True)
+def launch(program: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int) -> None:
+    """Run a program on the device of its first argument. Products and sums may be joined, which Triton 3.9 wants to be said."""
+    # Triton launches on the current device, and asks no tensor.
+    with torch.cuda.device_of(arguments[0]):
+        program[grid](*arguments, num_warps=num_warps, enable_fp_fusion=True)
 
 
 def tile(width: int, largest: int = _WIDTH) -> int:

@@ -16,11 +16,12 @@ from kernels.cases import Case
 from sae_lens_ext.kernels import AttentionState, _rows_gpu, hierarchical_loss, sparse_decode, topk_encode
 from sae_lens_ext.kernels.hierarchical_loss import gpu as hierarchical_loss_gpu
 from sae_lens_ext.kernels.quadratic_attention import gpu as attention_gpu
+from sae_lens_ext.kernels.quadratic_attention import gpu_programs as attention_programs
 from sae_lens_ext.kernels.quadratic_attention.reference import Kernel as AttentionKernel
 from sae_lens_ext.kernels.sparse_decode import operator as sparse_decode_operator
 from sae_lens_ext.kernels.topk_encode import gpu as topk_encode_gpu
 
-CASE = Case(4, 300, 30, 9)  # more than one piece of a row, more than one block of ranks
+CASE = Case(3, 300, 30, 9)  # more than one piece of a row, more than one block of ranks
 NUMBERS = itertools.count()
 
 
@@ -33,7 +34,7 @@ def sabotaged(tmp_path):
         assert source.count(old) == 1, f"{old!r} is there {source.count(old)} times"
         name = f"sabotaged_{next(NUMBERS)}"
         path = tmp_path / f"{name}.py"
-        changed = source.replace(old, new).replace('_gpu",', f'_{name}",').replace("attention_gpu_", f"attention_{name}_")
+        changed = source.replace(old, new).replace('_gpu",', f'_{name}",')
         path.write_text(changed, encoding="utf-8")
         spec = importlib.util.spec_from_file_location(name, path)
         made = importlib.util.module_from_spec(spec)
@@ -114,33 +115,53 @@ def test_in_the_selection(sabotaged, device, monkeypatch, columns, old, new):
     refused(wrong, lambda **inputs: topk_encode(**inputs, k=CASE.k, backend="reference")[0], inputs)
 
 
+def attention_refused(module, device, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK", 32)
+    monkeypatch.setattr(module, "tiles", lambda d, d_v: attention_gpu.Tiles(16, 16, 16))
+    case, c = AttentionCase(1, 1, 33, 2, 1), KERNELS["based"]
+
+    def wrong(q, k, v, state_kv, state_k):
+        kernel = AttentionKernel(c, 0.5**0.5, 1e-12)
+        out, state = module.attend(q, k, v, kernel, AttentionState(state_kv, state_k), True, "chunked")
+        return torch.cat([one.reshape(-1) for one in (out, *state)])
+
+    inputs = {name: tensor.to(device) for name, tensor in case.inputs(c, with_state=True).items()}
+    refused(wrong, Attention(c, "dense", "reference"), inputs)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
         ("o_y[None, :] <= o_t[:, None]\n        b_weights", "o_y[None, :] < o_t[:, None]\n        b_weights"),
         ("o_y[None, :] <= o_t[:, None]\n        b_grad", "o_y[None, :] < o_t[:, None]\n        b_grad"),
         ("b_kv += tl.dot(tl.trans(b_phi)", "b_kv = tl.dot(tl.trans(b_phi)"),
-        ("b_total += tl.sum(b_phi", "b_total -= tl.sum(b_phi"),
+        ("b_normalizer += tl.sum(b_phi", "b_normalizer -= tl.sum(b_phi"),
         ("(C1 + 2 * C2 * b_scores)", "(C1 + C2 * b_scores)"),
         ("2 * W_SQUARE", "W_SQUARE"),
         ("tl.where(i_distance == 0, W_SQUARE, W_PAIR)", "W_PAIR"),
         ("i_distance == -1, b_x * W1", "i_distance == -1, b_x"),
         ("(i_chunk + 1) * CHUNK, T), BT", "(i_chunk + 1) * CHUNK, T) - BT, BT"),
-        ("one[:, :-1]], dim=1).cumsum(1)", "one[:, :-1]], dim=1)"),
-        ("-(grad_rows * out)", "(grad_rows * out)"),
         ("tl.minimum(o_d, o_other)", "o_d"),
+        ("b_sum += tl.load(p_slot", "b_sum = tl.load(p_slot"),
+        ("SLOTS - 1 - i if REVERSE", "i if REVERSE"),
+        ("(0 if REVERSE else 1)", "0"),
+        ("ROUNDING * tl.sqrt", "tl.sqrt"),
     ],
 )
-def test_in_attention(sabotaged, device, monkeypatch, old, new):
-    module = sabotaged(attention_gpu, old, new)
-    monkeypatch.setattr(module, "_CHUNK", 32)
-    monkeypatch.setattr(module, "tiles", lambda d, d_v: module.Tiles(16, 16, 16))
-    case, c = AttentionCase(1, 1, 36, 4, 2), KERNELS["based"]
+def test_in_the_programs_of_attention(sabotaged, device, monkeypatch, old, new):
+    monkeypatch.setattr(attention_gpu, "gpu_programs", sabotaged(attention_programs, old, new))
+    attention_refused(attention_gpu, device, monkeypatch)
 
-    def wrong(q, k, v, state_kv, state_k):
-        kernel = AttentionKernel(c, 0.5, 1e-12)
-        out, state = module.attend(q, k, v, kernel, AttentionState(state_kv, state_k), True, "chunked")
-        return torch.cat([one.reshape(-1) for one in (out, *state)])
 
-    inputs = {name: tensor.to(device) for name, tensor in case.inputs(c, with_state=True).items()}
-    refused(wrong, Attention(c, "dense", "reference"), inputs)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("-(grad_value * out)", "(grad_value * out)"),
+        ("first = -1 if is_reverse else 0", "first = 0"),
+        ("start[..., -1]", "0"),
+        ("after = states if has_after else None", "after = None"),
+        ("states.at(0)", "states.at(1)"),
+    ],
+)
+def test_in_the_launches_of_attention(sabotaged, device, monkeypatch, old, new):
+    attention_refused(sabotaged(attention_gpu, old, new), device, monkeypatch)

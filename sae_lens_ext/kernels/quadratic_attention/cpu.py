@@ -3,13 +3,16 @@
 Tokens are taken in chunks. Within a chunk all scores are made, as in the dense form; what came before the chunk is read from the
 state, through the features of the queries. A column of ones beside the values makes the sum of the weights one more value.
 
-With N = [numerator, denominator] = P [v, 1] + phi(q) S, out = numerator / (denominator + eps) and g the gradient of out, that of N is
-dN = [g, -<g, out>] / (denominator + eps), and
+With N = [numerator, denominator] = P [v, 1] + phi(q) S, out = numerator / divisor and g the gradient of out, that of N is
+dN = [g, -<g, out>] / divisor, and
 
     dP = dN [v, 1]^T    d phi(q) = dN S^T    d [v, 1] = P^T dN + phi(k) G    d phi(k) = [v, 1] G^T
 
 where S is the state before the chunk, found by walking up the chunks, and G its gradient after the chunk, by walking down:
-G is the sum of phi(q)^T dN over all later tokens and the gradient of the last state.
+G is the sum of phi(q)^T dN over all later tokens and the gradient of the final state. The divisor is the denominator and eps, or
+infinity (``reference.divisor``), whose token gets and gives 0.
+
+It is plain torch, and serves on a GPU too where feature maps are wide.
 """
 
 import math
@@ -24,66 +27,87 @@ from sae_lens_ext.kernels.quadratic_attention.features import n_features
 from sae_lens_ext.kernels.quadratic_attention.operator import Results
 from sae_lens_ext.kernels.quadratic_attention.reference import AttentionState, Kernel
 
-# Tokens in a chunk: with fewer the state is read more often, with more there are more scores. Twice as many stay together where
-# they are all there are, and need no state.
-_CHUNK = 128
-# Scores that are worked on at a time, in elements: they are passed over several times, and stay in the cache.
+# Tokens in a chunk: with fewer the state is read more often, with more there are more scores.
+CHUNK = 128
+# All tokens are one chunk, however cheap that is, up to so many: scores are quadratic in memory.
+_WHOLE_UP_TO = 4096
+# What making a feature costs, in multiplications of a product of matrices; measured.
+_MAKING = 4
+# Numbers that are worked on at a time, in elements: they are passed over several times. In main memory scores, which stay in the cache;
+# on a GPU features, enough to keep it busy.
 _SCORES = 1 << 18
+_FEATURES_ON_GPU = 1 << 27
 
 
-def chunked(
-    q: Tensor, k: Tensor, v: Tensor, kernel: Kernel, state: AttentionState | None, wants_state: bool
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, kernel: Kernel, state: AttentionState | None, wants_state: bool, form: str
 ) -> tuple[Tensor, AttentionState | None]:
-    """See ``operator.run``."""
-    return operator.run("quadratic_attention_cpu", q, k, v, kernel, state, wants_state)
+    """See ``operator.run``; ``form`` is "auto" or "chunked"."""
+    ends = (state is not None) + wants_state
+    chunk = 0 if form == "auto" and _is_short(q.shape[-2], q.shape[-1], v.shape[-1], kernel, ends) else CHUNK
+    return operator.run("quadratic_attention_cpu", q, k, v, kernel, state, wants_state, chunk)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, before: Tensor | None, kernel: Kernel, wants_state: bool) -> Results:
+def _is_short(pos: int, d: int, d_v: int, kernel: Kernel, ends: int) -> bool:
+    """Whether one chunk for all tokens multiplies less: per token, the scores with a chunk, and reading and writing a state.
+
+    Of a state that was there before, or is wanted after, the one or the other is done in any case.
+    """
+    state = n_features(d, kernel.c) * (d_v + 1 + _MAKING)
+    return pos <= _WHOLE_UP_TO and pos * (d + d_v) <= CHUNK * (d + d_v) + (2 - ends) * state
+
+
+def find_sums(q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, kernel: Kernel, chunk: int, wants_state: bool) -> Results:
+    """See ``operator.Attend``."""
     n, pos, d = q.shape
     features = _Features(d, kernel)
     out = torch.empty_like(v)
-    denominator = q.new_empty(n, pos, dtype=reference.accumulator(q))
-    after = denominator.new_zeros((n, features.n, v.shape[-1] + 1) if wants_state else (0,))
-    for rows in _rows(n, pos):
-        S = None if before is None else before[rows].clone()
-        for tokens in _chunks(pos):
-            part = rows, tokens
+    divisor = q.new_empty(n, pos, dtype=reference.accumulator(q))
+    final_state = divisor.new_zeros((n, features.n, v.shape[-1] + 1) if wants_state else (0,))
+    chunks = _chunks(pos, chunk)
+    for heads in _heads(q, chunks, features.n):
+        S = None if initial_state is None else initial_state[heads].clone()
+        for tokens in chunks:
+            part = heads, tokens
             wide_q, wide_k, v1 = _transposed(q[part]), _transposed(k[part]), _with_ones(v[part])
             sums = _weights(wide_q, wide_k, kernel)[0] @ v1
             if S is not None:
                 sums.baddbmm_(features.of(wide_q).mT, S)
-            denominator[part] = sums[..., -1]
-            out[part] = sums[..., :-1] / (sums[..., -1:] + kernel.eps)
-            if wants_state or tokens.stop < pos:
+            divisor[part] = reference.divisor(sums[..., -1], wide_q.mT, None if S is None else S[:, None, :, -1], kernel)
+            out[part] = sums[..., :-1] / divisor[part].unsqueeze(-1)
+            if wants_state or tokens is not chunks[-1]:
                 phi = features.of(wide_k)
                 S = phi @ v1 if S is None else S.baddbmm_(phi, v1)
         if wants_state and S is not None:
-            after[rows] = S
-    return Results(out, denominator, after)
+            final_state[heads] = S
+    return Results(out, divisor, final_state)
 
 
-def _gradients(
+def find_gradients(
     grad_out: Tensor,
-    grad_after: Tensor | None,
+    grad_final_state: Tensor | None,
     out: Tensor,
-    denominator: Tensor,
+    divisor: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    before: Tensor | None,
+    initial_state: Tensor | None,
     kernel: Kernel,
+    chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n, pos, d = q.shape
-    features, dtype = _Features(d, kernel), denominator.dtype
+    """See ``operator.Gradients``."""
+    _, pos, d = q.shape
+    features, dtype = _Features(d, kernel), divisor.dtype
     grad_q, grad_k, grad_v = (torch.empty_like(one, dtype=dtype) for one in (q, k, v))
-    grad_before = denominator.new_zeros((0,) if before is None else before.shape)
-    for rows in _rows(n, pos):
-        S, chunks = None if before is None else before[rows].clone(), list(_chunks(pos))
+    grad_state = divisor.new_zeros((0,) if initial_state is None else initial_state.shape)
+    chunks = _chunks(pos, chunk)
+    for heads in _heads(q, chunks, features.n):
+        S = None if initial_state is None else initial_state[heads].clone()
         for tokens in chunks:
-            part = rows, tokens
+            part = heads, tokens
             wide_q, wide_k, v1 = _transposed(q[part]), _transposed(k[part]), _with_ones(v[part])
             weights, slope = _weights(wide_q, wide_k, kernel)
-            grad_sums = _grad_sums(grad_out[part], out[part], denominator[part], kernel.eps)
+            grad_sums = _grad_sums(grad_out[part], out[part], divisor[part])
             grad_scores = slope.mul_(grad_sums @ v1.mT)
             found_q = wide_k @ grad_scores.mT
             if S is not None:
@@ -94,34 +118,36 @@ def _gradients(
             if tokens is not chunks[-1]:
                 phi = features.of(wide_k)
                 S = phi @ v1 if S is None else S.baddbmm_(phi, v1)
-        G = None if grad_after is None else grad_after[rows].clone()
+        G = None if grad_final_state is None else grad_final_state[heads].clone()
         for tokens in reversed(chunks):
-            part = rows, tokens
+            part = heads, tokens
             if G is not None:
                 wide_k, v1 = _transposed(k[part]), _with_ones(v[part])
                 grad_k[part] += features.gradient(wide_k, G @ v1.mT).mT
                 grad_v[part] += (features.of(wide_k).mT @ G)[..., :-1]
-            if before is not None or tokens is not chunks[0]:
+            if initial_state is not None or tokens is not chunks[0]:
                 phi = features.of(_transposed(q[part]))
-                grad_sums = _grad_sums(grad_out[part], out[part], denominator[part], kernel.eps)
+                grad_sums = _grad_sums(grad_out[part], out[part], divisor[part])
                 G = phi @ grad_sums if G is None else G.baddbmm_(phi, grad_sums)
-        if before is not None and G is not None:
-            grad_before[rows] = G
-    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype), grad_before
+        if initial_state is not None and G is not None:
+            grad_state[heads] = G
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype), grad_state
 
 
-operator.register("quadratic_attention_cpu", _attend, _gradients)
+operator.register("quadratic_attention_cpu", find_sums, find_gradients)
 
 
-def _rows(n: int, pos: int) -> Iterator[slice]:
-    longest = max((tokens.stop - tokens.start for tokens in _chunks(pos)), default=1)
-    step = max(1, _SCORES // longest**2)
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+def _heads(q: Tensor, chunks: list[slice], width: int) -> Iterator[slice]:
+    """Which sequences to work on at a time."""
+    longest = max((tokens.stop - tokens.start for tokens in chunks), default=1)
+    on_cpu = q.device.type == "cpu"
+    step = max(1, _SCORES // longest**2 if on_cpu else _FEATURES_ON_GPU // (longest * max(longest, width)))
+    return (slice(start, min(start + step, len(q))) for start in range(0, len(q), step))
 
 
-def _chunks(pos: int) -> Iterator[slice]:
-    size = pos if pos <= 2 * _CHUNK else _CHUNK
-    return (slice(start, min(start + size, pos)) for start in range(0, pos, max(size, 1)))
+def _chunks(pos: int, chunk: int) -> list[slice]:
+    size = chunk or max(pos, 1)
+    return [slice(start, min(start + size, pos)) for start in range(0, pos, size)]
 
 
 def _transposed(x: Tensor) -> Tensor:
@@ -141,10 +167,10 @@ def _weights(q: Tensor, k: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
     return weights.tril_(), scores.mul_(2 * c2 * kernel.scale).add_(c1 * kernel.scale).tril_()
 
 
-def _grad_sums(grad_out: Tensor, out: Tensor, denominator: Tensor, eps: float) -> Tensor:
-    grad = grad_out.to(denominator.dtype)
+def _grad_sums(grad_out: Tensor, out: Tensor, divisor: Tensor) -> Tensor:
+    grad = grad_out.to(divisor.dtype)
     joined = torch.cat([grad, -(grad * out).sum(-1, keepdim=True)], dim=-1)
-    return joined.div_((denominator + eps).unsqueeze(-1))
+    return joined.div_(divisor.unsqueeze(-1))
 
 
 class _Features:

@@ -13,8 +13,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_lens_ext._numbers import real_number
+from sae_lens_ext.errors import InvalidArgument
+
 Coefficients = tuple[float, float, float]
 """c0, c1 and c2."""
+
+
+def checked_coefficients(c: object) -> Coefficients:
+    """``c`` as floats; refuse what is not three numbers, none below 0 and not all 0."""
+    numbers = [real_number(one) for one in c] if isinstance(c, tuple | list) else []
+    if len(numbers) != 3 or not all(0 <= one < math.inf for one in numbers) or not any(numbers):
+        raise InvalidArgument(f"c must be three numbers c0, c1, c2, none below 0 and not all 0; got {c!r}")
+    c0, c1, c2 = numbers
+    return c0, c1, c2
+
+
+def checked_scale(scale: object) -> float:
+    """``scale`` as a float; refuse what is no number above 0."""
+    # Compared, not asked whether it is finite, which torch.compile cannot do for a number that changes from call to call.
+    if not 0 < real_number(scale) < math.inf:
+        raise InvalidArgument(f"scale must be a number above 0; got {scale!r}; for another scale of every query, multiply q by a tensor")
+    return real_number(scale)
 
 
 def n_features(d: int, c: Coefficients) -> int:
@@ -35,17 +55,20 @@ def feature_pairs(d: int) -> Int[Tensor, "pairs 2"]:
 
 
 def feature_map(x: Float[Tensor, "*batch d"], c: Coefficients, scale: float) -> Float[Tensor, "*batch features"]:
-    """phi(x).
+    """phi(x): the features of degree 0, of degree 1 and of degree 2, the last in the order of ``feature_pairs``; in the dtype of x.
 
     >>> q, k = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -1.0])
     >>> product = feature_map(q, (1.0, 1.0, 0.5), 1.0) @ feature_map(k, (1.0, 1.0, 0.5), 1.0)
     >>> round(float(product), 4)  # s = 1: 1 + 1 + 1/2
     2.5
 
+    Raises:
+        InvalidArgument: coefficients or a scale that define no kernel.
+
     Source: Arora et al. 2024, "Simple linear attention language models balance the recall-throughput tradeoff" (Taylor features);
     Aksenov et al. 2024, "Linear Transformers with Learnable Kernel Functions are Better In-Context Models" (the square).
     """
-    c0, c1, c2 = c
+    (c0, c1, c2), scale = checked_coefficients(c), checked_scale(scale)
     parts = []
     if c0:
         parts.append(x.new_full((*x.shape[:-1], 1), math.sqrt(c0)))

@@ -1,15 +1,21 @@
 """The definition of ``quadratic_attention``, in its three forms."""
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from sae_lens_ext.kernels._autocast import without_autocast
 from sae_lens_ext.kernels.quadratic_attention.features import Coefficients, feature_map, n_features
 
 
 class AttentionState(NamedTuple):
-    """What the tokens so far leave to those that come: all that their keys and values still matter for."""
+    """What the tokens so far leave to those that come: all that their keys and values still matter for.
+
+    It belongs to the coefficients and the scale it was made with. Its parts are float32, or float64 for float64 inputs; a later call
+    reads them and does not change them, so a state can be kept, and gone on from several times.
+    """
 
     kv: Tensor
     """[*batch, features, d_v], the sum of phi(k) v^T."""
@@ -35,6 +41,26 @@ class Kernel(NamedTuple):
         return feature_map(x, self.c, self.scale)
 
 
+def divisor(total: Tensor, q: Tensor, n: Tensor | None, kernel: Kernel) -> Tensor:
+    """What to divide by, given the sum of each token's weights: eps more; or infinity, where the sum is below its own rounding.
+
+    What is read from a state is the product of phi(q) and n, the sum of phi(k): small where large terms cancel, and then noise of about
+    eps |phi(q)| |n|, with the dtype's eps. A sum of weights that is no larger is nothing: the token gets 0, and no gradient.
+
+    Args:
+        total: [..., pos], the sums.
+        q: [..., pos, d], in the same dtype.
+        n: [..., features], the ``k`` of the state that was read, with the leading axes of ``total`` or 1 in their place; None if none was.
+        kernel: whose features they are.
+    """
+    if n is None:
+        return total + kernel.eps
+    # |phi(q)|^2 is the kernel of q with itself.
+    squared = kernel.of_scores(kernel.scale * q.detach().square().sum(-1))
+    noise = torch.finfo(total.dtype).eps * squared.sqrt() * torch.linalg.vector_norm(n.detach(), dim=-1)
+    return torch.where(total.abs() <= noise, math.inf, total + kernel.eps)
+
+
 def empty_state(k: Tensor, v: Tensor, kernel: Kernel) -> AttentionState:
     """The state before the first token, for keys [*batch, pos, d] and values [*batch, pos, d_v]."""
     *batch, _, d = k.shape
@@ -47,45 +73,47 @@ def accumulator(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(torch.float32, tensor.dtype)
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, kernel: Kernel, state: AttentionState | None) -> tuple[Tensor, AttentionState]:
+@without_autocast
+def dense(
+    q: Tensor, k: Tensor, v: Tensor, kernel: Kernel, state: AttentionState | None, wants_state: bool = True
+) -> tuple[Tensor, AttentionState | None]:
     """All scores at once, [*batch, pos, pos]."""
     dtype = accumulator(q)
     wide_q, wide_k, wide_v = q.to(dtype), k.to(dtype), v.to(dtype)
     weights = kernel.of_scores(kernel.scale * wide_q @ wide_k.mT).tril()
-    numerator, denominator = weights @ wide_v, weights.sum(-1)
+    numerator, total = weights @ wide_v, weights.sum(-1)
     if state is not None:
         phi_q = kernel.features(wide_q)
         numerator = numerator + phi_q @ state.kv
-        denominator = denominator + (phi_q @ state.k.unsqueeze(-1)).squeeze(-1)
-    out = numerator / (denominator + kernel.eps).unsqueeze(-1)
+        total = total + (phi_q @ state.k.unsqueeze(-1)).squeeze(-1)
+    out = numerator / divisor(total, wide_q, None if state is None else state.k.unsqueeze(-2), kernel).unsqueeze(-1)
+    if not wants_state:
+        return out.to(v.dtype), None
     phi_k, before = kernel.features(wide_k), empty_state(k, v, kernel) if state is None else state
     return out.to(v.dtype), AttentionState(before.kv + phi_k.mT @ wide_v, before.k + phi_k.sum(-2))
 
 
 def chunked(
-    q: Tensor, k: Tensor, v: Tensor, kernel: Kernel, state: AttentionState | None, chunk: int = 64
-) -> tuple[Tensor, AttentionState]:
+    q: Tensor, k: Tensor, v: Tensor, kernel: Kernel, state: AttentionState | None, wants_state: bool = True, chunk: int = 64
+) -> tuple[Tensor, AttentionState | None]:
     """The scores of a few tokens with each other, and the state for all before them."""
-    outs = []
-    for some_q, some_k, some_v in zip(q.split(chunk, dim=-2), k.split(chunk, dim=-2), v.split(chunk, dim=-2), strict=True):
-        out, state = dense(some_q, some_k, some_v, kernel, state)
+    pieces = zip(*(one.split(chunk, dim=-2) for one in (q, k, v)), strict=True)
+    outs, n_pieces = [], -(-q.shape[-2] // chunk)
+    for i, (some_q, some_k, some_v) in enumerate(pieces, start=1):
+        out, state = dense(some_q, some_k, some_v, kernel, state, wants_state or i < n_pieces)
         outs.append(out)
-    return torch.cat(outs, dim=-2), state if state is not None else empty_state(k, v, kernel)
+    return torch.cat(outs, dim=-2), state
 
 
+@without_autocast
 def recurrent(q: Tensor, k: Tensor, v: Tensor, kernel: Kernel, state: AttentionState | None) -> tuple[Tensor, AttentionState]:
-    """One token after the other."""
-    state, outs = empty_state(k, v, kernel) if state is None else state, []
-    for one_q, one_k, one_v in zip(q.unbind(-2), k.unbind(-2), v.unbind(-2), strict=True):
-        out, state = step(one_q, one_k, one_v, kernel, state)
-        outs.append(out)
-    return torch.stack(outs, dim=-2) if outs else v.clone(), state
-
-
-def step(q: Tensor, k: Tensor, v: Tensor, kernel: Kernel, state: AttentionState) -> tuple[Tensor, AttentionState]:
-    """One token: it is added to the state, then read from it. Shapes [*batch, d], [*batch, d], [*batch, d_v]."""
-    dtype = accumulator(q)
-    phi_q, phi_k, wide_v = kernel.features(q.to(dtype)), kernel.features(k.to(dtype)), v.to(dtype)
-    state = AttentionState(state.kv + phi_k.unsqueeze(-1) * wide_v.unsqueeze(-2), state.k + phi_k)
-    numerator, denominator = (phi_q.unsqueeze(-2) @ state.kv).squeeze(-2), (phi_q * state.k).sum(-1, keepdim=True)
-    return (numerator / (denominator + kernel.eps)).to(v.dtype), state
+    """One token after the other: each is added to the state, then read from it."""
+    dtype, outs = accumulator(q), []
+    # A copy, so that what is returned is not the given state itself even if there is no token.
+    kv, n = empty_state(k, v, kernel) if state is None else (part.clone() for part in state)
+    for one_q, one_k, one_v in zip(q.to(dtype).unbind(-2), k.to(dtype).unbind(-2), v.to(dtype).unbind(-2), strict=True):
+        phi_q, phi_k = kernel.features(one_q), kernel.features(one_k)
+        kv, n = kv + phi_k.unsqueeze(-1) * one_v.unsqueeze(-2), n + phi_k
+        total = (phi_q * n).sum(-1)
+        outs.append((phi_q.unsqueeze(-2) @ kv).squeeze(-2) / divisor(total, one_q, n, kernel).unsqueeze(-1))
+    return (torch.stack(outs, dim=-2).to(v.dtype) if outs else v.clone()), AttentionState(kv, n)
