@@ -1,5 +1,7 @@
 """What a Based or ReBased model is made of."""
 
+import importlib
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -116,12 +118,24 @@ class BasedConfig(PreTrainedConfig):
         self.initializer_range = initializer_range
         self.use_cache = use_cache
         _check(self)
+        _tell_transformer_lens()
         super().__init__(**{"tie_word_embeddings": tie_word_embeddings, **kwargs})
 
     @property
     def head_dim(self) -> int:
         """Width of a value, and in sliding and full attention of a query and a key."""
         return self.hidden_size // self.num_attention_heads
+
+
+def _tell_transformer_lens() -> None:
+    """Add the architecture to the table that ``boot_transformers`` looks in, after it has read a config, before it asks entry points.
+
+    So in TransformerLens 3.9 and 4.3, which without it knows no architecture of another package.
+    """
+    factory = sys.modules.get("transformer_lens.factories.architecture_adapter_factory")
+    if factory is not None:
+        bridge = importlib.import_module("sae_lens_ext.based.bridge")
+        factory.SUPPORTED_ARCHITECTURES.setdefault("BasedForCausalLM", bridge.BasedArchitectureAdapter)
 
 
 def _check(config: BasedConfig) -> None:
