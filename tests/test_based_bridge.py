@@ -29,6 +29,7 @@ NAMES = {
     **{f"blocks.1.attn.hook_{point}": (B, T, H, D) for point in ("q_pre", "k_pre", "q", "k")},
     "blocks.1.attn.ln_q.hook_scale": (B, T, 1),
     "blocks.1.attn.ln_k.hook_scale": (B, T, 1),
+    "blocks.1.attn.ln_q.hook_normalized": (B, T, H * D),
     "blocks.1.attn.hook_v": (B, T, H, D_HEAD),
     **{f"blocks.1.attn.hook_{point}": (B, T, H, FEATURES) for point in ("phi_q", "phi_k", "state_norm")},
     **{f"blocks.1.attn.hook_{point}": (B, H, T, T) for point in ("attn_scores", "kernel", "pattern")},

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sae_lens_ext.based.config import KERNELS, BasedConfig
 from sae_lens_ext.based.heads import Heads
+from sae_lens_ext.based.norms import QueryKeyNorm
 from sae_lens_ext.based.taps import Tap, is_watched, through
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.kernels import AttentionState, quadratic_attention, quadratic_attention_with_state
@@ -28,36 +29,6 @@ class _Found(NamedTuple):
     after: AttentionState | None
     is_edited: bool
     """Whether somebody changed what it was computed from, so that no other form gives it."""
-
-
-class QueryKeyNorm(nn.Module):
-    """LayerNorm and an affine map of the queries, or the keys, of linear attention; each part only if the kernel has it.
-
-    "wide" is over all heads of a token together, so one head's projection moves every head's query. "shared" is over each head.
-    """
-
-    def __init__(self, config: BasedConfig) -> None:
-        """Random weights."""
-        super().__init__()
-        _, self.normalizes, has_gamma, has_beta = KERNELS[config.kernel]
-        self.is_wide, self.eps = config.norm_layout == "wide", config.norm_eps
-        width = config.num_attention_heads * config.feature_dim if self.is_wide else config.feature_dim
-        self.weight = nn.Parameter(torch.ones(width)) if has_gamma else None
-        self.bias = nn.Parameter(torch.zeros(width)) if has_beta else None
-        self.hook_scale = Tap()  # [batch, pos, 1] if wide, else [batch, pos, head, 1]; what the centred projection is divided by
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, pos, head, feature_dim] -> the same shape."""
-        heads = x.shape[-2]
-        x = x.flatten(-2) if self.is_wide else x
-        if self.normalizes:
-            x = x - x.mean(-1, keepdim=True)
-            x = x / self.hook_scale((x.square().mean(-1, keepdim=True) + self.eps).sqrt())
-        if self.weight is not None:
-            x = x * self.weight
-        if self.bias is not None:
-            x = x + self.bias
-        return x.unflatten(-1, (heads, -1)) if self.is_wide else x
 
 
 class LinearAttention(Heads):

@@ -12,32 +12,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from sae_lens_ext.based.cache import BasedCache
 from sae_lens_ext.based.config import BasedConfig
-from sae_lens_ext.based.linear_attention import Form, Kept, LinearAttention, QueryKeyNorm
+from sae_lens_ext.based.linear_attention import Form, Kept, LinearAttention
 from sae_lens_ext.based.mixers import ShortConvolution, SoftmaxAttention
+from sae_lens_ext.based.norms import Norm, QueryKeyNorm
 from sae_lens_ext.based.taps import Tap
 from sae_lens_ext.errors import InvalidArgument
-
-
-class Norm(nn.Module):
-    """RMSNorm, or LayerNorm with a bias, in float32."""
-
-    def __init__(self, config: BasedConfig) -> None:
-        """With weights of one, and biases of zero."""
-        super().__init__()
-        self.eps = config.norm_eps
-        self.weight = nn.Parameter(torch.ones(config.hidden_size))
-        self.bias = nn.Parameter(torch.zeros(config.hidden_size)) if config.norm == "layer" else None
-        self.hook_scale = Tap()  # [batch, pos, 1], what the input is divided by
-        self.hook_normalized = Tap()  # [batch, pos, d_model], before weight and bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., d_model]."""
-        wide = x.to(torch.promote_types(torch.float32, x.dtype))
-        if self.bias is not None:
-            wide = wide - wide.mean(-1, keepdim=True)
-        scale = self.hook_scale((wide.square().mean(-1, keepdim=True) + self.eps).sqrt())
-        normalized = self.hook_normalized(wide / scale) * self.weight
-        return (normalized if self.bias is None else normalized + self.bias).to(x.dtype)
 
 
 class SwiGLU(nn.Module):
