@@ -173,6 +173,23 @@ def test_an_edit_of_the_stream_between_attention_and_mlp_reaches_the_stream(cach
     torch.testing.assert_close(cache["resid_mid", 1] + cache["mlp_out", 1], cache["resid_post", 1])
 
 
+@pytest.mark.parametrize("layer", ["linear_attention", "full_attention"])
+def test_a_model_of_the_synthetic_task_is_taken_apart_too(layer):
+    options = {"conv_form": "base", "mlp": "identity", "norm": "layer", "use_rope": False, "max_position_embeddings": 16}
+    model = tiny.based(num_hidden_layers=2, layer_types=["conv", layer], **options)
+    bridge = boot(copy.deepcopy(model))
+    logits, cache = bridge.run_with_cache(ids())
+    torch.testing.assert_close(logits, model(ids()).logits)
+    parts, labels = cache.decompose_resid(return_labels=True)
+    assert labels == ["embed", "pos_embed", "0_attn_out", "0_mlp_out", "1_attn_out", "1_mlp_out"]
+    torch.testing.assert_close(parts.sum(0), cache["resid_post", 1])
+    heads = cache.stack_head_results()
+    torch.testing.assert_close(heads.sum(0), cache["attn_out", 0] + cache["attn_out", 1])
+    found = cache.logit_attrs(cache.decompose_resid(pos_slice=-1), tokens=torch.tensor([7, 9]), pos_slice=-1)
+    torch.testing.assert_close(found.sum(0), logits[torch.arange(B), -1, [7, 9]])
+    assert bridge.W_pos.shape == (16, D_MODEL)
+
+
 def test_gradients_are_seen_by_backward_hooks(bridge):
     bridge.train(False)
     seen = {}

@@ -49,7 +49,8 @@ class BasedConfig(PreTrainedConfig):
         conv_kernel_size: how many tokens the convolution sees, itself included.
         conv_expansion: width of the gated form's projection, as a multiple of ``hidden_size``; half of it is the gate.
         sliding_window: how many tokens before itself a token of sliding attention sees.
-        rope_theta: base of the rotary embedding in sliding and full attention; None for none.
+        use_rope: rotate queries and keys of sliding and full attention by their positions.
+        rope_theta: base of that rotation.
         mlp: "swiglu", or "identity", which adds the normalised residual as the models of the synthetic tasks do.
         intermediate_size: of the MLP; None means twice ``hidden_size``.
         norm: "rms" or "layer", before every mixer and MLP and at the end.
@@ -80,7 +81,8 @@ class BasedConfig(PreTrainedConfig):
         conv_kernel_size: int = 3,
         conv_expansion: int = 4,
         sliding_window: int = 64,
-        rope_theta: float | None = 10000.0,
+        use_rope: bool = True,
+        rope_theta: float = 10000.0,
         mlp: Literal["swiglu", "identity"] = "swiglu",
         intermediate_size: int | None = None,
         norm: Literal["rms", "layer"] = "rms",
@@ -107,6 +109,7 @@ class BasedConfig(PreTrainedConfig):
         self.conv_kernel_size = conv_kernel_size
         self.conv_expansion = conv_expansion
         self.sliding_window = sliding_window
+        self.use_rope = use_rope
         self.rope_theta = rope_theta
         self.mlp = mlp
         self.intermediate_size = 2 * hidden_size if intermediate_size is None else intermediate_size

@@ -84,7 +84,7 @@ class SoftmaxAttention(Heads):
     def __init__(self, config: BasedConfig, window: int | None) -> None:
         """Random weights."""
         super().__init__(config.hidden_size, config.num_attention_heads, config.head_dim, config.head_dim)
-        self.window, self.theta, self.form = window, config.rope_theta, "auto"
+        self.window, self.theta, self.form = window, config.rope_theta if config.use_rope else None, "auto"
         self.hook_q = Tap()  # [batch, pos, head, d_head], before rotation, as in TransformerLens
         self.hook_k = Tap()
         self.hook_v = Tap()

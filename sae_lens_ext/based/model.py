@@ -171,7 +171,8 @@ class BasedModel(BasedPreTrainedModel):
             stop, room = seen + hidden.shape[1], self.config.max_position_embeddings
             if stop > room:
                 raise InvalidArgument(f"this model has learned {room} positions; {stop} tokens do not fit")
-            hidden = hidden + self.embed_positions(torch.arange(seen, stop, device=hidden.device))
+            # One row for each of the batch, so that whoever reads them finds the stream's shape.
+            hidden = hidden + self.embed_positions(torch.arange(seen, stop, device=hidden.device).expand(hidden.shape[:2]))
         hidden = self.dropout(hidden)
         states = [hidden]
         for layer, block in enumerate(self.layers):
