@@ -17,12 +17,13 @@ from sae_lens_ext._optional import require
 from sae_lens_ext.based.cache import BasedCache
 from sae_lens_ext.based.config import KERNELS, BasedConfig
 from sae_lens_ext.based.model import BasedForCausalLM, BasedModel
+from sae_lens_ext.based.presets import PRESETS, preset
 
 AutoConfig.register(BasedConfig.model_type, BasedConfig, exist_ok=True)
 AutoModel.register(BasedConfig, BasedModel, exist_ok=True)
 AutoModelForCausalLM.register(BasedConfig, BasedForCausalLM, exist_ok=True)
 
-__all__ = ["KERNELS", "BasedCache", "BasedConfig", "BasedForCausalLM", "BasedModel", "boot"]
+__all__ = ["KERNELS", "PRESETS", "BasedCache", "BasedConfig", "BasedForCausalLM", "BasedModel", "boot", "preset"]
 
 
 def boot(config_or_path: BasedConfig | BasedForCausalLM | str | Path, tokenizer: Any = None) -> Any:

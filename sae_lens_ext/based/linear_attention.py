@@ -40,7 +40,7 @@ class QueryKeyNorm(nn.Module):
         """Random weights."""
         super().__init__()
         _, self.normalizes, has_gamma, has_beta = KERNELS[config.kernel]
-        self.is_wide, self.eps = config.norm_layout == "wide", config.norm_eps
+        self.is_wide, self.eps = config.norm_layout == "wide", config.qk_norm_eps
         width = config.num_attention_heads * config.feature_dim if self.is_wide else config.feature_dim
         self.weight = nn.Parameter(torch.ones(width)) if has_gamma else None
         self.bias = nn.Parameter(torch.zeros(width)) if has_beta else None
