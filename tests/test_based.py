@@ -127,6 +127,14 @@ def test_it_is_saved_and_loaded_by_the_auto_classes(tmp_path):
     torch.testing.assert_close(again(tokens()).logits, model(tokens()).logits)
 
 
+def test_a_model_with_one_norm_for_queries_and_keys_is_saved_and_loaded(tmp_path):
+    model = tiny_model(norm_layout="shared", tie_word_embeddings=False)
+    torch.nn.init.normal_(model.model.layers[1].mixer.ln_q.weight)
+    model.save_pretrained(tmp_path)
+    again = BasedForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    torch.testing.assert_close(again(tokens()).logits, model(tokens()).logits)
+
+
 def test_gradients_flow_to_every_weight():
     for kernel, (_, _, has_gamma, _) in KERNELS.items():
         model = tiny_model(kernel).train()
