@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from sae_lens_ext._optional import require
 from sae_lens_ext.based.cache import BasedCache
+from sae_lens_ext.based.checkpoints import load_checkpoint
 from sae_lens_ext.based.config import KERNELS, BasedConfig
 from sae_lens_ext.based.model import BasedForCausalLM, BasedModel
 from sae_lens_ext.based.presets import PRESETS, preset
@@ -23,7 +24,7 @@ AutoConfig.register(BasedConfig.model_type, BasedConfig, exist_ok=True)
 AutoModel.register(BasedConfig, BasedModel, exist_ok=True)
 AutoModelForCausalLM.register(BasedConfig, BasedForCausalLM, exist_ok=True)
 
-__all__ = ["KERNELS", "PRESETS", "BasedCache", "BasedConfig", "BasedForCausalLM", "BasedModel", "boot", "preset"]
+__all__ = ["KERNELS", "PRESETS", "BasedCache", "BasedConfig", "BasedForCausalLM", "BasedModel", "boot", "load_checkpoint", "preset"]
 
 
 def boot(config_or_path: BasedConfig | BasedForCausalLM | str | Path, tokenizer: Any = None) -> Any:
