@@ -178,8 +178,8 @@ def test_at_full_size_every_published_tensor_is_wanted_in_its_shape_and_no_other
     assert sum(math.prod(shape) for shape in shapes.values()) == sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_the_shapes_of_based_360m_are_those_of_its_model_card_s_reader():
-    """The list of candle's loader, written out: what the table in ``published.py`` must come to."""
+def test_the_shapes_of_based_360m_written_out():
+    """As candle's loader has them: what the table in ``published.py`` must come to."""
     shapes = published.hub_shapes(FULL)
     assert shapes["transformer.embeddings.word_embeddings.weight"] == [50264, 1024]
     assert {name.removeprefix("transformer.layers.0."): shape for name, shape in shapes.items() if ".layers.0." in name} == {
