@@ -55,6 +55,7 @@ class BasedConfig(PreTrainedConfig):
         intermediate_size: of the MLP; None means twice ``hidden_size``.
         norm: "rms" or "layer", before every mixer and MLP and at the end.
         norm_eps: of them.
+        qk_norm_eps: of ReBased's LayerNorm of queries and keys.
         max_position_embeddings: how many learned positions there are; None for none.
         embedding_dropout: in training.
         attention_eps: added to the sum of a token's weights before it divides.
@@ -87,6 +88,7 @@ class BasedConfig(PreTrainedConfig):
         intermediate_size: int | None = None,
         norm: Literal["rms", "layer"] = "rms",
         norm_eps: float = 1e-5,
+        qk_norm_eps: float = 1e-5,
         max_position_embeddings: int | None = None,
         embedding_dropout: float = 0.0,
         attention_eps: float = 1e-12,
@@ -115,6 +117,7 @@ class BasedConfig(PreTrainedConfig):
         self.intermediate_size = 2 * hidden_size if intermediate_size is None else intermediate_size
         self.norm = norm
         self.norm_eps = norm_eps
+        self.qk_norm_eps = qk_norm_eps
         self.max_position_embeddings = max_position_embeddings
         self.embedding_dropout = embedding_dropout
         self.attention_eps = attention_eps

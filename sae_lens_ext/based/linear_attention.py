@@ -47,7 +47,8 @@ class LinearAttention(Heads):
         super().__init__(config.hidden_size, config.num_attention_heads, config.feature_dim, config.head_dim)
         self.c, self.scale, self.eps = KERNELS[config.kernel][0], 1 / math.sqrt(config.feature_dim), config.attention_eps
         self.ln_q = QueryKeyNorm(config)
-        self.ln_k = self.ln_q if config.norm_layout == "shared" else QueryKeyNorm(config)
+        # One norm for both is registered once: transformers does not save a module that has two names.
+        self.ln_k = None if config.norm_layout == "shared" else QueryKeyNorm(config)
         self.form: Form = "auto"
         self.hook_q_pre = Tap()  # [batch, pos, head, feature_dim], before norm and affine map
         self.hook_k_pre = Tap()
@@ -68,7 +69,7 @@ class LinearAttention(Heads):
         """See the module."""
         q, k, v = (project(x).unflatten(-1, (self.heads, -1)) for project in (self.q_proj, self.k_proj, self.v_proj))
         q = self.hook_q(self.ln_q(self.hook_q_pre(q)))
-        k = self.hook_k(self.ln_k(self.hook_k_pre(k)))
+        k = self.hook_k((self.ln_q if self.ln_k is None else self.ln_k)(self.hook_k_pre(k)))
         return self.mix(self._attend(q, k, self.hook_v(v), kept))
 
     def pattern(

@@ -31,9 +31,7 @@ def answers_at(tokens: Int[Tensor, "batch pos"], labels: Int[Tensor, "batch pos"
     return (pos == first.unsqueeze(-1) + 1) & asked.unsqueeze(-1)
 
 
-def soft_iou(
-    pattern: Float[Tensor, "batch head query key"], where: Bool[Tensor, "batch query key"]
-) -> Float[Tensor, " head"]:
+def soft_iou(pattern: Float[Tensor, "batch head query key"], where: Bool[Tensor, "batch query key"]) -> Float[Tensor, " head"]:
     """How much of a pattern lies where it should: the sum of the smaller of both over the sum of the larger, for every head.
 
     Only queries that have an answer count. 1 is a head that looks at the answer and nowhere else; one that spreads evenly over n positions

@@ -60,7 +60,7 @@ class QueryKeyNorm(_Norm):
         _, normalizes, has_gamma, has_beta = KERNELS[config.kernel]
         is_wide = config.norm_layout == "wide"
         width = config.num_attention_heads * config.feature_dim if is_wide else config.feature_dim
-        super().__init__(width, config.norm_eps, is_centred=True, has_weight=has_gamma, has_bias=has_beta)
+        super().__init__(width, config.qk_norm_eps, is_centred=True, has_weight=has_gamma, has_bias=has_beta)
         self.normalizes, self.is_wide = normalizes, is_wide
         if not normalizes:
             # A tap that nothing passes would let an edit go unnoticed.
