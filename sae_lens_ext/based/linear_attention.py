@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from einops import einsum, rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sae_lens_ext.based.config import KERNELS, BasedConfig
 from sae_lens_ext.based.taps import Tap, is_watched, through
@@ -45,6 +46,10 @@ class QueryKeyNorm(nn.Module):
         """[batch, pos, head, feature_dim] -> the same shape."""
         heads = x.shape[-2]
         x = x.flatten(-2) if self.is_wide else x
+        if self.normalizes and not is_watched(self.hook_scale):
+            # All of it in one pass; without a gamma or a beta torch leaves that part out.
+            x = F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+            return x.unflatten(-1, (heads, -1)) if self.is_wide else x
         if self.normalizes:
             x = x - x.mean(-1, keepdim=True)
             x = x / self.hook_scale((x.square().mean(-1, keepdim=True) + self.eps).sqrt())

@@ -29,11 +29,9 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_model]."""
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        if self.bias is not None:
-            wide = wide - wide.mean(-1, keepdim=True)
-        normalized = (wide / (wide.square().mean(-1, keepdim=True) + self.eps).sqrt()).to(x.dtype) * self.weight
-        return normalized if self.bias is None else normalized + self.bias
+        # One pass of torch's own is several times as fast as the formula in steps; in half precision it sums in float32 too.
+        shape, weight, bias = self.weight.shape, self.weight, self.bias
+        return F.rms_norm(x, shape, weight, self.eps) if bias is None else F.layer_norm(x, shape, weight, bias, self.eps)
 
 
 class SwiGLU(nn.Module):
