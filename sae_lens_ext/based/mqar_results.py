@@ -24,8 +24,8 @@ def summary(results: Any) -> pd.DataFrame:
     """
     lines, best = [], at_best_lr(results)
     for kernel in dict.fromkeys(results["kernel"]):
-        runs = best[best["kernel"] == kernel]
-        solved = runs[runs["solved_at"] > 0]
+        runs: Any = best[best["kernel"] == kernel]
+        solved: Any = runs[runs["solved_at"] > 0]
         lines.append(
             {
                 "kernel": kernel,

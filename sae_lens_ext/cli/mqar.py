@@ -1,5 +1,6 @@
 """``sae-lens-ext mqar``: train models to recall, tabulate and draw how well each kernel does."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ def run_mqar(
     results = run_grid(task, recipes, out / "mqar.csv", models=models, jobs=jobs, device=device, progress=progress)
     typer.echo(f"recall of {task.pairs} pairs in {task.seq_len} tokens, d_model {base.d_model}; the best learning rate of each kernel")
     typer.echo(_table(summary(results)))
-    for line in differences(results).itertuples():
-        errors = "" if line.t != line.t else f", {line.t:+.1f} standard errors"
-        typer.echo(f"{line.second} less {line.first}: {line.difference:+.3f}{errors}")
+    for line in differences(results).to_dict(orient="records"):
+        errors = "" if math.isnan(line["t"]) else f", {line['t']:+.1f} standard errors"
+        typer.echo(f"{line['second']} less {line['first']}: {line['difference']:+.3f}{errors}")
     best = at_best_lr(results)
     with replacing(out / "mqar.png") as temporary:
         figure = plot_recall(best, title=f"{task.pairs} pairs in {task.seq_len} tokens, d_model {base.d_model}")
