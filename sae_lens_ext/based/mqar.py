@@ -2,13 +2,13 @@
 
 A sequence names keys and their values, and asks for them later (k: key, v: value, 0: nothing is asked)::
 
-    position   0   1   2   3   4   5  |  6   7   8   9  10  11
-    input     k1  v1  k2  v2  k3  v3  |  0  k2   0  k1  k3   0
-    label      .   .   .   .   .   .  |  .  v2   .  v1  v3   .
+    position   0   1   2   3   4   5  |  6   7   8   9  10  11  12  13
+    input     k1  v1  k2  v2  k3  v3  | k2   0  k1   0   0   0  k3   0
+    label      .   .   .   .   .   .  | v2   .  v1   .   .   .  v3   .
 
-Only the labelled positions count. A question tends to come early: the r-th place after the context is drawn with a probability
-proportional to r^(a - 1). In a model of two layers the expected circuit is a convolution that writes each key onto its value's position,
-and attention that finds the key there and copies the value.
+Only the labelled positions count. Every second place after the context can hold a question, and early ones tend to: the r-th is drawn
+with a probability proportional to r^(a - 1), for the first key first. In a model of two layers the expected circuit is a convolution that
+writes each key onto its value's position, and attention that finds the key there and copies the value.
 
 Source: Arora et al. 2023, "Zoology" (arXiv 2312.04927); the settings of Aksenov et al. 2024 (arXiv 2402.10644).
 """

@@ -4,11 +4,12 @@ import hashlib
 import itertools
 import json
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, fields, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def run_grid(
     known = set(_keys(read_table(table)))
     folders = {recipe: None if models is None else model_folder(models, recipe, task) for recipe in recipes}
     missing = [recipe for recipe, folder in folders.items() if _key(recipe, task) not in known or (folder and not folder.exists())]
-    # What failed is told at once: models that are waiting for their turn are not begun.
+    others = active_children()
     with tqdm(total=len(missing), desc="training", disable=not progress, unit="model") as bar, _pool(jobs) as pool:
         running = {pool.submit(_train, recipe, task, device, folders[recipe]): recipe for recipe in missing}
         try:
@@ -75,7 +76,11 @@ def run_grid(
                 bar.set_postfix_str(f"{recipe.kernel} lr={recipe.lr:g} seed={recipe.seed}: {outcome.accuracy:.3f}")
                 bar.update()
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            # A failure, or control-C, ends it now: a pool by itself would first train all that is waiting.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in active_children():
+                if worker not in others:
+                    worker.terminate()
             raise
     done = read_table(table)
     line_of = {key: line for line, key in enumerate(_keys(done))}
@@ -123,7 +128,13 @@ def save_model(folder: Path, model: BasedForCausalLM, recipe: Recipe, task: MQAR
 
 
 def _pool(jobs: int) -> Executor:
-    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    # Control-C reaches all processes of a terminal; the one that started the others ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _train(recipe: Recipe, task: MQAR, device: str, folder: Path | None) -> Outcome:
