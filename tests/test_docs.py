@@ -2,16 +2,20 @@
 
 import concurrent.futures
 import copy
+import json
 import re
 import runpy
 import shlex
 import shutil
 from pathlib import Path
 
+import published
 import pytest
 import tiny
 import torch
 import transformers
+from safetensors.torch import save_file
+from test_based_presets import PUBLISHED
 from typer.testing import CliRunner
 
 import sae_lens_ext as sle
@@ -81,6 +85,26 @@ def test_interventions(gemma2, tmp_path):
     assert found["direction"].shape == (32,)
     assert isinstance(found["code"], sle.SparseCode)
     assert torch.equal(model(tiny.tokens()), bare)
+
+
+def test_published_models(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    def snapshot_download(repo, **_):
+        norms = ("ln_q", "ln_k") if "rebased" in repo else ()
+        folder = tmp_path / repo
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(published.HUB_CONFIG))
+        save_file(published.random_weights(published.hub_shapes(published.HUB_CONFIG, norms)), folder / "model.safetensors")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    section = (DOCS / "based.md").read_text(encoding="utf-8").partition("## Loading published models")[2].partition("\n## ")[0]
+    found = _run(tmp_path, re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL))
+    assert (found["based"].config.kernel, found["rebased"].config.kernel) == ("based", "rebased")
+    assert found["config"].sliding_window == 128
+    table = {name: int(n.replace(",", "")) for name, n in re.findall(r"^\| `([\w.-]+)` \| ([\d,]+) \|$", section, flags=re.MULTILINE)}
+    assert table == PUBLISHED
 
 
 def test_every_name_in_the_tables_is_public():

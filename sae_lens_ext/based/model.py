@@ -1,8 +1,9 @@
 """The language model: a residual stream, a mixer and an MLP in every block, as a ``transformers`` model."""
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -11,27 +12,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from sae_lens_ext.based.cache import BasedCache
 from sae_lens_ext.based.config import BasedConfig
-from sae_lens_ext.based.linear_attention import Kept, LinearAttention, QueryKeyNorm
+from sae_lens_ext.based.linear_attention import Form, Kept, LinearAttention
 from sae_lens_ext.based.mixers import ShortConvolution, SoftmaxAttention
+from sae_lens_ext.based.norms import Norm, QueryKeyNorm
 from sae_lens_ext.based.taps import Tap
 from sae_lens_ext.errors import InvalidArgument
-
-
-class Norm(nn.Module):
-    """RMSNorm, or LayerNorm with a bias, in float32."""
-
-    def __init__(self, config: BasedConfig) -> None:
-        """With weights of one, and biases of zero."""
-        super().__init__()
-        self.eps = config.norm_eps
-        self.weight = nn.Parameter(torch.ones(config.hidden_size))
-        self.bias = nn.Parameter(torch.zeros(config.hidden_size)) if config.norm == "layer" else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., d_model]."""
-        # One pass of torch's own is several times as fast as the formula in steps; in half precision it sums in float32 too.
-        shape, weight, bias = self.weight.shape, self.weight, self.bias
-        return F.rms_norm(x, shape, weight, self.eps) if bias is None else F.layer_norm(x, shape, weight, bias, self.eps)
 
 
 class SwiGLU(nn.Module):
@@ -45,6 +30,21 @@ class SwiGLU(nn.Module):
         self.hook_pre = Tap()  # [batch, pos, d_mlp], the gate before its function
         self.hook_pre_linear = Tap()  # [batch, pos, d_mlp], what is gated
         self.hook_post = Tap()  # [batch, pos, d_mlp], the product
+
+    @property
+    def W_gate(self) -> Float[Tensor, "d_model d_mlp"]:
+        """What makes the gate; the next two make what is gated, and write."""
+        return self.gate_proj.weight.T
+
+    @property
+    def W_in(self) -> Float[Tensor, "d_model d_mlp"]:
+        """See ``W_gate``."""
+        return self.up_proj.weight.T
+
+    @property
+    def W_out(self) -> Float[Tensor, "d_mlp d_model"]:
+        """See ``W_gate``."""
+        return self.down_proj.weight.T
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_model]."""
@@ -66,10 +66,11 @@ class Block(nn.Module):
         else:
             self.mixer = SoftmaxAttention(config, config.sliding_window if kind == "sliding_attention" else None)
         self.mlp = SwiGLU(config) if config.mlp == "swiglu" else nn.Identity()
+        self.hook_resid_mid = Tap()  # [batch, pos, d_model]; the MLP and what passes it by both see an edit
 
     def forward(self, hidden_states: Tensor, kept: Kept | None = None) -> Tensor:
         """[batch, pos, d_model]; ``kept`` is what the cache holds for this layer, and is brought up to date."""
-        hidden_states = hidden_states + self.mixer(self.norm1(hidden_states), kept)
+        hidden_states = self.hook_resid_mid(hidden_states + self.mixer(self.norm1(hidden_states), kept))
         return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
@@ -81,6 +82,21 @@ class BasedPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["Block"]  # noqa: RUF012 - as transformers declares it
     _is_stateful = True
     supports_gradient_checkpointing = False
+
+    def set_attention_form(self, form: Form) -> None:
+        """How linear attention is computed: "auto", as hooked taps need it, or always by way of the taps of "dense" or "recurrent".
+
+        For tools that read a module's output without torch's hooks, such as nnsight: in the dense form the patterns of softmax attention
+        and the taps of convolutions are computed too.
+
+        Raises:
+            InvalidArgument: there is no such form.
+        """
+        if form not in get_args(Form):
+            raise InvalidArgument(f"form must be one of {', '.join(get_args(Form))}; got {form!r}")
+        for module in self.modules():
+            if isinstance(module, ShortConvolution | LinearAttention | SoftmaxAttention):
+                module.form = form
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -155,7 +171,8 @@ class BasedModel(BasedPreTrainedModel):
             stop, room = seen + hidden.shape[1], self.config.max_position_embeddings
             if stop > room:
                 raise InvalidArgument(f"this model has learned {room} positions; {stop} tokens do not fit")
-            hidden = hidden + self.embed_positions(torch.arange(seen, stop, device=hidden.device))
+            # One row for each of the batch, so that whoever reads them finds the stream's shape.
+            hidden = hidden + self.embed_positions(torch.arange(seen, stop, device=hidden.device).expand(hidden.shape[:2]))
         hidden = self.dropout(hidden)
         states = [hidden]
         for layer, block in enumerate(self.layers):
@@ -213,7 +230,8 @@ class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
         logits = self.lm_head(found.last_hidden_state[:, -logits_to_keep:])
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+            wide = logits[:, :-1].flatten(0, 1).to(torch.promote_types(torch.float32, logits.dtype))
+            loss = F.cross_entropy(wide, labels[:, 1:].flatten())
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=found.past_key_values, hidden_states=found.hidden_states)
 
 

@@ -180,7 +180,7 @@ def model_for(recipe: Recipe, task: MQAR) -> BasedForCausalLM:
         conv_form="base",
         mlp="identity",
         norm="layer",
-        rope_theta=None,
+        use_rope=False,
         max_position_embeddings=task.seq_len,
         embedding_dropout=0.1,
         initializer_range=recipe.init_std,
