@@ -1,9 +1,13 @@
 """Pretraining: equal sizes, text split by document, runs that go on with the same bits, the command."""
 
+import dataclasses
 import json
 import math
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -14,6 +18,7 @@ import transformers
 
 import sae_lens_ext as sle
 from sae_lens_ext.based import KERNELS, pretrain_loop
+from sae_lens_ext.based import pretrain as pretrain_command
 from sae_lens_ext.based.perplexity import perplexity, token_losses
 from sae_lens_ext.based.pretrain import main
 from sae_lens_ext.based.pretrain_config import PretrainConfig, TextConfig
@@ -23,6 +28,7 @@ from sae_lens_ext.based.pretrain_run import compare
 from sae_lens_ext.based.pretrain_text import TokenRows, load_tokenizer, prepare_tokens, rows_of_step
 from sae_lens_ext.text import is_held_out
 
+DOCS = Path(__file__).parent.parent / "docs" / "based.md"
 TINY = {"hidden_size": 16, "layers": 2, "heads": 2, "feature_dim": 4, "seq_len": 16, "batch_size": 3, "steps": 8, "lr": 1e-2}
 OPTIONS = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
@@ -346,9 +352,15 @@ def test_a_tokenizer_with_more_ids_than_it_says_is_refused(tmp_path, monkeypatch
 
 
 def test_wrong_numbers_are_said_together(tmp_path, capsys):
-    line = _said(capsys, "--out", tmp_path / "run", "--lr", "0", "--steps", "0", "--dtype", "float16", "--clip", "-1")
-    assert "steps must be at least 1, got 0; lr must be above 0, got 0.0; clip must be at least 0, got -1.0" in line
-    assert "dtype must be float32 or bfloat16, got 'float16'" in line
+    line = _said(capsys, "--out", tmp_path / "run", "--lr", "0", "--steps", "0", "--dtype", "float16", "--clip", "-1", "--seed", "-1")
+    for said in (
+        "steps must be a whole number of at least 1, got 0",
+        "seed must be a whole number of at least 0, got -1",
+        "lr must be above 0, got 0.0",
+        "clip must be at least 0, got -1.0",
+        "dtype must be float32 or bfloat16, got 'float16'",
+    ):
+        assert said in line
     assert "warmup must be from 0 to below steps=8, got 8" in _said(capsys, "--out", tmp_path / "run", "--warmup", "8")
     assert "eval_tokens must be at least 1; got 0" in _said(capsys, "--out", tmp_path / "run", "--eval-tokens", "0")
     assert "checkpoint_every must be at least 1; got 0" in _said(capsys, "--out", tmp_path / "run", "--checkpoint-every", "0")
@@ -365,3 +377,29 @@ def test_every_option_of_a_run_is_explained(capsys):
     shown = capsys.readouterr().out
     for option in (*TINY, "feature_dim", "warmup", "weight_decay", "clip", "seed", "device", "dtype", "out", "recall", "text", "tokenizer"):
         assert f"--{option.replace('_', '-')} " in shown
+
+
+def _documented(kind):
+    section = DOCS.read_text(encoding="utf-8").split("## Training a language model\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{kind}\n(.*?)```", section, flags=re.DOTALL)
+
+
+def test_the_commands_of_the_documents_are_commands():
+    commands = [line for block in _documented("bash") for line in block.replace("\\\n", " ").splitlines()]
+    assert len(commands) >= 3
+    for command in commands:
+        python, module, name, *options = shlex.split(command)
+        assert [python, module, name] == ["python", "-m", "sae_lens_ext.based.pretrain"]
+        given = vars(pretrain_command._parser().parse_args(options))
+        PretrainConfig(**{name: given[name] for name in given.keys() & {field.name for field in dataclasses.fields(PretrainConfig)}})
+
+
+def test_the_python_of_the_documents_runs(tmp_path, monkeypatch):
+    source = write_texts(tmp_path / "texts")
+    monkeypatch.chdir(tmp_path)
+    assert main([*OPTIONS, "--kernel", "rebased", "--text", str(source), "--no-progress"]) == 0
+    names = {}
+    for block in _documented("python"):
+        exec(block, names)
+    assert names["text"].startswith("If the key is not in")
+    assert names["found"].tokens == 2 * 16

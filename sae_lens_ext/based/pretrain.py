@@ -23,23 +23,24 @@ from sae_lens_ext.based.pretrain_model import ATTENTION
 from sae_lens_ext.based.pretrain_run import compare
 from sae_lens_ext.errors import SaeLensExtError
 
+_KERNELS = ("rebased", "based", ATTENTION)
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sae_lens_ext.based.pretrain",
         description="Train language models with linear attention and with softmax attention, of one size, on one text, and compare them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    known = (*KERNELS, ATTENTION)
-    parser.add_argument("--kernel", nargs="+", action="extend", choices=known, metavar="KERNEL", help=f"One or more of {', '.join(known)}.")
-    for kind in (PretrainConfig, TextConfig):
-        for option in fields(kind):
-            flag, explained = f"--{option.name.replace('_', '-')}", option.metadata["help"]
-            parser.add_argument(flag, type=option.metadata["type"], default=option.default, help=explained, metavar=option.name.upper())
-    parser.add_argument("--recall", choices=get_args(Recall), default="token", help="Which tokens the table counts as recall (AR).")
-    parser.add_argument("--device", default="cpu", help="Where to train.")
-    parser.add_argument("--checkpoint-every", type=int, default=200, help="Steps between checkpoints.")
-    parser.add_argument("--out", type=Path, default=Path("runs/pretrain"), help="Folder of the run.")
+    known = ", ".join((*KERNELS, ATTENTION))
+    parser.add_argument("--kernel", nargs="+", action="extend", metavar="KERNEL", help=f"Of {known}. Default: {' '.join(_KERNELS)}.")
+    for option in (*fields(PretrainConfig), *fields(TextConfig)):
+        default = "" if option.default is None else f" Default: {option.default}."
+        flag, kind, explained = f"--{option.name.replace('_', '-')}", option.metadata["type"], option.metadata["help"]
+        parser.add_argument(flag, type=kind, default=option.default, help=explained + default, metavar=kind.__name__.upper())
+    parser.add_argument("--recall", choices=get_args(Recall), default="token", help="What the table counts as recall (AR). Default: token.")
+    parser.add_argument("--device", default="cpu", help="Where to train. Default: cpu.")
+    parser.add_argument("--checkpoint-every", type=int, default=200, metavar="INT", help="Steps between checkpoints. Default: 200.")
+    parser.add_argument("--out", type=Path, default=Path("runs/pretrain"), help="Folder of the run. Default: runs/pretrain.")
     parser.add_argument("--no-progress", action="store_true", help="Show no bars.")
     return parser
 
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     disable_progress_bar()
     try:
         results = compare(
-            given["kernel"] or ["rebased", "based", ATTENTION],
+            given["kernel"] or _KERNELS,
             given["out"],
             PretrainConfig(**{option.name: given[option.name] for option in fields(PretrainConfig)}),
             TextConfig(**{option.name: given[option.name] for option in fields(TextConfig)}),

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from sae_lens_ext._numbers import whole_number
 from sae_lens_ext.errors import InvalidArgument
 
 BYTES = "bytes"
@@ -46,10 +47,12 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         """Report everything that is wrong at once."""
         wrong = [
-            f"{name} must be at least 1, got {getattr(self, name)}"
+            f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}"
             for name in ("hidden_size", "layers", "heads", "feature_dim", "seq_len", "batch_size", "steps")
-            if getattr(self, name) < 1
+            if (whole_number(getattr(self, name)) or 0) < 1
         ]
+        if whole_number(self.seed) is None or self.seed < 0:
+            wrong.append(f"seed must be a whole number of at least 0, got {self.seed!r}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             wrong.append(f"lr must be above 0, got {self.lr}")
         wrong += [

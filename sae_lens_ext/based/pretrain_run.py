@@ -34,7 +34,7 @@ def compare(
 
     Args:
         kernels: of ``KERNELS``, or "attention".
-        out: a folder of its own; see the module.
+        out: a folder of its own; ``sae_lens_ext.based.pretrain`` says what it will hold.
         config: the models and their training.
         text: to train on and to test on.
         device: where.

@@ -80,7 +80,7 @@ def load_tokenizer(name: str) -> Any:
 def prepare_tokens(
     folder: Path, config: PretrainConfig, text: TextConfig, tokenizer: Any, *, progress: bool = True
 ) -> tuple[TokenRows, TokenRows]:
-    """Rows to train on and rows to test on; written to ``folder`` by the first call, read from there by later ones.
+    """Rows to train on and rows to test on; written to ``folder`` by the first call, read from there by later ones of the same settings.
 
     Raises:
         FormatError: no text.
