@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import re
 import shlex
 import subprocess
@@ -87,8 +86,12 @@ def test_every_pass_reads_every_row_once_in_an_order_of_its_own(n_rows, batch_si
     read = [row for step in steps for row in step]
     passes = [read[at : at + n_rows] for at in range(0, len(read), n_rows)]
     assert all(sorted(one) == list(range(n_rows)) for one in passes)
-    assert len({tuple(one) for one in passes}) == min(len(passes), math.factorial(n_rows)) or n_rows > 2
-    assert n_rows == 1 or steps != [rows_of_step(step, n_rows, batch_size, seed=6) for step in range(4 * n_rows)]
+    assert len({tuple(one) for one in passes}) >= min(2, n_rows)
+
+
+def test_the_order_of_rows_follows_from_the_seed():
+    first, again, other = ([rows_of_step(step, 7, 3, seed) for step in range(9)] for seed in (5, 5, 6))
+    assert first == again != other
 
 
 def test_every_token_but_the_first_is_predicted_once():
@@ -212,7 +215,7 @@ def test_a_model_learns_far_more_than_how_frequent_bytes_are(tmp_path):
     assert token_losses(model, rows).mean() < unigram - 0.6
 
 
-def test_bfloat16_is_used_where_it_is_asked_for(tmp_path):
+def test_bfloat16_is_used_where_it_is_asked_for():
     rows = TokenRows(np.arange(200) % 23, 16)
     losses = {}
     for dtype in ("float32", "bfloat16"):
@@ -363,6 +366,7 @@ def test_wrong_numbers_are_said_together(tmp_path, capsys):
         assert said in line
     assert "warmup must be from 0 to below steps=8, got 8" in _said(capsys, "--out", tmp_path / "run", "--warmup", "8")
     assert "eval_tokens must be at least 1; got 0" in _said(capsys, "--out", tmp_path / "run", "--eval-tokens", "0")
+    assert "eval_tokens=15 are less than one sequence of seq_len=16" in _said(capsys, "--out", tmp_path / "short", "--eval-tokens", "15")
     assert "checkpoint_every must be at least 1; got 0" in _said(capsys, "--out", tmp_path / "run", "--checkpoint-every", "0")
     assert "device 'tpu' cannot be used here" in _said(capsys, "--out", tmp_path / "run", "--device", "tpu")
     assert not (tmp_path / "run").exists()

@@ -86,6 +86,8 @@ def prepare_tokens(
         FormatError: no text.
         InvalidArgument: too little of it, or a tokenizer that gives ids it says it has not.
     """
+    if text.eval_tokens < config.seq_len:
+        raise InvalidArgument(f"eval_tokens={text.eval_tokens} are less than one sequence of seq_len={config.seq_len}; test on more")
     facts, files = folder / "tokens.json", [folder / "train.bin", folder / "held_out.bin"]
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
     if not facts.exists():
