@@ -9,6 +9,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import published
 import pytest
 import tiny
@@ -101,6 +102,15 @@ def test_looking_inside(tmp_path):
         f"{prefix}{name}" for name in named if "conv" not in name and name not in ("hook_gate", "hook_scale", "hook_normalized")
     } <= there
     assert {f"blocks.0.attn.{name}" for name in named if "conv" in name or name == "hook_gate"} <= there
+
+
+def test_the_circuit_of_recall(tmp_path):
+    task = MQAR(seq_len=24, pairs=6, vocab_size=48)
+    model = model_for(Recipe("rebased", d_model=32, heads=4, feature_dim=8), task)
+    tokens, labels = task.sample(5, np.random.default_rng(0))
+    found = _run(tmp_path, _blocks("recall_circuit.md"), model=model, tokens=tokens, labels=labels)
+    assert found["overlap"].shape == (4,)
+    assert found["broken"].shape == (5, 24, 48)
 
 
 def test_published_models(monkeypatch, tmp_path):
