@@ -96,7 +96,7 @@ def read_table(table: Path) -> pd.DataFrame:
     if not table.exists():
         return pd.DataFrame(columns=_COLUMNS)
     try:
-        # Python reads a number as it was written; pandas' own reading can be a rounding off, and a run would not be found again.
+        # Python reads a number as it was written; pandas 2 can be a rounding off, and a run would not be found again.
         found = pd.read_csv(table, converters=dict.fromkeys(_FLOATS, float))
     except ValueError as error:
         raise FormatError(f"{table} is no table of results: {error}; name another file, or delete it") from error
