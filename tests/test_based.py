@@ -143,6 +143,18 @@ def test_gradients_flow_to_every_weight():
         assert not missing, (kernel, has_gamma)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_autocast_gives_nearly_the_same_logits_and_gradients(kernel):
+    model = tiny_model(kernel).float()
+    plain = model(tokens()).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(tokens(), labels=tokens())
+    assert not torch.equal(found.logits, plain)
+    assert (found.logits - plain).norm() < 0.03 * plain.norm()
+    found.loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_padding_on_the_right_changes_nothing_before_it_and_other_padding_is_refused():
     model, x = tiny_model(), tokens()
     mask = torch.ones_like(x)

@@ -87,6 +87,22 @@ def test_interventions(gemma2, tmp_path):
     assert torch.equal(model(tiny.tokens()), bare)
 
 
+def test_looking_inside(tmp_path):
+    section = (DOCS / "based.md").read_text(encoding="utf-8").partition("## Loading published models")[0]
+    found = _run(tmp_path, re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL))
+    assert found["text"].shape == (2, 52)
+    torch.testing.assert_close(found["pattern"].sum(-1), torch.ones(2, 4, 32))
+    assert found["parts"].shape == (11, 2, 32, 64)
+    assert not torch.allclose(found["edited"], found["logits"])
+    prefix = "blocks.1.attn."
+    named = re.findall(r"`(hook_\w+)`", section.partition("| what |")[2].partition("Outside of it")[0])
+    there = {*found["bridge"].hook_dict}
+    assert {
+        f"{prefix}{name}" for name in named if "conv" not in name and name not in ("hook_gate", "hook_scale", "hook_normalized")
+    } <= there
+    assert {f"blocks.0.attn.{name}" for name in named if "conv" in name or name == "hook_gate"} <= there
+
+
 def test_published_models(monkeypatch, tmp_path):
     import huggingface_hub
 
