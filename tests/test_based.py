@@ -135,6 +135,16 @@ def test_a_model_with_one_norm_for_queries_and_keys_is_saved_and_loaded(tmp_path
     torch.testing.assert_close(again(tokens()).logits, model(tokens()).logits)
 
 
+@pytest.mark.parametrize(("rescaled", "share"), [(True, 10**-0.5), (False, 1.0)])
+def test_what_writes_into_the_stream_begins_smaller(rescaled, share):
+    model = tiny_model(hidden_size=192, initializer_range=0.1, rescale_prenorm_residual=rescaled)
+    stds = {name: weight.std().item() for name, weight in model.named_parameters() if name.endswith("proj.weight")}
+    writers = {name for name in stds if name.split(".")[-2] in ("o_proj", "out_proj", "down_proj")}
+    assert len(writers) == 2 * 5
+    for name, std in stds.items():
+        assert std == pytest.approx(0.1 * (share if name in writers else 1), rel=0.05), name
+
+
 def test_gradients_flow_to_every_weight():
     for kernel, (_, _, has_gamma, _) in KERNELS.items():
         model = tiny_model(kernel).train()

@@ -59,6 +59,9 @@ class BasedConfig(PreTrainedConfig):
         max_position_embeddings: how many learned positions there are; None for none.
         embedding_dropout: in training.
         attention_eps: added to the sum of a token's weights before it divides.
+        initializer_range: standard deviation of random weights.
+        rescale_prenorm_residual: begin with weights that write into the stream smaller by the root of how many there are, twice
+            ``num_hidden_layers``, as the language models did and those of the synthetic tasks did not.
 
     Raises:
         InvalidArgument: values that make no model.
@@ -93,6 +96,7 @@ class BasedConfig(PreTrainedConfig):
         embedding_dropout: float = 0.0,
         attention_eps: float = 1e-12,
         initializer_range: float = 0.02,
+        rescale_prenorm_residual: bool = True,
         tie_word_embeddings: bool = True,
         use_cache: bool = True,
         **kwargs: Any,
@@ -122,6 +126,7 @@ class BasedConfig(PreTrainedConfig):
         self.embedding_dropout = embedding_dropout
         self.attention_eps = attention_eps
         self.initializer_range = initializer_range
+        self.rescale_prenorm_residual = rescale_prenorm_residual
         self.use_cache = use_cache
         _check(self)
         _tell_transformer_lens()

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_lens_ext.based.taps import Tap, is_watched
+from sae_lens_ext.based.writer import Writer
 
 
 class Heads(nn.Module):
@@ -20,7 +21,7 @@ class Heads(nn.Module):
         self.q_proj = nn.Linear(d_model, heads * d_query, bias=False)
         self.k_proj = nn.Linear(d_model, heads * d_query, bias=False)
         self.v_proj = nn.Linear(d_model, heads * d_head, bias=False)
-        self.o_proj = nn.Linear(heads * d_head, d_model, bias=False)
+        self.o_proj = Writer(heads * d_head, d_model, bias=False)
         self.hook_z = Tap()  # [batch, pos, head, d_head], what each head found
         self.hook_result = Tap()  # [batch, pos, head, d_model], what each head adds; computed where somebody watches
 

@@ -14,6 +14,7 @@ from sae_lens_ext.based.config import BasedConfig
 from sae_lens_ext.based.heads import Heads
 from sae_lens_ext.based.linear_attention import Kept
 from sae_lens_ext.based.taps import Tap, is_watched
+from sae_lens_ext.based.writer import Writer
 
 
 class ShortConvolution(nn.Module):
@@ -33,7 +34,7 @@ class ShortConvolution(nn.Module):
         if self.is_gated:
             inner = config.conv_expansion * d_model // 2
             self.in_proj = nn.Linear(d_model, 2 * inner)
-            self.out_proj = nn.Linear(inner, d_model)
+            self.out_proj = Writer(inner, d_model)
         else:
             inner = d_model
             self.in_proj = nn.Linear(d_model, d_model)

@@ -16,6 +16,7 @@ from sae_lens_ext.based.linear_attention import Form, Kept, LinearAttention
 from sae_lens_ext.based.mixers import ShortConvolution, SoftmaxAttention
 from sae_lens_ext.based.norms import Norm, QueryKeyNorm
 from sae_lens_ext.based.taps import Tap
+from sae_lens_ext.based.writer import Writer
 from sae_lens_ext.errors import InvalidArgument
 
 
@@ -26,7 +27,7 @@ class SwiGLU(nn.Module):
         """Of the config's ``intermediate_size``."""
         super().__init__()
         self.gate_proj, self.up_proj = (nn.Linear(config.hidden_size, config.intermediate_size, bias=False) for _ in range(2))
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.down_proj = Writer(config.intermediate_size, config.hidden_size, bias=False)
         self.hook_pre = Tap()  # [batch, pos, d_mlp], the gate before its function
         self.hook_pre_linear = Tap()  # [batch, pos, d_mlp], what is gated
         self.hook_post = Tap()  # [batch, pos, d_mlp], the product
@@ -105,21 +106,15 @@ class BasedPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=std)
+            # Chosen at once, because transformers lets nobody initialise a weight twice.
+            is_less = isinstance(module, Writer) and self.config.rescale_prenorm_residual
+            nn.init.normal_(module.weight, std=std / (2 * self.config.num_hidden_layers) ** 0.5 if is_less else std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        # What writes into the residual stream writes less, the more there is that does. Children come first.
-        if isinstance(module, _Writers):
-            written = module.down_proj if isinstance(module, SwiGLU) else getattr(module, "o_proj", getattr(module, "out_proj", None))
-            if written is not None:
-                nn.init.normal_(written.weight, std=std / (2 * self.config.num_hidden_layers) ** 0.5)
         if isinstance(module, Norm | QueryKeyNorm):
             for parameter, value in ((module.weight, 1.0), (module.bias, 0.0)):
                 if parameter is not None:
                     nn.init.constant_(parameter, value)
-
-
-_Writers = ShortConvolution | LinearAttention | SoftmaxAttention | SwiGLU
 
 
 class BasedModel(BasedPreTrainedModel):

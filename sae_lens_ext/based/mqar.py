@@ -184,6 +184,7 @@ def model_for(recipe: Recipe, task: MQAR) -> BasedForCausalLM:
         max_position_embeddings=task.seq_len,
         embedding_dropout=0.1,
         initializer_range=recipe.init_std,
+        rescale_prenorm_residual=False,
     )
     torch.manual_seed(recipe.seed)
     return BasedForCausalLM(config)
