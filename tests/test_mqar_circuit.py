@@ -1,4 +1,4 @@
-"""The circuit of a model that has learned to recall, found through its hooks; and its residual stream through an SAE."""
+"""A model learns to recall; its circuit, found through its hooks; and its residual stream through an SAE."""
 
 import copy
 
@@ -8,7 +8,8 @@ import torch
 
 import sae_lens_ext as sle
 from sae_lens_ext.based import boot
-from sae_lens_ext.based.mqar import MQAR, UNLABELLED, Recipe, train_mqar
+from sae_lens_ext.based.mqar import MQAR, UNLABELLED, Recipe, model_for, train_mqar
+from sae_lens_ext.based.mqar import accuracy as share_right
 from sae_lens_ext.based.mqar_circuit import answers_at, soft_iou
 from sae_lens_ext.training import TrainConfig, collect_activations, train
 
@@ -35,9 +36,7 @@ CHANCE = 1 / TASK.pairs
 
 @pytest.fixture(scope="module")
 def trained():
-    model, outcome = train_mqar(RECIPE, TASK)
-    assert outcome.accuracy > 0.95
-    return model
+    return train_mqar(RECIPE, TASK)[0]
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +88,12 @@ def of_the_clean_run(cache, positions=slice(None)):
         return f"{ATTENTION}.{point}", patch
 
     return [patched("hook_state"), patched("hook_state_norm")]
+
+
+def test_it_has_learned_to_recall(trained, questions):
+    """A guess is right once in 24; a model that names values of the context, and not which, once in six."""
+    assert share_right(model_for(RECIPE, TASK), *questions) < 0.08
+    assert share_right(trained, *questions) > 0.95
 
 
 def test_answers_stand_behind_the_keys(questions):
