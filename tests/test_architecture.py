@@ -15,7 +15,7 @@ PACKAGE = Path(sae_lens_ext.__file__).parent
 LAYERS = [
     {"_types", "errors"},
     {"_numbers", "_optional"},
-    {"kernels", "formats"},
+    {"kernels", "formats", "text"},
     {"sae", "based"},
     {"objectives"},
     {"hosts"},

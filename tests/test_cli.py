@@ -28,6 +28,8 @@ def test_help_and_version():
     assert "demo" in shown.output
     shown = CliRunner().invoke(app, ["demo", "--help"])
     assert all(option in re.sub(r"\x1b\[[0-9;]*m", "", shown.output) for option in ("--out", "--retrain", "--rows", "--sentence"))
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", CliRunner().invoke(app, ["mqar", "--help"]).output)
+    assert all(option in shown for option in ("--kernel", "--seq-len", "--init-std", "--seeds", "--jobs", "--save", "--out"))
     assert CliRunner().invoke(app, ["--version"]).output.strip() == sle.__version__
 
 
@@ -45,6 +47,56 @@ def test_a_folder_that_cannot_be_made_is_one_line_too(tmp_path):
     done = _command("demo", SAE_LENS_EXT_CACHE=str(tmp_path / "file" / "cache"))
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+# Small enough for seconds, in everything.
+SMALL = "--seq-len 8 --pairs 2 --vocab-size 10 --d-model 8 --heads 2 --feature-dim 2 --steps 4 --batch-size 4 --train-examples 0"
+SMALL = [*SMALL.split(), "--test-examples", "6", "--evaluations", "2", "--seeds", "2", "--no-progress"]
+
+
+def test_mqar_trains_tabulates_draws_and_keeps_what_is_done(tmp_path):
+    out = tmp_path / "new" / "folder"
+    done = CliRunner().invoke(app, ["mqar", *SMALL, "--out", str(out), "--save", "--jobs", "2"], catch_exceptions=False)
+    assert done.exit_code == 0
+    heading, columns, based, rebased, difference, *rest = done.output.splitlines()
+    assert heading == "recall of 2 pairs in 8 tokens, d_model 8; the best learning rate of each kernel"
+    assert columns.split() == ["kernel", "lr", "runs", "accuracy", "std", "se", "solved", "steps_to_solve", "seconds"]
+    assert based.split()[:3] == ["based", "0.003", "2"]
+    assert rebased.split()[:3] == ["rebased", "0.003", "2"]
+    assert difference.startswith("rebased less based: ")
+    assert rest[0] == f"wrote {out / 'mqar.csv'} and {out / 'mqar.png'}"
+    assert rest[1].startswith(f"4 models are in {out / 'models'}; the best is ")
+    assert sorted(path.name for path in out.iterdir()) == ["models", "mqar.csv", "mqar.png"]
+    assert (out / "mqar.png").read_bytes().startswith(b"\x89PNG")
+    assert len(pandas.read_csv(out / "mqar.csv")) == 4
+    assert rest[1].rpartition(" ")[2] in {path.name for path in (out / "models").iterdir()}
+    written = (out / "mqar.csv").read_bytes()
+    again = CliRunner().invoke(app, ["mqar", *SMALL, "--out", str(out), "--save"], catch_exceptions=False)
+    assert again.output == done.output
+    assert (out / "mqar.csv").read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--pairs", "3"], "seq_len must be even and at least 4 for each of the pairs; got seq_len=8, pairs=3"),
+        (["--kernel", "softmax"], "kernel must be one of based, rebased, square, .*; got 'softmax'"),
+        (["--lr", "-1"], "lr must be a number above 0; got -1.0"),
+        (["--train-examples", "3"], "train_examples=3 are fewer than one batch of batch_size=4"),
+        (["--device", "nowhere"], "models cannot be trained on device 'nowhere'"),
+    ],
+)
+def test_mqar_refuses_what_cannot_be_trained_before_it_begins(tmp_path, options, said):
+    with pytest.raises(sle.InvalidArgument, match=said):
+        CliRunner().invoke(app, ["mqar", *SMALL, "--out", str(tmp_path / "out"), *options], catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_of_mqar_is_one_line_too(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = _command("mqar", "--out", str(tmp_path / "file"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"sae-lens-ext: {tmp_path / 'file'} is a file; give a folder to write to with --out\n"
 
 
 def test_an_option_that_does_not_exist_is_refused():

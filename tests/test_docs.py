@@ -1,16 +1,28 @@
 """The code of the documents runs, in order, on a random Gemma-2 in place of the real one."""
 
+import concurrent.futures
 import copy
+import json
 import re
 import runpy
+import shlex
+import shutil
 from pathlib import Path
 
+import numpy as np
+import published
 import pytest
 import tiny
 import torch
 import transformers
+from safetensors.torch import save_file
+from test_based_presets import PUBLISHED
+from typer.testing import CliRunner
 
 import sae_lens_ext as sle
+from sae_lens_ext.based.mqar import MQAR, Outcome, Recipe, model_for
+from sae_lens_ext.based.mqar_grid import save_model
+from sae_lens_ext.cli.app import app
 
 DOCS = Path(__file__).parent.parent / "docs"
 SITE = "blocks.12.hook_resid_post"
@@ -76,6 +88,95 @@ def test_interventions(gemma2, tmp_path):
     assert torch.equal(model(tiny.tokens()), bare)
 
 
+def test_looking_inside(tmp_path):
+    section = (DOCS / "based.md").read_text(encoding="utf-8").partition("## Loading published models")[0]
+    found = _run(tmp_path, re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL))
+    assert found["text"].shape == (2, 52)
+    torch.testing.assert_close(found["pattern"].sum(-1), torch.ones(2, 4, 32))
+    assert found["parts"].shape == (11, 2, 32, 64)
+    assert not torch.allclose(found["edited"], found["logits"])
+    prefix = "blocks.1.attn."
+    named = re.findall(r"`(hook_\w+)`", section.partition("| what |")[2].partition("Outside of it")[0])
+    there = {*found["bridge"].hook_dict}
+    assert {
+        f"{prefix}{name}" for name in named if "conv" not in name and name not in ("hook_gate", "hook_scale", "hook_normalized")
+    } <= there
+    assert {f"blocks.0.attn.{name}" for name in named if "conv" in name or name == "hook_gate"} <= there
+
+
+def test_the_circuit_of_recall(tmp_path):
+    task = MQAR(seq_len=24, pairs=6, vocab_size=48)
+    model = model_for(Recipe("rebased", d_model=32, heads=4, feature_dim=8), task)
+    tokens, labels = task.sample(5, np.random.default_rng(0))
+    found = _run(tmp_path, _blocks("recall_circuit.md"), model=model, tokens=tokens, labels=labels)
+    assert found["overlap"].shape == (4,)
+    assert found["broken"].shape == (5, 24, 48)
+
+
+def test_published_models(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    def snapshot_download(repo, **_):
+        norms = ("ln_q", "ln_k") if "rebased" in repo else ()
+        folder = tmp_path / repo
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(published.HUB_CONFIG))
+        save_file(published.random_weights(published.hub_shapes(published.HUB_CONFIG, norms)), folder / "model.safetensors")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    section = (DOCS / "based.md").read_text(encoding="utf-8").partition("## Loading published models")[2].partition("\n## ")[0]
+    found = _run(tmp_path, re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL))
+    assert (found["based"].config.kernel, found["rebased"].config.kernel) == ("based", "rebased")
+    assert found["config"].sliding_window == 128
+    table = {name: int(n.replace(",", "")) for name, n in re.findall(r"^\| `([\w.-]+)` \| ([\d,]+) \|$", section, flags=re.MULTILINE)}
+    assert table == PUBLISHED
+
+
 def test_every_name_in_the_tables_is_public():
     for edit in re.findall(r"^\| `(\w+)\(", (DOCS / "interventions.md").read_text(encoding="utf-8"), flags=re.MULTILINE):
         assert hasattr(sle, edit)
+
+
+def _recall_commands():
+    """The options of every ``sae-lens-ext mqar`` of the document, with the shell's line breaks and variables taken out."""
+    text = "\n".join(re.findall(r"```bash\n(.*?)```", (DOCS / "recall.md").read_text(encoding="utf-8"), flags=re.DOTALL))
+    lines = text.replace("\\\n", " ").replace("$width", "24").splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.strip().startswith("sae-lens-ext mqar")]
+
+
+def test_the_recall_document_shows_what_its_command_prints(tmp_path, monkeypatch):
+    """The runs are kept in benchmarks/results, so the command has nothing left to train."""
+    from sae_lens_ext.based import mqar_grid
+
+    trained = []
+    monkeypatch.setattr(mqar_grid, "train_mqar", lambda recipe, *_, **__: trained.append(recipe))
+    monkeypatch.setattr(mqar_grid, "_pool", concurrent.futures.ThreadPoolExecutor)
+    command = _recall_commands()[0]
+    shutil.copy(DOCS.parent / "benchmarks" / "results" / "mqar.csv", tmp_path)
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path), "--no-progress"], catch_exceptions=False)
+    assert not trained
+    document = (DOCS / "recall.md").read_text(encoding="utf-8")
+    lines = done.output.splitlines()[:-1]
+    assert len(lines) >= 5
+    for line in lines:
+        assert line in document
+
+
+def test_the_published_protocol_is_a_command(monkeypatch):
+    from sae_lens_ext.cli import mqar
+
+    asked = {}
+    monkeypatch.setattr(
+        mqar, "run_mqar", lambda *values, **options: asked.update(dict(zip(("task", "base"), values, strict=False)), **options)
+    )
+    CliRunner().invoke(app, _recall_commands()[1], catch_exceptions=False)
+    assert asked["task"] == MQAR()
+    assert asked["base"] == Recipe(d_model=24, steps=64 * (100_000 // 512))
+
+
+def test_the_model_of_the_recall_document_is_loaded(tmp_path):
+    recipe, task = Recipe(d_model=8, heads=2, feature_dim=2), MQAR(seq_len=8, pairs=2, vocab_size=10)
+    save_model(tmp_path / "kept", model_for(recipe, task), recipe, task, Outcome(0.5, 0.5, -1, 1.0))
+    found = _run(tmp_path, _blocks("recall.md"), folder=tmp_path / "kept")
+    assert found["model"].config.hidden_size == 8

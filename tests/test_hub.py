@@ -9,8 +9,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import published
 import pytest
 import tiny
+import torch
+from safetensors.torch import save_file
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -76,15 +79,20 @@ def hub(tmp_path):
 
 
 def _load(hub, tmp_path, repo, subfolder="layer_1"):
+    return _run(hub, tmp_path, f"print(sle.SAE.from_pretrained({repo!r}, subfolder={subfolder!r}))")
+
+
+def _load_model(hub, tmp_path, options=""):
+    loading = "from sae_lens_ext.based import load_checkpoint"
+    return _run(hub, tmp_path, f"print(load_checkpoint('someone/an-sae'{options}).config.kernel)", loading)
+
+
+def _run(hub, tmp_path, line, first=""):
     """In a fresh process, because huggingface_hub reads its environment when it is imported."""
-    code = (
-        "import sae_lens_ext as sle, sys\n"
-        f"try: print(sle.SAE.from_pretrained(sys.argv[1], subfolder={subfolder!r}))\n"
-        "except sle.SaeLensExtError as error: print(type(error).__name__, error)"
-    )
+    code = f"import sae_lens_ext as sle\n{first}\ntry: {line}\nexcept sle.SaeLensExtError as error: print(type(error).__name__, error)"
     address = f"http://127.0.0.1:{hub.server_address[1]}"
     environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    done = subprocess.run([sys.executable, "-c", code, repo], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -105,3 +113,30 @@ def test_without_a_subfolder_only_the_top_of_a_repository_is_downloaded(hub, tmp
     assert said.startswith("FormatError")
     assert "choose it with subfolder=" in said
     assert hub.served == []
+
+
+@pytest.fixture
+def published_model(hub):
+    """The repository holds a published model too, as safetensors and as a pickle."""
+    weights = published.random_weights(published.hub_shapes(published.HUB_CONFIG))
+    (hub.folder / "config.json").write_text(json.dumps(published.HUB_CONFIG))
+    save_file(weights, hub.folder / "model.safetensors")
+    torch.save(weights, hub.folder / "pytorch_model.bin")
+
+
+@pytest.mark.usefixtures("published_model")
+def test_a_published_model_is_downloaded_without_its_pickle(hub, tmp_path):
+    assert _load_model(hub, tmp_path, ", revision='refs/pr/1'") == "based"
+    assert set(hub.served) == {"config.json", "model.safetensors"}
+
+
+@pytest.mark.usefixtures("published_model")
+def test_the_pickle_is_downloaded_where_there_is_nothing_else(hub, tmp_path):
+    (hub.folder / "model.safetensors").unlink()
+    assert _load_model(hub, tmp_path) == "based"
+    assert set(hub.served) == {"config.json", "pytorch_model.bin"}
+
+
+def test_a_repository_without_weights_is_said_to_be_one(hub, tmp_path):
+    (hub.folder / "config.json").write_text("{}")
+    assert "holds no weights: none of model.safetensors, pytorch_model.bin" in _load_model(hub, tmp_path)

@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 import sae_lens_ext as sle
-from sae_lens_ext.training import default_documents, documents, pack, split_documents
+from sae_lens_ext.text import default_documents, documents, pack, split_documents
 
 
 def test_default_documents_are_prose_in_a_fixed_order():

@@ -94,6 +94,17 @@ def _gemma3() -> Gemma3ForCausalLM:
     return _with_weight_in_every_block(Gemma3ForCausalLM(config))
 
 
+def based(kernel: str = "rebased", **changes):
+    """A linear-attention model with a layer of every kind, two of linear attention, in float64."""
+    from sae_lens_ext.based import BasedConfig, BasedForCausalLM
+
+    torch.manual_seed(0)
+    layers = ["conv", "linear_attention", "sliding_attention", "full_attention", "linear_attention"]
+    shape = {"vocab_size": len(WORDS), "hidden_size": 24, "num_hidden_layers": 5, "num_attention_heads": 3, "feature_dim": 4}
+    config = BasedConfig(kernel=kernel, **{**shape, "layer_types": layers, "sliding_window": 3, "initializer_range": 0.3, **changes})
+    return BasedForCausalLM(config).double().eval()
+
+
 def hf_model(name: str, dtype: torch.dtype = torch.float32):
     """A fresh copy, since wrapping a model changes it."""
     return copy.deepcopy({"gemma2": _gemma2, "gemma3": _gemma3, "gpt2": _gpt2}[name]()).to(dtype)

@@ -8,14 +8,44 @@
 Importing this registers them with the Auto classes of ``transformers``.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from pathlib import Path
+from typing import Any
 
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from sae_lens_ext._optional import require
 from sae_lens_ext.based.cache import BasedCache
+from sae_lens_ext.based.checkpoints import load_checkpoint
 from sae_lens_ext.based.config import KERNELS, BasedConfig
 from sae_lens_ext.based.model import BasedForCausalLM, BasedModel
+from sae_lens_ext.based.presets import PRESETS, preset
 
 AutoConfig.register(BasedConfig.model_type, BasedConfig, exist_ok=True)
 AutoModel.register(BasedConfig, BasedModel, exist_ok=True)
 AutoModelForCausalLM.register(BasedConfig, BasedForCausalLM, exist_ok=True)
 
-__all__ = ["KERNELS", "BasedCache", "BasedConfig", "BasedForCausalLM", "BasedModel"]
+__all__ = ["KERNELS", "PRESETS", "BasedCache", "BasedConfig", "BasedForCausalLM", "BasedModel", "boot", "load_checkpoint", "preset"]
+
+
+def boot(config_or_path: BasedConfig | BasedForCausalLM | str | Path, tokenizer: Any = None) -> Any:
+    """A ``TransformerBridge``: a Based or ReBased model in TransformerLens, in eval mode.
+
+    Args:
+        config_or_path: a config, for a model with random weights; a folder or hub repository, as for ``load_checkpoint``; or a model, which
+            the bridge takes apart, so use the bridge from then on.
+        tokenizer: of the text that the bridge is given; None takes that of the folder, if it has one.
+
+    Raises:
+        MissingDependency: TransformerLens is not installed.
+        FormatError: no model there, as for ``load_checkpoint``.
+    """
+    bridge = require("sae_lens_ext.based.bridge", "A TransformerBridge")
+    if isinstance(config_or_path, BasedConfig):
+        model = BasedForCausalLM(config_or_path)
+    elif isinstance(config_or_path, BasedForCausalLM):
+        model = config_or_path
+    else:
+        model = load_checkpoint(config_or_path)
+        if tokenizer is None and (Path(config_or_path) / "tokenizer_config.json").exists():
+            tokenizer = AutoTokenizer.from_pretrained(config_or_path)
+    return bridge.bridged(model.eval(), tokenizer)

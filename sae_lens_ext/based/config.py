@@ -1,5 +1,7 @@
 """What a Based or ReBased model is made of."""
 
+import importlib
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -47,14 +49,19 @@ class BasedConfig(PreTrainedConfig):
         conv_kernel_size: how many tokens the convolution sees, itself included.
         conv_expansion: width of the gated form's projection, as a multiple of ``hidden_size``; half of it is the gate.
         sliding_window: how many tokens before itself a token of sliding attention sees.
-        rope_theta: base of the rotary embedding in sliding and full attention; None for none.
+        use_rope: rotate queries and keys of sliding and full attention by their positions.
+        rope_theta: base of that rotation.
         mlp: "swiglu", or "identity", which adds the normalised residual as the models of the synthetic tasks do.
         intermediate_size: of the MLP; None means twice ``hidden_size``.
         norm: "rms" or "layer", before every mixer and MLP and at the end.
         norm_eps: of them.
+        qk_norm_eps: of ReBased's LayerNorm of queries and keys.
         max_position_embeddings: how many learned positions there are; None for none.
         embedding_dropout: in training.
         attention_eps: added to the sum of a token's weights before it divides.
+        initializer_range: standard deviation of random weights.
+        rescale_prenorm_residual: begin with weights that write into the stream smaller by the root of how many there are, twice
+            ``num_hidden_layers``, as the language models did and those of the synthetic tasks did not.
 
     Raises:
         InvalidArgument: values that make no model.
@@ -78,15 +85,18 @@ class BasedConfig(PreTrainedConfig):
         conv_kernel_size: int = 3,
         conv_expansion: int = 4,
         sliding_window: int = 64,
-        rope_theta: float | None = 10000.0,
+        use_rope: bool = True,
+        rope_theta: float = 10000.0,
         mlp: Literal["swiglu", "identity"] = "swiglu",
         intermediate_size: int | None = None,
         norm: Literal["rms", "layer"] = "rms",
         norm_eps: float = 1e-5,
+        qk_norm_eps: float = 1e-5,
         max_position_embeddings: int | None = None,
         embedding_dropout: float = 0.0,
         attention_eps: float = 1e-12,
         initializer_range: float = 0.02,
+        rescale_prenorm_residual: bool = True,
         tie_word_embeddings: bool = True,
         use_cache: bool = True,
         **kwargs: Any,
@@ -105,23 +115,38 @@ class BasedConfig(PreTrainedConfig):
         self.conv_kernel_size = conv_kernel_size
         self.conv_expansion = conv_expansion
         self.sliding_window = sliding_window
+        self.use_rope = use_rope
         self.rope_theta = rope_theta
         self.mlp = mlp
         self.intermediate_size = 2 * hidden_size if intermediate_size is None else intermediate_size
         self.norm = norm
         self.norm_eps = norm_eps
+        self.qk_norm_eps = qk_norm_eps
         self.max_position_embeddings = max_position_embeddings
         self.embedding_dropout = embedding_dropout
         self.attention_eps = attention_eps
         self.initializer_range = initializer_range
+        self.rescale_prenorm_residual = rescale_prenorm_residual
         self.use_cache = use_cache
         _check(self)
+        _tell_transformer_lens()
         super().__init__(**{"tie_word_embeddings": tie_word_embeddings, **kwargs})
 
     @property
     def head_dim(self) -> int:
         """Width of a value, and in sliding and full attention of a query and a key."""
         return self.hidden_size // self.num_attention_heads
+
+
+def _tell_transformer_lens() -> None:
+    """Add the architecture to the table that ``boot_transformers`` looks in, after it has read a config, before it asks entry points.
+
+    So in TransformerLens 3.9 and 4.3, which without it knows no architecture of another package.
+    """
+    factory = sys.modules.get("transformer_lens.factories.architecture_adapter_factory")
+    if factory is not None:
+        bridge = importlib.import_module("sae_lens_ext.based.bridge")
+        factory.SUPPORTED_ARCHITECTURES.setdefault("BasedForCausalLM", bridge.BasedArchitectureAdapter)
 
 
 def _check(config: BasedConfig) -> None:

@@ -5,13 +5,16 @@ adds to the stream. Its taps (``hook_...``) are named as TransformerLens names s
 """
 
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sae_lens_ext.based.config import BasedConfig
+from sae_lens_ext.based.heads import Heads
 from sae_lens_ext.based.linear_attention import Kept
 from sae_lens_ext.based.taps import Tap, is_watched
+from sae_lens_ext.based.writer import Writer
 
 
 class ShortConvolution(nn.Module):
@@ -26,25 +29,34 @@ class ShortConvolution(nn.Module):
     def __init__(self, config: BasedConfig) -> None:
         """Random weights."""
         super().__init__()
-        d_model, self.form, self.taps = config.hidden_size, config.conv_form, config.conv_kernel_size
-        if self.form == "gated":
+        d_model, self.heads, self.taps = config.hidden_size, config.num_attention_heads, config.conv_kernel_size
+        self.is_gated, self.form = config.conv_form == "gated", "auto"
+        if self.is_gated:
             inner = config.conv_expansion * d_model // 2
             self.in_proj = nn.Linear(d_model, 2 * inner)
-            self.out_proj = nn.Linear(inner, d_model)
+            self.out_proj = Writer(inner, d_model)
         else:
             inner = d_model
             self.in_proj = nn.Linear(d_model, d_model)
-        self.conv = nn.Conv1d(inner, inner, self.taps, groups=inner, bias=self.form == "base")
+        self.conv = nn.Conv1d(inner, inner, self.taps, groups=inner, bias=not self.is_gated)
         self.hook_conv_in = Tap()  # [batch, pos, inner], what is convolved
         self.hook_conv_taps = Tap()  # [batch, pos, taps, inner], what each of the last tokens adds; the last tap is the token itself
         self.hook_conv_out = Tap()  # [batch, pos, inner], their sum and the bias
         self.hook_gate = Tap()  # [batch, pos, inner]
         self.hook_conv_prod = Tap()  # [batch, pos, inner], the product
+        self.hook_result = Tap()  # [batch, pos, head, d_model], what is added, all of it by head 0: a convolution has no heads
+
+    @property
+    def b_O(self) -> Float[Tensor, " d_model"]:
+        """What is added whatever the input is: the bias of the gated form's last projection."""
+        if not self.is_gated or self.out_proj.bias is None:
+            raise AttributeError("a short convolution of the base form has no output bias")
+        return self.out_proj.bias
 
     def forward(self, x: Tensor, kept: Kept | None = None) -> Tensor:
         """See the module."""
         projected = self.in_proj(x)
-        source, gate = projected.chunk(2, dim=-1) if self.form == "gated" else (x, projected)
+        source, gate = projected.chunk(2, dim=-1) if self.is_gated else (x, projected)
         source, gate = self.hook_conv_in(source), self.hook_gate(gate)
         before = None if kept is None else kept.get("conv")
         if before is None:
@@ -53,28 +65,27 @@ class ShortConvolution(nn.Module):
         if kept is not None:
             kept["conv"] = longer[:, longer.shape[1] - (self.taps - 1) :].detach()
         convolved = self.hook_conv_out(self._convolved(longer))
-        product = self.hook_conv_prod((F.silu(convolved) if self.form == "gated" else convolved) * gate)
-        return self.out_proj(product) if self.form == "gated" else product + x
+        product = self.hook_conv_prod((F.silu(convolved) if self.is_gated else convolved) * gate)
+        out = self.out_proj(product) if self.is_gated else product + x
+        if not is_watched(self.hook_result):
+            return out
+        return self.hook_result(F.pad(out.unsqueeze(2), (0, 0, 0, self.heads - 1))).sum(2)
 
     def _convolved(self, longer: Tensor) -> Tensor:
-        if not is_watched(self.hook_conv_taps):
+        if self.form != "dense" and not is_watched(self.hook_conv_taps):
             return self.conv(longer.mT).mT
         windows = longer.unfold(1, self.taps, 1)  # [batch, pos, inner, taps]
         each = self.hook_conv_taps(rearrange(windows * self.conv.weight.squeeze(1), "b t c k -> b t k c"))
         return each.sum(2) if self.conv.bias is None else each.sum(2) + self.conv.bias
 
 
-class SoftmaxAttention(nn.Module):
+class SoftmaxAttention(Heads):
     """Softmax attention over the last ``sliding_window`` tokens and the token itself, or over all; with rotary positions or without."""
 
     def __init__(self, config: BasedConfig, window: int | None) -> None:
         """Random weights."""
-        super().__init__()
-        d_model, self.heads, self.d_head = config.hidden_size, config.num_attention_heads, config.head_dim
-        self.window, self.theta = window, config.rope_theta
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(d_model, self.heads * self.d_head, bias=False) for _ in range(3))
-        self.o_proj = nn.Linear(self.heads * self.d_head, d_model, bias=False)
-        self.use_attn_result = False
+        super().__init__(config.hidden_size, config.num_attention_heads, config.head_dim, config.head_dim)
+        self.window, self.theta, self.form = window, config.rope_theta if config.use_rope else None, "auto"
         self.hook_q = Tap()  # [batch, pos, head, d_head], before rotation, as in TransformerLens
         self.hook_k = Tap()
         self.hook_v = Tap()
@@ -82,8 +93,6 @@ class SoftmaxAttention(nn.Module):
         self.hook_rot_k = Tap()
         self.hook_attn_scores = Tap()  # [batch, head, query, key], minus infinity where a query may not look
         self.hook_pattern = Tap()  # [batch, head, query, key]
-        self.hook_z = Tap()  # [batch, pos, head, d_head]
-        self.hook_result = Tap()  # [batch, pos, head, d_model]; only with use_attn_result
 
     def forward(self, x: Tensor, kept: Kept | None = None) -> Tensor:
         """See the module."""
@@ -98,17 +107,13 @@ class SoftmaxAttention(nn.Module):
             first = 0 if self.window is None else max(0, k.shape[1] - self.window)
             kept["keys"], kept["values"] = k[:, first:].detach(), v[:, first:].detach()
             kept["seen"] = torch.full((len(x),), seen + x.shape[1])
-        z = self.hook_z(self._attend(q, k, v))
-        if not self.use_attn_result:
-            return self.o_proj(z.flatten(-2))
-        W_O = self.o_proj.weight.unflatten(1, (self.heads, -1))
-        return self.hook_result(einsum(z, W_O, "b t h v, d h v -> b t h d")).sum(2)
+        return self.mix(self._attend(q, k, v))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (rearrange(one, "b t h d -> b h t d") for one in (q, k, v))
         back = torch.arange(k.shape[2] - q.shape[2], k.shape[2], device=q.device)[:, None] - torch.arange(k.shape[2], device=q.device)
         allowed = (back >= 0) if self.window is None else (back >= 0) & (back <= self.window)
-        if not is_watched(self.hook_attn_scores) and not is_watched(self.hook_pattern):
+        if self.form != "dense" and not is_watched(self.hook_attn_scores) and not is_watched(self.hook_pattern):
             return rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=allowed), "b h t d -> b t h d")
         scores = self.hook_attn_scores((q @ k.mT / self.d_head**0.5).masked_fill(~allowed, float("-inf")))
         pattern = self.hook_pattern(scores.softmax(-1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(v.dtype))

@@ -1,8 +1,9 @@
 """The language model: a residual stream, a mixer and an MLP in every block, as a ``transformers`` model."""
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -11,29 +12,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from sae_lens_ext.based.cache import BasedCache
 from sae_lens_ext.based.config import BasedConfig
-from sae_lens_ext.based.linear_attention import Kept, LinearAttention, QueryKeyNorm
+from sae_lens_ext.based.linear_attention import Form, Kept, LinearAttention
 from sae_lens_ext.based.mixers import ShortConvolution, SoftmaxAttention
+from sae_lens_ext.based.norms import Norm, QueryKeyNorm
 from sae_lens_ext.based.taps import Tap
+from sae_lens_ext.based.writer import Writer
 from sae_lens_ext.errors import InvalidArgument
-
-
-class Norm(nn.Module):
-    """RMSNorm, or LayerNorm with a bias, in float32."""
-
-    def __init__(self, config: BasedConfig) -> None:
-        """With weights of one, and biases of zero."""
-        super().__init__()
-        self.eps = config.norm_eps
-        self.weight = nn.Parameter(torch.ones(config.hidden_size))
-        self.bias = nn.Parameter(torch.zeros(config.hidden_size)) if config.norm == "layer" else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., d_model]."""
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        if self.bias is not None:
-            wide = wide - wide.mean(-1, keepdim=True)
-        normalized = (wide / (wide.square().mean(-1, keepdim=True) + self.eps).sqrt()).to(x.dtype) * self.weight
-        return normalized if self.bias is None else normalized + self.bias
 
 
 class SwiGLU(nn.Module):
@@ -43,10 +27,25 @@ class SwiGLU(nn.Module):
         """Of the config's ``intermediate_size``."""
         super().__init__()
         self.gate_proj, self.up_proj = (nn.Linear(config.hidden_size, config.intermediate_size, bias=False) for _ in range(2))
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.down_proj = Writer(config.intermediate_size, config.hidden_size, bias=False)
         self.hook_pre = Tap()  # [batch, pos, d_mlp], the gate before its function
         self.hook_pre_linear = Tap()  # [batch, pos, d_mlp], what is gated
         self.hook_post = Tap()  # [batch, pos, d_mlp], the product
+
+    @property
+    def W_gate(self) -> Float[Tensor, "d_model d_mlp"]:
+        """What makes the gate; the next two make what is gated, and write."""
+        return self.gate_proj.weight.T
+
+    @property
+    def W_in(self) -> Float[Tensor, "d_model d_mlp"]:
+        """See ``W_gate``."""
+        return self.up_proj.weight.T
+
+    @property
+    def W_out(self) -> Float[Tensor, "d_mlp d_model"]:
+        """See ``W_gate``."""
+        return self.down_proj.weight.T
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., d_model]."""
@@ -68,10 +67,11 @@ class Block(nn.Module):
         else:
             self.mixer = SoftmaxAttention(config, config.sliding_window if kind == "sliding_attention" else None)
         self.mlp = SwiGLU(config) if config.mlp == "swiglu" else nn.Identity()
+        self.hook_resid_mid = Tap()  # [batch, pos, d_model]; the MLP and what passes it by both see an edit
 
     def forward(self, hidden_states: Tensor, kept: Kept | None = None) -> Tensor:
         """[batch, pos, d_model]; ``kept`` is what the cache holds for this layer, and is brought up to date."""
-        hidden_states = hidden_states + self.mixer(self.norm1(hidden_states), kept)
+        hidden_states = self.hook_resid_mid(hidden_states + self.mixer(self.norm1(hidden_states), kept))
         return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
@@ -84,6 +84,21 @@ class BasedPreTrainedModel(PreTrainedModel):
     _is_stateful = True
     supports_gradient_checkpointing = False
 
+    def set_attention_form(self, form: Form) -> None:
+        """How linear attention is computed: "auto", as hooked taps need it, or always by way of the taps of "dense" or "recurrent".
+
+        For tools that read a module's output without torch's hooks, such as nnsight: in the dense form the patterns of softmax attention
+        and the taps of convolutions are computed too.
+
+        Raises:
+            InvalidArgument: there is no such form.
+        """
+        if form not in get_args(Form):
+            raise InvalidArgument(f"form must be one of {', '.join(get_args(Form))}; got {form!r}")
+        for module in self.modules():
+            if isinstance(module, ShortConvolution | LinearAttention | SoftmaxAttention):
+                module.form = form
+
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False
@@ -91,21 +106,15 @@ class BasedPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=std)
+            # Chosen at once, because transformers lets nobody initialise a weight twice.
+            is_less = isinstance(module, Writer) and self.config.rescale_prenorm_residual
+            nn.init.normal_(module.weight, std=std / (2 * self.config.num_hidden_layers) ** 0.5 if is_less else std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        # What writes into the residual stream writes less, the more there is that does. Children come first.
-        if isinstance(module, _Writers):
-            written = module.down_proj if isinstance(module, SwiGLU) else getattr(module, "o_proj", getattr(module, "out_proj", None))
-            if written is not None:
-                nn.init.normal_(written.weight, std=std / (2 * self.config.num_hidden_layers) ** 0.5)
         if isinstance(module, Norm | QueryKeyNorm):
             for parameter, value in ((module.weight, 1.0), (module.bias, 0.0)):
                 if parameter is not None:
                     nn.init.constant_(parameter, value)
-
-
-_Writers = ShortConvolution | LinearAttention | SoftmaxAttention | SwiGLU
 
 
 class BasedModel(BasedPreTrainedModel):
@@ -157,7 +166,8 @@ class BasedModel(BasedPreTrainedModel):
             stop, room = seen + hidden.shape[1], self.config.max_position_embeddings
             if stop > room:
                 raise InvalidArgument(f"this model has learned {room} positions; {stop} tokens do not fit")
-            hidden = hidden + self.embed_positions(torch.arange(seen, stop, device=hidden.device))
+            # One row for each of the batch, so that whoever reads them finds the stream's shape.
+            hidden = hidden + self.embed_positions(torch.arange(seen, stop, device=hidden.device).expand(hidden.shape[:2]))
         hidden = self.dropout(hidden)
         states = [hidden]
         for layer, block in enumerate(self.layers):
@@ -215,7 +225,8 @@ class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
         logits = self.lm_head(found.last_hidden_state[:, -logits_to_keep:])
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+            wide = logits[:, :-1].flatten(0, 1).to(torch.promote_types(torch.float32, logits.dtype))
+            loss = F.cross_entropy(wide, labels[:, 1:].flatten())
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=found.past_key_values, hidden_states=found.hidden_states)
 
 

@@ -2,17 +2,18 @@
 
 A sequence names keys and their values, and asks for them later (k: key, v: value, 0: nothing is asked)::
 
-    position   0   1   2   3   4   5  |  6   7   8   9  10  11
-    input     k1  v1  k2  v2  k3  v3  |  0  k2   0  k1  k3   0
-    label      .   .   .   .   .   .  |  .  v2   .  v1  v3   .
+    position   0   1   2   3   4   5  |  6   7   8   9  10  11  12  13
+    input     k1  v1  k2  v2  k3  v3  | k2   0  k1   0   0   0  k3   0
+    label      .   .   .   .   .   .  | v2   .  v1   .   .   .  v3   .
 
-Only the labelled positions count. A question tends to come early: the r-th place after the context is drawn with a probability
-proportional to r^(a - 1). In a model of two layers the expected circuit is a convolution that writes each key onto its value's position,
-and attention that finds the key there and copies the value.
+Only the labelled positions count. Every second place after the context can hold a question, and early ones tend to: the r-th is drawn
+with a probability proportional to r^(a - 1), for the first key first. In a model of two layers the expected circuit is a convolution that
+writes each key onto its value's position, and attention that finds the key there and copies the value.
 
 Source: Arora et al. 2023, "Zoology" (arXiv 2312.04927); the settings of Aksenov et al. 2024 (arXiv 2402.10644).
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from torch.nn import functional as F
 from sae_lens_ext.based.config import KERNELS, BasedConfig, LayerType
 from sae_lens_ext.based.model import BasedForCausalLM
 from sae_lens_ext.errors import InvalidArgument
+
+# Different streams of random numbers, so that no seed of a recipe trains on what it is tested on.
+_TRAINED_ON, _TESTED_ON, _ORDER = (42, 1), (52, 2), 3
 
 UNLABELLED = -100
 """The label of a position that does not count."""
@@ -63,8 +67,10 @@ class MQAR:
             raise InvalidArgument(
                 f"seq_len must be even and at least 4 for each of the pairs; got seq_len={self.seq_len}, pairs={self.pairs}"
             )
-        if self.vocab_size <= self.seq_len or self.vocab_size // 2 - 1 < self.pairs:
+        if self.vocab_size <= self.seq_len:
             raise InvalidArgument(f"vocab_size must be above seq_len={self.seq_len}; got {self.vocab_size}")
+        if not math.isfinite(self.power_a):
+            raise InvalidArgument(f"power_a must be a finite number; got {self.power_a}")
 
     def sample(self, n: int, generator: np.random.Generator) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
         """Sequences and their labels, ``UNLABELLED`` where nothing is asked."""
@@ -93,8 +99,10 @@ class Recipe:
         d_model: width of the residual stream.
         heads: of linear attention; softmax attention has one.
         feature_dim: of linear attention.
+        init_std: standard deviation of the weights before training. Small models leave the start much sooner with more than the
+            published 0.02.
         lr: the highest learning rate; it falls to 0 along half a cosine.
-        seed: of the weights and of the order of the examples.
+        seed: of the weights and of the order of the examples; of the examples themselves where every step has new ones.
         steps: of the optimizer, AdamW with weight decay on everything.
         batch_size: in sequences.
         weight_decay: of it.
@@ -107,6 +115,7 @@ class Recipe:
     d_model: int = 64
     heads: int = 12
     feature_dim: int = 16
+    init_std: float = 0.02
     lr: float = 3e-3
     seed: int = 42
     steps: int = 12500
@@ -123,6 +132,20 @@ class Recipe:
         for name in ("d_model", "heads", "feature_dim", "steps", "batch_size", "test_examples", "evaluations"):
             if getattr(self, name) < 1:
                 raise InvalidArgument(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.d_model < self.heads:
+            raise InvalidArgument(f"d_model={self.d_model} leaves no value for each of {self.heads} heads; give fewer heads")
+        for name in ("init_std", "lr"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise InvalidArgument(f"{name} must be a number above 0; got {getattr(self, name)}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise InvalidArgument(f"weight_decay must be a number from 0 on; got {self.weight_decay}")
+        if self.seed < 0:
+            raise InvalidArgument(f"seed must be a whole number from 0 on; got {self.seed}")
+        if self.train_examples is not None and self.train_examples < self.batch_size:
+            raise InvalidArgument(
+                f"train_examples={self.train_examples} are fewer than one batch of batch_size={self.batch_size}; "
+                "give more, or none at all for new ones in every step"
+            )
 
 
 @dataclass(frozen=True)
@@ -157,16 +180,18 @@ def model_for(recipe: Recipe, task: MQAR) -> BasedForCausalLM:
         conv_form="base",
         mlp="identity",
         norm="layer",
-        rope_theta=None,
+        use_rope=False,
         max_position_embeddings=task.seq_len,
         embedding_dropout=0.1,
+        initializer_range=recipe.init_std,
+        rescale_prenorm_residual=False,
     )
     torch.manual_seed(recipe.seed)
     return BasedForCausalLM(config)
 
 
 def accuracy(model: BasedForCausalLM, tokens: Int[Tensor, "n pos"], labels: Int[Tensor, "n pos"], batch_size: int = 256) -> float:
-    """The share of labelled positions at which the model's first choice is the label."""
+    """The share of labelled positions at which the model's first choice, among all tokens, is the label."""
     was_training = model.training
     model.eval()
     right = total = 0
@@ -185,14 +210,20 @@ def train_mqar(
     device: torch.device | str = "cpu",
     on_test: Callable[[int, float], object] | None = None,
 ) -> tuple[BasedForCausalLM, Outcome]:
-    """Train a model; ``on_test`` is told the step and the accuracy of every test. Stops early at 99 %, as published.
+    """Train a model; stops early once a test finds more than 99 %, as published.
 
     The test's sequences are the same for every recipe of a task.
+
+    Args:
+        recipe: which model, and how.
+        task: what it learns.
+        device: where.
+        on_test: told the step and the accuracy of every test.
     """
     start = time.perf_counter()
     model: Any = model_for(recipe, task)
     model.to(device).train()
-    test_tokens, test_labels = (one.to(device) for one in task.sample(recipe.test_examples, np.random.default_rng(52)))
+    test_tokens, test_labels = (one.to(device) for one in task.sample(recipe.test_examples, np.random.default_rng(_TESTED_ON)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
     found: list[tuple[int, float]] = []
@@ -223,14 +254,12 @@ def _labelled_logits(model: BasedForCausalLM, tokens: Tensor, labels: Tensor) ->
 
 
 def _batches(recipe: Recipe, task: MQAR) -> Iterator[tuple[Tensor, Tensor]]:
-    generator = np.random.default_rng(recipe.seed)
+    generator = np.random.default_rng((recipe.seed, _ORDER))
     if recipe.train_examples is None:
         for _ in range(recipe.steps):
             yield task.sample(recipe.batch_size, generator)
         return
-    tokens, labels = task.sample(recipe.train_examples, np.random.default_rng(42))
-    if len(tokens) < recipe.batch_size:
-        raise InvalidArgument(f"train_examples={len(tokens)} are fewer than one batch of batch_size={recipe.batch_size}")
+    tokens, labels = task.sample(recipe.train_examples, np.random.default_rng(_TRAINED_ON))
     done = 0
     while done < recipe.steps:
         for some in torch.from_numpy(generator.permutation(len(tokens))).split(recipe.batch_size):

@@ -50,21 +50,30 @@ def mqar(
     seq_len: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 256,
     pairs: Annotated[int, typer.Option(help="Keys and values in it; each key is asked for once.")] = 32,
     vocab_size: Annotated[int, typer.Option(help="Keys, values and the filler.")] = 8192,
-    random_non_queries: Annotated[bool, typer.Option(help="Fill the places where nothing is asked with any tokens.")] = False,
+    random_non_queries: Annotated[
+        bool, typer.Option("--random-non-queries", help="Fill the places where nothing is asked with any tokens.")
+    ] = False,
     d_model: Annotated[int, typer.Option(help="Width of the residual stream.")] = 64,
     heads: Annotated[int, typer.Option(help="Of linear attention.")] = 12,
     feature_dim: Annotated[int, typer.Option(help="Of its queries and keys.")] = 16,
-    lr: Annotated[list[float] | None, typer.Option(help="Highest learning rate; may be given again. Default: 3e-3.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 42 on.")] = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Of the optimizer.")] = 12500,
+    init_std: Annotated[float, typer.Option(help="Standard deviation of weights before training.")] = 0.02,
+    lr: Annotated[
+        list[float] | None, typer.Option(help="Highest learning rate; may be given again: each kernel counts at its best. Default: 3e-3.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 5,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 42,
+    steps: Annotated[int, typer.Option(min=1, help="Of the optimizer, at most: 99 % ends a run.")] = 12500,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences in a step.")] = 512,
-    train_examples: Annotated[int, typer.Option(help="Different sequences to train on; 0 makes new ones for every step.")] = 100_000,
+    train_examples: Annotated[int, typer.Option(min=0, help="Different sequences to train on; 0 makes new ones for every step.")] = 100_000,
+    test_examples: Annotated[int, typer.Option(min=1, help="Other sequences to test on.")] = 3000,
+    evaluations: Annotated[int, typer.Option(min=1, help="How often to test; the best test counts.")] = 64,
     jobs: Annotated[int, typer.Option(min=1, help="Models to train at a time, with one thread each.")] = 1,
     device: Annotated[str, typer.Option(help="Where to train.")] = "cpu",
+    save: Annotated[bool, typer.Option("--save", help="Keep every trained model in OUT/models.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for mqar.csv, which a later run goes on from, and mqar.png.")] = Path("runs/mqar"),
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
-    """Train small models to recall, and compare kernels of linear attention."""
+    """Train small models to recall, and compare kernels of linear attention. The defaults are the published task and training."""
     from sae_lens_ext.based.mqar import MQAR, Recipe
     from sae_lens_ext.cli.mqar import run_mqar
 
@@ -73,10 +82,12 @@ def mqar(
         d_model=d_model,
         heads=heads,
         feature_dim=feature_dim,
+        init_std=init_std,
         steps=steps,
         batch_size=batch_size,
         train_examples=train_examples or None,
+        test_examples=test_examples,
+        evaluations=evaluations,
     )
-    run_mqar(
-        task, base, kernel or ["based", "rebased"], lr or [3e-3], range(42, 42 + seeds), out, jobs=jobs, device=device, progress=progress
-    )
+    kernels, lrs, numbers = kernel or ["based", "rebased"], lr or [3e-3], range(first_seed, first_seed + seeds)
+    run_mqar(task, base, kernels, lrs, numbers, out, save=save, jobs=jobs, device=device, progress=progress)

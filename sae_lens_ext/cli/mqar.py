@@ -1,12 +1,15 @@
 """``sae-lens-ext mqar``: train models to recall, tabulate and draw how well each kernel does."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from sae_lens_ext.based.mqar import MQAR, Recipe
-from sae_lens_ext.based.mqar_grid import grid, run_grid, summary
+from sae_lens_ext.based.mqar_grid import grid, model_folder, run_grid
+from sae_lens_ext.based.mqar_results import at_best_lr, differences, summary
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.viz.recall import plot_recall
@@ -20,6 +23,7 @@ def run_mqar(
     seeds: Iterable[int],
     out: Path,
     *,
+    save: bool,
     jobs: int,
     device: str,
     progress: bool,
@@ -27,11 +31,27 @@ def run_mqar(
     """Train what is missing, print the table, write the figure."""
     if out.exists() and not out.is_dir():
         raise InvalidArgument(f"{out} is a file; give a folder to write to with --out")
-    results = run_grid(task, grid(base, kernels, lrs, seeds), out / "mqar.csv", jobs=jobs, device=device, progress=progress)
-    lines = summary(results)
+    recipes, models = grid(base, kernels, lrs, seeds), out / "models" if save else None
+    results = run_grid(task, recipes, out / "mqar.csv", models=models, jobs=jobs, device=device, progress=progress)
     typer.echo(f"recall of {task.pairs} pairs in {task.seq_len} tokens, d_model {base.d_model}; the best learning rate of each kernel")
-    typer.echo(lines.to_string(index=False, float_format=lambda number: f"{number:.4g}"))
-    figure = plot_recall(results, title=f"{task.pairs} pairs in {task.seq_len} tokens")
+    typer.echo(_table(summary(results)))
+    for line in differences(results).to_dict(orient="records"):
+        errors = "" if math.isnan(line["t"]) else f", {line['t']:+.1f} standard errors"
+        typer.echo(f"{line['second']} less {line['first']}: {line['difference']:+.3f}{errors}")
+    best = at_best_lr(results)
     with replacing(out / "mqar.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    typer.echo(f"{out / 'mqar.csv'} and {out / 'mqar.png'} written")
+        figure = plot_recall(best, title=f"{task.pairs} pairs in {task.seq_len} tokens, d_model {base.d_model}")
+        figure.savefig(temporary, format="png", dpi=120)
+    typer.echo(f"wrote {out / 'mqar.csv'} and {out / 'mqar.png'}")
+    if models is not None:
+        strongest = max(recipes, key=lambda recipe: _accuracy(results, recipe))
+        typer.echo(f"{len(recipes)} models are in {models}; the best is {model_folder(models, strongest, task).name}")
+
+
+def _table(lines: Any) -> str:
+    return lines.to_string(index=False, float_format=lambda number: f"{number:.4g}", na_rep="")
+
+
+def _accuracy(results: Any, recipe: Recipe) -> float:
+    is_it = (results["kernel"] == recipe.kernel) & (results["lr"] == recipe.lr) & (results["seed"] == recipe.seed)
+    return float(results[is_it]["accuracy"].iloc[0])

@@ -1,4 +1,4 @@
-"""Reading the files of an SAE folder, with errors that name the file and say what is wrong with it."""
+"""Reading the files of a folder, with errors that name the file and say what is wrong with it."""
 
 import json
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from torch import Tensor
 from sae_lens_ext.errors import FormatError, NonFinite
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The one JSON object in a file."""
+def read_object(
+    path: Path, lacking: str = "it is not an SAE folder; if one of its folders is, choose it with subfolder="
+) -> dict[str, Any]:
+    """The one JSON object in a file; ``lacking`` says what follows if there is no such file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FormatError(
-            f"{path.parent} holds no {path.name}, so it is not an SAE folder; if one of its folders is, choose it with subfolder="
-        ) from None
+        raise FormatError(f"{path.parent} holds no {path.name}, so {lacking}") from None
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error}") from error
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -36,16 +36,21 @@ def check_size(path: Path, key: str, value: object) -> None:
         raise FormatError(f"{path}: {key} must be a whole number of at least 1; it is {value!r}")
 
 
-def read_tensors(path: Path, expected: Mapping[str, list[int]]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, which must be exactly these, in one floating point type, and finite."""
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file."""
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except FileNotFoundError:
         raise FormatError(f"{path.parent} holds no {path.name}") from None
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error}") from error
     except SafetensorError as error:
         raise FormatError(f"{path} is not a whole safetensors file (was it cut short?): {error}") from error
+
+
+def read_tensors(path: Path, expected: Mapping[str, list[int]]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, which must be exactly these, in one floating point type, and finite."""
+    tensors = read_safetensors(path)
     if set(tensors) != set(expected):
         raise FormatError(f"{path} must hold exactly {', '.join(sorted(expected))}; it holds {', '.join(sorted(tensors)) or 'nothing'}")
     for name, shape in expected.items():

@@ -1,6 +1,7 @@
 """From what a user types to a folder on this machine."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from sae_lens_ext._optional import require
@@ -12,13 +13,14 @@ _REPO = re.compile(r"(?!\.+/)[\w.-]{1,96}/(?!\.+$)[\w.-]{1,96}")
 _PATTERNS = ("*.json", "*.safetensors")
 
 
-def locate(folder_or_repo: str | Path, *, subfolder: str | None = None, revision: str | None = None) -> Path:
+def locate(folder_or_repo: str | Path, *, subfolder: str | None = None, revision: str | None = None, also: Sequence[str] = ()) -> Path:
     """The local folder for a path, or for a Hugging Face repository ``owner/name``, which is downloaded when it is not here.
 
     Args:
         folder_or_repo: a folder; or, when no such folder exists, the name of a repository on the hub.
         subfolder: a folder inside of it, relative and without ``..``.
         revision: branch, tag or commit of the repository; ignored for folders.
+        also: patterns of files to download beside JSON and safetensors.
 
     Raises:
         FormatError: neither a folder nor the name of a repository, or a subfolder that is not inside it.
@@ -35,11 +37,11 @@ def locate(folder_or_repo: str | Path, *, subfolder: str | None = None, revision
         raise FormatError(f"{str(folder_or_repo)[:80]!r}... is no path this machine can have: {error.strerror}") from error
     if not is_folder:
         if is_there:
-            raise FormatError(f"an SAE is a folder with a cfg.json; {folder} is a file, so give the folder that holds it")
+            raise FormatError(f"{folder} is a file, so give the folder that holds it")
         if not _REPO.fullmatch(str(folder_or_repo)):
             raise FormatError(f"no folder {str(folder_or_repo)!r} here, and it is not the name of a hub repository (owner/name) either")
         hub = require("huggingface_hub", f"Loading the hub repository {folder_or_repo}")
-        patterns = [f"{subfolder}/{pattern}" for pattern in _PATTERNS] if subfolder else list(_PATTERNS)
+        patterns = [f"{subfolder}/{pattern}" if subfolder else pattern for pattern in (*_PATTERNS, *also)]
         try:
             deeper = None if subfolder else ["*/*"]  # a repository can hold an SAE for every layer, and gigabytes of them
             folder = Path(hub.snapshot_download(str(folder_or_repo), revision=revision, allow_patterns=patterns, ignore_patterns=deeper))

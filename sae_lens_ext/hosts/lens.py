@@ -53,9 +53,9 @@ class LensHost:
             name = next((other for other in spellings(name_of_path(name) or name) if other in self._points), name)
         if name not in self._points:
             raise UnknownSite(f"no site {asked!r} in this model; the closest: {closest(asked, self._points)}")
-        if self._is_bridge and any(
-            self._points[name] is point for other, point in self._points.items() if other.endswith("hook_resid_mid")
-        ):
+        mids = (self._points[other] for other in self._points if other.endswith(("hook_resid_mid", "ln2.hook_in")))
+        is_own = (self._points[name].name or "").endswith("hook_resid_mid")
+        if self._is_bridge and not is_own and any(point is self._points[name] for point in mids):
             raise UnknownSite(
                 f"{name} cannot be edited on a TransformerBridge: it is only the MLP's copy of the residual stream, so an edit "
                 "there does not reach the stream itself; use hook_attn_out or hook_resid_post of the same block"

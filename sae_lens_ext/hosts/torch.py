@@ -14,12 +14,24 @@ from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, Undo
 from sae_lens_ext.hosts.modules import called_if_there, config_token_ids, find_blocks, replaced_input, replaced_output, watch_modules
 from sae_lens_ext.hosts.names import RESIDUAL_POINTS, Point, block_and_point
 
-_ATTENTION = ("self_attn", "attn", "attention")
+_ATTENTION = ("self_attn", "attn", "attention", "mixer")
 _MLP = ("mlp",)
 _HEADS_MIXED_BY = ("o_proj", "c_proj", "dense")
 # Where attention and MLP add to the residual stream differs between families (a norm behind them, a residual inside them). These
 # were checked: before + attention + MLP == after.
-_CHECKED_FAMILIES = ("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3")
+_CHECKED_FAMILIES = (
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "gpt_neox",
+    "llama",
+    "mistral",
+    "olmo2",
+    "qwen2",
+    "qwen3",
+    "sae_lens_ext_based",
+)
 
 
 class _Eager:
@@ -96,6 +108,8 @@ class TorchHost:
         path, block = f"{self._blocks_path}.{index}", self.blocks[index]
         if point in RESIDUAL_POINTS:
             return Place(path, "input" if point == "resid_pre" else "output")
+        if point == "resid_mid" and hasattr(block, "hook_resid_mid"):
+            return Place(f"{path}.hook_resid_mid", "output")
         if point == "resid_mid":
             raise UnknownSite(
                 f"{name} cannot be edited here: between attention and MLP the stream is kept inside the block's own forward, and what "
@@ -109,7 +123,10 @@ class TorchHost:
                 f"give the path of a module instead, such as {closest(f'{path}.{point}', self._modules, n=3)}"
             )
         if point == "z":
-            return Place(f"{path}.{attention}.{_named(getattr(block, attention), _HEADS_MIXED_BY)}", "input")
+            mixing = _named(getattr(block, attention), _HEADS_MIXED_BY)
+            if mixing is None:
+                raise UnknownSite(f"{name}: the {type(getattr(block, attention)).__name__} of block {index} has no heads")
+            return Place(f"{path}.{attention}.{mixing}", "input")
         if hasattr(block, "post_feedforward_layernorm"):
             # Norms behind attention and MLP: what is added is what leaves them.
             return Place(f"{path}.post_{'attention' if point == 'attn_out' else 'feedforward'}_layernorm", "output")

@@ -1,11 +1,10 @@
 """From text to a trained SAE: documents, tokens, activations, the loop."""
 
+from sae_lens_ext.text import default_documents, documents, pack, split_documents
 from sae_lens_ext.training.activations import Activations, collect_activations
 from sae_lens_ext.training.demo import demo_sae
 from sae_lens_ext.training.loop import TrainConfig, Trained, train
 from sae_lens_ext.training.step import train_step
-from sae_lens_ext.training.text import default_documents, documents
-from sae_lens_ext.training.tokens import pack, split_documents
 
 __all__ = [
     "Activations",

@@ -17,12 +17,19 @@ def split_documents(documents: Iterable[str], *, held_out: bool, one_in: int = 1
 
     No document is on both sides, and which side it is on depends on nothing but its text.
     """
+    return (text for text in documents if is_held_out(text, one_in=one_in) == held_out)
+
+
+def is_held_out(text: str, *, one_in: int = 10) -> bool:
+    """Which side of that split a document is on.
+
+    Raises:
+        InvalidArgument: ``one_in`` below 2.
+    """
     if (whole_number(one_in) or 0) < 2:
         raise InvalidArgument(f"one_in must be a whole number of at least 2; got {one_in!r}")
-    for text in documents:
-        digest = hashlib.sha256(text.encode("utf-8", errors="replace")).digest()
-        if (int.from_bytes(digest[:8], "big") % one_in == 0) == held_out:
-            yield text
+    digest = hashlib.sha256(text.encode("utf-8", errors="replace")).digest()
+    return int.from_bytes(digest[:8], "big") % one_in == 0
 
 
 def pack(documents: Iterable[str], tokenizer: Any, *, n_rows: int, context: int = 128) -> Int[Tensor, "row context"]:
