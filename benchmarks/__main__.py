@@ -18,7 +18,7 @@ import torch
 from benchmarks import tables
 from benchmarks.measure import machine_line
 
-KERNELS = ["hierarchical_loss", "sparse_decode", "topk_encode", "train_step"]
+KERNELS = ["hierarchical_loss", "sparse_decode", "topk_encode", "train_step", "quadratic_attention"]
 OTHERS = ["splice", "sweep", "resources"]
 TESTS = Path(__file__).parents[1] / "tests"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import hierarchical_loss, measure, sparse_decode, tables, topk_encode, train_step
+from benchmarks import hierarchical_loss, measure, quadratic_attention, sparse_decode, tables, topk_encode, train_step
 
 
 @pytest.fixture
@@ -42,6 +42,21 @@ def test_the_benchmarks_of_kernels_run(module, monkeypatch, capsys):
     (row,) = module.run()
     assert row["ratio"] > 0
     assert "ours" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_linear_attention_runs(monkeypatch, capsys):
+    monkeypatch.setattr(quadratic_attention, "LENGTHS", {"cpu": (40, 80)})
+    monkeypatch.setattr(quadratic_attention, "SOFTMAX_UP_TO", {"cpu": 40})
+    monkeypatch.setattr(quadratic_attention, "CHECKED_AT", 300)
+    monkeypatch.setattr(
+        quadratic_attention, "peak_extra_bytes", lambda prepare, n, *_, **__: next(call() for call in prepare(2, "cpu")) and n
+    )
+    found = quadratic_attention.run()
+    assert [row["pos"] for row in found["lengths"]] == [40, 80]
+    assert found["lengths"][0]["softmax_step_ratio"] > 0
+    assert "softmax_step_ratio" not in found["lengths"][1]
+    assert found["decoding_bytes"] == {"1000": 1000, "100000": 100_000}
+    assert "time per token" in capsys.readouterr().out
 
 
 def test_the_benchmark_of_a_training_step_runs(monkeypatch, capsys):
