@@ -14,7 +14,7 @@ from sae_lens_ext.based.norms import QueryKeyNorm
 from sae_lens_ext.based.taps import Tap, is_watched, through
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.kernels import AttentionState, quadratic_attention, quadratic_attention_with_state
-from sae_lens_ext.kernels.quadratic_attention import feature_map
+from sae_lens_ext.kernels.quadratic_attention.reference import Kernel, divisor
 
 Kept = dict[str, Tensor]
 """What a layer keeps of earlier tokens."""
@@ -45,7 +45,7 @@ class LinearAttention(Heads):
     def __init__(self, config: BasedConfig) -> None:
         """Random weights."""
         super().__init__(config.hidden_size, config.num_attention_heads, config.feature_dim, config.head_dim)
-        self.c, self.scale, self.eps = KERNELS[config.kernel][0], 1 / math.sqrt(config.feature_dim), config.attention_eps
+        self.kernel = Kernel(KERNELS[config.kernel][0], 1 / math.sqrt(config.feature_dim), config.attention_eps)
         self.ln_q = QueryKeyNorm(config)
         # One norm for both is registered once: transformers does not save a module that has two names.
         self.ln_k = None if config.norm_layout == "shared" else QueryKeyNorm(config)
@@ -77,12 +77,8 @@ class LinearAttention(Heads):
     ) -> Float[Tensor, "batch head query key"]:
         """What ``hook_pattern`` is for these ``hook_q`` and ``hook_k``, from the first token on."""
         q, k = (rearrange(one, "b t h d -> b h t d").to(torch.promote_types(torch.float32, one.dtype)) for one in (q, k))
-        kernel = self._kernel(self.scale * q @ k.mT).tril()
-        return kernel / (kernel.sum(-1, keepdim=True) + self.eps)
-
-    def _kernel(self, scores: Tensor) -> Tensor:
-        c0, c1, c2 = self.c
-        return c0 + scores * (c1 + c2 * scores)
+        kernel = self.kernel.of_scores(self.kernel.scale * q @ k.mT).tril()
+        return kernel / divisor(kernel.sum(-1), q, None, self.kernel).unsqueeze(-1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, kept: Kept | None) -> Tensor:
         q, k, v = (rearrange(one, "b t h d -> b h t d") for one in (q, k, v))
@@ -110,7 +106,7 @@ class LinearAttention(Heads):
         return self.hook_write, self.hook_state, self.hook_state_norm
 
     def _fastest(self, q: Tensor, k: Tensor, v: Tensor, before: AttentionState | None, keeps: bool) -> _Found:
-        options = {"c": self.c, "scale": self.scale, "eps": self.eps, "state": before}
+        options = {**self.kernel._asdict(), "state": before}
         if not keeps:
             return _Found(quadratic_attention(q, k, v, **options), None, is_edited=False)
         return _Found(*quadratic_attention_with_state(q, k, v, **options), is_edited=False)
@@ -118,10 +114,10 @@ class LinearAttention(Heads):
     def _dense(self, q: Tensor, k: Tensor, v: Tensor, before: AttentionState | None, keeps: bool) -> _Found:
         wide = torch.promote_types(torch.float32, q.dtype)
         q, k, values = q.to(wide), k.to(wide), v.to(wide)
-        scores, edited_scores = through(self.hook_attn_scores, self.scale * q @ k.mT)
-        kernel, edited_features = self._kernel(scores), False
-        phi_q = self._features(q) if before is not None else None
-        phi_k = self._features(k) if keeps else None
+        scores, edited_scores = through(self.hook_attn_scores, self.kernel.scale * q @ k.mT)
+        kernel, edited_features = self.kernel.of_scores(scores), False
+        phi_q = self.kernel.features(q) if before is not None else None
+        phi_k = self.kernel.features(k) if keeps else None
         if self._is_asked("dense", self.hook_phi_q, self.hook_phi_k):
             phi_q, edited_q = self._through_features(self.hook_phi_q, q)
             phi_k, edited_k = self._through_features(self.hook_phi_k, k)
@@ -136,18 +132,19 @@ class LinearAttention(Heads):
         if before is not None and phi_q is not None:
             total = total + (phi_q @ before.k.unsqueeze(-1)).squeeze(-1)
         total, edited_total = through(self.hook_denom, rearrange(total, "b h t -> b t h"))
-        divisor = rearrange(total, "b t h -> b h t 1") + self.eps
-        pattern, edited_pattern = through(self.hook_pattern, kernel / divisor)
+        n = None if before is None else before.k.unsqueeze(-2)
+        by = divisor(rearrange(total, "b t h -> b h t"), q, n, self.kernel).unsqueeze(-1)
+        pattern, edited_pattern = through(self.hook_pattern, kernel / by)
         z = pattern @ values
         if before is not None and phi_q is not None:
-            z = z + phi_q @ before.kv / divisor
+            z = z + phi_q @ before.kv / by
         after = None if not keeps or phi_k is None else _after(before, phi_k, values)
         is_edited = edited_scores or edited_features or edited_kernel or edited_total or edited_pattern
         return _Found(z.to(v.dtype), after, is_edited)
 
     def _recurrent(self, q: Tensor, k: Tensor, v: Tensor, before: AttentionState | None, keeps: bool) -> _Found:
         wide = torch.promote_types(torch.float32, q.dtype)
-        phi_q, phi_k = self._features(q.to(wide)), self._features(k.to(wide))
+        phi_q, phi_k = self.kernel.features(q.to(wide)), self.kernel.features(k.to(wide))
         write = einsum(phi_k, v.to(wide), "b h t f, b h t v -> b t h f v")
         write, edited_write = through(self.hook_write, write)
         state, norm = write.cumsum(1), rearrange(phi_k, "b h t f -> b t h f").cumsum(1)
@@ -158,14 +155,11 @@ class LinearAttention(Heads):
         norm, edited_norm = through(self.hook_state_norm, norm)
         sums = einsum(phi_q, state, "b h t f, b t h f v -> b h t v")
         total = einsum(phi_q, norm, "b h t f, b t h f -> b h t")
-        z = sums / (total + self.eps).unsqueeze(-1)
+        z = sums / divisor(total, q.to(wide), rearrange(norm, "b t h f -> b h t f"), self.kernel).unsqueeze(-1)
         return _Found(z.to(v.dtype), last if keeps else None, edited_write or edited_state or edited_norm)
 
-    def _features(self, x: Tensor) -> Tensor:
-        return feature_map(x, self.c, self.scale)
-
     def _through_features(self, tap: nn.Module, x: Tensor) -> tuple[Tensor, bool]:
-        features, is_edited = through(tap, rearrange(self._features(x), "b h t f -> b t h f"))
+        features, is_edited = through(tap, rearrange(self.kernel.features(x), "b h t f -> b t h f"))
         return rearrange(features, "b t h f -> b h t f"), is_edited
 
 
