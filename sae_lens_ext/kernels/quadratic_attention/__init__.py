@@ -157,10 +157,11 @@ def quadratic_attention_step(
     *,
     c: Coefficients = (0.0, 0.0, 1.0),
     scale: float | None = None,
-    backend: Backend | None = None,
     eps: float = 1e-12,
 ) -> Attended:
     """``quadratic_attention_with_state`` of one token, at a cost that does not depend on how many came before.
+
+    In plain torch on every device.
 
     Args:
         q: its query.
@@ -169,7 +170,6 @@ def quadratic_attention_step(
         state: of the tokens before it; None if it is the first.
         c: as ``quadratic_attention`` takes it.
         scale: likewise.
-        backend: likewise.
         eps: likewise.
 
     Returns:
@@ -182,7 +182,7 @@ def quadratic_attention_step(
     """
     check_attention(q, k, v, axes="...")
     tensors = q.unsqueeze(-2), k.unsqueeze(-2), v.unsqueeze(-2)
-    out, final_state = _attend(*tensors, c, scale, "auto", backend, eps, state, wants_state=True)
+    out, final_state = _attend(*tensors, c, scale, "recurrent", None, eps, state, wants_state=True)
     assert final_state is not None
     return Attended(out.squeeze(-2), final_state)
 
@@ -209,7 +209,9 @@ def _attend(
         raise BackendError(
             f"backend={backend!r} was asked for, but form={form!r} is plain torch; leave backend out or pass backend='reference'"
         )
-    if form == "recurrent":
+    # One token after a state has nothing to be laid out for, and an operator's own cost would be most of it.
+    is_one_token = form == "auto" and backend is None and state is not None and q.shape[-2] == 1
+    if form == "recurrent" or is_one_token:
         return reference.recurrent(q, k, v, kernel, state)
     if chosen == "gpu":
         from sae_lens_ext.kernels.quadratic_attention import gpu  # loads Triton, so only when needed

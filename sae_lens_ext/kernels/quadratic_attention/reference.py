@@ -107,13 +107,17 @@ def chunked(
 
 @without_autocast
 def recurrent(q: Tensor, k: Tensor, v: Tensor, kernel: Kernel, state: AttentionState | None) -> tuple[Tensor, AttentionState]:
-    """One token after the other: each is added to the state, then read from it."""
+    """One token after the other: each reads the state of those before it, with its own score beside, and is added to it.
+
+    Its own score is squared as a number, not read from the state, so that the first token finds its own value however small that score is.
+    """
     dtype, outs = accumulator(q), []
     # A copy, so that what is returned is not the given state itself even if there is no token.
-    kv, n = empty_state(k, v, kernel) if state is None else (part.clone() for part in state)
+    kv, n = empty_state(k, v, kernel) if state is None else state if q.shape[-2] else (part.clone() for part in state)
     for one_q, one_k, one_v in zip(q.to(dtype).unbind(-2), k.to(dtype).unbind(-2), v.to(dtype).unbind(-2), strict=True):
         phi_q, phi_k = kernel.features(one_q), kernel.features(one_k)
-        kv, n = kv + phi_k.unsqueeze(-1) * one_v.unsqueeze(-2), n + phi_k
-        total = (phi_q * n).sum(-1)
-        outs.append((phi_q.unsqueeze(-2) @ kv).squeeze(-2) / divisor(total, one_q, n, kernel).unsqueeze(-1))
+        own = kernel.of_scores(kernel.scale * (one_q * one_k).sum(-1))
+        by = divisor((phi_q * n).sum(-1) + own, one_q, n, kernel)
+        outs.append(((phi_q.unsqueeze(-2) @ kv).squeeze(-2) + own.unsqueeze(-1) * one_v) / by.unsqueeze(-1))
+        kv, n = torch.addcmul(kv, phi_k.unsqueeze(-1), one_v.unsqueeze(-2)), n + phi_k
     return (torch.stack(outs, dim=-2).to(v.dtype) if outs else v.clone()), AttentionState(kv, n)
