@@ -57,9 +57,18 @@ def test_an_edit_in_place_counts_too():
         output[..., 0].add_(1)
 
     handle = tap.register_forward_hook(double)
-    with torch.no_grad():
-        assert (model(tokens()).logits - bare).abs().max() > 1e-6
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert (model(tokens()).logits - bare).abs().max() > 1e-6, mode
     handle.remove()
+
+
+def test_a_fixed_form_adds_taps_and_takes_none_away():
+    model = tiny_model()
+    bare = model(tokens()).logits
+    model.set_attention_form("dense")
+    model.model.layers[1].mixer.hook_state.register_forward_hook(lambda _, __, output: output * 0)
+    assert (model(tokens()).logits - bare).abs().max() > 1e-6
 
 
 def test_a_write_is_remembered_and_a_state_is_not():
@@ -143,6 +152,18 @@ def test_what_writes_into_the_stream_begins_smaller(rescaled, share):
     assert len(writers) == 2 * 5
     for name, std in stds.items():
         assert std == pytest.approx(0.1 * (share if name in writers else 1), rel=0.05), name
+
+
+def test_a_trainer_divides_an_accumulated_loss_itself(tmp_path):
+    rows = [{"input_ids": row, "labels": row} for row in torch.randint(0, 50, (8, 12))]
+    losses = []
+    for size, steps in ((8, 1), (2, 4)):
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps, "max_steps": 1, "report_to": []}
+        arguments = transformers.TrainingArguments(tmp_path, use_cpu=True, logging_steps=1, save_strategy="no", **options)
+        trainer = transformers.Trainer(tiny_model().float(), arguments, train_dataset=rows)
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_gradients_flow_to_every_weight():

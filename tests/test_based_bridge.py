@@ -50,7 +50,10 @@ def ids():
 
 @pytest.fixture
 def model():
-    return tiny.based()
+    made = tiny.based()
+    # A trained one has biases.
+    torch.nn.init.normal_(made.model.layers[0].mixer.out_proj.bias)
+    return made
 
 
 @pytest.fixture
@@ -199,8 +202,14 @@ def test_gradients_are_seen_by_backward_hooks(bridge):
     assert seen["grad"].abs().sum() > 0
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_gradients_are_cached(bridge, rows):
+    _, cache = bridge.run_with_cache(tiny.tokens(rows, POS), incl_bwd=True, return_type="loss")
+    assert cache[f"blocks.{LINEAR}.attn.hook_pattern_grad"].abs().sum() > 0
+
+
 def test_the_residual_stream_is_taken_apart(cached):
-    _, _, cache = cached
+    bridge, _, cache = cached
     parts, labels = cache.decompose_resid(return_labels=True)
     assert labels == ["embed", *(f"{i}_{part}_out" for i in range(5) for part in ("attn", "mlp"))]
     torch.testing.assert_close(parts.sum(0), cache["resid_post", 4])
@@ -209,10 +218,12 @@ def test_the_residual_stream_is_taken_apart(cached):
     torch.testing.assert_close(accumulated[3], cache["resid_mid", 1])
     heads, labels = cache.stack_head_results(return_labels=True)
     assert labels == [f"L{layer}H{head}" for layer in range(5) for head in range(H)]
-    torch.testing.assert_close(heads.sum(0), sum(cache["attn_out", layer] for layer in range(5)))
+    bias = bridge.blocks[0].attn.b_O
+    torch.testing.assert_close(heads.sum(0) + bias, sum(cache["attn_out", layer] for layer in range(5)))
     # A convolution has no heads: head 0 is all of it.
-    torch.testing.assert_close(heads[0], cache["attn_out", 0])
-    assert cache.get_full_resid_decomposition(expand_neurons=False).shape[1:] == (B, T, D_MODEL)
+    torch.testing.assert_close(heads[0] + bias, cache["attn_out", 0])
+    everything = cache.get_full_resid_decomposition(expand_neurons=False)
+    torch.testing.assert_close(everything.sum(0), cache["resid_post", 4])
     neurons = cache.stack_neuron_results(layer=-1)
     torch.testing.assert_close(neurons.sum(0), sum(cache["mlp_out", layer] for layer in range(5)))
 

@@ -20,7 +20,7 @@ Kept = dict[str, Tensor]
 """What a layer keeps of earlier tokens."""
 
 Form = Literal["auto", "dense", "recurrent"]
-"""How linear attention is computed: as the watched taps need it, or always by way of the taps of one form."""
+"""How linear attention is computed: as the watched taps need it, and always by way of the taps of one form too."""
 
 
 class _Found(NamedTuple):
@@ -97,7 +97,7 @@ class LinearAttention(Heads):
         return rearrange(chosen.z, "b h t d -> b t h d")
 
     def _is_asked(self, form: str, *taps: nn.Module) -> bool:
-        return self.form == form or (self.form == "auto" and any(map(is_watched, taps)))
+        return self.form == form or any(map(is_watched, taps))
 
     def _of_dense(self) -> tuple[nn.Module, ...]:
         return self.hook_attn_scores, self.hook_phi_q, self.hook_phi_k, self.hook_kernel, self.hook_denom, self.hook_pattern

@@ -44,7 +44,7 @@ class ShortConvolution(nn.Module):
         self.hook_conv_out = Tap()  # [batch, pos, inner], their sum and the bias
         self.hook_gate = Tap()  # [batch, pos, inner]
         self.hook_conv_prod = Tap()  # [batch, pos, inner], the product
-        self.hook_result = Tap()  # [batch, pos, head, d_model], what is added, all of it by head 0: a convolution has no heads
+        self.hook_result = Tap()  # [batch, pos, head, d_model], what is added but for the bias, all of it by head 0: it has no heads
 
     @property
     def b_O(self) -> Float[Tensor, " d_model"]:
@@ -66,10 +66,11 @@ class ShortConvolution(nn.Module):
             kept["conv"] = longer[:, longer.shape[1] - (self.taps - 1) :].detach()
         convolved = self.hook_conv_out(self._convolved(longer))
         product = self.hook_conv_prod((F.silu(convolved) if self.is_gated else convolved) * gate)
-        out = self.out_proj(product) if self.is_gated else product + x
         if not is_watched(self.hook_result):
-            return out
-        return self.hook_result(F.pad(out.unsqueeze(2), (0, 0, 0, self.heads - 1))).sum(2)
+            return self.out_proj(product) if self.is_gated else product + x
+        share = F.linear(product, self.out_proj.weight) if self.is_gated else product + x
+        out = self.hook_result(F.pad(share.unsqueeze(2), (0, 0, 0, self.heads - 1))).sum(2)
+        return out + self.out_proj.bias if self.is_gated else out
 
     def _convolved(self, longer: Tensor) -> Tensor:
         if self.form != "dense" and not is_watched(self.hook_conv_taps):

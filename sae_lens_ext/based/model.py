@@ -169,14 +169,15 @@ class BasedModel(BasedPreTrainedModel):
             # One row for each of the batch, so that whoever reads them finds the stream's shape.
             hidden = hidden + self.embed_positions(torch.arange(seen, stop, device=hidden.device).expand(hidden.shape[:2]))
         hidden = self.dropout(hidden)
-        states = [hidden]
+        states = []
         for layer, block in enumerate(self.layers):
+            if output_hidden_states:
+                states.append(hidden)
             hidden = block(hidden, None if cache is None else cache.layers[layer])
-            states.append(hidden)
         if cache is not None:
             cache.seen += hidden.shape[1]
         last = self.norm(hidden)
-        hidden_states = (*states[:-1], last) if output_hidden_states else None
+        hidden_states = (*states, last) if output_hidden_states else None
         # A cache of our own, which transformers takes as it is.
         past: Any = cache
         return BaseModelOutputWithPast(last_hidden_state=last, past_key_values=past, hidden_states=hidden_states)
@@ -188,6 +189,8 @@ class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
     Generation keeps a state of constant size: ``BasedCache``.
     """
 
+    # So that a Trainer that accumulates gradients divides the loss itself.
+    accepts_loss_kwargs = False
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 - as transformers declares it
 
     def __init__(self, config: BasedConfig) -> None:

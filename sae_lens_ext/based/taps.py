@@ -4,6 +4,7 @@ A tap is a module that returns what it is given, so every tool that hooks module
 model is in a ``TransformerBridge``, TransformerLens, which puts its own hook points in their places.
 """
 
+import torch
 from torch import Tensor, nn
 
 
@@ -18,7 +19,20 @@ def is_watched(tap: nn.Module) -> bool:
 
 def through(tap: nn.Module, tensor: Tensor) -> tuple[Tensor, bool]:
     """What comes out of a tap, and whether it is another value than went in."""
+    # A tensor of inference mode does not count what is written into it.
+    before = tensor.clone() if tensor.is_inference() and is_watched(tap) else None
     version = None if tensor.is_inference() else tensor._version
     found = tap(tensor)
-    same = found is tensor or (found.data_ptr() == tensor.data_ptr() and found.shape == tensor.shape and found.stride() == tensor.stride())
-    return found, not same or (version is not None and tensor._version != version)
+    if not _is_same_place(found, tensor):
+        return found, True
+    if before is not None:
+        return found, not torch.equal(before, found)
+    return found, version is not None and tensor._version != version
+
+
+def _is_same_place(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same numbers in memory. A backward hook makes a view, whose strides may differ along axes of one."""
+    if one is other:
+        return True
+    strides = zip(one.shape, one.stride(), other.stride(), strict=True) if one.shape == other.shape else [(2, 0, 1)]
+    return one.data_ptr() == other.data_ptr() and all(n <= 1 or a == b for n, a, b in strides)
