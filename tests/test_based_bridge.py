@@ -74,6 +74,12 @@ def test_it_computes_what_the_model_does(model, bridge):
     torch.testing.assert_close(loss, model(ids(), labels=ids()).loss)
 
 
+def test_a_model_is_booted_once(model):
+    boot(model)
+    with pytest.raises(sle.InvalidArgument, match="this model is in a bridge already, which has taken it apart; use that bridge, or boot"):
+        boot(model)
+
+
 def test_a_config_or_a_folder_is_enough(model, tmp_path):
     assert boot(model.config).cfg.n_layers == 5
     model.float().save_pretrained(tmp_path)

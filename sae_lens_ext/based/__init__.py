@@ -38,6 +38,7 @@ def boot(config_or_path: BasedConfig | BasedForCausalLM | str | Path, tokenizer:
     Raises:
         MissingDependency: TransformerLens is not installed.
         FormatError: no model there, as for ``load_checkpoint``.
+        InvalidArgument: the model is in a bridge already.
     """
     bridge = require("sae_lens_ext.based.bridge", "A TransformerBridge")
     if isinstance(config_or_path, BasedConfig):

@@ -33,7 +33,13 @@ _NO_END = 2**31 - 1
 
 
 def bridged(model: BasedForCausalLM, tokenizer: Any = None) -> TransformerBridge:
-    """A bridge over a model, which it takes apart: use the bridge from then on."""
+    """A bridge over a model, which it takes apart: use the bridge from then on.
+
+    Raises:
+        InvalidArgument: the model is in a bridge already.
+    """
+    if any(isinstance(part, HookPoint) for part in model.modules()):
+        raise InvalidArgument("this model is in a bridge already, which has taken it apart; use that bridge, or boot a copy made before")
     architecture = "BasedForCausalLM"
     ArchitectureAdapterFactory.discover_entry_points()
     # Of a copy of the sources that was not installed there are none.
