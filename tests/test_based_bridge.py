@@ -196,7 +196,7 @@ def test_a_model_of_the_synthetic_task_is_taken_apart_too(layer):
     torch.testing.assert_close(heads.sum(0), cache["attn_out", 0] + cache["attn_out", 1])
     found = cache.logit_attrs(cache.decompose_resid(pos_slice=-1), tokens=torch.tensor([7, 9]), pos_slice=-1)
     torch.testing.assert_close(found.sum(0), logits[torch.arange(B), -1, [7, 9]])
-    assert bridge.W_pos.shape == (16, D_MODEL)
+    assert bridge.pos_embed.W_pos.shape == (16, D_MODEL)
 
 
 def test_gradients_are_seen_by_backward_hooks(bridge):
