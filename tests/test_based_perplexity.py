@@ -8,7 +8,7 @@ import torch
 
 import sae_lens_ext as sle
 from sae_lens_ext.based import BasedConfig, BasedForCausalLM
-from sae_lens_ext.based.perplexity import perplexity, recall_mask, token_losses
+from sae_lens_ext.based.perplexity import perplexity, recall_mask, split, token_losses
 
 
 class Table(torch.nn.Module):
@@ -97,3 +97,8 @@ def test_a_broken_model_is_said():
         model.embedding.weight[2] = float("nan")
     with pytest.raises(sle.NonFinite, match="the losses of 1 of 5 tokens are NaN or infinite"):
         perplexity(model, TEXT)
+
+
+def test_a_perplexity_beyond_all_numbers_is_infinite():
+    found = split(torch.full((1, 4), 800.0), torch.tensor([[True, True, False, False]]))
+    assert found.all == found.recall == found.other == float("inf")

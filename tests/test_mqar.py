@@ -294,6 +294,13 @@ def test_a_grid_is_every_kernel_at_every_learning_rate_seed_by_seed():
     assert {replace(one, kernel="rebased", lr=1.0, seed=0) for one in found} == {replace(QUICK, lr=1.0, seed=0)}
 
 
+def test_a_table_that_cannot_be_written_is_found_out_before_training(trained, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        run_grid(TINY, small_grid(), tmp_path / "file" / "runs" / "mqar.csv", progress=False)
+    assert not trained
+
+
 def test_what_is_in_the_table_is_not_trained_again(trained, tmp_path):
     table = tmp_path / "new" / "mqar.csv"
     first = run_grid(TINY, small_grid(seeds=(1,)), table, progress=False)

@@ -61,8 +61,11 @@ def run_grid(
     Raises:
         FormatError: ``table`` is another kind of file.
         InvalidArgument: models cannot be trained on ``device``.
+        OSError: there can be no folder for ``table``.
     """
     _check_device(device)
+    # Before hours of training rather than after.
+    table.parent.mkdir(parents=True, exist_ok=True)
     known = set(_keys(read_table(table)))
     folders = {recipe: None if models is None else model_folder(models, recipe, task) for recipe in recipes}
     missing = [recipe for recipe, folder in folders.items() if _key(recipe, task) not in known or (folder and not folder.exists())]

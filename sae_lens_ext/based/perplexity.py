@@ -11,7 +11,6 @@ show. Whether a token counts as recall depends on the tokens before it in the sa
 2023, here without any filter of pairs that are frequent in the training text.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -108,7 +107,7 @@ def split(losses: Float[Tensor, "row pos"], is_recall: Bool[Tensor, "row pos"]) 
     """Losses in nats put together as perplexities."""
     recalled, others = (_perplexity(losses[chosen]) for chosen in (is_recall, ~is_recall))
     return Perplexity(
-        all=math.exp(losses.double().mean()),
+        all=losses.double().mean().exp().item(),
         recall=recalled,
         other=others,
         recall_share=is_recall.double().mean().item(),
@@ -117,7 +116,7 @@ def split(losses: Float[Tensor, "row pos"], is_recall: Bool[Tensor, "row pos"]) 
 
 
 def _perplexity(losses: Tensor) -> float | None:
-    return math.exp(losses.double().mean()) if len(losses) else None
+    return losses.double().mean().exp().item() if len(losses) else None
 
 
 def _has_occurred(codes: Tensor) -> Tensor:
