@@ -99,16 +99,18 @@ def run(device: str = "cpu") -> dict[str, Any]:
     has_fla = device == "cuda" and find_spec("fla") is not None
     for pos in LENGTHS[device]:
         t = inputs(pos, sizes, device)
-        calls = {"forward": lambda t=t: forward(ours, t), "step": lambda t=t: step(ours, linear, t)}
+        forwards, steps = {"forward": lambda t=t: forward(ours, t)}, {"step": lambda t=t: step(ours, linear, t)}
         if pos <= SOFTMAX_UP_TO[device]:
-            calls |= {"softmax_forward": lambda t=t: forward(softmax, t), "softmax_step": lambda t=t: step(softmax, wide, t)}
+            forwards["softmax_forward"] = lambda t=t: forward(softmax, t)
+            steps["softmax_step"] = lambda t=t: step(softmax, wide, t)
         if has_fla and pos <= SOFTMAX_UP_TO[device]:
-            calls |= {"fla_step": lambda t=t: step(of_fla, linear, t)}
-        times = side_by_side(calls, rounds=3 if device == "cpu" else 9, device=device)
-        row: dict[str, float] = {"pos": pos, **{f"{name}_s": typical(times, name) for name in calls}}
-        for other in ("softmax_forward", "softmax_step", "fla_step"):
-            if other in calls:
-                row[f"{other}_ratio"] = typical(times, lambda one, other=other: one[other] / one[other.rpartition("_")[2]])
+            steps["fla_step"] = lambda t=t: step(of_fla, linear, t)
+        row: dict[str, float] = {"pos": pos}
+        for calls, rounds in ((forwards, 9), (steps, 3 if device == "cpu" else 9)):
+            times = side_by_side(calls, rounds=rounds, device=device)
+            row |= {f"{name}_s": typical(times, name) for name in calls}
+            one_of_ours, *others = calls
+            row |= {f"{other}_ratio": typical(times, lambda t, o=other, own=one_of_ours: t[o] / t[own]) for other in others}
         print(", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
         rows.append(row)
     short, long = (inputs(pos, sizes, device) for pos in (LENGTHS[device][0], LENGTHS[device][-1]))

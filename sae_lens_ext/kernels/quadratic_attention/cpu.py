@@ -70,11 +70,11 @@ def find_sums(q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, ker
         for tokens in chunks:
             part = heads, tokens
             wide_q, wide_k, v1 = _transposed(q[part]), _transposed(k[part]), _with_ones(v[part])
-            sums = _weights(wide_q, wide_k, kernel)[0] @ v1
+            sums = _weights(_scores(wide_q, wide_k, kernel), kernel) @ v1
             if S is not None:
                 sums.baddbmm_(features.of(wide_q).mT, S)
             divisor[part] = reference.divisor(sums[..., -1], wide_q.mT, None if S is None else S[:, None, :, -1], kernel)
-            out[part] = sums[..., :-1] / divisor[part].unsqueeze(-1)
+            torch.div(sums[..., :-1], divisor[part].unsqueeze(-1), out=out[part])
             if wants_state or tokens is not chunks[-1]:
                 phi = features.of(wide_k)
                 S = phi @ v1 if S is None else S.baddbmm_(phi, v1)
@@ -106,9 +106,10 @@ def find_gradients(
         for tokens in chunks:
             part = heads, tokens
             wide_q, wide_k, v1 = _transposed(q[part]), _transposed(k[part]), _with_ones(v[part])
-            weights, slope = _weights(wide_q, wide_k, kernel)
+            scores = _scores(wide_q, wide_k, kernel)
+            weights = _weights(scores, kernel)
             grad_sums = _grad_sums(grad_out[part], out[part], divisor[part])
-            grad_scores = slope.mul_(grad_sums @ v1.mT)
+            grad_scores = _slope(scores, kernel).mul_(grad_sums @ v1.mT)
             found_q = wide_k @ grad_scores.mT
             if S is not None:
                 found_q += features.gradient(wide_q, S @ grad_sums.mT)
@@ -159,12 +160,23 @@ def _with_ones(v: Tensor) -> Tensor:
     return pad(v.to(reference.accumulator(v)), (0, 1), value=1.0)
 
 
-def _weights(q: Tensor, k: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
-    """The causal weights of a chunk's tokens on each other, and how they change with q.k; q and k [n, d, tokens]."""
+def _scores(q: Tensor, k: Tensor, kernel: Kernel) -> Tensor:
+    """Of a chunk's tokens with each other; q and k [n, d, tokens]."""
+    return (q * kernel.scale).mT @ k
+
+
+def _weights(scores: Tensor, kernel: Kernel) -> Tensor:
+    """The causal weights of the tokens on each other."""
     c0, c1, c2 = kernel.c
-    scores = (q.mT @ k).mul_(kernel.scale)
     weights = scores * scores if (c0, c1, c2) == (0, 0, 1) else (scores * c2).add_(c1).mul_(scores).add_(c0)
-    return weights.tril_(), scores.mul_(2 * c2 * kernel.scale).add_(c1 * kernel.scale).tril_()
+    return weights.tril_()
+
+
+def _slope(scores: Tensor, kernel: Kernel) -> Tensor:
+    """How the causal weights change with q.k; in the place of the scores."""
+    _, c1, c2 = kernel.c
+    slope = scores.mul_(2 * c2 * kernel.scale)
+    return (slope.add_(c1 * kernel.scale) if c1 else slope).tril_()
 
 
 def _grad_sums(grad_out: Tensor, out: Tensor, divisor: Tensor) -> Tensor:
