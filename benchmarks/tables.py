@@ -98,11 +98,31 @@ def _sweep(results: dict[str, dict[str, float]]) -> list[str]:
     return _table(["eight values of k, of eight spliced runs", "ratio"], rows)
 
 
+def _quadratic_attention(results: dict[str, dict[str, Any]]) -> list[str]:
+    gpu = {row["pos"]: row for row in results.get("cuda", {}).get("lengths", [])}
+    rows = []
+    for row in results["cpu"]["lengths"]:
+        there = gpu.get(row["pos"])
+        others = ["softmax_forward", "softmax_step"]
+        softmax = [f"{_ms(row[f'{name}_s'])}, {row[f'{name}_ratio']:.1f}x" if f"{name}_s" in row else "" for name in others]
+        on_gpu = "" if there is None else f"{_ms(there['step_s'])}, {there['softmax_step_ratio']:.1f}x"
+        rows.append([f"{row['pos']:,}", _ms(row["forward_s"]), softmax[0], _ms(row["step_s"]), softmax[1], on_gpu])
+    header = ["tokens", "ours", "softmax attention", "ours, with gradients", "softmax attention", "on a GPU, with gradients"]
+    per_token, decoding = results["cpu"]["per_token_longest_over_shortest"], results["cpu"]["decoding_bytes"]
+    memory = ", ".join(f"{_mb(n_bytes)} for {int(tokens):,} tokens" for tokens, n_bytes in decoding.items())
+    return [
+        *_table(header, rows),
+        "",
+        f"A token of the longest takes {per_token:.2f} times as long as one of the shortest. Extra memory of decoding: {memory}.",
+    ]
+
+
 _TABLES = {
     "hierarchical_loss": _hierarchical_loss,
     "sparse_decode": _against("dense", "dense product"),
     "topk_encode": _against("plain", "plain definition"),
     "train_step": _train_step,
+    "quadratic_attention": _quadratic_attention,
     "splice": _splice,
     "sweep": _sweep,
 }

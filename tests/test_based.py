@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 import transformers
+from transformers import DynamicCache
 
 import sae_lens_ext as sle
 from sae_lens_ext.based import KERNELS, BasedCache, BasedConfig, BasedForCausalLM
+from sae_lens_ext.based.linear_attention import LinearAttention
 
 LAYERS = ["conv", "linear_attention", "sliding_attention", "full_attention", "linear_attention"]
 
@@ -191,7 +193,7 @@ def test_padding_on_the_right_changes_nothing_before_it_and_other_padding_is_ref
     mask = torch.ones_like(x)
     mask[0, 8:] = 0
     torch.testing.assert_close(model(x, attention_mask=mask).logits, model(x).logits)
-    with pytest.raises(sle.InvalidArgument, match="cannot skip padding before a token; pad on the right"):
+    with pytest.raises(sle.InvalidArgument, match="cannot skip padding before a token: pad on the right"):
         model(x, attention_mask=mask.flip(1))
 
 
@@ -199,16 +201,119 @@ def test_padding_on_the_right_changes_nothing_before_it_and_other_padding_is_ref
     ("changes", "said"),
     [
         ({"kernel": "rebase"}, "kernel must be one of based, rebased, square, .*; got 'rebase'"),
-        ({"hidden_size": 0}, "hidden_size must be a whole number above 0; got 0"),
+        ({"hidden_size": 0}, "hidden_size must be a whole number from 1 on; got 0"),
         ({"hidden_size": 8}, "hidden_size=8 leaves nothing for each of num_attention_heads=12 heads"),
         ({"layer_types": ["conv"]}, "layer_types must name one of conv, .* for each of num_hidden_layers=18 layers"),
+        ({"layer_types": 5}, "layer_types must name one of conv, .*; got 5"),
         ({"mlp": "gelu"}, "mlp must be one of swiglu, identity; got 'gelu'"),
+        ({"sliding_window": -1}, "sliding_window must be a whole number from 0 on; got -1"),
+        ({"sliding_window": None}, "sliding_window must be a whole number from 0 on; got None"),
+        ({"intermediate_size": 0}, "intermediate_size must be a whole number from 1 on; got 0"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings must be a whole number from 1 on; got 0"),
+        ({"rope_theta": 0}, "rope_theta must be a number above 0; got 0"),
+        ({"norm_eps": -1.0}, "norm_eps must be a number from 0 on; got -1.0"),
+        ({"initializer_range": float("inf")}, "initializer_range must be a number from 0 on; got inf"),
+        ({"embedding_dropout": 2.0}, "embedding_dropout must be a number from 0 on and below 1; got 2.0"),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")
 def test_a_config_that_makes_no_model_is_refused(changes, said):
     with pytest.raises(sle.InvalidArgument, match=said):
         BasedConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"input_ids": torch.zeros(4, dtype=torch.int64)}, r"input_ids must be \[batch, pos\] .*; got \[4\]; for one text"),
+        ({"input_ids": torch.zeros(2, 0, dtype=torch.int64)}, r"at least one token each; got \[2, 0\]"),
+        ({"input_ids": None}, "give either input_ids or inputs_embeds"),
+        ({"atention_mask": torch.ones(2, 11)}, "this model takes no atention_mask"),
+        ({"output_attentions": True}, "this model returns no attentions; read them with hooks"),
+        ({"attention_mask": torch.ones(2, 1, 11, 11)}, r"attention_mask must be \[batch, pos\], \[2, 11\]; got \[2, 1, 11, 11\]"),
+        ({"past_key_values": DynamicCache()}, "past_key_values must be the BasedCache .* got a DynamicCache"),
+        ({"past_key_values": BasedCache(1)}, "past_key_values must be the BasedCache"),
+        ({"logits_to_keep": -1}, "logits_to_keep is how many of the last positions get logits, 0 for all; got -1"),
+        ({"logits_to_keep": 1, "labels": torch.zeros(2, 11, dtype=torch.int64)}, r"the tokens that get logits, \[2, 1\]; got \[2, 11\]"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_what_is_no_input_is_refused(options, said):
+    with pytest.raises(sle.InvalidArgument, match=said):
+        tiny_model()(**{"input_ids": tokens(), **options})
+
+
+def test_a_cache_of_other_texts_is_refused():
+    model = tiny_model()
+    cache = model(tokens()).past_key_values
+    with pytest.raises(sle.InvalidArgument, match="the cache remembers 2 texts, and tokens of 1 were given"):
+        model(tokens()[:1], past_key_values=cache)
+
+
+def test_logits_can_be_had_of_chosen_positions():
+    model, chosen = tiny_model(), torch.tensor([0, 3])
+    torch.testing.assert_close(model(tokens(), logits_to_keep=chosen).logits, model(tokens()).logits[:, chosen])
+    torch.testing.assert_close(model(tokens(), logits_to_keep=2).logits, model(tokens()).logits[:, -2:])
+
+
+def test_a_mask_of_yes_and_no_is_a_mask():
+    model, x = tiny_model(), tokens()
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[0, 8:] = False
+    torch.testing.assert_close(model(x, attention_mask=mask).logits, model(x).logits)
+
+
+@pytest.mark.parametrize("form", ["auto", "dense", "recurrent"])
+def test_half_precision_around_a_model_leaves_its_sums_wide(form):
+    model, x = tiny_model().float(), tokens(300)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = [hooked_layer(model, x, form), hooked_layer(model, x, "auto")]
+        model.set_attention_form(form)
+        past = model(x[:, :200], use_cache=True).past_key_values
+        model(x[:, 200:], past_key_values=past, use_cache=True)
+    # What goes in is bfloat16 in all forms, so they differ by float32 and one rounding to bfloat16 at the end.
+    assert (found[0].float() - found[1].float()).abs().max() <= 2**-7 * found[1].abs().max()
+
+
+def hooked_layer(model, x, form):
+    """What the heads of the first layer of linear attention find."""
+    seen = []
+    mixer = next(block.mixer for block in model.model.layers if isinstance(block.mixer, LinearAttention))
+    mixer.form = form
+    handle = mixer.hook_z.register_forward_hook(lambda tap, given, z: seen.append(z))
+    with torch.no_grad():
+        model(x)
+    handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("names", [["hook_phi_q", "hook_phi_k"], ["hook_write"], ["hook_state"], ["hook_attn_scores", "hook_kernel"]])
+def test_taps_of_one_form_have_the_gradients_that_make_its_output(names):
+    model, x, taps, held = tiny_model().double(), tokens(), [], {}
+    mixer = next(block.mixer for block in model.model.layers if isinstance(block.mixer, LinearAttention))
+    for name in names:
+
+        def keep(tap, given, out, name=name):
+            out.retain_grad()
+            held[name] = out
+
+        taps.append(getattr(mixer, name).register_forward_hook(keep))
+    model(x).logits.square().sum().backward()
+    moved, step = dict(held), 1e-6
+    for tap in taps:
+        tap.remove()
+    for name, tensor in moved.items():
+        assert tensor.grad is not None, name
+        direction = torch.randn_like(tensor)
+        if name == "hook_kernel":
+            direction = direction.tril()
+        at = []
+        for sign in (1, -1):
+            handle = getattr(mixer, name).register_forward_hook(lambda tap, given, out, s=sign, d=direction: out + s * step * d)
+            at.append(model(x).logits.square().sum().item())
+            handle.remove()
+        expected = (tensor.grad * direction).sum().item()
+        assert (at[0] - at[1]) / (2 * step) == pytest.approx(expected, rel=1e-4)
 
 
 def test_too_many_tokens_for_learned_positions_are_refused():

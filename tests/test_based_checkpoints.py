@@ -402,8 +402,11 @@ def test_a_kernel_that_the_weights_are_not_of_is_refused(tmp_path):
 def test_a_kernel_or_a_type_that_there_is_not_is_refused(tmp_path):
     with pytest.raises(sle.InvalidArgument, match="kernel must be one of based, rebased, .*, or None; got 'taylor'"):
         load_checkpoint(tmp_path, kernel="taylor")
-    with pytest.raises(sle.InvalidArgument, match="dtype must be a floating point one, or None; got torch.int8"):
-        load_checkpoint(tmp_path, dtype=torch.int8)
+    with pytest.raises(sle.InvalidArgument, match=r"kernel must be one of .*; got \['based'\]"):
+        load_checkpoint(tmp_path, kernel=["based"])
+    for dtype in (torch.int8, "float32"):
+        with pytest.raises(sle.InvalidArgument, match=f"dtype must be a floating point one of torch, .* got '?{dtype}"):
+            load_checkpoint(tmp_path, dtype=dtype)
 
 
 # What is wrong is said, all of it.

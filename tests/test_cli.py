@@ -83,7 +83,7 @@ def test_mqar_trains_tabulates_draws_and_keeps_what_is_done(tmp_path):
         (["--kernel", "softmax"], "kernel must be one of based, rebased, square, .*; got 'softmax'"),
         (["--lr", "-1"], "lr must be a number above 0; got -1.0"),
         (["--train-examples", "3"], "train_examples=3 are fewer than one batch of batch_size=4"),
-        (["--device", "nowhere"], "models cannot be trained on device 'nowhere'"),
+        (["--device", "nowhere"], "device 'nowhere' cannot be used here"),
     ],
 )
 def test_mqar_refuses_what_cannot_be_trained_before_it_begins(tmp_path, options, said):

@@ -124,7 +124,8 @@ def test_a_generator_gives_the_same_sequences_again_and_others_next():
     [
         ({"seq_len": 9}, "seq_len must be even and at least 4 for each of the pairs; got seq_len=9, pairs=2"),
         ({"pairs": 3}, "got seq_len=8, pairs=3"),
-        ({"pairs": 0}, "got seq_len=8, pairs=0"),
+        ({"pairs": 0}, "pairs must be a whole number from 1 on; got 0"),
+        ({"vocab_size": 0}, "vocab_size must be a whole number from 1 on; got 0"),
         ({"vocab_size": 8}, "vocab_size must be above seq_len=8; got 8"),
         ({"power_a": float("nan")}, "power_a must be a finite number; got nan"),
     ],
@@ -141,7 +142,7 @@ def test_a_task_that_cannot_be_laid_out_is_refused(changes, said):
     ("changes", "said"),
     [
         ({"kernel": "softmax"}, "kernel must be one of based, rebased, .*, attention; got 'softmax'"),
-        ({"steps": 0}, "steps must be at least 1; got 0"),
+        ({"steps": 0}, "steps must be a whole number from 1 on; got 0"),
         ({"heads": 9}, "d_model=8 leaves no value for each of 9 heads; give fewer heads"),
         ({"lr": 0.0}, "lr must be a number above 0; got 0.0"),
         ({"init_std": float("inf")}, "init_std must be a number above 0; got inf"),
@@ -403,7 +404,7 @@ def test_another_kind_of_file_is_refused_and_left_alone(trained, tmp_path, writt
 
 
 def test_a_device_that_is_not_there_is_refused_first(trained, tmp_path):
-    with pytest.raises(sle.InvalidArgument, match="models cannot be trained on device 'nowhere': .*; use cpu"):
+    with pytest.raises(sle.InvalidArgument, match="device 'nowhere' cannot be used here"):
         run_grid(TINY, small_grid(), tmp_path / "mqar.csv", device="nowhere", progress=False)
     assert not trained
 

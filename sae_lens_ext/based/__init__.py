@@ -19,6 +19,7 @@ from sae_lens_ext.based.checkpoints import load_checkpoint
 from sae_lens_ext.based.config import KERNELS, BasedConfig
 from sae_lens_ext.based.model import BasedForCausalLM, BasedModel
 from sae_lens_ext.based.presets import PRESETS, preset
+from sae_lens_ext.errors import InvalidArgument
 
 AutoConfig.register(BasedConfig.model_type, BasedConfig, exist_ok=True)
 AutoModel.register(BasedConfig, BasedModel, exist_ok=True)
@@ -27,26 +28,31 @@ AutoModelForCausalLM.register(BasedConfig, BasedForCausalLM, exist_ok=True)
 __all__ = ["KERNELS", "PRESETS", "BasedCache", "BasedConfig", "BasedForCausalLM", "BasedModel", "boot", "load_checkpoint", "preset"]
 
 
-def boot(config_or_path: BasedConfig | BasedForCausalLM | str | Path, tokenizer: Any = None) -> Any:
+def boot(config_or_path: BasedConfig | BasedForCausalLM | str | Path, tokenizer: Any = None, *, revision: str | None = None) -> Any:
     """A ``TransformerBridge``: a Based or ReBased model in TransformerLens, in eval mode.
 
     Args:
         config_or_path: a config, for a model with random weights; a folder or hub repository, as for ``load_checkpoint``; or a model, which
             the bridge takes apart, so use the bridge from then on.
         tokenizer: of the text that the bridge is given; None takes that of the folder, if it has one.
+        revision: branch, tag or commit of the repository.
 
     Raises:
         MissingDependency: TransformerLens is not installed.
         FormatError: no model there, as for ``load_checkpoint``.
-        InvalidArgument: the model is in a bridge already.
+        InvalidArgument: the model is in a bridge already, or is no Based model.
     """
     bridge = require("sae_lens_ext.based.bridge", "A TransformerBridge")
     if isinstance(config_or_path, BasedConfig):
         model = BasedForCausalLM(config_or_path)
     elif isinstance(config_or_path, BasedForCausalLM):
         model = config_or_path
+    elif not isinstance(config_or_path, str | Path):
+        raise InvalidArgument(
+            f"boot takes a BasedConfig, a BasedForCausalLM, or a folder or repository of one; got a {type(config_or_path).__name__}"
+        )
     else:
-        model = load_checkpoint(config_or_path)
+        model = load_checkpoint(config_or_path, revision=revision)
         if tokenizer is None and (Path(config_or_path) / "tokenizer_config.json").exists():
             tokenizer = AutoTokenizer.from_pretrained(config_or_path)
     return bridge.bridged(model.eval(), tokenizer)

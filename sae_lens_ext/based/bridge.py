@@ -1,7 +1,8 @@
 """Based and ReBased in TransformerLens: a ``TransformerBridge`` with the hook names of a HookedTransformer.
 
-TransformerLens finds ``BasedArchitectureAdapter`` by the entry point ``transformer_lens.architectures``, so
-``TransformerBridge.boot_transformers(folder)`` works; ``sae_lens_ext.based.boot`` is the short way, for a model without a tokenizer too.
+TransformerLens is told of ``BasedArchitectureAdapter`` by the entry point ``transformer_lens.architectures``, and by ``BasedConfig``
+before ``boot_transformers`` looks it up, which is before entry points are read. So ``TransformerBridge.boot_transformers(folder)`` works;
+``sae_lens_ext.based.boot`` is the short way, for a model without a tokenizer too.
 
 Every tap of the model becomes a hook point of the same name, so the model computes by itself what a hook asks for (see
 ``linear_attention.py``), and an edit means on a bridge what it means without one. A mixer of any kind is ``blocks.{l}.attn``.
@@ -145,7 +146,7 @@ class BasedArchitectureAdapter(ArchitectureAdapter):
         self.cfg.normalization_type = "RMS" if config.norm == "rms" else "LN"
         self.cfg.uses_rms_norm = self.cfg.final_rms = config.norm == "rms"
         self.cfg.eps = config.norm_eps
-        self.cfg.gated_mlp = config.mlp == "swiglu"
+        self.cfg.gated_mlp, self.cfg.act_fn = config.mlp == "swiglu", "silu"
         self.cfg.d_head = config.head_dim
         self.cfg.positional_embedding_type = "standard" if config.max_position_embeddings else "none"
         self.cfg.n_ctx = config.max_position_embeddings or _NO_END

@@ -31,6 +31,10 @@ class BasedCache:
         """Numbers kept, over all layers and the whole batch."""
         return sum(tensor.numel() for layer in self.layers for tensor in layer.values())
 
+    def n_texts(self) -> int | None:
+        """Rows of the batch; None while nothing is kept."""
+        return next((len(tensor) for layer in self.layers for tensor in layer.values()), None)
+
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep these rows of the batch, in this order."""
         self._change(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))

@@ -1,17 +1,32 @@
 """What a Based or ReBased model is made of."""
 
 import importlib
+import math
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from transformers import PreTrainedConfig
 
+from sae_lens_ext._numbers import real_number, whole_number
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.kernels.quadratic_attention.features import Coefficients
 
 KernelName = Literal["based", "rebased", "square", "norm_square", "scaled_square", "affine_square", "shifted_parabola"]
 """The function of a query and a key that linear attention weighs values with. See ``KERNELS``."""
+
+# The least that fields may be; and from where to where.
+_WHOLE = {
+    0: ("sliding_window",),
+    1: (
+        *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "feature_dim", "conv_kernel_size", "conv_expansion"),
+        *("intermediate_size", "max_position_embeddings"),
+    ),
+}
+_REAL = {
+    (0.0, math.inf): ("norm_eps", "qk_norm_eps", "attention_eps", "initializer_range"),
+    (0.0, 1.0): ("embedding_dropout",),
+}
 
 LayerType = Literal["conv", "linear_attention", "sliding_attention", "full_attention"]
 """What mixes tokens in a layer."""
@@ -19,21 +34,39 @@ LayerType = Literal["conv", "linear_attention", "sliding_attention", "full_atten
 _TAYLOR: Coefficients = (1.0, 1.0, 0.5)
 _SQUARE: Coefficients = (0.0, 0.0, 1.0)
 
-KERNELS: dict[str, tuple[Coefficients, bool, bool, bool]] = {
-    # c0, c1, c2; whether q and k are normalised, multiplied by gamma, and shifted by beta first.
-    "based": (_TAYLOR, False, False, False),
-    "rebased": (_SQUARE, True, True, True),
-    "square": (_SQUARE, False, False, False),
-    "norm_square": (_SQUARE, True, False, False),
-    "scaled_square": (_SQUARE, False, True, False),
-    "affine_square": (_SQUARE, False, True, True),
-    "shifted_parabola": ((0.5, 1.0, 0.5), False, False, False),
+
+class QuadraticKernel(NamedTuple):
+    """What linear attention does with queries and keys before it weighs values."""
+
+    coefficients: Coefficients
+    """c0, c1, c2 of the weight c0 + c1 s + c2 s^2 of a score s."""
+    normalizes: bool = False
+    """Whether queries and keys pass a LayerNorm first,"""
+    has_gamma: bool = False
+    """are multiplied by a learned number for each coordinate,"""
+    has_beta: bool = False
+    """and shifted by one."""
+
+
+KERNELS: dict[str, QuadraticKernel] = {
+    "based": QuadraticKernel(_TAYLOR),
+    "rebased": QuadraticKernel(_SQUARE, normalizes=True, has_gamma=True, has_beta=True),
+    "square": QuadraticKernel(_SQUARE),
+    "norm_square": QuadraticKernel(_SQUARE, normalizes=True),
+    "scaled_square": QuadraticKernel(_SQUARE, has_gamma=True),
+    "affine_square": QuadraticKernel(_SQUARE, has_gamma=True, has_beta=True),
+    "shifted_parabola": QuadraticKernel((0.5, 1.0, 0.5)),
 }
 """Based, ReBased, and the steps between them of Aksenov et al. 2024, Table 1; the last is Based's parabola lowered until it touches 0."""
+
+ATTENTION = "attention"
+"""Beside them, where kernels are compared: softmax attention."""
 
 
 class BasedConfig(PreTrainedConfig):
     """The shape of a model; every field has a default, those of ReBased's language model.
+
+    Fields that are not listed are those of every config of ``transformers``, which keeps what it does not know without a word.
 
     >>> BasedConfig(hidden_size=64, num_hidden_layers=2, layer_types=["conv", "linear_attention"]).intermediate_size
     128
@@ -110,7 +143,7 @@ class BasedConfig(PreTrainedConfig):
         self.feature_dim = feature_dim
         self.norm_layout = norm_layout
         pair: tuple[LayerType, LayerType] = ("conv", "linear_attention")
-        self.layer_types = [pair[i % 2] for i in range(num_hidden_layers)] if layer_types is None else list(layer_types)
+        self.layer_types: Any = layer_types
         self.conv_form = conv_form
         self.conv_kernel_size = conv_kernel_size
         self.conv_expansion = conv_expansion
@@ -128,7 +161,11 @@ class BasedConfig(PreTrainedConfig):
         self.initializer_range = initializer_range
         self.rescale_prenorm_residual = rescale_prenorm_residual
         self.use_cache = use_cache
-        _check(self)
+        _check_numbers(self)
+        if layer_types is None:
+            self.layer_types = [pair[i % 2] for i in range(num_hidden_layers)]
+        _check_choices(self)
+        self.layer_types = list(self.layer_types)
         _tell_transformer_lens()
         super().__init__(**{"tie_word_embeddings": tie_word_embeddings, **kwargs})
 
@@ -149,7 +186,30 @@ def _tell_transformer_lens() -> None:
         factory.SUPPORTED_ARCHITECTURES.setdefault("BasedForCausalLM", bridge.BasedArchitectureAdapter)
 
 
-def _check(config: BasedConfig) -> None:
+def _check_numbers(config: BasedConfig) -> None:
+    for least, names in _WHOLE.items():
+        for name in names:
+            value = getattr(config, name)
+            if value is None and name == "max_position_embeddings":
+                continue
+            if (number := whole_number(value)) is None or number < least:
+                raise InvalidArgument(f"{name} must be a whole number from {least} on; got {value!r}")
+    for (least, below), names in _REAL.items():
+        for name in names:
+            value = getattr(config, name)
+            if not least <= real_number(value) < below:
+                raise InvalidArgument(
+                    f"{name} must be a number from {least:g} on{'' if below == math.inf else f' and below {below:g}'}; got {value!r}"
+                )
+    if not 0 < real_number(config.rope_theta) < math.inf:
+        raise InvalidArgument(f"rope_theta must be a number above 0; got {config.rope_theta!r}")
+    if config.hidden_size < config.num_attention_heads:
+        raise InvalidArgument(
+            f"hidden_size={config.hidden_size} leaves nothing for each of num_attention_heads={config.num_attention_heads} heads"
+        )
+
+
+def _check_choices(config: BasedConfig) -> None:
     for name, choices in (
         ("kernel", tuple(KERNELS)),
         ("norm_layout", ("wide", "shared")),
@@ -160,18 +220,10 @@ def _check(config: BasedConfig) -> None:
         value = getattr(config, name)
         if value not in choices:
             raise InvalidArgument(f"{name} must be one of {', '.join(choices)}; got {value!r}")
-    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "feature_dim", "conv_kernel_size"):
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InvalidArgument(f"{name} must be a whole number above 0; got {value!r}")
-    if config.hidden_size < config.num_attention_heads:
-        raise InvalidArgument(
-            f"hidden_size={config.hidden_size} leaves nothing for each of num_attention_heads={config.num_attention_heads} heads"
-        )
-    kinds = get_args(LayerType)
-    unknown = [kind for kind in config.layer_types if kind not in kinds]
-    if unknown or len(config.layer_types) != config.num_hidden_layers:
+    kinds, given = get_args(LayerType), config.layer_types
+    named = given if isinstance(given, Sequence) and not isinstance(given, str) else []
+    if len(named) != config.num_hidden_layers or any(kind not in kinds for kind in named):
         raise InvalidArgument(
             f"layer_types must name one of {', '.join(kinds)} for each of num_hidden_layers={config.num_hidden_layers} layers; "
-            f"got {config.layer_types}"
+            f"got {given!r}"
         )

@@ -14,6 +14,7 @@ from sae_lens_ext.based.norms import QueryKeyNorm
 from sae_lens_ext.based.taps import Tap, is_watched, through
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.kernels import AttentionState, quadratic_attention, quadratic_attention_with_state
+from sae_lens_ext.kernels._autocast import no_autocast
 from sae_lens_ext.kernels.quadratic_attention.reference import Kernel, divisor
 
 Kept = dict[str, Tensor]
@@ -45,7 +46,7 @@ class LinearAttention(Heads):
     def __init__(self, config: BasedConfig) -> None:
         """Random weights."""
         super().__init__(config.hidden_size, config.num_attention_heads, config.feature_dim, config.head_dim)
-        self.kernel = Kernel(KERNELS[config.kernel][0], 1 / math.sqrt(config.feature_dim), config.attention_eps)
+        self.kernel = Kernel(KERNELS[config.kernel].coefficients, 1 / math.sqrt(config.feature_dim), config.attention_eps)
         self.ln_q = QueryKeyNorm(config)
         # One norm for both is registered once: transformers does not save a module that has two names.
         self.ln_k = None if config.norm_layout == "shared" else QueryKeyNorm(config)
@@ -70,14 +71,19 @@ class LinearAttention(Heads):
         q, k, v = (project(x).unflatten(-1, (self.heads, -1)) for project in (self.q_proj, self.k_proj, self.v_proj))
         q = self.hook_q(self.ln_q(self.hook_q_pre(q)))
         k = self.hook_k((self.ln_q if self.ln_k is None else self.ln_k)(self.hook_k_pre(k)))
-        return self.mix(self._attend(q, k, self.hook_v(v), kept))
+        v = self.hook_v(v)
+        # Sums of many weights need float32.
+        with no_autocast(x.device):
+            z = self._attend(q, k, v, kept)
+        return self.mix(z)
 
     def pattern(
         self, q: Float[Tensor, "batch query head feature_dim"], k: Float[Tensor, "batch key head feature_dim"]
     ) -> Float[Tensor, "batch head query key"]:
         """What ``hook_pattern`` is for these ``hook_q`` and ``hook_k``, from the first token on."""
         q, k = (rearrange(one, "b t h d -> b h t d").to(torch.promote_types(torch.float32, one.dtype)) for one in (q, k))
-        kernel = self.kernel.of_scores(self.kernel.scale * q @ k.mT).tril()
+        with no_autocast(q.device):
+            kernel = self.kernel.of_scores(self.kernel.scale * q @ k.mT).tril()
         return kernel / divisor(kernel.sum(-1), q, None, self.kernel).unsqueeze(-1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, kept: Kept | None) -> Tensor:
@@ -98,6 +104,10 @@ class LinearAttention(Heads):
 
     def _is_asked(self, form: str, *taps: nn.Module) -> bool:
         return self.form == form or any(map(is_watched, taps))
+
+    def _is_only_way(self, *taps: nn.Module) -> bool:
+        """Whether the features are watched and the scores are not: then gradients go by way of the features."""
+        return any(map(is_watched, taps)) and not is_watched(self.hook_attn_scores)
 
     def _of_dense(self) -> tuple[nn.Module, ...]:
         return self.hook_attn_scores, self.hook_phi_q, self.hook_phi_k, self.hook_kernel, self.hook_denom, self.hook_pattern
@@ -121,8 +131,9 @@ class LinearAttention(Heads):
         if self._is_asked("dense", self.hook_phi_q, self.hook_phi_k):
             phi_q, edited_q = self._through_features(self.hook_phi_q, q)
             phi_k, edited_k = self._through_features(self.hook_phi_k, k)
-            if edited_q or edited_k:
-                kernel, edited_features = phi_q @ phi_k.mT, True
+            edited_features = edited_q or edited_k
+            if edited_features or self._is_only_way(self.hook_phi_q, self.hook_phi_k):
+                kernel = phi_q @ phi_k.mT
         if edited_scores and edited_features:
             raise InvalidArgument(
                 "the scores of a layer were edited and so were its features: two ways to one kernel; edit one of them in a run"

@@ -112,9 +112,13 @@ class SoftmaxAttention(Heads):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (rearrange(one, "b t h d -> b h t d") for one in (q, k, v))
+        is_plain = self.form != "dense" and not is_watched(self.hook_attn_scores) and not is_watched(self.hook_pattern)
+        if is_plain and self.window is None and q.shape == k.shape:
+            # Without a mask, which would keep torch from its fastest ways.
+            return rearrange(F.scaled_dot_product_attention(q, k, v, is_causal=True), "b h t d -> b t h d")
         back = torch.arange(k.shape[2] - q.shape[2], k.shape[2], device=q.device)[:, None] - torch.arange(k.shape[2], device=q.device)
         allowed = (back >= 0) if self.window is None else (back >= 0) & (back <= self.window)
-        if self.form != "dense" and not is_watched(self.hook_attn_scores) and not is_watched(self.hook_pattern):
+        if is_plain:
             return rearrange(F.scaled_dot_product_attention(q, k, v, attn_mask=allowed), "b h t d -> b t h d")
         scores = self.hook_attn_scores((q @ k.mT / self.d_head**0.5).masked_fill(~allowed, float("-inf")))
         pattern = self.hook_pattern(scores.softmax(-1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(v.dtype))

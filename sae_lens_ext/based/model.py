@@ -19,6 +19,9 @@ from sae_lens_ext.based.taps import Tap
 from sae_lens_ext.based.writer import Writer
 from sae_lens_ext.errors import InvalidArgument
 
+# What transformers and TransformerLens pass along: this model counts tokens itself, and returns no attentions.
+_NOT_FOR_US = ("cache_position", "num_items_in_batch", "output_attentions", "position_ids", "return_dict")
+
 
 class SwiGLU(nn.Module):
     """An MLP with a gate: ``down(silu(gate(x)) * up(x))``, without biases."""
@@ -152,16 +155,26 @@ class BasedModel(BasedPreTrainedModel):
         """Hidden states of tokens, or of embeddings, that follow those in the cache.
 
         Raises:
-            InvalidArgument: padding before or between tokens, more tokens than there are learned positions, or not one of ``input_ids``
-                and ``inputs_embeds``.
+            InvalidArgument: padding before or between tokens, more tokens than there are learned positions, no tokens, not one of
+                ``input_ids`` and ``inputs_embeds``, a cache of another model or of other texts, or an argument that is not known.
         """
-        if (input_ids is None) == (inputs_embeds is None):
+        _refuse_unknown(kwargs)
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if given is None or (input_ids is not None and inputs_embeds is not None):
             raise InvalidArgument("give either input_ids or inputs_embeds")
+        if given.ndim != (2 if inputs_embeds is None else 3) or not given.shape[1]:
+            raise InvalidArgument(
+                "input_ids must be [batch, pos] (inputs_embeds [batch, pos, d_model]), with at least one token each; "
+                f"got {list(given.shape)}; for one text give text[None]"
+            )
+        if past_key_values is not None:
+            _refuse_foreign(past_key_values, len(self.layers), len(given))
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        _refuse_padding(attention_mask)
         use_cache = (self.config.use_cache and not self.training) if use_cache is None else use_cache
         cache = BasedCache(len(self.layers)) if use_cache and past_key_values is None else past_key_values
         seen = 0 if cache is None else cache.seen
+        if attention_mask is not None:
+            _refuse_mask(attention_mask, hidden, seen)
         if self.embed_positions is not None:
             stop, room = seen + hidden.shape[1], self.config.max_position_embeddings
             if stop > room:
@@ -217,23 +230,56 @@ class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits of the next token at every position, or at the last ``logits_to_keep``; with ``labels``, the loss of the shifted labels.
 
-        Errors are those of ``BasedModel``.
+        ``logits_to_keep`` can be the positions themselves, [n]. Errors are those of ``BasedModel``, and InvalidArgument for a negative
+        ``logits_to_keep`` and labels of other positions than there are logits.
         """
-        found = self.model(input_ids, attention_mask, past_key_values, inputs_embeds, use_cache, output_hidden_states)
-        logits = self.lm_head(found.last_hidden_state[:, -logits_to_keep:])
+        found = self.model(input_ids, attention_mask, past_key_values, inputs_embeds, use_cache, output_hidden_states, **kwargs)
+        if isinstance(logits_to_keep, int) and logits_to_keep < 0:
+            raise InvalidArgument(f"logits_to_keep is how many of the last positions get logits, 0 for all; got {logits_to_keep}")
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(found.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
+            if labels.shape != logits.shape[:2]:
+                raise InvalidArgument(
+                    f"labels must be those of the tokens that get logits, {list(logits.shape[:2])}; got {list(labels.shape)}"
+                )
             wide = logits[:, :-1].flatten(0, 1).to(torch.promote_types(torch.float32, logits.dtype))
             loss = F.cross_entropy(wide, labels[:, 1:].flatten())
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=found.past_key_values, hidden_states=found.hidden_states)
 
 
-def _refuse_padding(mask: Tensor | None) -> None:
+def _refuse_unknown(options: dict[str, Any]) -> None:
+    unknown = [name for name, value in options.items() if value is not None and name not in _NOT_FOR_US]
+    if unknown:
+        raise InvalidArgument(f"this model takes no {', '.join(unknown)}; see BasedForCausalLM.forward for what it takes")
+    if options.get("output_attentions"):
+        raise InvalidArgument("this model returns no attentions; read them with hooks on the mixers' hook_pattern")
+
+
+def _refuse_foreign(cache: object, n_layers: int, n_texts: int) -> None:
+    if not isinstance(cache, BasedCache) or len(cache.layers) != n_layers:
+        raise InvalidArgument(f"past_key_values must be the BasedCache that this model returned; got a {type(cache).__name__} of another")
+    if cache.n_texts() not in (None, n_texts):
+        raise InvalidArgument(f"the cache remembers {cache.n_texts()} texts, and tokens of {n_texts} were given")
+
+
+def _refuse_mask(mask: Tensor, hidden: Tensor, seen: int) -> None:
     """Padding at the end changes nothing before it; anywhere else it would be remembered as if it were text."""
-    if mask is not None and mask.ndim == 2 and bool((mask.diff(dim=1) > 0).any()):
-        raise InvalidArgument("a recurrent model cannot skip padding before a token; pad on the right, or give prompts of one length")
+    batch, pos = hidden.shape[:2]
+    if mask.shape not in ((batch, pos), (batch, seen + pos)):
+        raise InvalidArgument(
+            f"attention_mask must be [batch, pos], {[batch, pos]}"
+            + (f" or {[batch, seen + pos]}" if seen else "")
+            + f"; got {list(mask.shape)}"
+        )
+    if bool((mask.long().diff(dim=1) > 0).any()):
+        raise InvalidArgument(
+            "a recurrent model cannot skip padding before a token: pad on the right for one forward pass, "
+            "or give prompts of one length to generate"
+        )

@@ -1,6 +1,6 @@
 """Multi-query associative recall: does a model find what it was told earlier?
 
-A sequence names keys and their values, and asks for them later (k: key, v: value, 0: nothing is asked)::
+A sequence names keys and their values, and asks for them later (k: key, v: value, 0: filler)::
 
     position   0   1   2   3   4   5  |  6   7   8   9  10  11  12  13
     input     k1  v1  k2  v2  k3  v3  | k2   0  k1   0   0   0  k3   0
@@ -25,7 +25,9 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from sae_lens_ext.based.config import KERNELS, BasedConfig, LayerType
+from sae_lens_ext._devices import check_device
+from sae_lens_ext._numbers import real_number, whole_number
+from sae_lens_ext.based.config import ATTENTION, KERNELS, BasedConfig, LayerType
 from sae_lens_ext.based.model import BasedForCausalLM
 from sae_lens_ext.errors import InvalidArgument
 
@@ -34,9 +36,6 @@ _TRAINED_ON, _TESTED_ON, _ORDER = (42, 1), (52, 2), 3
 
 UNLABELLED = -100
 """The label of a position that does not count."""
-
-ATTENTION = "attention"
-"""Beside the kernels of ``KERNELS``: softmax attention after the same convolution, which is how far one can get."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,15 @@ class MQAR:
 
     def __post_init__(self) -> None:
         """Refuse a task that cannot be laid out."""
+        _check_whole(self, "seq_len", "pairs", "vocab_size")
         if self.seq_len % 2 or self.pairs < 1 or 4 * self.pairs > self.seq_len:
             raise InvalidArgument(
                 f"seq_len must be even and at least 4 for each of the pairs; got seq_len={self.seq_len}, pairs={self.pairs}"
             )
         if self.vocab_size <= self.seq_len:
             raise InvalidArgument(f"vocab_size must be above seq_len={self.seq_len}; got {self.vocab_size}")
-        if not math.isfinite(self.power_a):
-            raise InvalidArgument(f"power_a must be a finite number; got {self.power_a}")
+        if not math.isfinite(real_number(self.power_a)):
+            raise InvalidArgument(f"power_a must be a finite number; got {self.power_a!r}")
 
     def sample(self, n: int, generator: np.random.Generator) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
         """Sequences and their labels, ``UNLABELLED`` where nothing is asked."""
@@ -95,7 +95,8 @@ class Recipe:
     """A model for the task and how it is trained.
 
     Attributes:
-        kernel: of linear attention (see ``KERNELS``), or "attention".
+        kernel: of linear attention (see ``KERNELS``), or "attention": softmax attention after the same convolution, which is how far
+            one can get.
         d_model: width of the residual stream.
         heads: of linear attention; softmax attention has one.
         feature_dim: of linear attention.
@@ -129,19 +130,19 @@ class Recipe:
         """Refuse what is no recipe."""
         if self.kernel not in (*KERNELS, ATTENTION):
             raise InvalidArgument(f"kernel must be one of {', '.join((*KERNELS, ATTENTION))}; got {self.kernel!r}")
-        for name in ("d_model", "heads", "feature_dim", "steps", "batch_size", "test_examples", "evaluations"):
-            if getattr(self, name) < 1:
-                raise InvalidArgument(f"{name} must be at least 1; got {getattr(self, name)}")
+        _check_whole(self, "d_model", "heads", "feature_dim", "steps", "batch_size", "test_examples", "evaluations")
         if self.d_model < self.heads:
             raise InvalidArgument(f"d_model={self.d_model} leaves no value for each of {self.heads} heads; give fewer heads")
         for name in ("init_std", "lr"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InvalidArgument(f"{name} must be a number above 0; got {getattr(self, name)}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise InvalidArgument(f"weight_decay must be a number from 0 on; got {self.weight_decay}")
-        if self.seed < 0:
-            raise InvalidArgument(f"seed must be a whole number from 0 on; got {self.seed}")
-        if self.train_examples is not None and self.train_examples < self.batch_size:
+            if not 0 < real_number(getattr(self, name)) < math.inf:
+                raise InvalidArgument(f"{name} must be a number above 0; got {getattr(self, name)!r}")
+        if not 0 <= real_number(self.weight_decay) < math.inf:
+            raise InvalidArgument(f"weight_decay must be a number from 0 on; got {self.weight_decay!r}")
+        _check_whole(self, "seed", least=0)
+        if self.train_examples is None:
+            return
+        _check_whole(self, "train_examples")
+        if self.train_examples < self.batch_size:
             raise InvalidArgument(
                 f"train_examples={self.train_examples} are fewer than one batch of batch_size={self.batch_size}; "
                 "give more, or none at all for new ones in every step"
@@ -191,7 +192,13 @@ def model_for(recipe: Recipe, task: MQAR) -> BasedForCausalLM:
 
 
 def accuracy(model: BasedForCausalLM, tokens: Int[Tensor, "n pos"], labels: Int[Tensor, "n pos"], batch_size: int = 256) -> float:
-    """The share of labelled positions at which the model's first choice, among all tokens, is the label."""
+    """The share of labelled positions at which the model's first choice, among all tokens, is the label.
+
+    Raises:
+        InvalidArgument: no position has a label.
+    """
+    if not bool((labels != UNLABELLED).any()):
+        raise InvalidArgument(f"there is nothing to answer: every label is {UNLABELLED}; give tokens and labels of MQAR.sample")
     was_training = model.training
     model.eval()
     right = total = 0
@@ -219,7 +226,11 @@ def train_mqar(
         task: what it learns.
         device: where.
         on_test: told the step and the accuracy of every test.
+
+    Raises:
+        InvalidArgument: models cannot be trained on ``device``.
     """
+    check_device(device)
     start = time.perf_counter()
     model: Any = model_for(recipe, task)
     model.to(device).train()
@@ -244,6 +255,13 @@ def train_mqar(
     solved = next((step for step, share in found if share >= 0.9), -1)
     best = max(share for _, share in found)
     return model.eval(), Outcome(best, found[-1][1], solved, time.perf_counter() - start)
+
+
+def _check_whole(given: object, *names: str, least: int = 1) -> None:
+    for name in names:
+        number = whole_number(value := getattr(given, name))
+        if number is None or number < least:
+            raise InvalidArgument(f"{name} must be a whole number from {least} on; got {value!r}")
 
 
 def _labelled_logits(model: BasedForCausalLM, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,8 +20,10 @@ def answers_at(tokens: Int[Tensor, "batch pos"], labels: Int[Tensor, "batch pos"
     [[0, 5, 3], [0, 6, 1]]
 
     Raises:
-        InvalidArgument: a question whose key is not in the sequence before it.
+        InvalidArgument: a question whose key is not in the sequence before it, or labels of other sequences.
     """
+    if tokens.ndim != 2 or tokens.shape != labels.shape:
+        raise InvalidArgument(f"tokens and labels must be [batch, pos], the same; got {list(tokens.shape)} and {list(labels.shape)}")
     asked = labels != UNLABELLED
     pos = torch.arange(tokens.shape[1], device=tokens.device)
     is_key = (tokens[:, :, None] == tokens[:, None, :]) & (pos < pos[:, None])
@@ -37,7 +39,17 @@ def soft_iou(pattern: Float[Tensor, "batch head query key"], where: Bool[Tensor,
     Only queries that have an answer count. 1 is a head that looks at the answer and nowhere else; one that spreads evenly over n positions
     gets 1 / (2 n - 1). Aksenov et al. 2024 report an intersection over union in Table 5 without saying how it is computed, so numbers of
     this function are not comparable with theirs.
+
+    Raises:
+        InvalidArgument: shapes that do not belong together, or no query that has an answer.
     """
+    batch, _, *pairs = pattern.shape if pattern.ndim == 4 else (None, None)
+    if [batch, *pairs] != list(where.shape):
+        raise InvalidArgument(
+            f"pattern must be [batch, head, query, key] and where the same without heads; got {list(pattern.shape)} and {list(where.shape)}"
+        )
+    if not bool(where.any()):
+        raise InvalidArgument("no query of where has an answer, so there is nothing a pattern could agree with")
     there = where.unsqueeze(1).to(pattern.dtype)
     asked = where.any(-1)[:, None, :, None]
     smaller = torch.where(asked, torch.minimum(pattern, there), 0).sum((0, 2, 3))

@@ -17,9 +17,10 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from sae_lens_ext._devices import check_device
 from sae_lens_ext.based.model import BasedForCausalLM
 from sae_lens_ext.based.mqar import MQAR, Outcome, Recipe, train_mqar
-from sae_lens_ext.errors import FormatError, InvalidArgument
+from sae_lens_ext.errors import FormatError
 from sae_lens_ext.formats.atomic import replacing
 
 _KEY = [field.name for kind in (Recipe, MQAR) for field in fields(kind)]
@@ -63,7 +64,7 @@ def run_grid(
         InvalidArgument: models cannot be trained on ``device``.
         OSError: there can be no folder for ``table``.
     """
-    _check_device(device)
+    check_device(device)
     # Before hours of training rather than after.
     table.parent.mkdir(parents=True, exist_ok=True)
     known = set(_keys(read_table(table)))
@@ -164,10 +165,3 @@ def _keys(table: Any) -> list[tuple[object, ...]]:
     """``_key`` of every line; what is None in a recipe is NaN in a table."""
     rows = table[_KEY].astype(object).itertuples(index=False)
     return [tuple(None if pd.isna(value) else value for value in row) for row in rows]
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidArgument(f"models cannot be trained on device {device!r}: {str(error).splitlines()[0]}; use cpu") from error

@@ -57,12 +57,12 @@ class QueryKeyNorm(_Norm):
 
     def __init__(self, config: BasedConfig) -> None:
         """As the config has it."""
-        _, normalizes, has_gamma, has_beta = KERNELS[config.kernel]
+        kernel = KERNELS[config.kernel]
         is_wide = config.norm_layout == "wide"
         width = config.num_attention_heads * config.feature_dim if is_wide else config.feature_dim
-        super().__init__(width, config.qk_norm_eps, is_centred=True, has_weight=has_gamma, has_bias=has_beta)
-        self.normalizes, self.is_wide = normalizes, is_wide
-        if not normalizes:
+        super().__init__(width, config.qk_norm_eps, is_centred=True, has_weight=kernel.has_gamma, has_bias=kernel.has_beta)
+        self.normalizes, self.is_wide = kernel.normalizes, is_wide
+        if not self.normalizes:
             # A tap that nothing passes would let an edit go unnoticed.
             del self.hook_scale, self.hook_normalized
 

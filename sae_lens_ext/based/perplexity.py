@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from sae_lens_ext._numbers import whole_number
 from sae_lens_ext.errors import InvalidArgument, NonFinite
 
 Recall = Literal["token", "ngram"]
@@ -70,13 +71,17 @@ def token_losses(model: Any, rows: Int[Tensor, "row pos"], *, batch_size: int = 
             f"the rows hold token {int(rows.max() if rows.max() >= known else rows.min())} and the model knows 0 to {known - 1}; "
             "tokenize the text with the tokenizer the model was trained with"
         )
+    if (whole_number(batch_size) or 0) < 1:
+        raise InvalidArgument(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
     device, was_training, found = next(model.parameters()).device, model.training, []
     model.eval()
-    for some in rows.split(batch_size):
-        tokens = some.to(device, torch.int64)
-        logits = model(tokens[:, :-1], use_cache=False).logits.float()
-        found.append(F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(some), -1).cpu())
-    model.train(was_training)
+    try:
+        for some in rows.split(batch_size):
+            tokens = some.to(device, torch.int64)
+            logits = model(tokens[:, :-1], use_cache=False).logits.float()
+            found.append(F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(some), -1).cpu())
+    finally:
+        model.train(was_training)
     losses = torch.cat(found)
     if not torch.isfinite(losses).all():
         bad = int((~torch.isfinite(losses)).sum())
@@ -130,3 +135,5 @@ def _has_occurred(codes: Tensor) -> Tensor:
 def _check_rows(rows: Tensor) -> None:
     if rows.ndim != 2 or not len(rows) or rows.shape[1] < 2:
         raise InvalidArgument(f"perplexity needs rows of at least 2 tokens, [row, pos]; got {list(rows.shape)}")
+    if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
+        raise InvalidArgument(f"perplexity needs token ids, which are whole numbers; got {rows.dtype}")

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sae_lens_ext.based.config import BasedConfig, LayerType
-from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.errors import InvalidArgument, closest
 
 
 def _layers(n: int, linear: set[int], windows: set[int]) -> list[LayerType]:
@@ -67,10 +67,14 @@ def preset(name: str, **changes: Any) -> BasedConfig:
         **changes: fields of ``BasedConfig``. Who changes ``num_hidden_layers`` changes ``layer_types`` too.
 
     Raises:
-        InvalidArgument: no such name, or changes that make no model.
+        InvalidArgument: no such name or field, or changes that make no model.
 
     Source: Arora et al. 2024 (arXiv 2402.18668) and its released configurations; Aksenov et al. 2024 (arXiv 2402.10644), Table 8.
     """
     if name not in PRESETS:
         raise InvalidArgument(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    fields = BasedConfig(**PRESETS[name]).to_dict()
+    unknown = [field for field in changes if field not in fields]
+    if unknown:
+        raise InvalidArgument(f"BasedConfig has no field {', '.join(unknown)}; the closest are {closest(unknown[0], fields)}")
     return BasedConfig(**{**PRESETS[name], **changes})

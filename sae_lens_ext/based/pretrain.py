@@ -16,10 +16,9 @@ from typing import Any, get_args
 import pandas as pd
 from transformers.utils.logging import disable_progress_bar
 
-from sae_lens_ext.based.config import KERNELS
+from sae_lens_ext.based.config import ATTENTION, KERNELS
 from sae_lens_ext.based.perplexity import Recall
 from sae_lens_ext.based.pretrain_config import PretrainConfig, TextConfig
-from sae_lens_ext.based.pretrain_model import ATTENTION
 from sae_lens_ext.based.pretrain_run import compare
 from sae_lens_ext.errors import SaeLensExtError
 

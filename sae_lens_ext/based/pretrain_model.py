@@ -2,13 +2,10 @@
 
 import torch
 
-from sae_lens_ext.based.config import KERNELS, BasedConfig
+from sae_lens_ext.based.config import ATTENTION, KERNELS, BasedConfig
 from sae_lens_ext.based.model import BasedForCausalLM
 from sae_lens_ext.based.pretrain_config import PretrainConfig
 from sae_lens_ext.errors import InvalidArgument
-
-ATTENTION = "attention"
-"""Beside the kernels of ``KERNELS``: softmax attention with rotary positions in every layer."""
 
 
 def model_config(kernel: str, config: PretrainConfig, vocab_size: int, eos_token_id: int | None = None) -> BasedConfig:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
-import torch
 
+from sae_lens_ext._devices import check_device
 from sae_lens_ext.based.perplexity import Recall, recall_mask, split, token_losses
 from sae_lens_ext.based.pretrain_config import PretrainConfig, TextConfig
 from sae_lens_ext.based.pretrain_loop import autocast, pretrain
@@ -52,7 +52,7 @@ def compare(
     """
     if checkpoint_every < 1:
         raise InvalidArgument(f"checkpoint_every must be at least 1; got {checkpoint_every}")
-    _check_device(device)
+    check_device(device)
     tokenizer = load_tokenizer(text.tokenizer)
     # A multiple of 8, as published; the rows above the tokenizer's are never read.
     vocab_size = -(-len(tokenizer) // 8) * 8
@@ -159,10 +159,3 @@ class _Run:
             # Of a run that was interrupted before it was tested.
             shutil.rmtree(self.out / kernel, ignore_errors=True)
             whole.replace(self.out / kernel)
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidArgument(f"device {device!r} cannot be used here ({' '.join(str(error).split())[:120]}); try cpu") from error

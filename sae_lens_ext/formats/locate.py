@@ -26,7 +26,7 @@ def locate(folder_or_repo: str | Path, *, subfolder: str | None = None, revision
         FormatError: neither a folder nor the name of a repository, or a subfolder that is not inside it.
         MissingDependency: a repository was named and huggingface_hub is not installed.
     """
-    if not isinstance(folder_or_repo, str | Path):
+    if not isinstance(folder_or_repo, str | Path) or folder_or_repo == "":
         raise FormatError(f"give the path of a folder or the name of a hub repository; got {folder_or_repo!r}")
     if not isinstance(subfolder, str | None):
         raise FormatError(f"subfolder must be the name of a folder, or None; got {subfolder!r}")

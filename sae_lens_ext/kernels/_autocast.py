@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
@@ -11,15 +12,19 @@ from torch import Tensor
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it, what is computed on the device is computed in the dtypes it names."""
+    # A device such as "meta" has no autocast to leave.
+    is_there = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if is_there else contextlib.nullcontext()
+
+
 def without_autocast(function: _Function) -> _Function:
     """A function that computes in the dtypes it names, wherever it is called; its first argument is a tensor."""
 
     @functools.wraps(function)
     def run(first: Tensor, *others: Any, **options: Any) -> Any:
-        device = first.device.type
-        # A device such as "meta" has no autocast to leave.
-        context = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else contextlib.nullcontext()
-        with context:
+        with no_autocast(first.device):
             return function(first, *others, **options)
 
     return run  # pyright: ignore[reportReturnType] - the same signature

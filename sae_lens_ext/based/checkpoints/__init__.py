@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from sae_lens_ext.based.checkpoints.assemble import compare, empty_model, expected_shapes, fill
 from sae_lens_ext.based.checkpoints.configs import from_fla, from_hub, from_zoology
@@ -53,7 +54,7 @@ def load_checkpoint(
         folder_or_repo: a folder with ``config.json`` and weights, or the name of a repository on the hub.
         kernel: of linear attention; None for "based" or "rebased", whichever the weights are.
         dtype: of the weights; None for what they are stored in, or the widest of them.
-        revision: branch, tag or commit of the repository.
+        revision: branch, tag or commit of the repository; ignored for folders.
 
     Raises:
         FormatError: no such folder or repository, no weights, a config or weights that are no model of this kind, or a ``kernel`` that the
@@ -62,10 +63,10 @@ def load_checkpoint(
         InvalidArgument: no such kernel or dtype.
         MissingDependency: a repository was named and huggingface_hub is not installed.
     """
-    if kernel is not None and kernel not in KERNELS:
+    if kernel is not None and kernel not in tuple(KERNELS):
         raise InvalidArgument(f"kernel must be one of {', '.join(KERNELS)}, or None; got {kernel!r}")
-    if dtype is not None and not dtype.is_floating_point:
-        raise InvalidArgument(f"dtype must be a floating point one, or None; got {dtype}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InvalidArgument(f"dtype must be a floating point one of torch, such as torch.float32, or None; got {dtype!r}")
     folder = locate_weights(folder_or_repo, revision=revision)
     path = folder / "config.json"
     described = read_object(path, "nothing says how its weights are put together: add the config.json it was published with")
@@ -88,7 +89,10 @@ def load_checkpoint(
         if head is not None and embedding in weights and not torch.equal(head, weights[embedding]):
             raise FormatError(f"{path} says that lm_head.weight is {embedding} (tie_word_embeddings), and it is not")
     compare(shapes, expected_shapes(model, where_from), str(folder))
-    return fill(model, where_from, weights, dtype, str(folder))
+    model = fill(model, where_from, weights, dtype, str(folder))
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
 
 
 def _needed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -48,7 +48,7 @@ def choose_kernel(wanted: KernelName | None, norms: Norms | None, path: Path) ->
     Raises:
         FormatError: the weights are those of another kernel.
     """
-    fitting = [name for name, (_, _, *gamma_and_beta) in KERNELS.items() if gamma_and_beta == [norms is not None] * 2]
+    fitting = [name for name, kernel in KERNELS.items() if kernel.has_gamma == kernel.has_beta == (norms is not None)]
     if wanted is None:
         return "based" if norms is None else "rebased"
     if wanted not in fitting:
