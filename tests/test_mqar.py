@@ -13,7 +13,7 @@ import torch
 
 import sae_lens_ext as sle
 from sae_lens_ext.based import KERNELS, BasedForCausalLM, mqar, mqar_grid
-from sae_lens_ext.based.mqar import ATTENTION, MQAR, UNLABELLED, Outcome, Recipe, accuracy, model_for, train_mqar
+from sae_lens_ext.based.mqar import ATTENTION, MQAR, UNLABELLED, Outcome, Recipe, accuracy, model_for, train_mqar, trained_on
 from sae_lens_ext.based.mqar_grid import grid, model_folder, read_table, run_grid
 from sae_lens_ext.based.mqar_results import at_best_lr, differences, summary
 
@@ -147,6 +147,7 @@ def test_a_task_that_cannot_be_laid_out_is_refused(changes, said):
         ({"lr": 0.0}, "lr must be a number above 0; got 0.0"),
         ({"init_std": float("inf")}, "init_std must be a number above 0; got inf"),
         ({"weight_decay": -0.1}, "weight_decay must be a number from 0 on; got -0.1"),
+        ({"fewest_pairs": 0}, "fewest_pairs must be a whole number from 1 on; got 0"),
         ({"seed": -1}, "seed must be a whole number from 0 on; got -1"),
         ({"train_examples": 3}, "train_examples=3 are fewer than one batch of batch_size=4; give more, or none at all"),
     ],
@@ -233,6 +234,33 @@ def test_nothing_is_trained_on_that_is_tested_on(monkeypatch, train_examples, se
     assert len(tested[0]) == 64
     assert torch.equal(tested[0], tested[1])
     assert not trained & set(map(tuple, tested[0].tolist()))
+
+
+@pytest.mark.parametrize(("fewest", "pairs"), [(None, [8]), (8, [8]), (2, [2, 4, 8]), (3, [3, 6, 8])])
+@pytest.mark.parametrize("train_examples", [None, 12])
+def test_fewer_pairs_are_trained_on_too_each_batch_of_one_number(fewest, pairs, train_examples):
+    recipe, task = replace(QUICK, fewest_pairs=fewest, steps=300, batch_size=4, train_examples=train_examples), MQAR(32, 8, 64)
+    assert trained_on(recipe, task) == [replace(task, pairs=n) for n in pairs]
+    seen = []
+    for tokens, labels in mqar._batches(recipe, task):
+        assert tokens.shape == (4, 32)
+        (asked,) = {int(row) for row in (labels != UNLABELLED).sum(1)}
+        seen.append(asked)
+    assert len(seen) == 300
+    assert sorted(set(seen)) == pairs
+    assert all(seen.count(n) > 300 / len(pairs) / 2 for n in pairs)
+
+
+def test_more_pairs_than_the_task_has_are_refused_before_training(trained, tmp_path):
+    recipe = replace(QUICK, fewest_pairs=3)
+    with pytest.raises(sle.InvalidArgument, match="fewest_pairs=3 are more than the task's pairs=2"):
+        run_grid(TINY, [QUICK, recipe], tmp_path / "mqar.csv", progress=False)
+    assert not trained
+
+
+def test_a_model_without_learned_positions_has_none():
+    assert model_for(replace(QUICK, learned_positions=False), TINY).model.embed_positions is None
+    assert model_for(QUICK, TINY).model.embed_positions.num_embeddings == TINY.seq_len
 
 
 class Oracle(torch.nn.Module):

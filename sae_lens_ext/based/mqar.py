@@ -16,7 +16,7 @@ Source: Arora et al. 2023, "Zoology" (arXiv 2312.04927); the settings of Aksenov
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,7 @@ class Recipe:
         d_model: width of the residual stream.
         heads: of linear attention; softmax attention has one.
         feature_dim: of linear attention.
+        learned_positions: whether the model has them, as ReBased's has; Zoology's has none.
         init_std: standard deviation of the weights before training. Small models leave the start much sooner with more than the
             published 0.02.
         lr: the highest learning rate; it falls to 0 along half a cosine.
@@ -107,7 +108,9 @@ class Recipe:
         steps: of the optimizer, AdamW with weight decay on everything.
         batch_size: in sequences.
         weight_decay: of it.
-        train_examples: how many different sequences there are; None makes new ones for every step.
+        fewest_pairs: train on sequences of as few pairs too, of twice as many, and so on up to those of the task, each batch of one number
+            of pairs, drawn anew: who can tell few pairs apart soon can tell many. None trains on the task alone. Tests are of the task.
+        train_examples: how many different sequences there are, of each number of pairs; None makes new ones for every step.
         test_examples: how many others it is tested on.
         evaluations: how often it is tested; the best counts, as published.
     """
@@ -116,12 +119,14 @@ class Recipe:
     d_model: int = 64
     heads: int = 12
     feature_dim: int = 16
+    learned_positions: bool = True
     init_std: float = 0.02
     lr: float = 3e-3
     seed: int = 42
     steps: int = 12500
     batch_size: int = 512
     weight_decay: float = 0.1
+    fewest_pairs: int | None = None
     train_examples: int | None = 100_000
     test_examples: int = 3000
     evaluations: int = 64
@@ -139,6 +144,8 @@ class Recipe:
         if not 0 <= real_number(self.weight_decay) < math.inf:
             raise InvalidArgument(f"weight_decay must be a number from 0 on; got {self.weight_decay!r}")
         _check_whole(self, "seed", least=0)
+        if self.fewest_pairs is not None:
+            _check_whole(self, "fewest_pairs")
         if self.train_examples is None:
             return
         _check_whole(self, "train_examples")
@@ -182,13 +189,28 @@ def model_for(recipe: Recipe, task: MQAR) -> BasedForCausalLM:
         mlp="identity",
         norm="layer",
         use_rope=False,
-        max_position_embeddings=task.seq_len,
+        max_position_embeddings=task.seq_len if recipe.learned_positions else None,
         embedding_dropout=0.1,
         initializer_range=recipe.init_std,
         rescale_prenorm_residual=False,
     )
     torch.manual_seed(recipe.seed)
     return BasedForCausalLM(config)
+
+
+def trained_on(recipe: Recipe, task: MQAR) -> list[MQAR]:
+    """The tasks that batches are of: with the fewest pairs first, and ``task`` last.
+
+    Raises:
+        InvalidArgument: the fewest pairs are more than those of the task.
+    """
+    found, pairs = [task], recipe.fewest_pairs or task.pairs
+    if pairs > task.pairs:
+        raise InvalidArgument(f"fewest_pairs={pairs} are more than the task's pairs={task.pairs}; give fewer, or none")
+    while pairs < task.pairs:
+        found.insert(-1, replace(task, pairs=pairs))
+        pairs *= 2
+    return found
 
 
 def accuracy(model: BasedForCausalLM, tokens: Int[Tensor, "n pos"], labels: Int[Tensor, "n pos"], batch_size: int = 256) -> float:
@@ -228,7 +250,7 @@ def train_mqar(
         on_test: told the step and the accuracy of every test.
 
     Raises:
-        InvalidArgument: models cannot be trained on ``device``.
+        InvalidArgument: models cannot be trained on ``device``, or the recipe wants more pairs than the task has.
     """
     check_device(device)
     start = time.perf_counter()
@@ -272,18 +294,23 @@ def _labelled_logits(model: BasedForCausalLM, tokens: Tensor, labels: Tensor) ->
 
 
 def _batches(recipe: Recipe, task: MQAR) -> Iterator[tuple[Tensor, Tensor]]:
-    generator = np.random.default_rng((recipe.seed, _ORDER))
+    generator, tasks = np.random.default_rng((recipe.seed, _ORDER)), trained_on(recipe, task)
     if recipe.train_examples is None:
         for _ in range(recipe.steps):
-            yield task.sample(recipe.batch_size, generator)
+            yield tasks[generator.integers(len(tasks))].sample(recipe.batch_size, generator)
         return
-    tokens, labels = task.sample(recipe.train_examples, np.random.default_rng(_TRAINED_ON))
-    done = 0
-    while done < recipe.steps:
+    endless = [_shuffled(recipe, one, generator) for one in tasks]
+    for _ in range(recipe.steps):
+        yield next(endless[generator.integers(len(tasks))])
+
+
+def _shuffled(recipe: Recipe, task: MQAR, generator: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same examples again and again, in another order each time."""
+    tokens, labels = task.sample(recipe.train_examples or 0, np.random.default_rng(_TRAINED_ON))
+    while True:
         for some in torch.from_numpy(generator.permutation(len(tokens))).split(recipe.batch_size):
-            if len(some) == recipe.batch_size and done < recipe.steps:
+            if len(some) == recipe.batch_size:
                 yield tokens[some], labels[some]
-                done += 1
 
 
 def _distinct(generator: np.random.Generator, n: int, below: int, count: int) -> Any:

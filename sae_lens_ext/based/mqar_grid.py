@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from sae_lens_ext._devices import check_device
 from sae_lens_ext.based.model import BasedForCausalLM
-from sae_lens_ext.based.mqar import MQAR, Outcome, Recipe, train_mqar
+from sae_lens_ext.based.mqar import MQAR, Outcome, Recipe, train_mqar, trained_on
 from sae_lens_ext.errors import FormatError
 from sae_lens_ext.formats.atomic import replacing
 
@@ -61,10 +61,12 @@ def run_grid(
 
     Raises:
         FormatError: ``table`` is another kind of file.
-        InvalidArgument: models cannot be trained on ``device``.
+        InvalidArgument: models cannot be trained on ``device``, or a recipe is none for this task.
         OSError: there can be no folder for ``table``.
     """
     check_device(device)
+    for recipe in recipes:
+        trained_on(recipe, task)
     # Before hours of training rather than after.
     table.parent.mkdir(parents=True, exist_ok=True)
     known = set(_keys(read_table(table)))

@@ -56,6 +56,7 @@ def mqar(
     d_model: Annotated[int, typer.Option(help="Width of the residual stream.")] = 64,
     heads: Annotated[int, typer.Option(help="Of linear attention.")] = 12,
     feature_dim: Annotated[int, typer.Option(help="Of its queries and keys.")] = 16,
+    learned_positions: Annotated[bool, typer.Option(help="Whether models have them.")] = True,
     init_std: Annotated[float, typer.Option(help="Standard deviation of weights before training.")] = 0.02,
     lr: Annotated[
         list[float] | None, typer.Option(help="Highest learning rate; may be given again: each kernel counts at its best. Default: 3e-3.")
@@ -64,6 +65,9 @@ def mqar(
     first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 42,
     steps: Annotated[int, typer.Option(min=1, help="Of the optimizer, at most: 99 % ends a run.")] = 12500,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences in a step.")] = 512,
+    fewest_pairs: Annotated[
+        int | None, typer.Option(min=1, help="Train on as few pairs too, twice as many, and so on. Default: on --pairs alone.")
+    ] = None,
     train_examples: Annotated[int, typer.Option(min=0, help="Different sequences to train on; 0 makes new ones for every step.")] = 100_000,
     test_examples: Annotated[int, typer.Option(min=1, help="Other sequences to test on.")] = 3000,
     evaluations: Annotated[int, typer.Option(min=1, help="How often to test; the best test counts.")] = 64,
@@ -82,7 +86,9 @@ def mqar(
         d_model=d_model,
         heads=heads,
         feature_dim=feature_dim,
+        learned_positions=learned_positions,
         init_std=init_std,
+        fewest_pairs=fewest_pairs,
         steps=steps,
         batch_size=batch_size,
         train_examples=train_examples or None,
