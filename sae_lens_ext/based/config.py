@@ -15,18 +15,20 @@ from sae_lens_ext.kernels.quadratic_attention.features import Coefficients
 KernelName = Literal["based", "rebased", "square", "norm_square", "scaled_square", "affine_square", "shifted_parabola"]
 """The function of a query and a key that linear attention weighs values with. See ``KERNELS``."""
 
-# The least that fields may be; and from where to where.
-_WHOLE = {
-    0: ("sliding_window",),
-    1: (
-        *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "feature_dim", "conv_kernel_size", "conv_expansion"),
-        *("intermediate_size", "max_position_embeddings"),
-    ),
+# The least that whole numbers may be.
+_LEAST = {
+    "vocab_size": 1,
+    "hidden_size": 1,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "feature_dim": 1,
+    "conv_kernel_size": 1,
+    "conv_expansion": 1,
+    "sliding_window": 0,
+    "intermediate_size": 1,
+    "max_position_embeddings": 1,
 }
-_REAL = {
-    (0.0, math.inf): ("norm_eps", "qk_norm_eps", "attention_eps", "initializer_range"),
-    (0.0, 1.0): ("embedding_dropout",),
-}
+_FROM_0 = ("norm_eps", "qk_norm_eps", "attention_eps", "initializer_range", "embedding_dropout")
 
 LayerType = Literal["conv", "linear_attention", "sliding_attention", "full_attention"]
 """What mixes tokens in a layer."""
@@ -36,16 +38,16 @@ _SQUARE: Coefficients = (0.0, 0.0, 1.0)
 
 
 class QuadraticKernel(NamedTuple):
-    """What linear attention does with queries and keys before it weighs values."""
+    """How linear attention weighs values by queries and keys."""
 
     coefficients: Coefficients
     """c0, c1, c2 of the weight c0 + c1 s + c2 s^2 of a score s."""
     normalizes: bool = False
-    """Whether queries and keys pass a LayerNorm first,"""
+    """Whether queries and keys pass a LayerNorm before they are multiplied."""
     has_gamma: bool = False
-    """are multiplied by a learned number for each coordinate,"""
+    """Whether each of their coordinates then has a learned factor."""
     has_beta: bool = False
-    """and shifted by one."""
+    """Whether it then has a learned shift."""
 
 
 KERNELS: dict[str, QuadraticKernel] = {
@@ -143,6 +145,7 @@ class BasedConfig(PreTrainedConfig):
         self.feature_dim = feature_dim
         self.norm_layout = norm_layout
         pair: tuple[LayerType, LayerType] = ("conv", "linear_attention")
+        # Of any length until the number of layers is known to be one.
         self.layer_types: Any = layer_types
         self.conv_form = conv_form
         self.conv_kernel_size = conv_kernel_size
@@ -187,20 +190,21 @@ def _tell_transformer_lens() -> None:
 
 
 def _check_numbers(config: BasedConfig) -> None:
-    for least, names in _WHOLE.items():
-        for name in names:
-            value = getattr(config, name)
-            if value is None and name == "max_position_embeddings":
-                continue
-            if (number := whole_number(value)) is None or number < least:
-                raise InvalidArgument(f"{name} must be a whole number from {least} on; got {value!r}")
-    for (least, below), names in _REAL.items():
-        for name in names:
-            value = getattr(config, name)
-            if not least <= real_number(value) < below:
-                raise InvalidArgument(
-                    f"{name} must be a number from {least:g} on{'' if below == math.inf else f' and below {below:g}'}; got {value!r}"
-                )
+    for name, least in _LEAST.items():
+        value = getattr(config, name)
+        if value is None and name == "max_position_embeddings":
+            continue
+        if (number := whole_number(value)) is None or number < least:
+            raise InvalidArgument(f"{name} must be a whole number from {least} on; got {value!r}")
+        # Python's, for numpy's do not fit into config.json.
+        setattr(config, name, number)
+    for name in _FROM_0:
+        value = getattr(config, name)
+        if not 0 <= real_number(value) < math.inf:
+            raise InvalidArgument(f"{name} must be a number from 0 on; got {value!r}")
+        setattr(config, name, real_number(value))
+    if config.embedding_dropout >= 1:
+        raise InvalidArgument(f"embedding_dropout must be below 1; got {config.embedding_dropout}")
     if not 0 < real_number(config.rope_theta) < math.inf:
         raise InvalidArgument(f"rope_theta must be a number above 0; got {config.rope_theta!r}")
     if config.hidden_size < config.num_attention_heads:
