@@ -258,6 +258,32 @@ def test_more_pairs_than_the_task_has_are_refused_before_training(trained, tmp_p
     assert not trained
 
 
+@pytest.mark.parametrize("train_examples", [None, 12])
+def test_shorter_sequences_are_trained_on_and_the_task_is_tested(monkeypatch, train_examples):
+    recipe = replace(QUICK, fewest_pairs=1, train_seq_len=16, learned_positions=False, steps=20, train_examples=train_examples)
+    task, tested = MQAR(40, 4, 64, power_a=1.0), []
+    assert trained_on(recipe, task) == [MQAR(16, n, 64, power_a=1.0) for n in (1, 2, 4)]
+    assert {tokens.shape for tokens, _ in mqar._batches(recipe, task)} == {(4, 16)}
+    monkeypatch.setattr(
+        mqar, "accuracy", lambda _, tokens, labels: tested.append((tokens.shape, int((labels[0] != UNLABELLED).sum()))) or 0.0
+    )
+    train_mqar(recipe, task)
+    assert tested == [((6, 40), 4)] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train_seq_len": 6}, "train_seq_len=6 is not the task's seq_len=8, .*; give learned_positions=False"),
+        ({"train_seq_len": 6, "learned_positions": False}, "seq_len must be even and at least 4 .*; got seq_len=6, pairs=2"),
+    ],
+)
+def test_lengths_that_cannot_be_trained_on_are_refused_before_training(trained, tmp_path, changes, said):
+    with pytest.raises(sle.InvalidArgument, match=said):
+        run_grid(TINY, [QUICK, replace(QUICK, **changes)], tmp_path / "mqar.csv", progress=False)
+    assert not trained
+
+
 def test_a_model_without_learned_positions_has_none():
     assert model_for(replace(QUICK, learned_positions=False), TINY).model.embed_positions is None
     assert model_for(QUICK, TINY).model.embed_positions.num_embeddings == TINY.seq_len

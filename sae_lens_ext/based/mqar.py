@@ -110,6 +110,8 @@ class Recipe:
         weight_decay: of it.
         fewest_pairs: train on sequences of as few pairs too, of twice as many, and so on up to those of the task, each batch of one number
             of pairs, drawn anew: who can tell few pairs apart soon can tell many. None trains on the task alone. Tests are of the task.
+        train_seq_len: train on sequences of so many tokens instead of the task's; None for those. Without learned positions a model can be
+            asked about longer texts than it has seen.
         train_examples: how many different sequences there are, of each number of pairs; None makes new ones for every step.
         test_examples: how many others it is tested on.
         evaluations: how often it is tested; the best counts, as published.
@@ -127,6 +129,7 @@ class Recipe:
     batch_size: int = 512
     weight_decay: float = 0.1
     fewest_pairs: int | None = None
+    train_seq_len: int | None = None
     train_examples: int | None = 100_000
     test_examples: int = 3000
     evaluations: int = 64
@@ -144,8 +147,9 @@ class Recipe:
         if not 0 <= real_number(self.weight_decay) < math.inf:
             raise InvalidArgument(f"weight_decay must be a number from 0 on; got {self.weight_decay!r}")
         _check_whole(self, "seed", least=0)
-        if self.fewest_pairs is not None:
-            _check_whole(self, "fewest_pairs")
+        for name in ("fewest_pairs", "train_seq_len"):
+            if getattr(self, name) is not None:
+                _check_whole(self, name)
         if self.train_examples is None:
             return
         _check_whole(self, "train_examples")
@@ -199,11 +203,19 @@ def model_for(recipe: Recipe, task: MQAR) -> BasedForCausalLM:
 
 
 def trained_on(recipe: Recipe, task: MQAR) -> list[MQAR]:
-    """The tasks that batches are of: with the fewest pairs first, and ``task`` last.
+    """The tasks that batches are of: with the fewest pairs first, and as many as ``task`` has last.
 
     Raises:
-        InvalidArgument: the fewest pairs are more than those of the task.
+        InvalidArgument: the fewest pairs are more than those of the task, training is on other lengths than there are learned positions
+            for, or the task cannot be laid out in the length that is trained on.
     """
+    if recipe.train_seq_len not in (None, task.seq_len):
+        if recipe.learned_positions:
+            raise InvalidArgument(
+                f"train_seq_len={recipe.train_seq_len} is not the task's seq_len={task.seq_len}, and positions that are not trained on are "
+                "not learned; give learned_positions=False"
+            )
+        task = replace(task, seq_len=recipe.train_seq_len)
     found, pairs = [task], recipe.fewest_pairs or task.pairs
     if pairs > task.pairs:
         raise InvalidArgument(f"fewest_pairs={pairs} are more than the task's pairs={task.pairs}; give fewer, or none")

@@ -50,6 +50,7 @@ def mqar(
     seq_len: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 256,
     pairs: Annotated[int, typer.Option(help="Keys and values in it; each key is asked for once.")] = 32,
     vocab_size: Annotated[int, typer.Option(help="Keys, values and the filler.")] = 8192,
+    power_a: Annotated[float, typer.Option(help="Where questions are asked: 1 for anywhere; the smaller, the earlier.")] = 0.01,
     random_non_queries: Annotated[
         bool, typer.Option("--random-non-queries", help="Fill the places where nothing is asked with any tokens.")
     ] = False,
@@ -68,6 +69,7 @@ def mqar(
     fewest_pairs: Annotated[
         int | None, typer.Option(min=1, help="Train on as few pairs too, twice as many, and so on. Default: on --pairs alone.")
     ] = None,
+    train_seq_len: Annotated[int | None, typer.Option(min=1, help="Tokens of a sequence to train on. Default: --seq-len.")] = None,
     train_examples: Annotated[int, typer.Option(min=0, help="Different sequences to train on; 0 makes new ones for every step.")] = 100_000,
     test_examples: Annotated[int, typer.Option(min=1, help="Other sequences to test on.")] = 3000,
     evaluations: Annotated[int, typer.Option(min=1, help="How often to test; the best test counts.")] = 64,
@@ -81,7 +83,7 @@ def mqar(
     from sae_lens_ext.based.mqar import MQAR, Recipe
     from sae_lens_ext.cli.mqar import run_mqar
 
-    task = MQAR(seq_len=seq_len, pairs=pairs, vocab_size=vocab_size, random_non_queries=random_non_queries)
+    task = MQAR(seq_len=seq_len, pairs=pairs, vocab_size=vocab_size, power_a=power_a, random_non_queries=random_non_queries)
     base = Recipe(
         d_model=d_model,
         heads=heads,
@@ -89,6 +91,7 @@ def mqar(
         learned_positions=learned_positions,
         init_std=init_std,
         fewest_pairs=fewest_pairs,
+        train_seq_len=train_seq_len,
         steps=steps,
         batch_size=batch_size,
         train_examples=train_examples or None,
