@@ -25,7 +25,7 @@ from sae_lens_ext.formats.atomic import replacing
 
 _KEY = [field.name for kind in (Recipe, MQAR) for field in fields(kind)]
 _COLUMNS = [*_KEY, *(field.name for field in fields(Outcome))]
-_FLOATS = [field.name for kind in (Recipe, MQAR) for field in fields(kind) if field.type is float]
+_FLOATS = [field.name for kind in (Recipe, MQAR, Outcome) for field in fields(kind) if field.type is float]
 _FACTS = "mqar.json"
 
 

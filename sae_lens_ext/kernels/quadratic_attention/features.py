@@ -22,7 +22,8 @@ Coefficients = tuple[float, float, float]
 
 def checked_coefficients(c: object) -> Coefficients:
     """``c`` as floats; refuse what is not three numbers, none below 0 and not all 0."""
-    numbers = [real_number(one) for one in c] if isinstance(c, tuple | list) else []
+    # torch.compile of torch 2.8 knows no union of types.
+    numbers = [real_number(one) for one in c] if isinstance(c, tuple) or isinstance(c, list) else []  # noqa: SIM101
     if len(numbers) != 3 or not all(0 <= one < math.inf for one in numbers) or not any(numbers):
         raise InvalidArgument(f"c must be three numbers c0, c1, c2, none below 0 and not all 0; got {c!r}")
     c0, c1, c2 = numbers
@@ -40,7 +41,8 @@ def checked_scale(scale: object) -> float:
 def n_features(d: int, c: Coefficients) -> int:
     """How many features a vector of ``d`` numbers has; 153 for Based and 136 for ReBased at d = 16."""
     c0, c1, c2 = c
-    return (c0 != 0) + d * (c1 != 0) + d * (d + 1) // 2 * (c2 != 0)
+    # torch 2.8 cannot multiply a size that is not known yet by a truth value.
+    return (1 if c0 else 0) + (d if c1 else 0) + (d * (d + 1) // 2 if c2 else 0)
 
 
 def feature_pairs(d: int) -> Int[Tensor, "pairs 2"]:
