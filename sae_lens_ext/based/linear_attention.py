@@ -105,10 +105,6 @@ class LinearAttention(Heads):
     def _is_asked(self, form: str, *taps: nn.Module) -> bool:
         return self.form == form or any(map(is_watched, taps))
 
-    def _is_only_way(self, *taps: nn.Module) -> bool:
-        """Whether the features are watched and the scores are not: then gradients go by way of the features."""
-        return any(map(is_watched, taps)) and not is_watched(self.hook_attn_scores)
-
     def _of_dense(self) -> tuple[nn.Module, ...]:
         return self.hook_attn_scores, self.hook_phi_q, self.hook_phi_k, self.hook_kernel, self.hook_denom, self.hook_pattern
 
@@ -132,7 +128,9 @@ class LinearAttention(Heads):
             phi_q, edited_q = self._through_features(self.hook_phi_q, q)
             phi_k, edited_k = self._through_features(self.hook_phi_k, k)
             edited_features = edited_q or edited_k
-            if edited_features or self._is_only_way(self.hook_phi_q, self.hook_phi_k):
+            watches_features = is_watched(self.hook_phi_q) or is_watched(self.hook_phi_k)
+            if edited_features or (watches_features and not is_watched(self.hook_attn_scores)):
+                # Gradients go one way: by the scores if somebody watches these.
                 kernel = phi_q @ phi_k.mT
         if edited_scores and edited_features:
             raise InvalidArgument(
