@@ -49,7 +49,8 @@ class MQAR:
     Attributes:
         seq_len: how many tokens a sequence has; even, and at least four for every pair.
         pairs: how many keys it names; each is asked for once.
-        vocab_size: of keys, values and the filler 0. Keys are from the lower half, values from the upper.
+        vocab_size: of keys, values and the filler 0. Keys are from the lower half, values from the upper; each half has room for all pairs.
+            The published generator wants more tokens than a sequence is long, which nothing here depends on.
         power_a: a, above; the smaller, the earlier the questions.
         random_non_queries: fill the places where nothing is asked with any tokens instead of 0.
     """
@@ -67,8 +68,10 @@ class MQAR:
             raise InvalidArgument(
                 f"seq_len must be even and at least 4 for each of the pairs; got seq_len={self.seq_len}, pairs={self.pairs}"
             )
-        if self.vocab_size <= self.seq_len:
-            raise InvalidArgument(f"vocab_size must be above seq_len={self.seq_len}; got {self.vocab_size}")
+        if self.vocab_size < (least := 2 * self.pairs + 2):
+            raise InvalidArgument(
+                f"vocab_size must be at least {least}, for {self.pairs} keys, as many values and the filler; got {self.vocab_size}"
+            )
         if not math.isfinite(real_number(self.power_a)):
             raise InvalidArgument(f"power_a must be a finite number; got {self.power_a!r}")
 
@@ -225,14 +228,22 @@ def trained_on(recipe: Recipe, task: MQAR) -> list[MQAR]:
     return found
 
 
-def accuracy(model: BasedForCausalLM, tokens: Int[Tensor, "n pos"], labels: Int[Tensor, "n pos"], batch_size: int = 256) -> float:
+def accuracy(model: BasedForCausalLM, tokens: Int[Tensor, "n pos"], labels: Int[Tensor, "n pos"], batch_size: int | None = None) -> float:
     """The share of labelled positions at which the model's first choice, among all tokens, is the label.
+
+    Args:
+        model: which is asked.
+        tokens: sequences.
+        labels: what is right, ``UNLABELLED`` where nothing is asked.
+        batch_size: in sequences; None for as many as have 65,536 tokens together, so that memory does not grow with their length.
 
     Raises:
         InvalidArgument: no position has a label.
     """
     if not bool((labels != UNLABELLED).any()):
         raise InvalidArgument(f"there is nothing to answer: every label is {UNLABELLED}; give tokens and labels of MQAR.sample")
+    if batch_size is None:
+        batch_size = max(1, 65_536 // tokens.shape[1])
     was_training = model.training
     model.eval()
     right = total = 0
