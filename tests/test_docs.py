@@ -145,14 +145,15 @@ def _recall_commands():
     return [shlex.split(line)[1:] for line in lines if line.strip().startswith("sae-lens-ext mqar")]
 
 
-def test_the_recall_document_shows_what_its_command_prints(tmp_path, monkeypatch):
-    """The runs are kept in benchmarks/results, so the command has nothing left to train."""
+@pytest.mark.parametrize("command", _recall_commands()[:-1], ids=["longer", "short"])
+def test_the_recall_document_shows_what_its_commands_print(tmp_path, monkeypatch, command):
+    """The runs are kept in benchmarks/results, so a command has nothing left to train; the models it would save are not kept."""
     from sae_lens_ext.based import mqar_grid
 
     trained = []
     monkeypatch.setattr(mqar_grid, "train_mqar", lambda recipe, *_, **__: trained.append(recipe))
     monkeypatch.setattr(mqar_grid, "_pool", concurrent.futures.ThreadPoolExecutor)
-    command = _recall_commands()[0]
+    command = [option for option in command if option != "--save"]
     shutil.copy(DOCS.parent / "benchmarks" / "results" / "mqar.csv", tmp_path)
     done = CliRunner().invoke(app, [*command, "--out", str(tmp_path), "--no-progress"], catch_exceptions=False)
     assert not trained
@@ -170,13 +171,15 @@ def test_the_published_protocol_is_a_command(monkeypatch):
     monkeypatch.setattr(
         mqar, "run_mqar", lambda *values, **options: asked.update(dict(zip(("task", "base"), values, strict=False)), **options)
     )
-    CliRunner().invoke(app, _recall_commands()[1], catch_exceptions=False)
+    CliRunner().invoke(app, _recall_commands()[-1], catch_exceptions=False)
     assert asked["task"] == MQAR()
     assert asked["base"] == Recipe(d_model=24, steps=64 * (100_000 // 512))
 
 
-def test_the_model_of_the_recall_document_is_loaded(tmp_path):
-    recipe, task = Recipe(d_model=8, heads=2, feature_dim=2), MQAR(seq_len=8, pairs=2, vocab_size=10)
+def test_the_models_of_the_recall_document_are_asked(tmp_path, capfd):
+    recipe, task = Recipe(d_model=4, heads=1, feature_dim=2, learned_positions=False), MQAR(seq_len=64, pairs=16, vocab_size=256)
     save_model(tmp_path / "kept", model_for(recipe, task), recipe, task, Outcome(0.5, 0.5, -1, 1.0))
     found = _run(tmp_path, _blocks("recall.md"), folder=tmp_path / "kept")
-    assert found["model"].config.hidden_size == 8
+    assert len(torch.cat(found["right"])) == 16 * 16, "every question of 16 sequences"
+    shown = capfd.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown[:3]] == ["64", "256", "1024"]

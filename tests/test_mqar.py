@@ -3,6 +3,10 @@
 import concurrent.futures
 import itertools
 import json
+import shlex
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -70,6 +74,20 @@ def test_every_order_of_keys_and_of_values_is_as_likely(pairs):
         assert deviation(counts.to_numpy(), np.full(len(orders), 1 / len(orders))) < 5
 
 
+def test_many_of_many_are_drawn_in_little_memory():
+    script = """
+import resource, numpy as np
+from sae_lens_ext.based.mqar import MQAR
+task = MQAR(seq_len=256, pairs=64, vocab_size=8192)
+task.sample(10, np.random.default_rng(0))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+task.sample(5000, np.random.default_rng(0))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    grown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert int(grown) * 1024 < 160e6, "5,000 rows of 4,095 numbers and their order are 328 MB"
+
+
 def deviation(counts, probabilities):
     """How far counts are from what is expected, in standard deviations of chi-square."""
     expected = counts.sum() * probabilities
@@ -128,8 +146,10 @@ def test_a_generator_gives_the_same_sequences_again_and_others_next():
         ({"vocab_size": 0}, "vocab_size must be a whole number from 1 on; got 0"),
         ({"vocab_size": 5}, "vocab_size must be at least 6, for 2 keys, as many values and the filler; got 5"),
         ({"power_a": float("nan")}, "power_a must be a finite number; got nan"),
+        ({"random_non_queries": "no"}, "random_non_queries must be True or False; got 'no'"),
     ],
 )
+@pytest.mark.usefixtures("without_shape_checks")
 def test_a_task_that_cannot_be_laid_out_is_refused(changes, said):
     with pytest.raises(sle.InvalidArgument, match=said):
         replace(TINY, **changes)
@@ -149,12 +169,49 @@ def test_a_task_that_cannot_be_laid_out_is_refused(changes, said):
         ({"weight_decay": -0.1}, "weight_decay must be a number from 0 on; got -0.1"),
         ({"fewest_pairs": 0}, "fewest_pairs must be a whole number from 1 on; got 0"),
         ({"seed": -1}, "seed must be a whole number from 0 on; got -1"),
+        ({"seed": 1 << 63}, "seed must be below 2\\*\\*63; got 9223372036854775808"),
+        ({"learned_positions": "no"}, "learned_positions must be True or False; got 'no'"),
+        ({"lr": "0.1"}, "lr must be a number above 0; got '0.1'"),
         ({"train_examples": 3}, "train_examples=3 are fewer than one batch of batch_size=4; give more, or none at all"),
     ],
 )
+@pytest.mark.usefixtures("without_shape_checks")
 def test_what_is_no_recipe_is_refused(changes, said):
     with pytest.raises(sle.InvalidArgument, match=said):
         replace(QUICK, **changes)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_numbers_of_every_kind_make_the_same_recipe(tmp_path):
+    one = Recipe(lr=1.0, seed=3, d_model=16, learned_positions=False)
+    other = Recipe(lr=np.float32(1), seed=np.int64(3), d_model=torch.tensor(16), learned_positions=np.False_)
+    assert (one, MQAR(power_a=1.0)) == (other, MQAR(power_a=1))
+    assert model_folder(tmp_path, one, MQAR(power_a=1.0)) == model_folder(tmp_path, other, MQAR(power_a=1))
+
+
+def test_random_numbers_elsewhere_stay_what_they_were():
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    model_for(QUICK, TINY)
+    train_mqar(QUICK, TINY)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_a_run_that_diverges_ends_and_says_so(monkeypatch):
+    logits, calls = mqar._labelled_logits, []
+
+    def not_finite_in_the_third_step(*given):
+        found, wanted = logits(*given)
+        calls.append(len(calls))
+        return (found * float("nan") if len(calls) >= 3 else found), wanted
+
+    monkeypatch.setattr(mqar, "_labelled_logits", not_finite_in_the_third_step)
+    monkeypatch.setattr(mqar, "accuracy", lambda *_: 0.5)
+    told = []
+    _, outcome = train_mqar(replace(QUICK, steps=6, evaluations=3), TINY, on_test=lambda *found: told.append(found))
+    assert told == [(2, 0.5), (4, 0.0)]
+    assert outcome == Outcome(0.5, 0.0, -1, outcome.seconds, diverged=True)
 
 
 def test_the_defaults_are_the_published_model_and_task():
@@ -204,10 +261,10 @@ def test_it_stops_above_99_percent_and_says_when_it_reached_90(monkeypatch, foun
     assert outcome.last_accuracy == found[len(told) - 1]
 
 
-def test_a_last_step_that_no_evaluation_falls_on_is_tested_too():
+def test_there_are_no_more_tests_than_asked_for_and_one_is_at_the_end():
     told = []
-    train_mqar(replace(QUICK, steps=5, evaluations=2), TINY, on_test=lambda step, _: told.append(step))
-    assert told == [2, 4, 5]
+    train_mqar(replace(QUICK, steps=7, evaluations=4), TINY, on_test=lambda step, _: told.append(step))
+    assert told == [2, 4, 6, 7]
 
 
 def test_a_fixed_set_is_seen_whole_in_every_epoch_in_an_order_of_the_seed():
@@ -275,7 +332,7 @@ def test_shorter_sequences_are_trained_on_and_the_task_is_tested(monkeypatch, tr
     ("changes", "said"),
     [
         ({"train_seq_len": 6}, "train_seq_len=6 is not the task's seq_len=8, .*; give learned_positions=False"),
-        ({"train_seq_len": 6, "learned_positions": False}, "seq_len must be even and at least 4 .*; got seq_len=6, pairs=2"),
+        ({"train_seq_len": 6, "learned_positions": False}, "train_seq_len=6 cannot be trained on: seq_len must be even and at least 4 "),
     ],
 )
 def test_lengths_that_cannot_be_trained_on_are_refused_before_training(trained, tmp_path, changes, said):
@@ -313,6 +370,24 @@ def test_accuracy_is_the_share_of_questions_answered_over_all_batches(batch_size
     assert 0 < wanted < 1
     assert accuracy(oracle, tokens, labels, batch_size) == pytest.approx(wanted)
     assert oracle.training
+    with pytest.raises(KeyError):
+        accuracy(oracle, tokens + 1, labels)
+    assert oracle.training, "after a failure too"
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number from 1 on; got 0"),
+        ({"labels": torch.zeros(7, 15)}, r"tokens and labels must both be \[n, pos\]; got \(7, 16\) and \(7, 15\)"),
+        ({"labels": torch.full((7, 16), UNLABELLED)}, "there is nothing to answer: every label is -100"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(changes, said):
+    tokens, labels = MQAR(16, 4, 40).sample(7, rng())
+    with pytest.raises(sle.InvalidArgument, match=said):
+        accuracy(**{"model": Oracle(tokens, labels, 40), "tokens": tokens, "labels": labels, **changes})
 
 
 @pytest.mark.usefixtures("without_shape_checks")
@@ -360,11 +435,20 @@ def test_a_grid_is_every_kernel_at_every_learning_rate_seed_by_seed():
     assert {replace(one, kernel="rebased", lr=1.0, seed=0) for one in found} == {replace(QUICK, lr=1.0, seed=0)}
 
 
-def test_a_table_that_cannot_be_written_is_found_out_before_training(trained, tmp_path):
+@pytest.mark.parametrize("to", [{"table": "file/runs/mqar.csv"}, {"models": "file"}])
+def test_what_cannot_be_written_to_is_found_out_before_training(trained, tmp_path, monkeypatch, to):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        run_grid(TINY, small_grid(), tmp_path / "file" / "runs" / "mqar.csv", progress=False)
+        run_grid(TINY, small_grid(), **{"table": "mqar.csv", **to}, progress=False)
     assert not trained
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("jobs", [0, 1.5])
+def test_jobs_are_whole_and_at_least_one(trained, tmp_path, jobs):
+    with pytest.raises(sle.InvalidArgument, match=f"jobs must be a whole number from 1 on; got {jobs}"):
+        run_grid(TINY, small_grid(), tmp_path / "mqar.csv", jobs=jobs)
 
 
 def test_what_is_in_the_table_is_not_trained_again(trained, tmp_path):
@@ -504,7 +588,53 @@ def test_a_model_that_cannot_be_written_leaves_nothing(trained, tmp_path, monkey
     with pytest.raises(OSError, match="no space left"):
         run_grid(TINY, small_grid()[:1], tmp_path / "mqar.csv", models=tmp_path / "models", progress=False)
     assert not list((tmp_path / "models").iterdir())
-    assert not (tmp_path / "mqar.csv").exists()
+    assert len(read_table(tmp_path / "mqar.csv")) == 1, "what came of it is not lost"
+    monkeypatch.undo()
+    folder = model_folder(tmp_path / "models", small_grid()[0], TINY)
+    folder.mkdir()
+    run_grid(TINY, small_grid()[:1], tmp_path / "mqar.csv", models=tmp_path / "models", jobs=1, progress=False)
+    assert (folder / "model.safetensors").exists(), "an empty folder is no model"
+    assert len(read_table(tmp_path / "mqar.csv")) == 1
+
+
+def test_workers_end_with_the_command_that_is_killed(tmp_path):
+    options = shlex.split("--seq-len 8 --pairs 2 --vocab-size 10 --d-model 8 --heads 2 --feature-dim 2 --batch-size 4 --train-examples 0")
+    command = [
+        sys.executable,
+        "-m",
+        "sae_lens_ext",
+        "mqar",
+        *options,
+        "--steps",
+        "1000000",
+        "--evaluations",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        # The worker, and what multiprocessing itself needs.
+        workers = _wait_for(lambda: len(found := _alive("--ppid", str(running.pid))) >= 2 and found)
+        running.send_signal(signal.SIGTERM)
+        running.wait(timeout=60)
+        assert _wait_for(lambda: not _alive("-p", ",".join(workers)))
+    finally:
+        running.kill()
+
+
+def _alive(*which):
+    """Numbers of the processes that ``ps`` finds, those that only wait to be buried left out."""
+    lines = subprocess.run(["ps", "-o", "pid=,stat=", *which], capture_output=True, text=True, check=False).stdout.splitlines()
+    return [pid for pid, state in map(str.split, lines) if not state.startswith("Z")]
+
+
+def _wait_for(what, seconds=120):
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    return found
 
 
 def test_every_recipe_and_task_has_a_folder_of_its_own(tmp_path):

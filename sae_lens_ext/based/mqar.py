@@ -63,7 +63,10 @@ class MQAR:
 
     def __post_init__(self) -> None:
         """Refuse a task that cannot be laid out."""
-        _check_whole(self, "seq_len", "pairs", "vocab_size")
+        for name in ("seq_len", "pairs", "vocab_size"):
+            _whole(self, name)
+        _real(self, "power_a", -math.inf)
+        _truth(self, "random_non_queries")
         if self.seq_len % 2 or self.pairs < 1 or 4 * self.pairs > self.seq_len:
             raise InvalidArgument(
                 f"seq_len must be even and at least 4 for each of the pairs; got seq_len={self.seq_len}, pairs={self.pairs}"
@@ -72,8 +75,6 @@ class MQAR:
             raise InvalidArgument(
                 f"vocab_size must be at least {least}, for {self.pairs} keys, as many values and the filler; got {self.vocab_size}"
             )
-        if not math.isfinite(real_number(self.power_a)):
-            raise InvalidArgument(f"power_a must be a finite number; got {self.power_a!r}")
 
     def sample(self, n: int, generator: np.random.Generator) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
         """Sequences and their labels, ``UNLABELLED`` where nothing is asked."""
@@ -141,22 +142,21 @@ class Recipe:
         """Refuse what is no recipe."""
         if self.kernel not in (*KERNELS, ATTENTION):
             raise InvalidArgument(f"kernel must be one of {', '.join((*KERNELS, ATTENTION))}; got {self.kernel!r}")
-        _check_whole(self, "d_model", "heads", "feature_dim", "steps", "batch_size", "test_examples", "evaluations")
+        for name in ("d_model", "heads", "feature_dim", "steps", "batch_size", "test_examples", "evaluations"):
+            _whole(self, name)
+        for name in ("fewest_pairs", "train_seq_len", "train_examples"):
+            if getattr(self, name) is not None:
+                _whole(self, name)
+        _whole(self, "seed", least=0)
+        if self.seed >= 1 << 63:
+            raise InvalidArgument(f"seed must be below 2**63; got {self.seed}")
+        _real(self, "init_std", 0.0)
+        _real(self, "lr", 0.0)
+        _real(self, "weight_decay", 0.0, is_least_allowed=True)
+        _truth(self, "learned_positions")
         if self.d_model < self.heads:
             raise InvalidArgument(f"d_model={self.d_model} leaves no value for each of {self.heads} heads; give fewer heads")
-        for name in ("init_std", "lr"):
-            if not 0 < real_number(getattr(self, name)) < math.inf:
-                raise InvalidArgument(f"{name} must be a number above 0; got {getattr(self, name)!r}")
-        if not 0 <= real_number(self.weight_decay) < math.inf:
-            raise InvalidArgument(f"weight_decay must be a number from 0 on; got {self.weight_decay!r}")
-        _check_whole(self, "seed", least=0)
-        for name in ("fewest_pairs", "train_seq_len"):
-            if getattr(self, name) is not None:
-                _check_whole(self, name)
-        if self.train_examples is None:
-            return
-        _check_whole(self, "train_examples")
-        if self.train_examples < self.batch_size:
+        if self.train_examples is not None and self.train_examples < self.batch_size:
             raise InvalidArgument(
                 f"train_examples={self.train_examples} are fewer than one batch of batch_size={self.batch_size}; "
                 "give more, or none at all for new ones in every step"
@@ -172,16 +172,24 @@ class Outcome:
         last_accuracy: in the last test.
         solved_at: the first step after which a test found at least 90 %, -1 if none did.
         seconds: it took.
+        diverged: whether it ended because the loss was no longer finite; what such a model answers is not counted as right.
     """
 
     accuracy: float
     last_accuracy: float
     solved_at: int
     seconds: float
+    diverged: bool = False
 
 
 def model_for(recipe: Recipe, task: MQAR) -> BasedForCausalLM:
     """A convolution, then attention; learned positions, LayerNorm, and no MLP: the models of the papers' synthetic tasks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return _new_model(recipe, task)
+
+
+def _new_model(recipe: Recipe, task: MQAR) -> BasedForCausalLM:
     is_softmax = recipe.kernel == ATTENTION
     layers: list[LayerType] = ["conv", "full_attention" if is_softmax else "linear_attention"]
     config = BasedConfig(
@@ -201,7 +209,6 @@ def model_for(recipe: Recipe, task: MQAR) -> BasedForCausalLM:
         initializer_range=recipe.init_std,
         rescale_prenorm_residual=False,
     )
-    torch.manual_seed(recipe.seed)
     return BasedForCausalLM(config)
 
 
@@ -218,7 +225,10 @@ def trained_on(recipe: Recipe, task: MQAR) -> list[MQAR]:
                 f"train_seq_len={recipe.train_seq_len} is not the task's seq_len={task.seq_len}, and positions that are not trained on are "
                 "not learned; give learned_positions=False"
             )
-        task = replace(task, seq_len=recipe.train_seq_len)
+        try:
+            task = replace(task, seq_len=recipe.train_seq_len)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"train_seq_len={recipe.train_seq_len} cannot be trained on: {error}") from error
     found, pairs = [task], recipe.fewest_pairs or task.pairs
     if pairs > task.pairs:
         raise InvalidArgument(f"fewest_pairs={pairs} are more than the task's pairs={task.pairs}; give fewer, or none")
@@ -238,20 +248,26 @@ def accuracy(model: BasedForCausalLM, tokens: Int[Tensor, "n pos"], labels: Int[
         batch_size: in sequences; None for as many as have 65,536 tokens together, so that memory does not grow with their length.
 
     Raises:
-        InvalidArgument: no position has a label.
+        InvalidArgument: no position has a label, tokens and labels differ in shape, or ``batch_size`` is none.
     """
-    if not bool((labels != UNLABELLED).any()):
-        raise InvalidArgument(f"there is nothing to answer: every label is {UNLABELLED}; give tokens and labels of MQAR.sample")
+    if tokens.shape != labels.shape or tokens.ndim != 2:
+        raise InvalidArgument(f"tokens and labels must both be [n, pos]; got {tuple(tokens.shape)} and {tuple(labels.shape)}")
     if batch_size is None:
         batch_size = max(1, 65_536 // tokens.shape[1])
+    elif (whole_number(batch_size) or 0) < 1:
+        raise InvalidArgument(f"batch_size must be a whole number from 1 on; got {batch_size!r}")
+    if not bool((labels != UNLABELLED).any()):
+        raise InvalidArgument(f"there is nothing to answer: every label is {UNLABELLED}; give tokens and labels of MQAR.sample")
     was_training = model.training
     model.eval()
     right = total = 0
-    with torch.no_grad():
-        for some_tokens, some_labels in zip(tokens.split(batch_size), labels.split(batch_size), strict=True):
-            logits, wanted = _labelled_logits(model, some_tokens, some_labels)
-            right, total = right + int((logits.argmax(-1) == wanted).sum()), total + len(wanted)
-    model.train(was_training)
+    try:
+        with torch.no_grad():
+            for some_tokens, some_labels in zip(tokens.split(batch_size), labels.split(batch_size), strict=True):
+                logits, wanted = _labelled_logits(model, some_tokens, some_labels)
+                right, total = right + int((logits.argmax(-1) == wanted).sum()), total + len(wanted)
+    finally:
+        model.train(was_training)
     return right / total
 
 
@@ -262,9 +278,10 @@ def train_mqar(
     device: torch.device | str = "cpu",
     on_test: Callable[[int, float], object] | None = None,
 ) -> tuple[BasedForCausalLM, Outcome]:
-    """Train a model; stops early once a test finds more than 99 %, as published.
+    """Train a model; stops early once a test finds more than 99 %, as published, and where the loss is no longer finite.
 
-    The test's sequences are the same for every recipe of a task.
+    The test's sequences are the same for every recipe of a task. Random numbers are the recipe's own: those that come next elsewhere in
+    the process stay what they were.
 
     Args:
         recipe: which model, and how.
@@ -273,40 +290,63 @@ def train_mqar(
         on_test: told the step and the accuracy of every test.
 
     Raises:
-        InvalidArgument: models cannot be trained on ``device``, or the recipe wants more pairs than the task has.
+        InvalidArgument: models cannot be trained on ``device``, or the recipe is none for this task (see ``trained_on``).
     """
     check_device(device)
+    batches = _batches(recipe, task)
     start = time.perf_counter()
-    model: Any = model_for(recipe, task)
-    model.to(device).train()
-    test_tokens, test_labels = (one.to(device) for one in task.sample(recipe.test_examples, np.random.default_rng(_TESTED_ON)))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
-    found: list[tuple[int, float]] = []
-    every = max(1, recipe.steps // recipe.evaluations)
-    for step, (tokens, labels) in enumerate(_batches(recipe, task), start=1):
-        logits, wanted = _labelled_logits(model, tokens.to(device), labels.to(device))
-        loss = F.cross_entropy(logits.float(), wanted)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % every == 0 or step == recipe.steps:
-            found.append((step, accuracy(model, test_tokens, test_labels)))
+    with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
+        torch.manual_seed(recipe.seed)
+        model: Any = _new_model(recipe, task)
+        model.to(device).train()
+        test_tokens, test_labels = (one.to(device) for one in task.sample(recipe.test_examples, np.random.default_rng(_TESTED_ON)))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
+        found: list[tuple[int, float]] = []
+        every, diverged = math.ceil(recipe.steps / recipe.evaluations), False
+        for step, (tokens, labels) in enumerate(batches, start=1):
+            logits, wanted = _labelled_logits(model, tokens.to(device), labels.to(device))
+            loss = F.cross_entropy(logits.float(), wanted)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            if step % every and step < recipe.steps:
+                continue
+            # Asked only here, because a GPU would have to be waited for; once weights are not finite, no later loss is.
+            diverged = not math.isfinite(loss.item())
+            found.append((step, 0.0 if diverged else accuracy(model, test_tokens, test_labels)))
             if on_test is not None:
                 on_test(*found[-1])
-            if found[-1][1] > 0.99:
+            if diverged or found[-1][1] > 0.99:
                 break
     solved = next((step for step, share in found if share >= 0.9), -1)
     best = max(share for _, share in found)
-    return model.eval(), Outcome(best, found[-1][1], solved, time.perf_counter() - start)
+    return model.eval(), Outcome(best, found[-1][1], solved, time.perf_counter() - start, diverged)
 
 
-def _check_whole(given: object, *names: str, least: int = 1) -> None:
-    for name in names:
-        number = whole_number(value := getattr(given, name))
-        if number is None or number < least:
-            raise InvalidArgument(f"{name} must be a whole number from {least} on; got {value!r}")
+# What is given becomes Python's own number, so that equal tasks and recipes are written the same way.
+
+
+def _whole(given: object, name: str, least: int = 1) -> None:
+    number = whole_number(value := getattr(given, name))
+    if number is None or number < least:
+        raise InvalidArgument(f"{name} must be a whole number from {least} on; got {value!r}")
+    object.__setattr__(given, name, number)
+
+
+def _real(given: object, name: str, least: float, *, is_least_allowed: bool = False) -> None:
+    number = real_number(value := getattr(given, name))
+    if not math.isfinite(number) or number < least or (number == least and not is_least_allowed):
+        wanted = "finite number" if math.isinf(least) else f"number {'from' if is_least_allowed else 'above'} {least:g}"
+        raise InvalidArgument(f"{name} must be a {wanted}{' on' * is_least_allowed}; got {value!r}")
+    object.__setattr__(given, name, number)
+
+
+def _truth(given: object, name: str) -> None:
+    if not isinstance(value := getattr(given, name), bool | np.bool_):
+        raise InvalidArgument(f"{name} must be True or False; got {value!r}")
+    object.__setattr__(given, name, bool(value))
 
 
 def _labelled_logits(model: BasedForCausalLM, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -318,13 +358,15 @@ def _labelled_logits(model: BasedForCausalLM, tokens: Tensor, labels: Tensor) ->
 
 def _batches(recipe: Recipe, task: MQAR) -> Iterator[tuple[Tensor, Tensor]]:
     generator, tasks = np.random.default_rng((recipe.seed, _ORDER)), trained_on(recipe, task)
-    if recipe.train_examples is None:
-        for _ in range(recipe.steps):
-            yield tasks[generator.integers(len(tasks))].sample(recipe.batch_size, generator)
-        return
-    endless = [_shuffled(recipe, one, generator) for one in tasks]
-    for _ in range(recipe.steps):
-        yield next(endless[generator.integers(len(tasks))])
+    make = _new if recipe.train_examples is None else _shuffled
+    endless = [make(recipe, one, generator) for one in tasks]
+    return (next(endless[generator.integers(len(tasks))]) for _ in range(recipe.steps))
+
+
+def _new(recipe: Recipe, task: MQAR, generator: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Other examples every time."""
+    while True:
+        yield task.sample(recipe.batch_size, generator)
 
 
 def _shuffled(recipe: Recipe, task: MQAR, generator: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -345,6 +387,8 @@ def _distinct(generator: np.random.Generator, n: int, below: int, count: int) ->
         if not again.any():
             return found
         if count * count > below:
-            # So many would be drawn again that shuffling is faster.
-            return np.argsort(generator.random((n, below)), axis=1)[:, :count]
+            # So many would be drawn again that shuffling is faster; of a few rows at a time, because all numbers below take part.
+            rows = max(1, (1 << 22) // below)
+            shuffled = (generator.random((len(some), below)) for some in np.array_split(found, math.ceil(n / rows)))
+            return np.concatenate([np.argsort(some, axis=1)[:, :count].copy() for some in shuffled])
         found[again] = generator.integers(below, size=(int(again.sum()), count))

@@ -3,13 +3,15 @@
 import hashlib
 import itertools
 import json
+import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, fields, replace
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ import torch
 from tqdm import tqdm
 
 from sae_lens_ext._devices import check_device
+from sae_lens_ext._numbers import whole_number
 from sae_lens_ext.based.model import BasedForCausalLM
 from sae_lens_ext.based.mqar import MQAR, Outcome, Recipe, train_mqar, trained_on
-from sae_lens_ext.errors import FormatError
+from sae_lens_ext.errors import FormatError, InvalidArgument
 from sae_lens_ext.formats.atomic import replacing
 
 _KEY = [field.name for kind in (Recipe, MQAR) for field in fields(kind)]
@@ -37,9 +40,9 @@ def grid(base: Recipe, kernels: Sequence[str], lrs: Sequence[float], seeds: Iter
 def run_grid(
     task: MQAR,
     recipes: Sequence[Recipe],
-    table: Path,
+    table: Path | str,
     *,
-    models: Path | None = None,
+    models: Path | str | None = None,
     jobs: int = 1,
     device: str = "cpu",
     progress: bool = True,
@@ -51,7 +54,8 @@ def run_grid(
         recipes: how.
         table: a CSV file, one line per recipe; made if it is not there. What is in it is not run again.
         models: folder to keep the trained models in, each in a folder of its own (see ``model_folder``), for ``from_pretrained``. A recipe
-            that is in the table and whose model is not there is trained again. None keeps none.
+            that is in the table and whose model is not there is trained again. None keeps none. What came of a model that cannot be
+            written is in the table nevertheless.
         jobs: how many to train at a time. On a CPU each takes one thread: models this small are no faster with more.
         device: where.
         progress: show how many are done.
@@ -61,24 +65,31 @@ def run_grid(
 
     Raises:
         FormatError: ``table`` is another kind of file.
-        InvalidArgument: models cannot be trained on ``device``, or a recipe is none for this task.
-        OSError: there can be no folder for ``table``.
+        InvalidArgument: models cannot be trained on ``device``, a recipe is none for this task, or ``jobs`` are none.
+        OSError: there can be no folder for ``table`` or ``models``, or a model cannot be written.
     """
+    if (whole_number(jobs) or 0) < 1:
+        raise InvalidArgument(f"jobs must be a whole number from 1 on; got {jobs!r}")
     check_device(device)
     for recipe in recipes:
         trained_on(recipe, task)
+    table, models = Path(table), None if models is None else Path(models)
     # Before hours of training rather than after.
-    table.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (table.parent, models):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
     known = set(_keys(read_table(table)))
     folders = {recipe: None if models is None else model_folder(models, recipe, task) for recipe in recipes}
-    missing = [recipe for recipe, folder in folders.items() if _key(recipe, task) not in known or (folder and not folder.exists())]
+    missing = [recipe for recipe, folder in folders.items() if _key(recipe, task) not in known or (folder and not _is_kept(folder))]
     others = active_children()
     with tqdm(total=len(missing), desc="training", disable=not progress, unit="model") as bar, _pool(jobs) as pool:
         running = {pool.submit(_train, recipe, task, device, folders[recipe]): recipe for recipe in missing}
         try:
             for finished in as_completed(running):
-                recipe, outcome = running[finished], finished.result()
+                recipe, (outcome, failure) = running[finished], finished.result()
                 _add(table, recipe, task, outcome)
+                if failure is not None:
+                    raise failure
                 bar.set_postfix_str(f"{recipe.kernel} lr={recipe.lr:g} seed={recipe.seed}: {outcome.accuracy:.3f}")
                 bar.update()
         except BaseException:
@@ -139,15 +150,29 @@ def _pool(jobs: int) -> Executor:
 
 def _start_worker() -> None:
     torch.set_num_threads(1)
-    # Control-C reaches all processes of a terminal; the one that started the others ends them.
+    # Control-C reaches all processes of a terminal; the one that started the others ends them. Where it is killed it cannot.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _train(recipe: Recipe, task: MQAR, device: str, folder: Path | None) -> Outcome:
+def _end_with_parent() -> None:
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _train(recipe: Recipe, task: MQAR, device: str, folder: Path | None) -> tuple[Outcome, OSError | None]:
     model, outcome = train_mqar(recipe, task, device=device)
-    if folder is not None and not folder.exists():
-        save_model(folder, model, recipe, task, outcome)
-    return outcome
+    try:
+        if folder is not None and not _is_kept(folder):
+            save_model(folder, model, recipe, task, outcome)
+    except OSError as error:
+        return outcome, error
+    return outcome, None
+
+
+def _is_kept(folder: Path) -> bool:
+    return (folder / _FACTS).exists()
 
 
 def _add(table: Path, recipe: Recipe, task: MQAR, outcome: Outcome) -> None:

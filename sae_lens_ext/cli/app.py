@@ -66,6 +66,7 @@ def mqar(
     first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 42,
     steps: Annotated[int, typer.Option(min=1, help="Of the optimizer, at most: 99 % ends a run.")] = 12500,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences in a step.")] = 512,
+    weight_decay: Annotated[float, typer.Option(help="Of the optimizer.")] = 0.1,
     fewest_pairs: Annotated[
         int | None, typer.Option(min=1, help="Train on as few pairs too, twice as many, and so on. Default: on --pairs alone.")
     ] = None,
@@ -94,6 +95,7 @@ def mqar(
         train_seq_len=train_seq_len,
         steps=steps,
         batch_size=batch_size,
+        weight_decay=weight_decay,
         train_examples=train_examples or None,
         test_examples=test_examples,
         evaluations=evaluations,

@@ -31,16 +31,25 @@ def run_mqar(
     """Train what is missing, print the table, write the figure."""
     if out.exists() and not out.is_dir():
         raise InvalidArgument(f"{out} is a file; give a folder to write to with --out")
-    recipes, models = grid(base, kernels, lrs, seeds), out / "models" if save else None
-    results = run_grid(task, recipes, out / "mqar.csv", models=models, jobs=jobs, device=device, progress=progress)
-    typer.echo(f"recall of {task.pairs} pairs in {task.seq_len} tokens, d_model {base.d_model}; the best learning rate of each kernel")
+    recipes, models = list(dict.fromkeys(grid(base, kernels, lrs, seeds))), out / "models" if save else None
+    try:
+        results = run_grid(task, recipes, out / "mqar.csv", models=models, jobs=jobs, device=device, progress=progress)
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; what is done is in {out / 'mqar.csv'}, and the same command goes on from there", err=True)
+        raise
+    title = f"{task.pairs} pairs in {task.seq_len} tokens, d_model {base.d_model}"
+    if base.train_seq_len not in (None, task.seq_len):
+        title += f", trained on {base.train_seq_len} tokens"
+    typer.echo(f"recall of {title}; the best learning rate of each kernel")
     typer.echo(_table(summary(results)))
     for line in differences(results).to_dict(orient="records"):
         errors = "" if math.isnan(line["t"]) else f", {line['t']:+.1f} standard errors"
         typer.echo(f"{line['second']} less {line['first']}: {line['difference']:+.3f}{errors}")
+    for line in results[results["diverged"]].itertuples():
+        typer.echo(f"{line.kernel} with lr {line.lr:g} and seed {line.seed} diverged: what it answered at the end counts as wrong")
     best = at_best_lr(results)
     with replacing(out / "mqar.png") as temporary:
-        figure = plot_recall(best, title=f"{task.pairs} pairs in {task.seq_len} tokens, d_model {base.d_model}")
+        figure = plot_recall(best, title=title)
         figure.savefig(temporary, format="png", dpi=120)
     typer.echo(f"wrote {out / 'mqar.csv'} and {out / 'mqar.png'}")
     if models is not None:
