@@ -92,6 +92,12 @@ def test_mqar_refuses_what_cannot_be_trained_before_it_begins(tmp_path, options,
     assert not (tmp_path / "out").exists()
 
 
+def test_mqar_says_what_diverged(tmp_path):
+    options = ["--kernel", "rebased", "--lr", "1e38", "--seeds", "1", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, ["mqar", *SMALL, *options, "--no-progress"], catch_exceptions=False)
+    assert "rebased with lr 1e+38 and seed 42 diverged: what it answers at the end counts as wrong" in done.output
+
+
 def test_a_failure_of_mqar_is_one_line_too(tmp_path):
     (tmp_path / "file").write_text("")
     done = _command("mqar", "--out", str(tmp_path / "file"))

@@ -45,8 +45,9 @@ def run_mqar(
     for line in differences(results).to_dict(orient="records"):
         errors = "" if math.isnan(line["t"]) else f", {line['t']:+.1f} standard errors"
         typer.echo(f"{line['second']} less {line['first']}: {line['difference']:+.3f}{errors}")
-    for line in results[results["diverged"]].itertuples():
-        typer.echo(f"{line.kernel} with lr {line.lr:g} and seed {line.seed} diverged: what it answered at the end counts as wrong")
+    diverged: Any = results[results["diverged"]]
+    for line in diverged.to_dict(orient="records"):
+        typer.echo(f"{line['kernel']} with lr {line['lr']:g} and seed {line['seed']} diverged: what it answers at the end counts as wrong")
     best = at_best_lr(results)
     with replacing(out / "mqar.png") as temporary:
         figure = plot_recall(best, title=title)
