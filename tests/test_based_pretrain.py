@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -336,6 +337,24 @@ def test_a_run_with_other_settings_is_not_mixed_with_this_one(tmp_path, capsys):
     assert main([*OPTIONS, "--kernel", "based", "--no-progress", *map(str, text)]) == 0
     line = _said(capsys, *text, "--steps", "9", "--seed", "1")
     assert "holds a run with other settings: seed is 0 there and 1 here; steps is 8 there and 9 here. Give another folder" in line
+
+
+@pytest.mark.parametrize("kept", ["results.json", "based", "based.checkpoint.safetensors", "tokens"])
+def test_other_settings_are_refused_while_anything_of_the_run_is_left(tmp_path, capsys, kept):
+    out = tmp_path / "run"
+    command = ["--kernel", "based", "--text", write_texts(tmp_path / "texts"), "--out", out]
+    assert main([*OPTIONS, "--no-progress", *map(str, command)]) == 0
+    held = json.loads((out / "results.json").read_text())
+    if kept != "results.json":
+        held["results"] = []
+        (out / "results.json").write_text(json.dumps(held))
+    (out / "based.checkpoint.safetensors").write_bytes(b"")
+    for path in out.iterdir():
+        if path.name not in (kept, "results.json"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    line = _said(capsys, *command, "--steps", "14", "--lr", "0.1")
+    assert "holds a run with other settings: lr is 0.01 there and 0.1 here; steps is 8 there and 14 here" in line
+    assert json.loads((out / "results.json").read_text()) == held
 
 
 def test_a_tokenizer_that_cannot_be_used_is_one_line(tmp_path, capsys):

@@ -115,7 +115,7 @@ class _Run:
             elif out.exists() and (not out.is_dir() or any(out.iterdir())):
                 raise InvalidArgument(f"{out} is not empty and holds no run of this command; give another folder with --out")
             else:
-                self.add([])
+                self._write()
         except OSError as error:
             raise InvalidArgument(f"{out} cannot be written to ({error}); give another folder with --out") from error
 
@@ -130,19 +130,26 @@ class _Run:
             for name in sorted({*there, *self.settings})
             if there.get(name) != self.settings.get(name)
         ]
-        if changed and not (self.out / "tokens" / "tokens.json").exists():
+        if changed and not self._has_begun():
             # It never got its text, so there is nothing that other settings could contradict.
-            self.add([])
+            self._write()
         elif changed:
             raise InvalidArgument(
                 f"{self.out} holds a run with other settings: {'; '.join(changed)}. Give another folder with --out, or delete this one"
             )
+
+    def _has_begun(self) -> bool:
+        made = ("tokens/tokens.json", "*/config.json", "*.checkpoint.safetensors")
+        return bool(self.lines) or any(found for pattern in made for found in self.out.glob(pattern))
 
     def has(self, kernel: str) -> bool:
         return any(line["kernel"] == kernel for line in self.lines)
 
     def add(self, lines: list[dict[str, Any]]) -> None:
         self.lines += lines
+        self._write()
+
+    def _write(self) -> None:
         if self.lines:
             with replacing(self.out / "results.csv") as temporary:
                 pd.DataFrame(self.lines).to_csv(temporary, index=False)
