@@ -22,6 +22,7 @@ from sae_lens_ext.based import pretrain as pretrain_command
 from sae_lens_ext.based.perplexity import perplexity, token_losses
 from sae_lens_ext.based.pretrain import main
 from sae_lens_ext.based.pretrain_config import PretrainConfig, TextConfig
+from sae_lens_ext.based.pretrain_folder import RunFolder
 from sae_lens_ext.based.pretrain_loop import pretrain
 from sae_lens_ext.based.pretrain_model import model_config, n_parameters, new_model
 from sae_lens_ext.based.pretrain_run import compare
@@ -202,6 +203,42 @@ def test_a_kernel_is_added_to_a_run_and_others_are_left_alone(tmp_path):
     assert both["kernel"].tolist() == ["attention", "attention", "based", "based"]
     pandas.testing.assert_frame_equal(both[both["kernel"] == "based"].reset_index(drop=True), first)
     assert pandas.read_csv(tmp_path / "run" / "results.csv")["kernel"].tolist() == ["based", "based", "attention", "attention"]
+
+
+def test_two_commands_in_one_folder_keep_the_results_of_both(tmp_path, monkeypatch):
+    """The second starts and ends while the first trains its first kernel; the first then has nothing left to do of the other one."""
+    source = TextConfig(text=str(write_texts(tmp_path / "texts")))
+    arguments = (tmp_path / "run", PretrainConfig(**TINY), source)
+    kept, trained = RunFolder.keep_model, []
+
+    def meanwhile(run, kernel, *others):
+        kept(run, kernel, *others)
+        trained.append(kernel)
+        if kernel == "rebased":
+            compare(["based"], *arguments, progress=False)
+
+    monkeypatch.setattr(RunFolder, "keep_model", meanwhile)
+    both = compare(["rebased", "based"], *arguments, progress=False)
+    assert trained == ["rebased", "based"]
+    assert both["kernel"].tolist() == ["rebased", "rebased", "based", "based"]
+    held = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
+    assert [line["kernel"] for line in held] == ["based", "based", "rebased", "rebased"]
+    assert pandas.read_csv(tmp_path / "run" / "results.csv")["kernel"].tolist() == ["based", "based", "rebased", "rebased"]
+
+
+def test_a_kernel_that_two_commands_train_is_kept_once(tmp_path, monkeypatch):
+    source = TextConfig(text=str(write_texts(tmp_path / "texts")))
+    arguments = (["based"], tmp_path / "run", PretrainConfig(**TINY), source)
+    kept = RunFolder.keep_model
+
+    def meanwhile(*all_of_it):
+        kept(*all_of_it)
+        monkeypatch.setattr(RunFolder, "keep_model", kept)
+        compare(*arguments, progress=False)
+
+    monkeypatch.setattr(RunFolder, "keep_model", meanwhile)
+    assert len(compare(*arguments, progress=False)) == 2
+    assert len(json.loads((tmp_path / "run" / "results.json").read_text())["results"]) == 2
 
 
 def test_a_model_learns_far_more_than_how_frequent_bytes_are(tmp_path):

@@ -1,8 +1,5 @@
 """Several models on one text, each trained, tested and kept in one folder that a later call goes on from."""
 
-import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,11 +10,11 @@ import pandas as pd
 from sae_lens_ext._devices import check_device
 from sae_lens_ext.based.perplexity import Recall, recall_mask, split, token_losses
 from sae_lens_ext.based.pretrain_config import PretrainConfig, TextConfig
+from sae_lens_ext.based.pretrain_folder import RunFolder
 from sae_lens_ext.based.pretrain_loop import autocast, pretrain
 from sae_lens_ext.based.pretrain_model import model_config, n_parameters, new_model
 from sae_lens_ext.based.pretrain_text import TokenRows, load_tokenizer, prepare_tokens
-from sae_lens_ext.errors import FormatError, InvalidArgument
-from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.errors import InvalidArgument
 
 
 def compare(
@@ -58,7 +55,7 @@ def compare(
     vocab_size = -(-len(tokenizer) // 8) * 8
     shapes = {kernel: model_config(kernel, config, vocab_size, tokenizer.eos_token_id) for kernel in dict.fromkeys(kernels)}
     of_rebased = n_parameters(model_config("rebased", config, vocab_size))
-    run = _Run(out, {**asdict(config), **asdict(text)})
+    run = RunFolder(out, {**asdict(config), **asdict(text)})
     rows, held_out = prepare_tokens(out / "tokens", config, text, tokenizer, progress=progress)
     for kernel, shape in shapes.items():
         if run.has(kernel):
@@ -89,7 +86,8 @@ def compare(
             tested = _tested(model, held_out, config.batch_size)
         run.add([{**facts, **perplexities, **speed} for perplexities in tested])
         checkpoint.unlink(missing_ok=True)
-    return pd.DataFrame([line for kernel in shapes for line in run.lines if line["kernel"] == kernel])
+    found = run.lines()
+    return pd.DataFrame([line for kernel in shapes for line in found if line["kernel"] == kernel])
 
 
 def _tested(model: Any, held_out: TokenRows, batch_size: int) -> list[dict[str, Any]]:
@@ -101,68 +99,3 @@ def _tested(model: Any, held_out: TokenRows, batch_size: int) -> list[dict[str, 
         perplexities = {"perplexity": these.all, "perplexity_recall": these.recall, "perplexity_other": these.other}
         found.append({"recall": recall, **perplexities, "recall_share": these.recall_share, "test_tokens": these.tokens})
     return found
-
-
-class _Run:
-    """What a folder holds of a run, ``results.json`` first of all: every other file in the folder is younger."""
-
-    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
-        self.out, self.settings, self.path = out, settings, out / "results.json"
-        self.lines: list[dict[str, Any]] = []
-        try:
-            if self.path.exists():
-                self._resume()
-            elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-                raise InvalidArgument(f"{out} is not empty and holds no run of this command; give another folder with --out")
-            else:
-                self._write()
-        except OSError as error:
-            raise InvalidArgument(f"{out} cannot be written to ({error}); give another folder with --out") from error
-
-    def _resume(self) -> None:
-        try:
-            held = json.loads(self.path.read_text(encoding="utf-8"))
-            there, self.lines = dict(held["settings"]), list(held["results"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{self.path} is no list of results ({error}); give another folder with --out, or delete this one") from error
-        changed = [
-            f"{name} is {there.get(name)!r} there and {self.settings.get(name)!r} here"
-            for name in sorted({*there, *self.settings})
-            if there.get(name) != self.settings.get(name)
-        ]
-        if changed and not self._has_begun():
-            # It never got its text, so there is nothing that other settings could contradict.
-            self._write()
-        elif changed:
-            raise InvalidArgument(
-                f"{self.out} holds a run with other settings: {'; '.join(changed)}. Give another folder with --out, or delete this one"
-            )
-
-    def _has_begun(self) -> bool:
-        made = ("tokens/tokens.json", "*/config.json", "*.checkpoint.safetensors")
-        return bool(self.lines) or any(found for pattern in made for found in self.out.glob(pattern))
-
-    def has(self, kernel: str) -> bool:
-        return any(line["kernel"] == kernel for line in self.lines)
-
-    def add(self, lines: list[dict[str, Any]]) -> None:
-        self.lines += lines
-        self._write()
-
-    def _write(self) -> None:
-        if self.lines:
-            with replacing(self.out / "results.csv") as temporary:
-                pd.DataFrame(self.lines).to_csv(temporary, index=False)
-        with replacing(self.path) as temporary:
-            temporary.write_text(json.dumps({"settings": self.settings, "results": self.lines}, indent=2), encoding="utf-8")
-
-    def keep_model(self, kernel: str, model: Any, tokenizer: Any, losses: list[float]) -> None:
-        """Written beside its place and then moved there, so that a folder of a model is whole."""
-        with tempfile.TemporaryDirectory(prefix=f".{kernel}.", dir=self.out) as temporary:
-            whole = Path(temporary, kernel)
-            model.save_pretrained(whole)
-            tokenizer.save_pretrained(whole)
-            pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses}).to_csv(whole / "losses.csv", index=False)
-            # Of a run that was interrupted before it was tested.
-            shutil.rmtree(self.out / kernel, ignore_errors=True)
-            whole.replace(self.out / kernel)

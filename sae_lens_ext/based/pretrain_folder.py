@@ -1,0 +1,95 @@
+"""The folder of a pretraining run: its settings, its results, its models.
+
+``results.json`` comes first, every other file is younger, so a folder without it is not ours. Nothing of it is kept in memory: several
+commands can train different kernels of one run at a time, and each reads what the others have added before it writes.
+"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sae_lens_ext.errors import FormatError, InvalidArgument
+from sae_lens_ext.formats.atomic import replacing
+
+
+class RunFolder:
+    """A new folder, or that of a run with the same settings.
+
+    Raises:
+        InvalidArgument: a folder of something else, or of a run with other settings.
+        FormatError: a broken ``results.json``.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
+        """Make the folder, or read what is there."""
+        self.out, self.settings, self.path = out, settings, out / "results.json"
+        try:
+            if self.path.exists():
+                self._resume()
+            elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise InvalidArgument(f"{out} is not empty and holds no run of this command; give another folder with --out")
+            else:
+                self._write([])
+        except OSError as error:
+            raise InvalidArgument(f"{out} cannot be written to ({error}); give another folder with --out") from error
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The results so far, those of other commands included."""
+        return self._read()[1]
+
+    def has(self, kernel: str) -> bool:
+        """Whether there are results of a kernel."""
+        return any(line["kernel"] == kernel for line in self.lines())
+
+    def add(self, lines: list[dict[str, Any]]) -> None:
+        """Write results, in place of those of the same kernels."""
+        kernels = {line["kernel"] for line in lines}
+        self._write([*(line for line in self.lines() if line["kernel"] not in kernels), *lines])
+
+    def keep_model(self, kernel: str, model: Any, tokenizer: Any, losses: list[float]) -> None:
+        """Written beside its place and then moved there, so that a folder of a model is whole."""
+        with tempfile.TemporaryDirectory(prefix=f".{kernel}.", dir=self.out) as temporary:
+            whole = Path(temporary, kernel)
+            model.save_pretrained(whole)
+            tokenizer.save_pretrained(whole)
+            pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses}).to_csv(whole / "losses.csv", index=False)
+            # Of a run that was interrupted before it was tested.
+            shutil.rmtree(self.out / kernel, ignore_errors=True)
+            whole.replace(self.out / kernel)
+
+    def _read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        try:
+            held = json.loads(self.path.read_text(encoding="utf-8"))
+            return dict(held["settings"]), list(held["results"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"{self.path} is no list of results ({error}); give another folder with --out, or delete this one") from error
+
+    def _resume(self) -> None:
+        there, lines = self._read()
+        changed = [
+            f"{name} is {there.get(name)!r} there and {self.settings.get(name)!r} here"
+            for name in sorted({*there, *self.settings})
+            if there.get(name) != self.settings.get(name)
+        ]
+        if changed and not lines and not self._has_begun():
+            # It never got its text, so there is nothing that other settings could contradict.
+            self._write([])
+        elif changed:
+            raise InvalidArgument(
+                f"{self.out} holds a run with other settings: {'; '.join(changed)}. Give another folder with --out, or delete this one"
+            )
+
+    def _has_begun(self) -> bool:
+        made = ("tokens/tokens.json", "*/config.json", "*.checkpoint.safetensors")
+        return any(found for pattern in made for found in self.out.glob(pattern))
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        if lines:
+            with replacing(self.out / "results.csv") as temporary:
+                pd.DataFrame(lines).to_csv(temporary, index=False)
+        with replacing(self.path) as temporary:
+            temporary.write_text(json.dumps({"settings": self.settings, "results": lines}, indent=2), encoding="utf-8")
