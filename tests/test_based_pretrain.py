@@ -15,6 +15,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import sae_lens_ext as sle
 from sae_lens_ext.based import KERNELS, pretrain_loop
@@ -32,6 +33,12 @@ from sae_lens_ext.text import is_held_out
 DOCS = Path(__file__).parent.parent / "docs" / "based.md"
 TINY = {"hidden_size": 16, "layers": 2, "heads": 2, "feature_dim": 4, "seq_len": 16, "batch_size": 3, "steps": 8, "lr": 1e-2}
 OPTIONS = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+LINE = {
+    **{"kernel": "based", "layers": 2, "intermediate_size": 64, "parameters": 9000, "size": 0.99, "recall": "token", "perplexity": 20.0},
+    **{"perplexity_recall": 9.0, "perplexity_other": None, "recall_share": 1.0, "test_tokens": 320, "train_tokens": 384},
+    **{"seconds": 2.0, "tokens_per_second": 192.0},
+}
 
 
 def write_texts(folder, n=60):
@@ -282,6 +289,95 @@ def test_a_checkpoint_that_does_not_fit_or_is_cut_is_said(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(sle.FormatError, match="is no checkpoint of this model, or was cut short"):
         pretrain(new_model(model_config("rebased", config, 24), seed=0), rows, config, checkpoint=path, progress=False)
+
+
+def _changed(path, change):
+    """A checkpoint written again, with what ``change`` makes of its tensors."""
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"seconds": "1.0"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda held: [held.pop(name) for name in list(held) if name.startswith("optimizer.")], r"optimizer\.exp_avg\.\S+ is not there"),
+        (lambda held: held.pop("optimizer.exp_avg_sq.model.embed_tokens.weight"), r"optimizer\.exp_avg_sq\.\S+weight is not there"),
+        (lambda held: held.update({"optimizer.lost": torch.ones(1)}), r"optimizer\.lost is in no checkpoint of it"),
+        (
+            lambda held: held.update({"optimizer.exp_avg.model.embed_tokens.weight": torch.ones(1, 16)}),
+            r"optimizer\.exp_avg\.model\.embed_tokens\.weight is \[1, 16\] there and \[24, 16\] here",
+        ),
+        (lambda held: held.update(losses=torch.ones(20)), "it holds 20 losses after 8 steps of 8"),
+        (lambda held: held.update(losses=torch.tensor(1.0)), "is no checkpoint of this model"),
+        (lambda held: held.update(losses=torch.full((8,), torch.nan)), "it holds losses that are NaN or infinite"),
+    ],
+)
+def test_a_checkpoint_with_anything_else_in_it_is_said_and_not_gone_on_from(tmp_path, change, said):
+    rows, path, config = TokenRows(np.arange(200) % 23, 16), tmp_path / "checkpoint", PretrainConfig(**TINY)
+    shape = model_config("rebased", config, 24)
+    pretrain(new_model(shape, seed=0), rows, config, checkpoint=path, progress=False)
+    _changed(path, change)
+    with pytest.raises(sle.FormatError, match=f"{said}.*delete it to start again"):
+        pretrain(new_model(shape, seed=0), rows, config, checkpoint=path, progress=False)
+
+
+def test_a_checkpoint_of_more_steps_is_said(tmp_path):
+    rows, path, config = TokenRows(np.arange(200) % 23, 16), tmp_path / "checkpoint", PretrainConfig(**TINY)
+    shape = model_config("rebased", config, 24)
+    pretrain(new_model(shape, seed=0), rows, config, checkpoint=path, progress=False)
+    with pytest.raises(sle.FormatError, match="it holds 8 losses after 8 steps of 5.*delete it to start again"):
+        pretrain(new_model(shape, seed=0), rows, dataclasses.replace(config, steps=5), checkpoint=path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("train.bin", lambda whole: whole[:300], "train.bin has 300 bytes where 770 were written"),
+        ("train.bin", lambda whole: whole[:50], "train.bin has 50 bytes where 770 were written"),
+        ("train.bin", lambda whole: whole[:-1], "train.bin has 769 bytes where 770 were written"),
+        ("held_out.bin", lambda _: b"", "held_out.bin has 0 bytes where 42 were written"),
+        ("held_out.bin", lambda whole: b"\xff" * len(whole), "held_out.bin has other tokens than were written"),
+        ("train.bin", lambda _: None, "train.bin is missing"),
+        ("tokens.json", lambda _: b"[1]", "tokens.json does not say what was tokenized"),
+        ("tokens.json", lambda _: b"{", "tokens.json does not say what was tokenized"),
+        ("tokens.json", lambda whole: whole.replace(b'"tokens"', b'"t"'), "does not say what was tokenized (KeyError('tokens'))"),
+        ("tokens.json", lambda whole: whole.replace(b": 259", b": 300"), "are of a tokenizer of 300 ids, and this one has 259"),
+    ],
+)
+def test_damaged_tokens_are_said_and_made_anew_once_they_are_deleted(tmp_path, name, damage, said):
+    config, text = PretrainConfig(**TINY), TextConfig(text=str(write_texts(tmp_path / "texts")), eval_tokens=20)
+    arguments = (tmp_path / "tokens", config, text, load_tokenizer("bytes"))
+    whole = [side.tokens.tolist() for side in prepare_tokens(*arguments, progress=False)]
+    file = tmp_path / "tokens" / name
+    damaged = damage(file.read_bytes())
+    file.unlink()
+    if damaged is not None:
+        file.write_bytes(damaged)
+    with pytest.raises(sle.FormatError, match=f"{re.escape(said)}.*; delete {tmp_path / 'tokens'} and give the same command again"):
+        prepare_tokens(*arguments, progress=False)
+    shutil.rmtree(tmp_path / "tokens")
+    assert [side.tokens.tolist() for side in prepare_tokens(*arguments, progress=False)] == whole
+
+
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        ([1], "1 is no result"),
+        ([{"kernel": "based"}], "{'kernel': 'based'} is no result"),
+        (5, "'int' object is not iterable"),
+        ([LINE], "not every kernel has one result for each definition of recall"),
+        ([LINE | {"recall": "word"}, LINE], "not every kernel has one result for each definition of recall"),
+        ([LINE, LINE | {"recall": "ngram", "perplexity": "low"}], "perplexity is 'low'"),
+        ([LINE, LINE | {"recall": "ngram", "perplexity": None}], "perplexity is None"),
+    ],
+)
+def test_results_that_are_none_are_one_line(tmp_path, capsys, results, said):
+    (tmp_path / "results.json").write_text(json.dumps({"settings": {}, "results": results}))
+    line = _said(capsys, "--out", tmp_path)
+    assert "results.json is no list of results" in line
+    assert said in line
+    assert "give another folder with --out, or delete this one" in line
 
 
 def test_the_command_on_a_folder_leaves_models_that_transformers_opens(tmp_path):

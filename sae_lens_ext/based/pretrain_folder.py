@@ -4,16 +4,27 @@
 commands can train different kernels of one run at a time, and each reads what the others have added before it writes.
 """
 
+import itertools
 import json
+import math
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
+from sae_lens_ext._numbers import real_number
+from sae_lens_ext.based.perplexity import Recall
 from sae_lens_ext.errors import FormatError, InvalidArgument
 from sae_lens_ext.formats.atomic import replacing
+
+_FIGURES = {
+    *("layers", "intermediate_size", "parameters", "size", "perplexity", "recall_share"),
+    *("test_tokens", "train_tokens", "seconds", "tokens_per_second"),
+}
+# A text can be without a token that has occurred before, or without any other.
+_MAYBE_NONE = {"perplexity_recall", "perplexity_other"}
 
 
 class RunFolder:
@@ -64,9 +75,17 @@ class RunFolder:
     def _read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         try:
             held = json.loads(self.path.read_text(encoding="utf-8"))
-            return dict(held["settings"]), list(held["results"])
+            settings, lines = dict(held["settings"]), list(held["results"])
+            for line in lines:
+                _check_line(line)
+            found = sorted((line["kernel"], line["recall"]) for line in lines)
+            if found != sorted(itertools.product({kernel for kernel, _ in found}, get_args(Recall))):
+                raise ValueError("not every kernel has one result for each definition of recall")
+            return settings, lines
         except (ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{self.path} is no list of results ({error}); give another folder with --out, or delete this one") from error
+            raise FormatError(
+                f"{self.path} is no list of results ({error!r}); give another folder with --out, or delete this one"
+            ) from error
 
     def _resume(self) -> None:
         there, lines = self._read()
@@ -93,3 +112,11 @@ class RunFolder:
                 pd.DataFrame(lines).to_csv(temporary, index=False)
         with replacing(self.path) as temporary:
             temporary.write_text(json.dumps({"settings": self.settings, "results": lines}, indent=2), encoding="utf-8")
+
+
+def _check_line(line: Any) -> None:
+    if not isinstance(line, dict) or line.keys() != {"kernel", "recall", *_FIGURES, *_MAYBE_NONE}:
+        raise ValueError(f"{str(line)[:80]} is no result")
+    for name in _FIGURES | _MAYBE_NONE:
+        if not (math.isfinite(real_number(line[name])) or (line[name] is None and name in _MAYBE_NONE)):
+            raise ValueError(f"{name} is {line[name]!r}")

@@ -23,6 +23,9 @@ from sae_lens_ext.based.pretrain_text import TokenRows, rows_of_step
 from sae_lens_ext.errors import FormatError, NonFinite
 from sae_lens_ext.formats.atomic import replacing
 
+# What torch's AdamW keeps of a parameter: how often it was changed, and two averages of the parameter's shape.
+_ADAMW = ("step", "exp_avg", "exp_avg_sq")
+
 
 class Pretrained(NamedTuple):
     """What a run leaves beside the model's weights."""
@@ -57,7 +60,7 @@ def pretrain(
         progress: whether to show a bar with the loss and the speed.
 
     Raises:
-        FormatError: a checkpoint of another model, or a broken one.
+        FormatError: a checkpoint of another model or of more steps, or a broken one.
         NonFinite: the loss became NaN or infinite.
     """
     moved: Any = model
@@ -68,7 +71,7 @@ def pretrain(
     losses: list[float] = []
     before = 0.0
     if checkpoint is not None and checkpoint.exists():
-        losses, before = _read(checkpoint, parameters, optimizer)
+        losses, before = _read(checkpoint, parameters, optimizer, config.steps)
     start = time.perf_counter()
     step_tokens = config.batch_size * config.seq_len
     with tqdm(
@@ -111,20 +114,31 @@ def _write(path: Path, parameters: dict[str, Any], optimizer: torch.optim.Optimi
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata={"seconds": str(seconds)})
 
 
-def _read(path: Path, parameters: dict[str, Any], optimizer: torch.optim.Optimizer) -> tuple[list[float], float]:
+def _read(path: Path, parameters: dict[str, Any], optimizer: torch.optim.Optimizer, steps: int) -> tuple[list[float], float]:
     """Weights and optimizer as they were; the losses and the seconds so far."""
+    wanted: dict[str, list[int]] = {}
+    for name, parameter in parameters.items():
+        shape = list(parameter.shape)
+        wanted |= {f"weights.{name}": shape, **{f"optimizer.{key}.{name}": [] if key == "step" else shape for key in _ADAMW}}
     try:
         with safe_open(path, framework="pt") as file:
-            keys = {key.split(".")[1] for key in file.keys() if key.startswith("optimizer.")}  # noqa: SIM118 - no mapping
-            state = {number: {key: file.get_tensor(f"optimizer.{key}.{name}") for key in keys} for number, name in enumerate(parameters)}
-            weights: dict[str, Tensor] = {name: file.get_tensor(f"weights.{name}") for name in parameters}
-            losses, seconds = file.get_tensor("losses").tolist(), float((file.metadata() or {})["seconds"])
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                if parameter.shape != weights[name].shape:
-                    raise FormatError(f"{name} is {list(weights[name].shape)} there and {list(parameter.shape)} here")
-                parameter.copy_(weights[name])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            losses, seconds = tensors.pop("losses").tolist(), float((file.metadata() or {})["seconds"])
+        if different := sorted(wanted.keys() ^ tensors.keys()):
+            raise FormatError(f"{different[0]} is {'not there' if different[0] in wanted else 'in no checkpoint of it'}")
+        for name, shape in wanted.items():
+            if list(tensors[name].shape) != shape:
+                raise FormatError(f"{name} is {list(tensors[name].shape)} there and {shape} here")
+        counted = {int(tensors[f"optimizer.step.{name}"]) for name in parameters}
+        if counted != {len(losses)} or len(losses) > steps:
+            raise FormatError(f"it holds {len(losses)} losses after {', '.join(map(str, sorted(counted)))} steps of {steps}")
+        if not all(map(math.isfinite, losses)):
+            raise FormatError("it holds losses that are NaN or infinite")
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise FormatError(f"{path} is no checkpoint of this model, or was cut short ({error}); delete it to start again") from error
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"weights.{name}"])
+    state = {number: {key: tensors[f"optimizer.{key}.{name}"] for key in _ADAMW} for number, name in enumerate(parameters)}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return losses, seconds

@@ -9,6 +9,7 @@ So a step's rows follow from its number, and every model of a run, interrupted o
 """
 
 import functools
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -83,27 +84,29 @@ def prepare_tokens(
     """Rows to train on and rows to test on; written to ``folder`` by the first call, read from there by later ones of the same settings.
 
     Raises:
-        FormatError: no text.
+        FormatError: no text, or files in ``folder`` that are not as they were written.
         InvalidArgument: too little of it, or a tokenizer that gives ids it says it has not.
     """
     if text.eval_tokens < config.seq_len:
         raise InvalidArgument(f"eval_tokens={text.eval_tokens} are less than one sequence of seq_len={config.seq_len}; test on more")
-    facts, files = folder / "tokens.json", [folder / "train.bin", folder / "held_out.bin"]
+    facts, files = folder / "tokens.json", {"train": folder / "train.bin", "held_out": folder / "held_out.bin"}
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
     if not facts.exists():
         # Never more than the run reads.
         wanted = [config.tokens + 1, text.eval_tokens + 1]
         with ExitStack() as stack:
             bar = stack.enter_context(tqdm(total=sum(wanted), desc="tokens", unit="token", unit_scale=True, disable=not progress))
-            opened = [stack.enter_context(stack.enter_context(replacing(file)).open("wb")) for file in files]
+            opened = [stack.enter_context(stack.enter_context(replacing(file)).open("wb")) for file in files.values()]
             train, test = (_Side(file, n, tokenizer, dtype) for file, n in zip(opened, wanted, strict=True))
             for is_test, document in _sided(text, train, test):
                 bar.update((test if is_test else train).write(document))
             _check_length(train, "train on", config, text)
             _check_length(test, "test on", config, text)
         with replacing(facts) as temporary:
-            temporary.write_text(json.dumps({"dtype": dtype.__name__, "train": train.facts(), "held_out": test.facts()}, indent=2))
-    rows, held_out = (TokenRows(np.memmap(file, dtype=dtype, mode="r"), config.seq_len) for file in files)
+            held = {"dtype": dtype.__name__, "ids": len(tokenizer), "train": train.facts(), "held_out": test.facts()}
+            temporary.write_text(json.dumps(held, indent=2))
+    _check_tokens(facts, files, dtype, len(tokenizer))
+    rows, held_out = (TokenRows(np.memmap(file, dtype=dtype, mode="r"), config.seq_len) for file in files.values())
     return rows, held_out
 
 
@@ -118,6 +121,7 @@ class _Side:
     def __init__(self, file: Any, wanted: int, tokenizer: Any, dtype: Any) -> None:
         self.file, self.wanted, self.tokenizer, self.dtype = file, wanted, tokenizer, dtype
         self.written = self.documents = 0
+        self.digest = hashlib.sha256()
 
     @property
     def is_full(self) -> bool:
@@ -132,12 +136,14 @@ class _Side:
         ids = [*ids, self.tokenizer.eos_token_id][: self.wanted - self.written]
         if max(ids) >= len(self.tokenizer):
             raise InvalidArgument(f"the tokenizer gave token {max(ids)} and says it has {len(self.tokenizer)}; give another one")
-        self.file.write(np.asarray(ids, dtype=self.dtype).tobytes())
+        written = np.asarray(ids, dtype=self.dtype).tobytes()
+        self.file.write(written)
+        self.digest.update(written)
         self.written, self.documents = self.written + len(ids), self.documents + 1
         return len(ids)
 
-    def facts(self) -> dict[str, int]:
-        return {"tokens": self.written, "documents": self.documents}
+    def facts(self) -> dict[str, Any]:
+        return {"tokens": self.written, "documents": self.documents, "sha256": self.digest.hexdigest()}
 
 
 def _sided(text: TextConfig, train: _Side, test: _Side) -> Iterator[tuple[bool, str]]:
@@ -153,6 +159,27 @@ def _sided(text: TextConfig, train: _Side, test: _Side) -> Iterator[tuple[bool, 
                 yield side is test, document
                 if side.is_full:
                     break
+
+
+def _check_tokens(facts: Path, files: dict[str, Path], dtype: Any, n_ids: int) -> None:
+    """That the files are as they were written, whole and to the last token; reading them once is little beside training on them."""
+    again = f"delete {facts.parent} and give the same command again, which makes it anew"
+    try:
+        held = json.loads(facts.read_text(encoding="utf-8"))
+        ids, wanted = held["ids"], {name: (held[name]["tokens"] * dtype().itemsize, held[name]["sha256"]) for name in files}
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{facts} does not say what was tokenized ({error!r}); {again}") from error
+    if ids != n_ids:
+        raise FormatError(f"the tokens in {facts.parent} are of a tokenizer of {ids} ids, and this one has {n_ids}; {again}")
+    for name, file in files.items():
+        n_bytes, digest = wanted[name]
+        if not file.exists():
+            raise FormatError(f"{file} is missing; {again}")
+        if file.stat().st_size != n_bytes:
+            raise FormatError(f"{file} has {file.stat().st_size} bytes where {n_bytes} were written; {again}")
+        with file.open("rb") as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() != digest:
+                raise FormatError(f"{file} has other tokens than were written; {again}")
 
 
 def _check_length(side: _Side, purpose: str, config: PretrainConfig, text: TextConfig) -> None:
