@@ -490,6 +490,29 @@ def test_other_settings_are_refused_while_anything_of_the_run_is_left(tmp_path, 
     assert json.loads((out / "results.json").read_text()) == held
 
 
+def test_a_text_that_has_changed_since_is_refused_and_one_that_is_gone_is_not_needed(tmp_path, capsys):
+    source, out = write_texts(tmp_path / "texts"), tmp_path / "run"
+    command = ["--kernel", "based", "--text", source, "--out", out]
+    assert main([*OPTIONS, "--no-progress", *map(str, command)]) == 0
+    n_bytes = sum(file.stat().st_size for file in source.iterdir())
+    there = f"text_files is '60 files of {n_bytes} bytes' there and "
+    (source / "000.txt").write_text("Document 0 is about something else by now, and at greater length.")
+    now = sum(file.stat().st_size for file in source.iterdir())
+    assert f"{there}'60 files of {now} bytes' here. Give another folder" in _said(capsys, *command)
+    # Nor is a text that was tokenized anew mixed with the results of the former.
+    shutil.rmtree(out / "tokens")
+    assert there in _said(capsys, *command)
+    (source / ".hidden").write_text("of an editor, say")
+    (source / "000.txt").write_text("Document 0 is about 0 things, and ends with é.")
+    assert main([*OPTIONS, "--no-progress", *map(str, command)]) == 0
+    source.rename(tmp_path / "elsewhere")
+    assert main([*OPTIONS, "--no-progress", *map(str, command), "--kernel", "attention"]) == 0
+    # It is still known what it was.
+    (tmp_path / "elsewhere").rename(source)
+    (source / "more.txt").write_text("more")
+    assert f"{there}'61 files of {n_bytes + 4} bytes' here" in _said(capsys, *command)
+
+
 def test_a_tokenizer_that_cannot_be_used_is_one_line(tmp_path, capsys):
     out = ("--out", tmp_path / "run")
     assert "no tokenizer can be loaded from" in _said(capsys, *out, "--tokenizer", tmp_path / "nothing")

@@ -28,16 +28,19 @@ _MAYBE_NONE = {"perplexity_recall", "perplexity_other"}
 
 
 class RunFolder:
-    """A new folder, or that of a run with the same settings.
+    """A new folder, or that of a run with the same settings and the same files of text.
+
+    What is None in ``files`` was not in files here, then or now (a text can be deleted once it is tokenized), and is not compared.
 
     Raises:
-        InvalidArgument: a folder of something else, or of a run with other settings.
+        InvalidArgument: a folder of something else, or of a run with other settings or another text.
         FormatError: a broken ``results.json``.
     """
 
-    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, out: Path, settings: dict[str, Any], files: dict[str, str | None]) -> None:
         """Make the folder, or read what is there."""
-        self.out, self.settings, self.path = out, settings, out / "results.json"
+        self.out, self.path = out, out / "results.json"
+        self.settings, self.files = settings, files
         try:
             if self.path.exists():
                 self._resume()
@@ -89,10 +92,12 @@ class RunFolder:
 
     def _resume(self) -> None:
         there, lines = self._read()
+        unknown = [name for name, found in self.files.items() if None in (found, there.get(name))]
+        here = {**self.settings, **self.files}
         changed = [
-            f"{name} is {there.get(name)!r} there and {self.settings.get(name)!r} here"
-            for name in sorted({*there, *self.settings})
-            if there.get(name) != self.settings.get(name)
+            f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
+            for name in sorted({*there, *here}.difference(unknown))
+            if there.get(name) != here.get(name)
         ]
         if changed and not lines and not self._has_begun():
             # It never got its text, so there is nothing that other settings could contradict.
@@ -101,6 +106,8 @@ class RunFolder:
             raise InvalidArgument(
                 f"{self.out} holds a run with other settings: {'; '.join(changed)}. Give another folder with --out, or delete this one"
             )
+        else:
+            self.files = {name: found or there.get(name) for name, found in self.files.items()}
 
     def _has_begun(self) -> bool:
         made = ("tokens/tokens.json", "*/config.json", "*.checkpoint.safetensors")
@@ -111,7 +118,7 @@ class RunFolder:
             with replacing(self.out / "results.csv") as temporary:
                 pd.DataFrame(lines).to_csv(temporary, index=False)
         with replacing(self.path) as temporary:
-            temporary.write_text(json.dumps({"settings": self.settings, "results": lines}, indent=2), encoding="utf-8")
+            temporary.write_text(json.dumps({"settings": {**self.settings, **self.files}, "results": lines}, indent=2), encoding="utf-8")
 
 
 def _check_line(line: Any) -> None:

@@ -13,7 +13,7 @@ from sae_lens_ext.based.pretrain_config import PretrainConfig, TextConfig
 from sae_lens_ext.based.pretrain_folder import RunFolder
 from sae_lens_ext.based.pretrain_loop import autocast, pretrain
 from sae_lens_ext.based.pretrain_model import model_config, n_parameters, new_model
-from sae_lens_ext.based.pretrain_text import TokenRows, load_tokenizer, prepare_tokens
+from sae_lens_ext.based.pretrain_text import TokenRows, load_tokenizer, prepare_tokens, text_files
 from sae_lens_ext.errors import InvalidArgument
 
 
@@ -55,7 +55,8 @@ def compare(
     vocab_size = -(-len(tokenizer) // 8) * 8
     shapes = {kernel: model_config(kernel, config, vocab_size, tokenizer.eos_token_id) for kernel in dict.fromkeys(kernels)}
     of_rebased = n_parameters(model_config("rebased", config, vocab_size))
-    run = RunFolder(out, {**asdict(config), **asdict(text)})
+    files = {"text_files": text_files(text.text), "eval_text_files": text_files(text.eval_text)}
+    run = RunFolder(out, {**asdict(config), **asdict(text)}, files)
     rows, held_out = prepare_tokens(out / "tokens", config, text, tokenizer, progress=progress)
     for kernel, shape in shapes.items():
         if run.has(kernel):

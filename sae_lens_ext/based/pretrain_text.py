@@ -78,6 +78,18 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
+def text_files(source: str | None) -> str | None:
+    """How many files and bytes a text has, by which to tell that it was changed; None for what is not in files here.
+
+    Not a digest of them: a text can be far longer than what a run reads of it.
+    """
+    path = Path(source or "").expanduser()
+    if not source or not path.exists():
+        return None
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    return f"{len(files)} files of {sum(file.stat().st_size for file in files)} bytes"
+
+
 def prepare_tokens(
     folder: Path, config: PretrainConfig, text: TextConfig, tokenizer: Any, *, progress: bool = True
 ) -> tuple[TokenRows, TokenRows]:
