@@ -443,6 +443,10 @@ def test_a_wrong_text_is_one_line(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     out = ("--out", tmp_path / "run")
     assert "holds no .txt, .md, .jsonl, .json, .parquet file" in _said(capsys, *out, "--text", tmp_path / "empty")
+    text = ("--text", write_texts(tmp_path / "texts"))
+    assert "no file or folder" in _said(capsys, *out, *text, "--eval-text", tmp_path / "nothing")
+    assert "test on more" in _said(capsys, *out, *text, "--eval-tokens", 15)
+    assert not (tmp_path / "run").exists()
     (tmp_path / "empty" / "short.txt").write_text("short")
     line = _said(capsys, *out, "--text", tmp_path / "empty")
     assert "a sequence of seq_len=16 needs 17 tokens, and there are 6 in 1 documents to train on" in line
@@ -450,8 +454,7 @@ def test_a_wrong_text_is_one_line(tmp_path, capsys):
     line = _said(capsys, *out, "--text", tmp_path / "empty")
     assert "there are 0 in 0 documents to test on; one in ten documents of the text is held out to test on" in line
     # And none of these keeps the folder from being used.
-    source = write_texts(tmp_path / "texts")
-    assert main([*OPTIONS, "--no-progress", "--kernel", "based", "--out", str(tmp_path / "run"), "--text", str(source)]) == 0
+    assert main([*OPTIONS, "--no-progress", "--kernel", "based", *map(str, (*out, *text))]) == 0
 
 
 def test_a_folder_that_cannot_be_used_is_one_line(tmp_path, capsys):

@@ -38,22 +38,30 @@ class RunFolder:
     """
 
     def __init__(self, out: Path, settings: dict[str, Any], files: dict[str, str | None]) -> None:
-        """Make the folder, or read what is there."""
+        """Read what is there; nothing is written yet."""
         self.out, self.path = out, out / "results.json"
-        self.settings, self.files = settings, files
+        self.settings, self.files, self.is_begun = settings, files, False
+        if self.path.exists():
+            self._resume()
+        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InvalidArgument(f"{out} is not empty and holds no run of this command; give another folder with --out")
+
+    def begin(self) -> None:
+        """Make the folder and write the settings, where that was not done before.
+
+        Raises:
+            InvalidArgument: that cannot be done.
+        """
+        if self.is_begun:
+            return
         try:
-            if self.path.exists():
-                self._resume()
-            elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-                raise InvalidArgument(f"{out} is not empty and holds no run of this command; give another folder with --out")
-            else:
-                self._write([])
+            self._write(self.lines())
         except OSError as error:
-            raise InvalidArgument(f"{out} cannot be written to ({error}); give another folder with --out") from error
+            raise InvalidArgument(f"{self.out} cannot be written to ({error}); give another folder with --out") from error
 
     def lines(self) -> list[dict[str, Any]]:
         """The results so far, those of other commands included."""
-        return self._read()[1]
+        return self._read()[1] if self.path.exists() else []
 
     def has(self, kernel: str) -> bool:
         """Whether there are results of a kernel."""
@@ -99,15 +107,14 @@ class RunFolder:
             for name in sorted({*there, *here}.difference(unknown))
             if there.get(name) != here.get(name)
         ]
-        if changed and not lines and not self._has_begun():
-            # It never got its text, so there is nothing that other settings could contradict.
-            self._write([])
-        elif changed:
+        if not changed:
+            self.is_begun = True
+            self.files = {name: found or there.get(name) for name, found in self.files.items()}
+        # Where it never got its text, there is nothing that other settings could contradict.
+        elif lines or self._has_begun():
             raise InvalidArgument(
                 f"{self.out} holds a run with other settings: {'; '.join(changed)}. Give another folder with --out, or delete this one"
             )
-        else:
-            self.files = {name: found or there.get(name) for name, found in self.files.items()}
 
     def _has_begun(self) -> bool:
         made = ("tokens/tokens.json", "*/config.json", "*.checkpoint.safetensors")

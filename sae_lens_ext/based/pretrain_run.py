@@ -13,7 +13,7 @@ from sae_lens_ext.based.pretrain_config import PretrainConfig, TextConfig
 from sae_lens_ext.based.pretrain_folder import RunFolder
 from sae_lens_ext.based.pretrain_loop import autocast, pretrain
 from sae_lens_ext.based.pretrain_model import model_config, n_parameters, new_model
-from sae_lens_ext.based.pretrain_text import TokenRows, load_tokenizer, prepare_tokens, text_files
+from sae_lens_ext.based.pretrain_text import TokenRows, check_text, load_tokenizer, prepare_tokens, text_files
 from sae_lens_ext.errors import InvalidArgument
 
 
@@ -57,6 +57,9 @@ def compare(
     of_rebased = n_parameters(model_config("rebased", config, vocab_size))
     files = {"text_files": text_files(text.text), "eval_text_files": text_files(text.eval_text)}
     run = RunFolder(out, {**asdict(config), **asdict(text)}, files)
+    # Before anything is written, so that another text or another number can be given for the same folder.
+    check_text(out / "tokens", config, text)
+    run.begin()
     rows, held_out = prepare_tokens(out / "tokens", config, text, tokenizer, progress=progress)
     for kernel, shape in shapes.items():
         if run.has(kernel):

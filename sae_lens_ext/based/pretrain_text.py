@@ -28,6 +28,8 @@ from sae_lens_ext.errors import FormatError, InvalidArgument
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.text import documents, is_held_out
 
+_FACTS = "tokens.json"
+
 
 class TokenRows(NamedTuple):
     """A long text as rows of tokens."""
@@ -90,6 +92,20 @@ def text_files(source: str | None) -> str | None:
     return f"{len(files)} files of {sum(file.stat().st_size for file in files)} bytes"
 
 
+def check_text(folder: Path, config: PretrainConfig, text: TextConfig) -> None:
+    """Refuse what ``prepare_tokens`` cannot even begin with; nothing is written, and no more than one document of each text is read.
+
+    Raises:
+        FormatError: no text.
+        InvalidArgument: fewer tokens to test on than one sequence has.
+    """
+    if text.eval_tokens < config.seq_len:
+        raise InvalidArgument(f"eval_tokens={text.eval_tokens} are less than one sequence of seq_len={config.seq_len}; test on more")
+    if not (folder / _FACTS).exists():
+        for source in (text.text, *([] if text.eval_text is None else [text.eval_text])):
+            next(documents(source, column=text.column), None)
+
+
 def prepare_tokens(
     folder: Path, config: PretrainConfig, text: TextConfig, tokenizer: Any, *, progress: bool = True
 ) -> tuple[TokenRows, TokenRows]:
@@ -99,9 +115,7 @@ def prepare_tokens(
         FormatError: no text, or files in ``folder`` that are not as they were written.
         InvalidArgument: too little of it, or a tokenizer that gives ids it says it has not.
     """
-    if text.eval_tokens < config.seq_len:
-        raise InvalidArgument(f"eval_tokens={text.eval_tokens} are less than one sequence of seq_len={config.seq_len}; test on more")
-    facts, files = folder / "tokens.json", {"train": folder / "train.bin", "held_out": folder / "held_out.bin"}
+    facts, files = folder / _FACTS, {"train": folder / "train.bin", "held_out": folder / "held_out.bin"}
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
     if not facts.exists():
         # Never more than the run reads.
