@@ -536,20 +536,68 @@ def test_wrong_numbers_are_said_together(tmp_path, capsys):
     line = _said(capsys, "--out", tmp_path / "run", "--lr", "0", "--steps", "0", "--dtype", "float16", "--clip", "-1", "--seed", "-1")
     for said in (
         "steps must be a whole number of at least 1, got 0",
-        "seed must be a whole number of at least 0, got -1",
-        "lr must be above 0, got 0.0",
-        "clip must be at least 0, got -1.0",
+        "seed must be a whole number from 0 to below 2**63, got -1",
+        "lr must be a number above 0, got 0.0",
+        "clip must be a number of at least 0, got -1.0",
         "dtype must be float32 or bfloat16, got 'float16'",
     ):
         assert said in line
-    assert "warmup must be from 0 to below steps=8, got 8" in _said(capsys, "--out", tmp_path / "run", "--warmup", "8")
-    assert "eval_tokens must be at least 1; got 0" in _said(capsys, "--out", tmp_path / "run", "--eval-tokens", "0")
+    assert "warmup must be a whole number from 0 to below steps=8, got 8" in _said(capsys, "--out", tmp_path / "run", "--warmup", "8")
+    assert "eval_tokens must be a whole number of at least 1; got 0" in _said(capsys, "--out", tmp_path / "run", "--eval-tokens", "0")
     assert "eval_tokens=15 are less than one sequence of seq_len=16" in _said(capsys, "--out", tmp_path / "short", "--eval-tokens", "15")
     assert "checkpoint_every must be at least 1; got 0" in _said(capsys, "--out", tmp_path / "run", "--checkpoint-every", "0")
     assert "device 'tpu' cannot be used here" in _said(capsys, "--out", tmp_path / "run", "--device", "tpu")
     assert not (tmp_path / "run").exists()
     with pytest.raises(sle.InvalidArgument, match="kernel must be one of based, .*, attention; got 'softmax'"):
         compare(["softmax"], tmp_path / "run", PretrainConfig(**TINY), TextConfig(), progress=False)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"lr": "x"}, "lr must be a number above 0, got 'x'"),
+        ({"lr": None}, "lr must be a number above 0, got None"),
+        ({"lr": True}, "lr must be a number above 0, got True"),
+        ({"lr": float("inf")}, "lr must be a number above 0, got inf"),
+        ({"clip": "1"}, "clip must be a number of at least 0, got '1'"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a number of at least 0, got nan"),
+        ({"steps": "5", "warmup": 2}, "steps must be a whole number of at least 1, got '5'; warmup must be .* below steps=5, got 2"),
+        ({"warmup": 1.5}, "warmup must be a whole number from 0 to below steps=1000, got 1.5"),
+        ({"warmup": False}, "warmup must be a whole number from 0 to below steps=1000, got False"),
+        ({"seed": 1 << 70}, r"seed must be a whole number from 0 to below 2\*\*63, got 1180591620717411303424"),
+    ],
+)
+def test_what_is_no_number_is_said(given, said):
+    with pytest.raises(sle.InvalidArgument, match=said):
+        PretrainConfig(**given)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("given", ["5", 5.0, None, True])
+def test_what_is_no_number_of_tokens_to_test_on_is_said(given):
+    with pytest.raises(sle.InvalidArgument, match=f"eval_tokens must be a whole number of at least 1; got {given!r}"):
+        TextConfig(eval_tokens=given)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("name", ["text", "column", "eval_text", "tokenizer"])
+def test_what_is_no_name_is_said(name):
+    with pytest.raises(sle.InvalidArgument, match=f"^{name} must be a string; got 5"):
+        TextConfig(**{name: 5})
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_numbers_of_numpy_can_be_written_as_settings():
+    config, text = PretrainConfig(steps=np.int64(5), lr=np.float32(0.5)), TextConfig(eval_tokens=np.int32(400))
+    assert json.loads(json.dumps(dataclasses.asdict(config))) == dataclasses.asdict(PretrainConfig(steps=5, lr=0.5))
+    assert json.loads(json.dumps(dataclasses.asdict(text))) == dataclasses.asdict(TextConfig(eval_tokens=400))
+
+
+def test_every_seed_that_is_taken_gives_a_model():
+    config = PretrainConfig(**TINY, seed=(1 << 63) - 1)
+    assert len(rows_of_step(0, 7, 3, config.seed)) == 3
+    assert new_model(model_config("rebased", config, 24), config.seed).config.hidden_size == 16
 
 
 def test_every_option_of_a_run_is_explained(capsys):

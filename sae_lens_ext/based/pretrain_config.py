@@ -1,10 +1,10 @@
 """What a pretraining run is made of. The fields are also the options of ``python -m sae_lens_ext.based.pretrain``."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sae_lens_ext._numbers import whole_number
+from sae_lens_ext._numbers import as_python, real_number, whole_number
 from sae_lens_ext.errors import InvalidArgument
 
 BYTES = "bytes"
@@ -14,6 +14,23 @@ BYTES = "bytes"
 def _option(default: Any, explained: str, kind: type | None = None) -> Any:
     """A field that the command line shows as an option."""
     return field(default=default, metadata={"help": explained, "type": kind or type(default)})
+
+
+def _whole(value: object) -> int:
+    """-1, which no field takes, for what is no whole number."""
+    number = whole_number(value)
+    return -1 if number is None else number
+
+
+def _real(value: object) -> float:
+    """NaN for what is no number; True and False are none."""
+    return math.nan if isinstance(value, bool) else real_number(value)
+
+
+def _as_python(config: Any) -> None:
+    """numpy's numbers are taken too; the settings of a run are written as JSON, which knows none of them."""
+    for option in fields(config):
+        object.__setattr__(config, option.name, as_python(getattr(config, option.name)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +66,25 @@ class PretrainConfig:
         wrong = [
             f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}"
             for name in ("hidden_size", "layers", "heads", "feature_dim", "seq_len", "batch_size", "steps")
-            if (whole_number(getattr(self, name)) or 0) < 1
+            if _whole(getattr(self, name)) < 1
         ]
-        if whole_number(self.seed) is None or self.seed < 0:
-            wrong.append(f"seed must be a whole number of at least 0, got {self.seed!r}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            wrong.append(f"lr must be above 0, got {self.lr}")
+        # What torch takes for a seed.
+        if not 0 <= _whole(self.seed) < 1 << 63:
+            wrong.append(f"seed must be a whole number from 0 to below 2**63, got {self.seed!r}")
+        if not 0 < _real(self.lr) < math.inf:
+            wrong.append(f"lr must be a number above 0, got {self.lr!r}")
         wrong += [
-            f"{name} must be at least 0, got {getattr(self, name)}"
+            f"{name} must be a number of at least 0, got {getattr(self, name)!r}"
             for name in ("weight_decay", "clip")
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0)
+            if not 0 <= _real(getattr(self, name)) < math.inf
         ]
-        if self.warmup is not None and not 0 <= self.warmup < max(1, self.steps):
-            wrong.append(f"warmup must be from 0 to below steps={self.steps}, got {self.warmup}")
+        if self.warmup is not None and not 0 <= _whole(self.warmup) < max(1, _whole(self.steps)):
+            wrong.append(f"warmup must be a whole number from 0 to below steps={self.steps}, got {self.warmup!r}")
         if self.dtype not in ("float32", "bfloat16"):
             wrong.append(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
         if wrong:
             raise InvalidArgument("; ".join(wrong))
+        _as_python(self)
 
     @property
     def tokens(self) -> int:
@@ -85,7 +104,7 @@ class TextConfig:
     """What the models are trained on and tested on; see ``PretrainConfig`` for where its fields are explained.
 
     Raises:
-        InvalidArgument: no tokens to test on.
+        InvalidArgument: no tokens to test on, or names that are no strings.
     """
 
     text: str | None = _option(
@@ -100,5 +119,9 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be tested on."""
-        if self.eval_tokens < 1:
-            raise InvalidArgument(f"eval_tokens must be at least 1; got {self.eval_tokens}")
+        if _whole(self.eval_tokens) < 1:
+            raise InvalidArgument(f"eval_tokens must be a whole number of at least 1; got {self.eval_tokens!r}")
+        for name, kinds in (("text", str | None), ("column", str), ("eval_text", str | None), ("tokenizer", str)):
+            if not isinstance(getattr(self, name), kinds):
+                raise InvalidArgument(f"{name} must be a string; got {getattr(self, name)!r}")
+        _as_python(self)
