@@ -26,7 +26,7 @@ from sae_lens_ext.based.pretrain_config import PretrainConfig, TextConfig
 from sae_lens_ext.based.pretrain_folder import RunFolder
 from sae_lens_ext.based.pretrain_loop import pretrain
 from sae_lens_ext.based.pretrain_model import model_config, n_parameters, new_model
-from sae_lens_ext.based.pretrain_run import compare
+from sae_lens_ext.based.pretrain_run import compare_kernels
 from sae_lens_ext.based.pretrain_text import TokenRows, load_tokenizer, prepare_tokens, rows_of_step
 from sae_lens_ext.text import is_held_out
 
@@ -196,17 +196,17 @@ def test_a_run_that_was_cut_before_its_results_were_written_tests_the_same_model
     with monkeypatch.context() as patch:
         patch.setattr("sae_lens_ext.based.pretrain_run._tested", no_test)
         with pytest.raises(KeyboardInterrupt):
-            compare(*arguments, progress=False)
+            compare_kernels(*arguments, progress=False)
     before = (tmp_path / "run" / "based" / "model.safetensors").read_bytes()
     _interrupt_at(monkeypatch, 0)
-    assert len(compare(*arguments, progress=False)) == 2
+    assert len(compare_kernels(*arguments, progress=False)) == 2
     assert (tmp_path / "run" / "based" / "model.safetensors").read_bytes() == before
 
 
 def test_a_kernel_is_added_to_a_run_and_others_are_left_alone(tmp_path):
     source = TextConfig(text=str(write_texts(tmp_path / "texts")))
-    first = compare(["based"], tmp_path / "run", PretrainConfig(**TINY), source, progress=False)
-    both = compare(["attention", "based"], tmp_path / "run", PretrainConfig(**TINY), source, progress=False)
+    first = compare_kernels(["based"], tmp_path / "run", PretrainConfig(**TINY), source, progress=False)
+    both = compare_kernels(["attention", "based"], tmp_path / "run", PretrainConfig(**TINY), source, progress=False)
     assert both["kernel"].tolist() == ["attention", "attention", "based", "based"]
     pandas.testing.assert_frame_equal(both[both["kernel"] == "based"].reset_index(drop=True), first)
     assert pandas.read_csv(tmp_path / "run" / "results.csv")["kernel"].tolist() == ["based", "based", "attention", "attention"]
@@ -222,10 +222,10 @@ def test_two_commands_in_one_folder_keep_the_results_of_both(tmp_path, monkeypat
         kept(run, kernel, *others)
         trained.append(kernel)
         if kernel == "rebased":
-            compare(["based"], *arguments, progress=False)
+            compare_kernels(["based"], *arguments, progress=False)
 
     monkeypatch.setattr(RunFolder, "keep_model", meanwhile)
-    both = compare(["rebased", "based"], *arguments, progress=False)
+    both = compare_kernels(["rebased", "based"], *arguments, progress=False)
     assert trained == ["rebased", "based"]
     assert both["kernel"].tolist() == ["rebased", "rebased", "based", "based"]
     held = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
@@ -241,10 +241,10 @@ def test_a_kernel_that_two_commands_train_is_kept_once(tmp_path, monkeypatch):
     def meanwhile(*all_of_it):
         kept(*all_of_it)
         monkeypatch.setattr(RunFolder, "keep_model", kept)
-        compare(*arguments, progress=False)
+        compare_kernels(*arguments, progress=False)
 
     monkeypatch.setattr(RunFolder, "keep_model", meanwhile)
-    assert len(compare(*arguments, progress=False)) == 2
+    assert len(compare_kernels(*arguments, progress=False)) == 2
     assert len(json.loads((tmp_path / "run" / "results.json").read_text())["results"]) == 2
 
 
@@ -549,7 +549,7 @@ def test_wrong_numbers_are_said_together(tmp_path, capsys):
     assert "device 'tpu' cannot be used here" in _said(capsys, "--out", tmp_path / "run", "--device", "tpu")
     assert not (tmp_path / "run").exists()
     with pytest.raises(sle.InvalidArgument, match="kernel must be one of based, .*, attention; got 'softmax'"):
-        compare(["softmax"], tmp_path / "run", PretrainConfig(**TINY), TextConfig(), progress=False)
+        compare_kernels(["softmax"], tmp_path / "run", PretrainConfig(**TINY), TextConfig(), progress=False)
 
 
 @pytest.mark.usefixtures("without_shape_checks")

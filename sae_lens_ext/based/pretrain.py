@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from sae_lens_ext.based.config import ATTENTION, KERNELS
 from sae_lens_ext.based.perplexity import Recall
 from sae_lens_ext.based.pretrain_config import PretrainConfig, TextConfig
-from sae_lens_ext.based.pretrain_run import compare
+from sae_lens_ext.based.pretrain_run import compare_kernels
 from sae_lens_ext.errors import SaeLensExtError
 
 _KERNELS = ("rebased", "based", ATTENTION)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Its bars for writing files would stand between ours.
     disable_progress_bar()
     try:
-        results = compare(
+        results = compare_kernels(
             given["kernel"] or _KERNELS,
             given["out"],
             PretrainConfig(**{option.name: given[option.name] for option in fields(PretrainConfig)}),

@@ -17,7 +17,7 @@ from sae_lens_ext.based.pretrain_text import TokenRows, check_text, load_tokeniz
 from sae_lens_ext.errors import InvalidArgument
 
 
-def compare(
+def compare_kernels(
     kernels: Sequence[str],
     out: Path,
     config: PretrainConfig,
