@@ -342,7 +342,6 @@ def test_a_checkpoint_of_more_steps_is_said(tmp_path):
         ("tokens.json", lambda _: b"[1]", "tokens.json does not say what was tokenized"),
         ("tokens.json", lambda _: b"{", "tokens.json does not say what was tokenized"),
         ("tokens.json", lambda whole: whole.replace(b'"tokens"', b'"t"'), "does not say what was tokenized (KeyError('tokens'))"),
-        ("tokens.json", lambda whole: whole.replace(b": 259", b": 300"), "are of a tokenizer of 300 ids, and this one has 259"),
     ],
 )
 def test_damaged_tokens_are_said_and_made_anew_once_they_are_deleted(tmp_path, name, damage, said):
@@ -354,10 +353,21 @@ def test_damaged_tokens_are_said_and_made_anew_once_they_are_deleted(tmp_path, n
     file.unlink()
     if damaged is not None:
         file.write_bytes(damaged)
-    with pytest.raises(sle.FormatError, match=f"{re.escape(said)}.*; delete {tmp_path / 'tokens'} and give the same command again"):
+    with pytest.raises(
+        sle.FormatError, match=f"{re.escape(said)}.*; delete the tokens in {tmp_path / 'tokens'} and give the same command again"
+    ):
         prepare_tokens(*arguments, progress=False)
     shutil.rmtree(tmp_path / "tokens")
     assert [side.tokens.tolist() for side in prepare_tokens(*arguments, progress=False)] == whole
+
+
+def test_tokens_of_a_tokenizer_that_has_changed_since_are_refused(tmp_path, monkeypatch):
+    tokenizer, text = load_tokenizer("bytes"), TextConfig(text=str(write_texts(tmp_path / "texts")))
+    arguments = (tmp_path / "tokens", PretrainConfig(**TINY), text, tokenizer)
+    prepare_tokens(*arguments, progress=False)
+    monkeypatch.setattr(type(tokenizer), "__len__", lambda _: 100)
+    with pytest.raises(sle.FormatError, match="are of a tokenizer of 259 ids, and this one has 100; give that one, or another folder"):
+        prepare_tokens(*arguments, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -466,6 +476,9 @@ def test_a_folder_that_cannot_be_used_is_one_line(tmp_path, capsys):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "results.json").write_text("[1]")
     assert "results.json is no list of results" in _said(capsys, "--out", tmp_path / "other")
+    (tmp_path / "third" / "results.json").mkdir(parents=True)
+    with pytest.raises(sle.InvalidArgument, match="third cannot be read .*; give another folder with --out"):
+        compare_kernels(["based"], tmp_path / "third", PretrainConfig(**TINY), TextConfig(), progress=False)
 
 
 def test_a_run_with_other_settings_is_not_mixed_with_this_one(tmp_path, capsys):

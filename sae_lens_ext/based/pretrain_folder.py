@@ -41,10 +41,13 @@ class RunFolder:
         """Read what is there; nothing is written yet."""
         self.out, self.path = out, out / "results.json"
         self.settings, self.files, self.is_begun = settings, files, False
-        if self.path.exists():
-            self._resume()
-        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InvalidArgument(f"{out} is not empty and holds no run of this command; give another folder with --out")
+        try:
+            if self.path.exists():
+                self._resume()
+            elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise InvalidArgument(f"{out} is not empty and holds no run of this command; give another folder with --out")
+        except OSError as error:
+            raise InvalidArgument(f"{out} cannot be read ({error}); give another folder with --out") from error
 
     def begin(self) -> None:
         """Make the folder and write the settings, where that was not done before.
@@ -86,7 +89,7 @@ class RunFolder:
     def _read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         try:
             held = json.loads(self.path.read_text(encoding="utf-8"))
-            settings, lines = dict(held["settings"]), list(held["results"])
+            settings, lines = {**held["settings"]}, list(held["results"])
             for line in lines:
                 _check_line(line)
             found = sorted((line["kernel"], line["recall"]) for line in lines)

@@ -189,14 +189,17 @@ def _sided(text: TextConfig, train: _Side, test: _Side) -> Iterator[tuple[bool, 
 
 def _check_tokens(facts: Path, files: dict[str, Path], dtype: Any, n_ids: int) -> None:
     """That the files are as they were written, whole and to the last token; reading them once is little beside training on them."""
-    again = f"delete {facts.parent} and give the same command again, which makes it anew"
+    again = f"delete the tokens in {facts.parent} and give the same command again, which makes them anew"
     try:
         held = json.loads(facts.read_text(encoding="utf-8"))
         ids, wanted = held["ids"], {name: (held[name]["tokens"] * dtype().itemsize, held[name]["sha256"]) for name in files}
     except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{facts} does not say what was tokenized ({error!r}); {again}") from error
     if ids != n_ids:
-        raise FormatError(f"the tokens in {facts.parent} are of a tokenizer of {ids} ids, and this one has {n_ids}; {again}")
+        raise FormatError(
+            f"the tokens in {facts.parent} are of a tokenizer of {ids!r} ids, and this one has {n_ids}; "
+            "give that one, or another folder with --out"
+        )
     for name, file in files.items():
         n_bytes, digest = wanted[name]
         if not file.exists():
