@@ -250,6 +250,34 @@ def test_a_cache_of_other_texts_is_refused():
         model(tokens()[:1], past_key_values=cache)
 
 
+@pytest.mark.parametrize("place", ["model.layers.3", "model.layers.4.mixer.hook_pattern", "model.norm"])
+def test_a_run_that_raises_leaves_the_cache_as_it_was(place):
+    model, x = tiny_model(), tokens()
+    cache = model(x[:, :6], use_cache=True).past_key_values
+
+    def fail(*_):
+        raise RuntimeError("by a hook")
+
+    handle = model.get_submodule(place).register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="by a hook"):
+        model(x[:, 6:9], past_key_values=cache)
+    handle.remove()
+    assert cache.seen == 6
+    torch.testing.assert_close(model(x[:, 6:], past_key_values=cache).logits, model(x).logits[:, 6:])
+
+
+def test_edits_of_two_ways_that_are_refused_leave_the_cache_as_it_was():
+    model, x = tiny_model(), tokens()
+    cache = model(x[:, :6], use_cache=True).past_key_values
+    mixer = model.model.layers[4].mixer
+    handles = [tap.register_forward_hook(lambda _, __, output: output * 2) for tap in (mixer.hook_pattern, mixer.hook_state)]
+    with pytest.raises(sle.InvalidArgument, match="two ways to one output"):
+        model(x[:, 6:], past_key_values=cache)
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(model(x[:, 6:], past_key_values=cache).logits, model(x).logits[:, 6:])
+
+
 def test_logits_can_be_had_of_chosen_positions():
     model, chosen = tiny_model(), torch.tensor([0, 3])
     torch.testing.assert_close(model(tokens(), logits_to_keep=chosen).logits, model(tokens()).logits[:, chosen])

@@ -183,13 +183,15 @@ class BasedModel(BasedPreTrainedModel):
             hidden = hidden + self.embed_positions(torch.arange(seen, stop, device=hidden.device).expand(hidden.shape[:2]))
         hidden = self.dropout(hidden)
         states = []
+        # Copies, for what raises on the way must leave the caller's cache as it was.
+        kept = None if cache is None else [dict(layer) for layer in cache.layers]
         for layer, block in enumerate(self.layers):
             if output_hidden_states:
                 states.append(hidden)
-            hidden = block(hidden, None if cache is None else cache.layers[layer])
-        if cache is not None:
-            cache.seen += hidden.shape[1]
+            hidden = block(hidden, None if kept is None else kept[layer])
         last = self.norm(hidden)
+        if cache is not None and kept is not None:
+            cache.layers, cache.seen = kept, cache.seen + hidden.shape[1]
         hidden_states = (*states, last) if output_hidden_states else None
         # A cache of our own, which transformers takes as it is.
         past: Any = cache
