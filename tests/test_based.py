@@ -126,6 +126,27 @@ def test_the_state_does_not_grow():
     assert cache.n_elements() == before
 
 
+@pytest.mark.parametrize("form", ["auto", "dense", "recurrent"])
+def test_the_cache_holds_no_memory_but_of_what_it_keeps(form):
+    model = tiny_model()
+    model.set_attention_form(form)
+    cache = BasedCache(5)
+    for part in tokens(90).split(30, dim=1):
+        model(part, past_key_values=cache, use_cache=True)
+    for layer, kept in enumerate(cache.layers):
+        for name, tensor in kept.items():
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes, (layer, name)
+
+
+def test_a_state_edited_in_place_is_not_remembered():
+    model, x = tiny_model(), tokens()
+    cache = BasedCache(5)
+    handle = model.model.layers[4].mixer.hook_state.register_forward_hook(lambda _, __, output: output.mul_(2))
+    model(x[:, :6], past_key_values=cache, use_cache=True)
+    handle.remove()
+    torch.testing.assert_close(model(x[:, 6:], past_key_values=cache).logits, model(x).logits[:, 6:])
+
+
 def test_it_is_saved_and_loaded_by_the_auto_classes(tmp_path):
     model = tiny_model("based")
     model.save_pretrained(tmp_path)

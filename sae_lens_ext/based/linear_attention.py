@@ -159,7 +159,8 @@ class LinearAttention(Heads):
         state, norm = write.cumsum(1), rearrange(phi_k, "b h t f -> b t h f").cumsum(1)
         if before is not None:
             state, norm = state + before.kv.unsqueeze(1), norm + before.k.unsqueeze(1)
-        last = AttentionState(state[:, -1], norm[:, -1]) if state.shape[1] else before
+        # Copies, for views would keep the states of all tokens, and be edited in place with them.
+        last = AttentionState(state[:, -1].clone(), norm[:, -1].clone()) if keeps and state.shape[1] else before
         state, edited_state = through(self.hook_state, state)
         norm, edited_norm = through(self.hook_state_norm, norm)
         sums = einsum(phi_q, state, "b h t f, b t h f v -> b h t v")

@@ -63,7 +63,8 @@ class ShortConvolution(nn.Module):
             before = source.new_zeros(len(source), self.taps - 1, source.shape[-1])
         longer = torch.cat([before, source], dim=1)
         if kept is not None:
-            kept["conv"] = longer[:, longer.shape[1] - (self.taps - 1) :].detach()
+            # A copy, for a view would keep all of it.
+            kept["conv"] = longer[:, longer.shape[1] - (self.taps - 1) :].detach().clone()
         convolved = self.hook_conv_out(self._convolved(longer))
         product = self.hook_conv_prod((F.silu(convolved) if self.is_gated else convolved) * gate)
         if not is_watched(self.hook_result):
@@ -106,7 +107,9 @@ class SoftmaxAttention(Heads):
             k, v = torch.cat([kept["keys"], k], dim=1), torch.cat([kept["values"], v], dim=1)
         if kept is not None:
             first = 0 if self.window is None else max(0, k.shape[1] - self.window)
-            kept["keys"], kept["values"] = k[:, first:].detach(), v[:, first:].detach()
+            last = (one[:, first:].detach() for one in (k, v))
+            # Copies of less than the whole, for a view would keep all of it.
+            kept["keys"], kept["values"] = (one.clone() if first else one for one in last)
             kept["seen"] = torch.full((len(x),), seen + x.shape[1])
         return self.mix(self._attend(q, k, v))
 
