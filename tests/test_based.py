@@ -1,7 +1,10 @@
 """Based and ReBased as language models: sizes as published, forms that agree, edits that act, generation from a state."""
 
 import copy
+import subprocess
+import sys
 
+import numpy
 import pytest
 import torch
 import transformers
@@ -254,7 +257,13 @@ def test_a_config_that_makes_no_model_is_refused(changes, said):
         ({"attention_mask": torch.ones(2, 1, 11, 11)}, r"attention_mask must be \[batch, pos\], \[2, 11\]; got \[2, 1, 11, 11\]"),
         ({"past_key_values": DynamicCache()}, "past_key_values must be the BasedCache .* got a DynamicCache"),
         ({"past_key_values": BasedCache(1)}, "past_key_values must be the BasedCache"),
-        ({"logits_to_keep": -1}, "logits_to_keep is how many of the last positions get logits, 0 for all; got -1"),
+        ({"logits_to_keep": -1}, r"logits_to_keep is how many of the last positions get logits, 0 for all, .*; got -1"),
+        ({"logits_to_keep": 2.5}, r"logits_to_keep is how many .*, or a tensor \[n\] of positions; got 2.5"),
+        ({"logits_to_keep": True}, "logits_to_keep is how many .*; got True"),
+        ({"logits_to_keep": torch.tensor([0, 11])}, "names positions that are not there: .* 11 .*; there are 11"),
+        ({"position_ids": torch.arange(1, 12)[None]}, "counts positions itself, here from 0 to 10 .*no other position_ids; leave them out"),
+        ({"position_ids": torch.arange(10)[None]}, "takes no other position_ids"),
+        ({"position_ids": list(range(11))}, "takes no other position_ids"),
         ({"logits_to_keep": 1, "labels": torch.zeros(2, 11, dtype=torch.int64)}, r"the tokens that get logits, \[2, 1\]; got \[2, 11\]"),
     ],
 )
@@ -303,6 +312,63 @@ def test_logits_can_be_had_of_chosen_positions():
     model, chosen = tiny_model(), torch.tensor([0, 3])
     torch.testing.assert_close(model(tokens(), logits_to_keep=chosen).logits, model(tokens()).logits[:, chosen])
     torch.testing.assert_close(model(tokens(), logits_to_keep=2).logits, model(tokens()).logits[:, -2:])
+
+
+@pytest.mark.parametrize("number", [numpy.int64(2), torch.tensor(2)])
+@pytest.mark.usefixtures("without_shape_checks")
+def test_how_many_logits_may_be_a_number_of_any_kind(number):
+    model = tiny_model()
+    torch.testing.assert_close(model(tokens(), logits_to_keep=number).logits, model(tokens()).logits[:, -2:])
+
+
+def test_its_own_positions_are_taken_also_behind_text():
+    model, x = tiny_model(), tokens()
+    mask = torch.ones_like(x)
+    mask[0, 8:] = 0
+    own = torch.arange(x.shape[1])
+    for positions in (own, own[None], own.expand(2, -1), (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)):
+        torch.testing.assert_close(model(x, attention_mask=mask, position_ids=positions).logits, model(x).logits)
+    cache = model(x[:, :6], use_cache=True).past_key_values
+    torch.testing.assert_close(model(x[:, 6:], past_key_values=cache, position_ids=own[None, 6:]).logits, model(x).logits[:, 6:])
+    generated = (model.generate(x, max_new_tokens=5, do_sample=False, **more) for more in ({}, {"position_ids": own.expand(2, -1)}))
+    assert torch.equal(*generated)
+
+
+def test_a_tuple_can_be_had():
+    model, x = tiny_model(), tokens()
+    named = model(x, labels=x, output_hidden_states=True)
+    loss, logits, cache, states = model(x, labels=x, output_hidden_states=True, return_dict=False)
+    assert torch.equal(loss, named.loss)
+    assert torch.equal(logits, named.logits)
+    assert cache.seen == x.shape[1]
+    assert len(states) == len(named.hidden_states)
+    model.config.return_dict = False
+    assert torch.equal(model(x)[0], named.logits)
+    assert torch.equal(model.model(x, return_dict=True).last_hidden_state, model.model(x)[0])
+    assert torch.equal(model.generate(x, max_new_tokens=3, do_sample=False)[:, : x.shape[1]], x)
+
+
+_COMPILED = """
+import torch
+from sae_lens_ext.based import BasedConfig, BasedForCausalLM
+
+shape = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "feature_dim": 4}
+kinds = ["conv", "linear_attention", "sliding_attention", "full_attention"]
+model, x = BasedForCausalLM(BasedConfig(layer_types=kinds, **shape)).eval(), torch.randint(50, (2, 11))
+compiled = torch.compile(model, backend="eager", fullgraph=True)
+for options in ({}, {"logits_to_keep": 2}, {"position_ids": torch.arange(11)[None]}, {"labels": x}, {"return_dict": False}):
+    found, plain = (one(x, use_cache=False, **options) for one in (compiled, model))
+    torch.testing.assert_close(found[0], plain[0])
+model = BasedForCausalLM(BasedConfig(layer_types=kinds[:2] * 2, **shape)).eval()
+compiled = torch.compile(model, backend="eager", fullgraph=True)
+cache = compiled(x[:, :6]).past_key_values
+torch.testing.assert_close(compiled(x[:, 6:], past_key_values=cache).logits, model(x).logits[:, 6:])
+"""
+
+
+def test_it_compiles_whole():
+    # In a process of its own: what checks shapes in tests cannot be compiled.
+    subprocess.run([sys.executable, "-c", _COMPILED], check=True, capture_output=True, text=True, timeout=300)
 
 
 def test_a_mask_of_yes_and_no_is_a_mask():

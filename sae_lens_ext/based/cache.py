@@ -33,7 +33,9 @@ class BasedCache:
 
     def n_texts(self) -> int | None:
         """Rows of the batch; None while nothing is kept."""
-        return next((len(tensor) for layer in self.layers for tensor in layer.values()), None)
+        # Not by next(), whose default torch.compile of torch 2.8 does not know.
+        rows = [len(tensor) for layer in self.layers for tensor in layer.values()]
+        return rows[0] if rows else None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep these rows of the batch, in this order."""

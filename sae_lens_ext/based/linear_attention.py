@@ -112,7 +112,8 @@ class LinearAttention(Heads):
         return self.hook_write, self.hook_state, self.hook_state_norm
 
     def _fastest(self, q: Tensor, k: Tensor, v: Tensor, before: AttentionState | None, keeps: bool) -> _Found:
-        options = {**self.kernel._asdict(), "state": before}
+        # Not by _asdict(), which torch.compile of torch 2.8 does not know.
+        options = {"c": self.kernel.c, "scale": self.kernel.scale, "eps": self.kernel.eps, "state": before}
         if not keeps:
             return _Found(quadratic_attention(q, k, v, **options), None, is_edited=False)
         return _Found(*quadratic_attention_with_state(q, k, v, **options), is_edited=False)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from sae_lens_ext._numbers import whole_number
 from sae_lens_ext.based.cache import BasedCache
 from sae_lens_ext.based.config import BasedConfig
 from sae_lens_ext.based.linear_attention import Form, Kept, LinearAttention
@@ -20,7 +21,7 @@ from sae_lens_ext.based.writer import Writer
 from sae_lens_ext.errors import InvalidArgument
 
 # What transformers and TransformerLens pass along: this model counts tokens itself, and returns no attentions.
-_NOT_FOR_US = ("cache_position", "num_items_in_batch", "output_attentions", "position_ids", "return_dict")
+_NOT_FOR_US = ("cache_position", "num_items_in_batch", "output_attentions", "position_ids")
 
 
 class SwiGLU(nn.Module):
@@ -150,13 +151,15 @@ class BasedModel(BasedPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
         """Hidden states of tokens, or of embeddings, that follow those in the cache.
 
         Raises:
             InvalidArgument: padding before or between tokens, more tokens than there are learned positions, no tokens, not one of
-                ``input_ids`` and ``inputs_embeds``, a cache of another model or of other texts, or an argument that is not known.
+                ``input_ids`` and ``inputs_embeds``, a cache of another model or of other texts, ``position_ids`` that are not those of
+                tokens in their order (which code that ``torch.compile`` made does not check), or an argument that is not known.
         """
         _refuse_unknown(kwargs)
         given = input_ids if inputs_embeds is None else inputs_embeds
@@ -175,6 +178,8 @@ class BasedModel(BasedPreTrainedModel):
         seen = 0 if cache is None else cache.seen
         if attention_mask is not None:
             _refuse_mask(attention_mask, hidden, seen)
+        if kwargs.get("position_ids") is not None and not torch.compiler.is_compiling():
+            _refuse_positions(kwargs["position_ids"], attention_mask, hidden, seen)
         if self.embed_positions is not None:
             stop, room = seen + hidden.shape[1], self.config.max_position_embeddings
             if stop > room:
@@ -195,7 +200,8 @@ class BasedModel(BasedPreTrainedModel):
         hidden_states = (*states, last) if output_hidden_states else None
         # A cache of our own, which transformers takes as it is.
         past: Any = cache
-        return BaseModelOutputWithPast(last_hidden_state=last, past_key_values=past, hidden_states=hidden_states)
+        found = BaseModelOutputWithPast(last_hidden_state=last, past_key_values=past, hidden_states=hidden_states)
+        return found if _wants_dict(return_dict, self.config) else found.to_tuple()
 
 
 class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
@@ -233,18 +239,19 @@ class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits of the next token at every position, or at the last ``logits_to_keep``; with ``labels``, the loss of the shifted labels.
 
-        ``logits_to_keep`` can be the positions themselves, [n]. Errors are those of ``BasedModel``, and InvalidArgument for a negative
-        ``logits_to_keep`` and labels of other positions than there are logits.
+        ``logits_to_keep`` can be the positions themselves, [n]. With ``return_dict=False`` what there is of loss, logits, cache and hidden
+        states comes in a tuple. Errors are those of ``BasedModel``, and InvalidArgument for a ``logits_to_keep`` that is neither and labels
+        of other positions than there are logits.
         """
-        found = self.model(input_ids, attention_mask, past_key_values, inputs_embeds, use_cache, output_hidden_states, **kwargs)
-        if isinstance(logits_to_keep, int) and logits_to_keep < 0:
-            raise InvalidArgument(f"logits_to_keep is how many of the last positions get logits, 0 for all; got {logits_to_keep}")
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(found.last_hidden_state[:, kept])
+        kept = _kept_positions(logits_to_keep)
+        options = {"use_cache": use_cache, "output_hidden_states": output_hidden_states, "return_dict": True, **kwargs}
+        found = self.model(input_ids, attention_mask, past_key_values, inputs_embeds, **options)
+        logits = self.lm_head(_chosen(found.last_hidden_state, kept))
         loss = None
         if labels is not None:
             if labels.shape != logits.shape[:2]:
@@ -253,7 +260,32 @@ class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
                 )
             wide = logits[:, :-1].flatten(0, 1).to(torch.promote_types(torch.float32, logits.dtype))
             loss = F.cross_entropy(wide, labels[:, 1:].flatten())
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=found.past_key_values, hidden_states=found.hidden_states)
+        rest = {"past_key_values": found.past_key_values, "hidden_states": found.hidden_states}
+        out = CausalLMOutputWithPast(loss=loss, logits=logits, **rest)
+        return out if _wants_dict(return_dict, self.config) else out.to_tuple()
+
+
+def _wants_dict(return_dict: bool | None, config: BasedConfig) -> bool:
+    return bool(config.return_dict if return_dict is None else return_dict)
+
+
+def _kept_positions(logits_to_keep: object) -> slice | Tensor:
+    """Which positions get logits: the last few, all, or those that a tensor names."""
+    if isinstance(logits_to_keep, Tensor) and logits_to_keep.ndim == 1 and not logits_to_keep.is_floating_point():
+        return logits_to_keep
+    number = whole_number(logits_to_keep)
+    if number is None or number < 0:
+        raise InvalidArgument(
+            f"logits_to_keep is how many of the last positions get logits, 0 for all, or a tensor [n] of positions; got {logits_to_keep!r}"
+        )
+    return slice(-number, None)
+
+
+def _chosen(hidden: Tensor, kept: slice | Tensor) -> Tensor:
+    try:
+        return hidden[:, kept]
+    except IndexError as error:
+        raise InvalidArgument(f"logits_to_keep names positions that are not there: {error}; there are {hidden.shape[1]}") from error
 
 
 def _refuse_unknown(options: dict[str, Any]) -> None:
@@ -269,6 +301,19 @@ def _refuse_foreign(cache: object, n_layers: int, n_texts: int) -> None:
         raise InvalidArgument(f"past_key_values must be the BasedCache that this model returned; got a {type(cache).__name__} of another")
     if cache.n_texts() not in (None, n_texts):
         raise InvalidArgument(f"the cache remembers {cache.n_texts()} texts, and tokens of {n_texts} were given")
+
+
+def _refuse_positions(positions: Any, mask: Tensor | None, hidden: Tensor, seen: int) -> None:
+    """Tokens are where they come; what positions are given to padding behind them does not matter."""
+    pos = hidden.shape[1]
+    own = torch.arange(seen, seen + pos, device=hidden.device).expand(hidden.shape[:2])
+    is_text = True if mask is None else mask[:, -pos:].to(own.device) != 0
+    fits = isinstance(positions, Tensor) and positions.shape in (own.shape, (1, pos), (pos,))
+    if not fits or bool(((positions.to(own.device) != own) & is_text).any()):
+        raise InvalidArgument(
+            f"this model counts positions itself, here from {seen} to {seen + pos - 1} for every text, and takes no other position_ids; "
+            "leave them out"
+        )
 
 
 def _refuse_mask(mask: Tensor, hidden: Tensor, seen: int) -> None:
