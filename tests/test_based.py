@@ -1,6 +1,7 @@
 """Based and ReBased as language models: sizes as published, forms that agree, edits that act, generation from a state."""
 
 import copy
+import json
 import subprocess
 import sys
 
@@ -238,12 +239,49 @@ def test_padding_on_the_right_changes_nothing_before_it_and_other_padding_is_ref
         ({"norm_eps": -1.0}, "norm_eps must be a number from 0 on; got -1.0"),
         ({"initializer_range": float("inf")}, "initializer_range must be a number from 0 on; got inf"),
         ({"embedding_dropout": 2.0}, "embedding_dropout must be below 1; got 2.0"),
+        ({"use_rope": "no"}, "use_rope must be True or False; got 'no'"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings must be True or False; got 1"),
+        ({"use_cache": None}, "use_cache must be True or False; got None"),
+        ({"rescale_prenorm_residual": "false"}, "rescale_prenorm_residual must be True or False; got 'false'"),
+        ({"hidden_size": None}, "hidden_size must be a whole number from 1 on; got None"),
+        ({"hidden_size": 1, "num_attention_heads": 1, "conv_expansion": 1}, "conv_expansion=1 times hidden_size=1 leaves nothing for the"),
+        ({"attention_eps": 0}, "attention_eps must be above 0, and at least 1.2e-38, the smallest of float32; got 0.0"),
+        ({"dtype": "float33"}, "dtype must be the name of one of torch, such as 'float32'; got 'float33'"),
+        ({"torch_dtype": "Tensor"}, "dtype must be the name of one of torch, .*; got 'Tensor'"),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")
 def test_a_config_that_makes_no_model_is_refused(changes, said):
     with pytest.raises(sle.InvalidArgument, match=said):
         BasedConfig(**changes)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_numbers_of_numpy_can_be_saved():
+    given = {
+        "rope_theta": numpy.float32(500.0),
+        "use_rope": numpy.bool_(False),
+        "hidden_size": numpy.int64(24),
+        "norm_eps": numpy.float64(1e-6),
+    }
+    config = BasedConfig(**given, tie_word_embeddings=numpy.bool_(False), use_cache=numpy.bool_(False))
+    again = BasedConfig.from_dict(json.loads(config.to_json_string(use_diff=False)))
+    assert (again.rope_theta, again.use_rope, again.hidden_size, again.tie_word_embeddings, again.use_cache) == (
+        500.0,
+        False,
+        24,
+        False,
+        False,
+    )
+
+
+@pytest.mark.parametrize("eps", [1.2e-38, 1e-12])
+def test_what_a_config_allows_for_a_sum_is_allowed_by_every_form(eps):
+    model = tiny_model(attention_eps=eps).float()
+    wanted = model(tokens()).logits
+    for form in ("dense", "recurrent"):
+        model.set_attention_form(form)
+        torch.testing.assert_close(model(tokens()).logits, wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
