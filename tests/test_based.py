@@ -359,6 +359,47 @@ def test_how_many_logits_may_be_a_number_of_any_kind(number):
     torch.testing.assert_close(model(tokens(), logits_to_keep=number).logits, model(tokens()).logits[:, -2:])
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"layer_types": LAYERS[1:] + LAYERS[:1]}, r"for a layer that keeps conv \[2, 48\] .* it holds kv \[3, 10, 8\] .*, k \[3, 10\]"),
+        ({"layer_types": LAYERS[:1] + LAYERS[2:] + LAYERS[1:2]}, r"keeps kv \[3, 10, 8\], k \[3, 10\] .* it holds keys .*, seen \[\]"),
+        ({"layer_types": [*LAYERS[:2], "conv", *LAYERS[3:]]}, r"keeps keys .* it holds conv \[2, 48\]"),
+        ({"hidden_size": 48}, r"keeps conv \[2, 48\] .* it holds conv \[2, 96\]"),
+        ({"conv_kernel_size": 4}, r"it holds conv \[3, 48\]"),
+        ({"feature_dim": 5}, r"it holds kv \[3, 15, 8\]"),
+        ({"num_attention_heads": 2}, r"it holds kv \[2, 10, 12\]"),
+        ({"sliding_window": 2}, r"keeps keys \[3, 3, 8\], .* it holds keys \[2, 3, 8\]"),
+    ],
+)
+def test_a_cache_of_another_model_is_refused(changes, said):
+    model, x = tiny_model(), tokens()
+    cache = tiny_model(**changes)(x).past_key_values
+    with pytest.raises(sle.InvalidArgument, match=rf"past_key_values must be the BasedCache that this model returned; .*{said}"):
+        model(x, past_key_values=cache)
+
+
+@pytest.mark.parametrize("layer", ["conv", "linear_attention", "sliding_attention"])
+@pytest.mark.parametrize(
+    ("mine", "theirs"), [(torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float64)]
+)
+def test_a_cache_of_another_type_is_refused(layer, mine, theirs):
+    model, other = (tiny_model(num_hidden_layers=1, layer_types=[layer]).to(dtype) for dtype in (mine, theirs))
+    with pytest.raises(sle.InvalidArgument, match=rf"of every text \({mine}\) it holds .* {theirs}"):
+        model(tokens(), past_key_values=other(tokens()).past_key_values)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_cache_may_come_out_of_autocast_or_go_into_it(first):
+    model, x = tiny_model().float(), tokens()
+    cache = BasedCache(5)
+    for part, autocast in ((x[:, :6], first), (x[:, 6:], not first)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = model(part, past_key_values=cache, use_cache=True).logits
+    wanted = model(x).logits[:, 6:]
+    assert (found - wanted).norm() < 0.05 * wanted.norm()
+
+
 def test_its_own_positions_are_taken_also_behind_text():
     model, x = tiny_model(), tokens()
     mask = torch.ones_like(x)

@@ -5,6 +5,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae_lens_ext.errors import InvalidArgument
+
+Kept = dict[str, Tensor]
+"""What a layer keeps of earlier tokens."""
+
+
+def refuse_foreign(kept: Kept, like: Tensor, wanted: dict[str, tuple[int, ...]], sums: tuple[str, ...] = ()) -> None:
+    """Refuse what another model's layer has kept.
+
+    Args:
+        kept: what the cache holds for the layer.
+        like: the activation whose dtype it must have, or under autocast a narrower one.
+        wanted: name -> shape, without the batch.
+        sums: names of those that are in float32 or wider.
+
+    Raises:
+        InvalidArgument: other names, shapes or dtypes.
+    """
+    wide = torch.promote_types(torch.float32, like.dtype)
+    names = list(kept) == list(wanted)
+    shapes = names and all(tuple(kept[name].shape[1:]) == shape for name, shape in wanted.items())
+    dtypes = shapes and all(
+        kept[name].dtype == wide
+        if name in sums
+        else kept[name].dtype == like.dtype or (kept[name].dtype.itemsize < like.dtype.itemsize and wide == torch.float32)
+        for name in wanted
+        if kept[name].is_floating_point()
+    )
+    if not dtypes:
+        found = ", ".join(f"{name} {list(one.shape[1:])} {one.dtype}" for name, one in kept.items())
+        expected = ", ".join(f"{name} {list(shape)}" for name, shape in wanted.items())
+        raise InvalidArgument(
+            f"past_key_values must be the BasedCache that this model returned; for a layer that keeps {expected} of every text "
+            f"({like.dtype}) it holds {found}"
+        )
+
 
 class BasedCache:
     """One mapping of tensors per layer, [batch, ...] each; what is in it is the layer's own business.

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sae_lens_ext.based.cache import Kept, refuse_foreign
 from sae_lens_ext.based.config import BasedConfig
 from sae_lens_ext.based.heads import Heads
-from sae_lens_ext.based.linear_attention import Kept
 from sae_lens_ext.based.taps import Tap, is_watched
 from sae_lens_ext.based.writer import Writer
 
@@ -58,9 +58,9 @@ class ShortConvolution(nn.Module):
         projected = self.in_proj(x)
         source, gate = projected.chunk(2, dim=-1) if self.is_gated else (x, projected)
         source, gate = self.hook_conv_in(source), self.hook_gate(gate)
-        before = None if kept is None else kept.get("conv")
-        if before is None:
-            before = source.new_zeros(len(source), self.taps - 1, source.shape[-1])
+        if kept:
+            refuse_foreign(kept, x, {"conv": (self.taps - 1, source.shape[-1])})
+        before = kept["conv"] if kept else source.new_zeros(len(source), self.taps - 1, source.shape[-1])
         longer = torch.cat([before, source], dim=1)
         if kept is not None:
             # A copy, for a view would keep all of it.
@@ -100,7 +100,7 @@ class SoftmaxAttention(Heads):
         """See the module."""
         q, k, v = (project(x).unflatten(-1, (self.heads, self.d_head)) for project in (self.q_proj, self.k_proj, self.v_proj))
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
-        seen = int(kept["seen"][0]) if kept else 0
+        seen = self._seen(kept, x) if kept else 0
         if self.theta is not None:
             q, k = self.hook_rot_q(rotated(q, seen, self.theta)), self.hook_rot_k(rotated(k, seen, self.theta))
         if kept:
@@ -112,6 +112,12 @@ class SoftmaxAttention(Heads):
             kept["keys"], kept["values"] = (one.clone() if first else one for one in last)
             kept["seen"] = torch.full((len(x),), seen + x.shape[1])
         return self.mix(self._attend(q, k, v))
+
+    def _seen(self, kept: Kept, x: Tensor) -> int:
+        seen = int(kept["seen"][0]) if "seen" in kept else 0
+        shape = (seen if self.window is None else min(seen, self.window), self.heads, self.d_head)
+        refuse_foreign(kept, x, {"keys": shape, "values": shape, "seen": ()})
+        return seen
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (rearrange(one, "b t h d -> b h t d") for one in (q, k, v))
