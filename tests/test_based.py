@@ -69,6 +69,25 @@ def test_an_edit_in_place_counts_too():
     handle.remove()
 
 
+@pytest.mark.parametrize("name", ["hook_pattern", "hook_state", "hook_phi_q"])
+def test_a_hook_that_returns_no_tensor_is_told(name):
+    model = tiny_model()
+    getattr(model.model.layers[1].mixer, name).register_forward_hook(lambda *_: 5)
+    with pytest.raises(sle.InvalidArgument, match=r"a hook returns a tensor in place of the one \[2, .*\] it was given, or None; got 5"):
+        model(tokens())
+
+
+def test_an_error_of_a_hook_on_the_embedding_stays_what_it_is():
+    model = tiny_model()
+
+    def fail(*_):
+        raise IndexError("by a hook")
+
+    model.model.embed_tokens.register_forward_hook(fail)
+    with pytest.raises(IndexError, match="by a hook"):
+        model(tokens())
+
+
 def test_a_fixed_form_adds_taps_and_takes_none_away():
     model = tiny_model()
     bare = model(tokens()).logits
@@ -289,6 +308,13 @@ def test_what_a_config_allows_for_a_sum_is_allowed_by_every_form(eps):
     [
         ({"input_ids": torch.zeros(4, dtype=torch.int64)}, r"input_ids must be \[batch, pos\] .*; got \[4\]; for one text"),
         ({"input_ids": torch.zeros(2, 0, dtype=torch.int64)}, r"at least one token each; got \[2, 0\]"),
+        ({"input_ids": [[1, 2]]}, "input_ids must be a tensor of whole numbers, of int64 or int32, .*; got a list"),
+        ({"input_ids": numpy.zeros((2, 3), dtype=int)}, "input_ids must be a tensor of whole numbers, .*; got a ndarray"),
+        ({"input_ids": torch.zeros(2, 3)}, "input_ids must be a tensor of whole numbers, .*; got torch.float32"),
+        ({"input_ids": torch.tensor([[1, 50, 51]])}, "input_ids must be from 0 to 49, by the vocabulary; got 50"),
+        ({"input_ids": torch.tensor([[1, -3]])}, "input_ids must be from 0 to 49, by the vocabulary; got -3"),
+        ({"attention_mask": torch.full((2, 11), 0.5)}, "attention_mask must be 1 for text and 0 for padding; it holds other numbers"),
+        ({"attention_mask": [[1] * 11] * 2}, "attention_mask must be a tensor; got a list"),
         ({"input_ids": None}, "give either input_ids or inputs_embeds"),
         ({"atention_mask": torch.ones(2, 11)}, "this model takes no atention_mask"),
         ({"output_attentions": True}, "this model returns no attentions; read them with hooks"),

@@ -165,6 +165,9 @@ class BasedModel(BasedPreTrainedModel):
         given = input_ids if inputs_embeds is None else inputs_embeds
         if given is None or (input_ids is not None and inputs_embeds is not None):
             raise InvalidArgument("give either input_ids or inputs_embeds")
+        if not isinstance(given, Tensor) or (inputs_embeds is None and given.dtype not in (torch.int64, torch.int32)):
+            kind = given.dtype if isinstance(given, Tensor) else f"a {type(given).__name__}"
+            raise InvalidArgument(f"input_ids must be a tensor of whole numbers, of int64 or int32, and inputs_embeds a tensor; got {kind}")
         if given.ndim != (2 if inputs_embeds is None else 3) or not given.shape[1]:
             raise InvalidArgument(
                 "input_ids must be [batch, pos] (inputs_embeds [batch, pos, d_model]), with at least one token each; "
@@ -172,7 +175,7 @@ class BasedModel(BasedPreTrainedModel):
             )
         if past_key_values is not None:
             _refuse_foreign(past_key_values, len(self.layers), len(given))
-        hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = self._embedded(given) if inputs_embeds is None else inputs_embeds
         use_cache = (self.config.use_cache and not self.training) if use_cache is None else use_cache
         cache = BasedCache(len(self.layers)) if use_cache and past_key_values is None else past_key_values
         seen = 0 if cache is None else cache.seen
@@ -202,6 +205,18 @@ class BasedModel(BasedPreTrainedModel):
         past: Any = cache
         found = BaseModelOutputWithPast(last_hidden_state=last, past_key_values=past, hidden_states=hidden_states)
         return found if _wants_dict(return_dict, self.config) else found.to_tuple()
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return self.embed_tokens(tokens)
+        try:
+            return self.embed_tokens(tokens)
+        except IndexError as error:
+            rows = self.config.vocab_size
+            outside = tokens[(tokens < 0) | (tokens >= rows)]
+            if not len(outside):
+                raise
+            raise InvalidArgument(f"input_ids must be from 0 to {rows - 1}, by the vocabulary; got {int(outside[0])}") from error
 
 
 class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
@@ -319,13 +334,19 @@ def _refuse_positions(positions: Any, mask: Tensor | None, hidden: Tensor, seen:
 def _refuse_mask(mask: Tensor, hidden: Tensor, seen: int) -> None:
     """Padding at the end changes nothing before it; anywhere else it would be remembered as if it were text."""
     batch, pos = hidden.shape[:2]
+    if not isinstance(mask, Tensor):
+        raise InvalidArgument(f"attention_mask must be a tensor; got a {type(mask).__name__}")
     if mask.shape not in ((batch, pos), (batch, seen + pos)):
         raise InvalidArgument(
             f"attention_mask must be [batch, pos], {[batch, pos]}"
             + (f" or {[batch, seen + pos]}" if seen else "")
             + f"; got {list(mask.shape)}"
         )
-    if bool((mask.long().diff(dim=1) > 0).any()):
+    # One answer for both, for on a GPU each is waited for.
+    is_other, is_padded = torch.stack([((mask != 0) & (mask != 1)).any(), (mask.long().diff(dim=1) > 0).any()]).tolist()
+    if is_other:
+        raise InvalidArgument("attention_mask must be 1 for text and 0 for padding; it holds other numbers")
+    if is_padded:
         raise InvalidArgument(
             "a recurrent model cannot skip padding before a token: pad on the right for one forward pass, "
             "or give prompts of one length to generate"
