@@ -88,6 +88,21 @@ def test_an_error_of_a_hook_on_the_embedding_stays_what_it_is():
         model(tokens())
 
 
+@pytest.mark.parametrize(
+    ("form", "shown"), [("auto", []), ("recurrent", ["hook_state"] * 2), ("dense", ["hook_conv_taps", *["hook_pattern"] * 4])]
+)
+def test_a_form_passes_the_taps_that_are_its_own(form, shown):
+    model, passed = tiny_model(), []
+    for name, tap in model.named_modules():
+        attribute = name.rpartition(".")[2]
+        if attribute in ("hook_conv_taps", "hook_pattern", "hook_state"):
+            # As nnsight does, and not by a hook, which would be seen.
+            tap.forward = lambda x, attribute=attribute: passed.append(attribute) or x
+    model.set_attention_form(form)
+    model(tokens())
+    assert passed == shown
+
+
 def test_a_fixed_form_adds_taps_and_takes_none_away():
     model = tiny_model()
     bare = model(tokens()).logits

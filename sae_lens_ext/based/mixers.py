@@ -1,7 +1,8 @@
 """What mixes tokens in the other layers: short convolutions, and softmax attention over a window or over all.
 
 Every mixer is called with the normalised residual stream [batch, pos, d_model] and what the cache holds for its layer, and returns what it
-adds to the stream. Its taps (``hook_...``) are named as TransformerLens names such places; their shapes stand beside them.
+adds to the stream. Its taps (``hook_...``) are named as TransformerLens names such places; their shapes stand beside them. What is behind
+some is computed only where they are watched, or always with ``shows_taps``.
 """
 
 import torch
@@ -30,7 +31,7 @@ class ShortConvolution(nn.Module):
         """Random weights."""
         super().__init__()
         d_model, self.heads, self.taps = config.hidden_size, config.num_attention_heads, config.conv_kernel_size
-        self.is_gated, self.form = config.conv_form == "gated", "auto"
+        self.is_gated, self.shows_taps = config.conv_form == "gated", False
         if self.is_gated:
             inner = config.conv_expansion * d_model // 2
             self.in_proj = nn.Linear(d_model, 2 * inner)
@@ -74,7 +75,7 @@ class ShortConvolution(nn.Module):
         return out + self.out_proj.bias if self.is_gated else out
 
     def _convolved(self, longer: Tensor) -> Tensor:
-        if self.form != "dense" and not is_watched(self.hook_conv_taps):
+        if not self.shows_taps and not is_watched(self.hook_conv_taps):
             return self.conv(longer.mT).mT
         windows = longer.unfold(1, self.taps, 1)  # [batch, pos, inner, taps]
         each = self.hook_conv_taps(rearrange(windows * self.conv.weight.squeeze(1), "b t c k -> b t k c"))
@@ -87,7 +88,7 @@ class SoftmaxAttention(Heads):
     def __init__(self, config: BasedConfig, window: int | None) -> None:
         """Random weights."""
         super().__init__(config.hidden_size, config.num_attention_heads, config.head_dim, config.head_dim)
-        self.window, self.theta, self.form = window, config.rope_theta if config.use_rope else None, "auto"
+        self.window, self.theta, self.shows_taps = window, config.rope_theta if config.use_rope else None, False
         self.hook_q = Tap()  # [batch, pos, head, d_head], before rotation, as in TransformerLens
         self.hook_k = Tap()
         self.hook_v = Tap()
@@ -121,7 +122,7 @@ class SoftmaxAttention(Heads):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (rearrange(one, "b t h d -> b h t d") for one in (q, k, v))
-        is_plain = self.form != "dense" and not is_watched(self.hook_attn_scores) and not is_watched(self.hook_pattern)
+        is_plain = not self.shows_taps and not is_watched(self.hook_attn_scores) and not is_watched(self.hook_pattern)
         if is_plain and self.window is None and q.shape == k.shape:
             # Without a mask, which would keep torch from its fastest ways.
             return rearrange(F.scaled_dot_product_attention(q, k, v, is_causal=True), "b h t d -> b t h d")

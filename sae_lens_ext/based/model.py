@@ -91,8 +91,8 @@ class BasedPreTrainedModel(PreTrainedModel):
     def set_attention_form(self, form: Form) -> None:
         """How linear attention is computed: "auto", as hooked taps need it, or always by way of the taps of "dense" or "recurrent".
 
-        For tools that read a module's output without torch's hooks, such as nnsight: in the dense form the patterns of softmax attention
-        and the taps of convolutions are computed too.
+        For tools that read a module's output without torch's hooks, such as nnsight: with "dense" the patterns of softmax attention
+        and the taps of convolutions are computed too; "auto" and "recurrent" leave them to who watches.
 
         Raises:
             InvalidArgument: there is no such form.
@@ -100,8 +100,10 @@ class BasedPreTrainedModel(PreTrainedModel):
         if form not in get_args(Form):
             raise InvalidArgument(f"form must be one of {', '.join(get_args(Form))}; got {form!r}")
         for module in self.modules():
-            if isinstance(module, ShortConvolution | LinearAttention | SoftmaxAttention):
+            if isinstance(module, LinearAttention):
                 module.form = form
+            if isinstance(module, ShortConvolution | SoftmaxAttention):
+                module.shows_taps = form == "dense"
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
