@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
@@ -282,7 +282,7 @@ class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
         return out if _wants_dict(return_dict, self.config) else out.to_tuple()
 
 
-def _wants_dict(return_dict: bool | None, config: BasedConfig) -> bool:
+def _wants_dict(return_dict: bool | None, config: PreTrainedConfig) -> bool:
     return bool(config.return_dict if return_dict is None else return_dict)
 
 
