@@ -1,7 +1,11 @@
 """Based and ReBased as language models: sizes as published, forms that agree, edits that act, generation from a state."""
 
 import copy
+import json
+import subprocess
+import sys
 
+import numpy
 import pytest
 import torch
 import transformers
@@ -65,6 +69,40 @@ def test_an_edit_in_place_counts_too():
     handle.remove()
 
 
+@pytest.mark.parametrize("name", ["hook_pattern", "hook_state", "hook_phi_q"])
+def test_a_hook_that_returns_no_tensor_is_told(name):
+    model = tiny_model()
+    getattr(model.model.layers[1].mixer, name).register_forward_hook(lambda *_: 5)
+    with pytest.raises(sle.InvalidArgument, match=r"a hook returns a tensor in place of the one \[2, .*\] it was given, or None; got 5"):
+        model(tokens())
+
+
+def test_an_error_of_a_hook_on_the_embedding_stays_what_it_is():
+    model = tiny_model()
+
+    def fail(*_):
+        raise IndexError("by a hook")
+
+    model.model.embed_tokens.register_forward_hook(fail)
+    with pytest.raises(IndexError, match="by a hook"):
+        model(tokens())
+
+
+@pytest.mark.parametrize(
+    ("form", "shown"), [("auto", []), ("recurrent", ["hook_state"] * 2), ("dense", ["hook_conv_taps", *["hook_pattern"] * 4])]
+)
+def test_a_form_passes_the_taps_that_are_its_own(form, shown):
+    model, passed = tiny_model(), []
+    for name, tap in model.named_modules():
+        attribute = name.rpartition(".")[2]
+        if attribute in ("hook_conv_taps", "hook_pattern", "hook_state"):
+            # As nnsight does, and not by a hook, which would be seen.
+            tap.forward = lambda x, attribute=attribute: passed.append(attribute) or x
+    model.set_attention_form(form)
+    model(tokens())
+    assert passed == shown
+
+
 def test_a_fixed_form_adds_taps_and_takes_none_away():
     model = tiny_model()
     bare = model(tokens()).logits
@@ -124,6 +162,27 @@ def test_the_state_does_not_grow():
     before = cache.n_elements()
     model(tokens(90), past_key_values=cache, use_cache=True)
     assert cache.n_elements() == before
+
+
+@pytest.mark.parametrize("form", ["auto", "dense", "recurrent"])
+def test_the_cache_holds_no_memory_but_of_what_it_keeps(form):
+    model = tiny_model()
+    model.set_attention_form(form)
+    cache = BasedCache(5)
+    for part in tokens(90).split(30, dim=1):
+        model(part, past_key_values=cache, use_cache=True)
+    for layer, kept in enumerate(cache.layers):
+        for name, tensor in kept.items():
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes, (layer, name)
+
+
+def test_a_state_edited_in_place_is_not_remembered():
+    model, x = tiny_model(), tokens()
+    cache = BasedCache(5)
+    handle = model.model.layers[4].mixer.hook_state.register_forward_hook(lambda _, __, output: output.mul_(2))
+    model(x[:, :6], past_key_values=cache, use_cache=True)
+    handle.remove()
+    torch.testing.assert_close(model(x[:, 6:], past_key_values=cache).logits, model(x).logits[:, 6:])
 
 
 def test_it_is_saved_and_loaded_by_the_auto_classes(tmp_path):
@@ -214,6 +273,15 @@ def test_padding_on_the_right_changes_nothing_before_it_and_other_padding_is_ref
         ({"norm_eps": -1.0}, "norm_eps must be a number from 0 on; got -1.0"),
         ({"initializer_range": float("inf")}, "initializer_range must be a number from 0 on; got inf"),
         ({"embedding_dropout": 2.0}, "embedding_dropout must be below 1; got 2.0"),
+        ({"use_rope": "no"}, "use_rope must be True or False; got 'no'"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings must be True or False; got 1"),
+        ({"use_cache": None}, "use_cache must be True or False; got None"),
+        ({"rescale_prenorm_residual": "false"}, "rescale_prenorm_residual must be True or False; got 'false'"),
+        ({"hidden_size": None}, "hidden_size must be a whole number from 1 on; got None"),
+        ({"hidden_size": 1, "num_attention_heads": 1, "conv_expansion": 1}, "conv_expansion=1 times hidden_size=1 leaves nothing for the"),
+        ({"attention_eps": 0}, "attention_eps must be above 0, and at least 1.2e-38, the smallest of float32; got 0.0"),
+        ({"dtype": "float33"}, "dtype must be the name of one of torch, such as 'float32'; got 'float33'"),
+        ({"torch_dtype": "Tensor"}, "dtype must be the name of one of torch, .*; got 'Tensor'"),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")
@@ -222,18 +290,59 @@ def test_a_config_that_makes_no_model_is_refused(changes, said):
         BasedConfig(**changes)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+def test_numbers_of_numpy_can_be_saved():
+    given = {
+        "rope_theta": numpy.float32(500.0),
+        "use_rope": numpy.bool_(False),
+        "hidden_size": numpy.int64(24),
+        "norm_eps": numpy.float64(1e-6),
+    }
+    config = BasedConfig(**given, tie_word_embeddings=numpy.bool_(False), use_cache=numpy.bool_(False))
+    again = BasedConfig.from_dict(json.loads(config.to_json_string(use_diff=False)))
+    assert (again.rope_theta, again.use_rope, again.hidden_size, again.tie_word_embeddings, again.use_cache) == (
+        500.0,
+        False,
+        24,
+        False,
+        False,
+    )
+
+
+@pytest.mark.parametrize("eps", [1.2e-38, 1e-12])
+def test_what_a_config_allows_for_a_sum_is_allowed_by_every_form(eps):
+    model = tiny_model(attention_eps=eps).float()
+    wanted = model(tokens()).logits
+    for form in ("dense", "recurrent"):
+        model.set_attention_form(form)
+        torch.testing.assert_close(model(tokens()).logits, wanted, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"input_ids": torch.zeros(4, dtype=torch.int64)}, r"input_ids must be \[batch, pos\] .*; got \[4\]; for one text"),
         ({"input_ids": torch.zeros(2, 0, dtype=torch.int64)}, r"at least one token each; got \[2, 0\]"),
+        ({"input_ids": [[1, 2]]}, "input_ids must be a tensor of whole numbers, of int64 or int32, .*; got a list"),
+        ({"input_ids": numpy.zeros((2, 3), dtype=int)}, "input_ids must be a tensor of whole numbers, .*; got a ndarray"),
+        ({"input_ids": torch.zeros(2, 3)}, "input_ids must be a tensor of whole numbers, .*; got torch.float32"),
+        ({"input_ids": torch.tensor([[1, 50, 51]])}, "input_ids must be from 0 to 49, by the vocabulary; got 50"),
+        ({"input_ids": torch.tensor([[1, -3]])}, "input_ids must be from 0 to 49, by the vocabulary; got -3"),
+        ({"attention_mask": torch.full((2, 11), 0.5)}, "attention_mask must be 1 for text and 0 for padding; it holds other numbers"),
+        ({"attention_mask": [[1] * 11] * 2}, "attention_mask must be a tensor; got a list"),
         ({"input_ids": None}, "give either input_ids or inputs_embeds"),
         ({"atention_mask": torch.ones(2, 11)}, "this model takes no atention_mask"),
         ({"output_attentions": True}, "this model returns no attentions; read them with hooks"),
         ({"attention_mask": torch.ones(2, 1, 11, 11)}, r"attention_mask must be \[batch, pos\], \[2, 11\]; got \[2, 1, 11, 11\]"),
         ({"past_key_values": DynamicCache()}, "past_key_values must be the BasedCache .* got a DynamicCache"),
         ({"past_key_values": BasedCache(1)}, "past_key_values must be the BasedCache"),
-        ({"logits_to_keep": -1}, "logits_to_keep is how many of the last positions get logits, 0 for all; got -1"),
+        ({"logits_to_keep": -1}, r"logits_to_keep is how many of the last positions get logits, 0 for all, .*; got -1"),
+        ({"logits_to_keep": 2.5}, r"logits_to_keep is how many .*, or a tensor \[n\] of positions; got 2.5"),
+        ({"logits_to_keep": True}, "logits_to_keep is how many .*; got True"),
+        ({"logits_to_keep": torch.tensor([0, 11])}, "names positions that are not there: .* 11 .*; there are 11"),
+        ({"position_ids": torch.arange(1, 12)[None]}, "counts positions itself, here from 0 to 10 .*no other position_ids; leave them out"),
+        ({"position_ids": torch.arange(10)[None]}, "takes no other position_ids"),
+        ({"position_ids": list(range(11))}, "takes no other position_ids"),
         ({"logits_to_keep": 1, "labels": torch.zeros(2, 11, dtype=torch.int64)}, r"the tokens that get logits, \[2, 1\]; got \[2, 11\]"),
     ],
 )
@@ -250,10 +359,136 @@ def test_a_cache_of_other_texts_is_refused():
         model(tokens()[:1], past_key_values=cache)
 
 
+@pytest.mark.parametrize("place", ["model.layers.3", "model.layers.4.mixer.hook_pattern", "model.norm"])
+def test_a_run_that_raises_leaves_the_cache_as_it_was(place):
+    model, x = tiny_model(), tokens()
+    cache = model(x[:, :6], use_cache=True).past_key_values
+
+    def fail(*_):
+        raise RuntimeError("by a hook")
+
+    handle = model.get_submodule(place).register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="by a hook"):
+        model(x[:, 6:9], past_key_values=cache)
+    handle.remove()
+    assert cache.seen == 6
+    torch.testing.assert_close(model(x[:, 6:], past_key_values=cache).logits, model(x).logits[:, 6:])
+
+
+def test_edits_of_two_ways_that_are_refused_leave_the_cache_as_it_was():
+    model, x = tiny_model(), tokens()
+    cache = model(x[:, :6], use_cache=True).past_key_values
+    mixer = model.model.layers[4].mixer
+    handles = [tap.register_forward_hook(lambda _, __, output: output * 2) for tap in (mixer.hook_pattern, mixer.hook_state)]
+    with pytest.raises(sle.InvalidArgument, match="two ways to one output"):
+        model(x[:, 6:], past_key_values=cache)
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(model(x[:, 6:], past_key_values=cache).logits, model(x).logits[:, 6:])
+
+
 def test_logits_can_be_had_of_chosen_positions():
     model, chosen = tiny_model(), torch.tensor([0, 3])
     torch.testing.assert_close(model(tokens(), logits_to_keep=chosen).logits, model(tokens()).logits[:, chosen])
     torch.testing.assert_close(model(tokens(), logits_to_keep=2).logits, model(tokens()).logits[:, -2:])
+
+
+@pytest.mark.parametrize("number", [numpy.int64(2), torch.tensor(2)])
+@pytest.mark.usefixtures("without_shape_checks")
+def test_how_many_logits_may_be_a_number_of_any_kind(number):
+    model = tiny_model()
+    torch.testing.assert_close(model(tokens(), logits_to_keep=number).logits, model(tokens()).logits[:, -2:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"layer_types": LAYERS[1:] + LAYERS[:1]}, r"for a layer that keeps conv \[2, 48\] .* it holds kv \[3, 10, 8\] .*, k \[3, 10\]"),
+        ({"layer_types": LAYERS[:1] + LAYERS[2:] + LAYERS[1:2]}, r"keeps kv \[3, 10, 8\], k \[3, 10\] .* it holds keys .*, seen \[\]"),
+        ({"layer_types": [*LAYERS[:2], "conv", *LAYERS[3:]]}, r"keeps keys .* it holds conv \[2, 48\]"),
+        ({"hidden_size": 48}, r"keeps conv \[2, 48\] .* it holds conv \[2, 96\]"),
+        ({"conv_kernel_size": 4}, r"it holds conv \[3, 48\]"),
+        ({"feature_dim": 5}, r"it holds kv \[3, 15, 8\]"),
+        ({"num_attention_heads": 2}, r"it holds kv \[2, 10, 12\]"),
+        ({"sliding_window": 2}, r"keeps keys \[3, 3, 8\], .* it holds keys \[2, 3, 8\]"),
+    ],
+)
+def test_a_cache_of_another_model_is_refused(changes, said):
+    model, x = tiny_model(), tokens()
+    cache = tiny_model(**changes)(x).past_key_values
+    with pytest.raises(sle.InvalidArgument, match=rf"past_key_values must be the BasedCache that this model returned; .*{said}"):
+        model(x, past_key_values=cache)
+
+
+@pytest.mark.parametrize("layer", ["conv", "linear_attention", "sliding_attention"])
+@pytest.mark.parametrize(
+    ("mine", "theirs"), [(torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float64)]
+)
+def test_a_cache_of_another_type_is_refused(layer, mine, theirs):
+    model, other = (tiny_model(num_hidden_layers=1, layer_types=[layer]).to(dtype) for dtype in (mine, theirs))
+    with pytest.raises(sle.InvalidArgument, match=rf"of every text \({mine}\) it holds .* {theirs}"):
+        model(tokens(), past_key_values=other(tokens()).past_key_values)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_cache_may_come_out_of_autocast_or_go_into_it(first):
+    model, x = tiny_model().float(), tokens()
+    cache = BasedCache(5)
+    for part, autocast in ((x[:, :6], first), (x[:, 6:], not first)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = model(part, past_key_values=cache, use_cache=True).logits
+    wanted = model(x).logits[:, 6:]
+    assert (found - wanted).norm() < 0.05 * wanted.norm()
+
+
+def test_its_own_positions_are_taken_also_behind_text():
+    model, x = tiny_model(), tokens()
+    mask = torch.ones_like(x)
+    mask[0, 8:] = 0
+    own = torch.arange(x.shape[1])
+    for positions in (own, own[None], own.expand(2, -1), (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)):
+        torch.testing.assert_close(model(x, attention_mask=mask, position_ids=positions).logits, model(x).logits)
+    cache = model(x[:, :6], use_cache=True).past_key_values
+    torch.testing.assert_close(model(x[:, 6:], past_key_values=cache, position_ids=own[None, 6:]).logits, model(x).logits[:, 6:])
+    generated = (model.generate(x, max_new_tokens=5, do_sample=False, **more) for more in ({}, {"position_ids": own.expand(2, -1)}))
+    assert torch.equal(*generated)
+
+
+def test_a_tuple_can_be_had():
+    model, x = tiny_model(), tokens()
+    named = model(x, labels=x, output_hidden_states=True)
+    loss, logits, cache, states = model(x, labels=x, output_hidden_states=True, return_dict=False)
+    assert torch.equal(loss, named.loss)
+    assert torch.equal(logits, named.logits)
+    assert cache.seen == x.shape[1]
+    assert len(states) == len(named.hidden_states)
+    model.config.return_dict = False
+    assert torch.equal(model(x)[0], named.logits)
+    assert torch.equal(model.model(x, return_dict=True).last_hidden_state, model.model(x)[0])
+    assert torch.equal(model.generate(x, max_new_tokens=3, do_sample=False)[:, : x.shape[1]], x)
+
+
+_COMPILED = """
+import torch
+from sae_lens_ext.based import BasedConfig, BasedForCausalLM
+
+shape = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "feature_dim": 4}
+kinds = ["conv", "linear_attention", "sliding_attention", "full_attention"]
+model, x = BasedForCausalLM(BasedConfig(layer_types=kinds, **shape)).eval(), torch.randint(50, (2, 11))
+compiled = torch.compile(model, backend="eager", fullgraph=True)
+for options in ({}, {"logits_to_keep": 2}, {"position_ids": torch.arange(11)[None]}, {"labels": x}, {"return_dict": False}):
+    found, plain = (one(x, use_cache=False, **options) for one in (compiled, model))
+    torch.testing.assert_close(found[0], plain[0])
+model = BasedForCausalLM(BasedConfig(layer_types=kinds[:2] * 2, **shape)).eval()
+compiled = torch.compile(model, backend="eager", fullgraph=True)
+cache = compiled(x[:, :6]).past_key_values
+torch.testing.assert_close(compiled(x[:, 6:], past_key_values=cache).logits, model(x).logits[:, 6:])
+"""
+
+
+def test_it_compiles_whole():
+    # In a process of its own: what checks shapes in tests cannot be compiled.
+    subprocess.run([sys.executable, "-c", _COMPILED], check=True, capture_output=True, text=True, timeout=300)
 
 
 def test_a_mask_of_yes_and_no_is_a_mask():

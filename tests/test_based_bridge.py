@@ -80,6 +80,15 @@ def test_a_model_is_booted_once(model):
         boot(model)
 
 
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+def test_hooks_on_taps_are_not_dropped_without_a_word(model, register):
+    handle = getattr(model.model.layers[LINEAR].mixer.hook_pattern, register)(lambda *_: None)
+    with pytest.raises(sle.InvalidArgument, match=r"hooks on model\.layers\.1\.mixer\.hook_pattern, .*: remove the hooks, boot, and hook"):
+        boot(model)
+    handle.remove()
+    torch.testing.assert_close(boot(copy.deepcopy(model))(ids()), model(ids()).logits)
+
+
 def test_a_config_or_a_folder_is_enough(model, tmp_path):
     assert boot(model.config).cfg.n_layers == 5
     model.float().save_pretrained(tmp_path)

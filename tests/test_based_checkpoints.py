@@ -372,6 +372,31 @@ def test_a_folder_of_our_own_is_read_too(options, tmp_path):
         load_checkpoint(tmp_path, kernel="affine_square")
 
 
+def own_folder(folder, **described):
+    """A folder of ours with something else in its config.json."""
+    BasedForCausalLM(BasedConfig(vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=3)).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **described}))
+    return folder
+
+
+@pytest.mark.parametrize("content", ["not JSON", '["a", "list"]', '{"max_new_tokens": "many"}', '{"cache_implementation": 7}'])
+def test_a_generation_config_that_is_none_is_refused_before_the_weights_are_read(content, tmp_path):
+    (own_folder(tmp_path) / "generation_config.json").write_text(content)
+    (tmp_path / "model.safetensors").write_text("of no use")
+    with pytest.raises(sle.FormatError, match=r"generation_config\.json is no generation config \(.*\); mend it, or take it out"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("dtype", "float33"), ("use_rope", "no")])
+@pytest.mark.usefixtures("without_shape_checks")
+def test_what_our_own_config_cannot_be_is_refused(name, value, tmp_path):
+    with pytest.raises(
+        sle.FormatError, match=rf"config\.json describes no model that can be loaded here: {name} must be .*; got '{value}'"
+    ):
+        load_checkpoint(own_folder(tmp_path, **{name: value}))
+
+
 # Based or ReBased.
 
 

@@ -40,7 +40,7 @@ def boot(config_or_path: BasedConfig | BasedForCausalLM | str | Path, tokenizer:
     Raises:
         MissingDependency: TransformerLens is not installed.
         FormatError: no model there, as for ``load_checkpoint``.
-        InvalidArgument: the model is in a bridge already, or is no Based model.
+        InvalidArgument: the model is in a bridge already, has hooks on its taps, or is no Based model.
     """
     bridge = require("sae_lens_ext.based.bridge", "A TransformerBridge")
     if isinstance(config_or_path, BasedConfig):

@@ -24,7 +24,7 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 from sae_lens_ext.based.config import BasedConfig
 from sae_lens_ext.based.linear_attention import LinearAttention
 from sae_lens_ext.based.model import BasedForCausalLM
-from sae_lens_ext.based.taps import Tap
+from sae_lens_ext.based.taps import Tap, is_watched
 from sae_lens_ext.errors import InvalidArgument
 
 # Points whose position is not on the second axis.
@@ -37,10 +37,16 @@ def bridged(model: BasedForCausalLM, tokenizer: Any = None) -> TransformerBridge
     """A bridge over a model, which it takes apart: use the bridge from then on.
 
     Raises:
-        InvalidArgument: the model is in a bridge already.
+        InvalidArgument: the model is in a bridge already, or there are hooks on its taps.
     """
     if any(isinstance(part, HookPoint) for part in model.modules()):
         raise InvalidArgument("this model is in a bridge already, which has taken it apart; use that bridge, or boot a copy made before")
+    watched = [name for name, part in model.named_modules() if isinstance(part, Tap) and is_watched(part)]
+    if watched:
+        raise InvalidArgument(
+            f"there are hooks on {', '.join(watched)}, and a bridge puts hook points of its own in the places of these: "
+            "remove the hooks, boot, and hook the bridge"
+        )
     architecture = "BasedForCausalLM"
     ArchitectureAdapterFactory.discover_entry_points()
     # Of a copy of the sources that was not installed there are none.

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+import torch
 from transformers import PreTrainedConfig
 
-from sae_lens_ext._numbers import real_number, whole_number
+from sae_lens_ext._numbers import as_python, real_number, whole_number
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.kernels.quadratic_attention.features import Coefficients
 
@@ -29,6 +30,9 @@ _LEAST = {
     "max_position_embeddings": 1,
 }
 _FROM_0 = ("norm_eps", "qk_norm_eps", "attention_eps", "initializer_range", "embedding_dropout")
+_BOOLEANS = ("use_rope", "rescale_prenorm_residual", "tie_word_embeddings", "use_cache")
+# As quadratic_attention asks of weights in float32.
+_SMALLEST_EPS = torch.finfo(torch.float32).tiny
 
 LayerType = Literal["conv", "linear_attention", "sliding_attention", "full_attention"]
 """What mixes tokens in a layer."""
@@ -154,7 +158,8 @@ class BasedConfig(PreTrainedConfig):
         self.use_rope = use_rope
         self.rope_theta = rope_theta
         self.mlp = mlp
-        self.intermediate_size = 2 * hidden_size if intermediate_size is None else intermediate_size
+        # None until hidden_size is known to be a number.
+        self.intermediate_size: Any = intermediate_size
         self.norm = norm
         self.norm_eps = norm_eps
         self.qk_norm_eps = qk_norm_eps
@@ -164,13 +169,17 @@ class BasedConfig(PreTrainedConfig):
         self.initializer_range = initializer_range
         self.rescale_prenorm_residual = rescale_prenorm_residual
         self.use_cache = use_cache
+        self.tie_word_embeddings = tie_word_embeddings
+        _check_booleans(self)
         _check_numbers(self)
+        _check_dtype(kwargs.get("dtype"))
+        _check_dtype(kwargs.get("torch_dtype"))
         if layer_types is None:
             self.layer_types = [pair[i % 2] for i in range(num_hidden_layers)]
         _check_choices(self)
         self.layer_types = list(self.layer_types)
         _tell_transformer_lens()
-        super().__init__(**{"tie_word_embeddings": tie_word_embeddings, **kwargs})
+        super().__init__(**{"tie_word_embeddings": self.tie_word_embeddings, **kwargs})
 
     @property
     def head_dim(self) -> int:
@@ -189,11 +198,26 @@ def _tell_transformer_lens() -> None:
         factory.SUPPORTED_ARCHITECTURES.setdefault("BasedForCausalLM", bridge.BasedArchitectureAdapter)
 
 
+def _check_booleans(config: BasedConfig) -> None:
+    for name in _BOOLEANS:
+        value = as_python(getattr(config, name))
+        if not isinstance(value, bool):
+            raise InvalidArgument(f"{name} must be True or False; got {value!r}")
+        setattr(config, name, value)
+
+
+def _check_dtype(dtype: object) -> None:
+    if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise InvalidArgument(f"dtype must be the name of one of torch, such as 'float32'; got {dtype!r}")
+
+
 def _check_numbers(config: BasedConfig) -> None:
     for name, least in _LEAST.items():
         value = getattr(config, name)
         if value is None and name == "max_position_embeddings":
             continue
+        if value is None and name == "intermediate_size":
+            value = 2 * config.hidden_size
         if (number := whole_number(value)) is None or number < least:
             raise InvalidArgument(f"{name} must be a whole number from {least} on; got {value!r}")
         # Python's, for numpy's do not fit into config.json.
@@ -205,8 +229,13 @@ def _check_numbers(config: BasedConfig) -> None:
         setattr(config, name, real_number(value))
     if config.embedding_dropout >= 1:
         raise InvalidArgument(f"embedding_dropout must be below 1; got {config.embedding_dropout}")
+    if config.attention_eps < _SMALLEST_EPS:
+        raise InvalidArgument(
+            f"attention_eps must be above 0, and at least {_SMALLEST_EPS:.2g}, the smallest of float32; got {config.attention_eps}"
+        )
     if not 0 < real_number(config.rope_theta) < math.inf:
         raise InvalidArgument(f"rope_theta must be a number above 0; got {config.rope_theta!r}")
+    config.rope_theta = real_number(config.rope_theta)
     if config.hidden_size < config.num_attention_heads:
         raise InvalidArgument(
             f"hidden_size={config.hidden_size} leaves nothing for each of num_attention_heads={config.num_attention_heads} heads"
@@ -230,4 +259,9 @@ def _check_choices(config: BasedConfig) -> None:
         raise InvalidArgument(
             f"layer_types must name one of {', '.join(kinds)} for each of num_hidden_layers={config.num_hidden_layers} layers; "
             f"got {given!r}"
+        )
+    if "conv" in named and config.conv_form == "gated" and config.conv_expansion * config.hidden_size < 2:
+        raise InvalidArgument(
+            f"conv_expansion={config.conv_expansion} times hidden_size={config.hidden_size} leaves nothing for the convolution: half of "
+            "it is the gate"
         )

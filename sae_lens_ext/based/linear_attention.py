@@ -8,6 +8,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sae_lens_ext.based.cache import Kept, refuse_foreign
 from sae_lens_ext.based.config import KERNELS, BasedConfig
 from sae_lens_ext.based.heads import Heads
 from sae_lens_ext.based.norms import QueryKeyNorm
@@ -15,10 +16,8 @@ from sae_lens_ext.based.taps import Tap, is_watched, through
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.kernels import AttentionState, quadratic_attention, quadratic_attention_with_state
 from sae_lens_ext.kernels._autocast import no_autocast
+from sae_lens_ext.kernels.quadratic_attention.features import n_features
 from sae_lens_ext.kernels.quadratic_attention.reference import Kernel, divisor
-
-Kept = dict[str, Tensor]
-"""What a layer keeps of earlier tokens."""
 
 Form = Literal["auto", "dense", "recurrent"]
 """How linear attention is computed: as the watched taps need it, and always by way of the taps of one form too."""
@@ -88,7 +87,12 @@ class LinearAttention(Heads):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, kept: Kept | None) -> Tensor:
         q, k, v = (rearrange(one, "b t h d -> b h t d") for one in (q, k, v))
-        before = None if not kept else AttentionState(kept["kv"], kept["k"])
+        before = None
+        if kept:
+            features = n_features(q.shape[-1], self.kernel.c)
+            shapes = {"kv": (self.heads, features, self.d_head), "k": (self.heads, features)}
+            refuse_foreign(kept, q, shapes, sums=("kv", "k"))
+            before = AttentionState(kept["kv"], kept["k"])
         ways = (self._dense, "dense", self._of_dense()), (self._recurrent, "recurrent", self._of_recurrent())
         keeps = kept is not None
         found = [way(q, k, v, before, keeps) for way, form, taps in ways if self._is_asked(form, *taps)]
@@ -112,7 +116,8 @@ class LinearAttention(Heads):
         return self.hook_write, self.hook_state, self.hook_state_norm
 
     def _fastest(self, q: Tensor, k: Tensor, v: Tensor, before: AttentionState | None, keeps: bool) -> _Found:
-        options = {**self.kernel._asdict(), "state": before}
+        # Not by _asdict(), which torch.compile of torch 2.8 does not know.
+        options = {"c": self.kernel.c, "scale": self.kernel.scale, "eps": self.kernel.eps, "state": before}
         if not keeps:
             return _Found(quadratic_attention(q, k, v, **options), None, is_edited=False)
         return _Found(*quadratic_attention_with_state(q, k, v, **options), is_edited=False)
@@ -159,7 +164,8 @@ class LinearAttention(Heads):
         state, norm = write.cumsum(1), rearrange(phi_k, "b h t f -> b t h f").cumsum(1)
         if before is not None:
             state, norm = state + before.kv.unsqueeze(1), norm + before.k.unsqueeze(1)
-        last = AttentionState(state[:, -1], norm[:, -1]) if state.shape[1] else before
+        # Copies, for views would keep the states of all tokens, and be edited in place with them.
+        last = AttentionState(state[:, -1].clone(), norm[:, -1].clone()) if keeps and state.shape[1] else before
         state, edited_state = through(self.hook_state, state)
         norm, edited_norm = through(self.hook_state_norm, norm)
         sums = einsum(phi_q, state, "b h t f, b t h f v -> b h t v")

@@ -1,7 +1,8 @@
 """What mixes tokens in the other layers: short convolutions, and softmax attention over a window or over all.
 
 Every mixer is called with the normalised residual stream [batch, pos, d_model] and what the cache holds for its layer, and returns what it
-adds to the stream. Its taps (``hook_...``) are named as TransformerLens names such places; their shapes stand beside them.
+adds to the stream. Its taps (``hook_...``) are named as TransformerLens names such places; their shapes stand beside them. What is behind
+some is computed only where they are watched, or always with ``shows_taps``.
 """
 
 import torch
@@ -10,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sae_lens_ext.based.cache import Kept, refuse_foreign
 from sae_lens_ext.based.config import BasedConfig
 from sae_lens_ext.based.heads import Heads
-from sae_lens_ext.based.linear_attention import Kept
 from sae_lens_ext.based.taps import Tap, is_watched
 from sae_lens_ext.based.writer import Writer
 
@@ -30,7 +31,7 @@ class ShortConvolution(nn.Module):
         """Random weights."""
         super().__init__()
         d_model, self.heads, self.taps = config.hidden_size, config.num_attention_heads, config.conv_kernel_size
-        self.is_gated, self.form = config.conv_form == "gated", "auto"
+        self.is_gated, self.shows_taps = config.conv_form == "gated", False
         if self.is_gated:
             inner = config.conv_expansion * d_model // 2
             self.in_proj = nn.Linear(d_model, 2 * inner)
@@ -58,12 +59,13 @@ class ShortConvolution(nn.Module):
         projected = self.in_proj(x)
         source, gate = projected.chunk(2, dim=-1) if self.is_gated else (x, projected)
         source, gate = self.hook_conv_in(source), self.hook_gate(gate)
-        before = None if kept is None else kept.get("conv")
-        if before is None:
-            before = source.new_zeros(len(source), self.taps - 1, source.shape[-1])
+        if kept:
+            refuse_foreign(kept, x, {"conv": (self.taps - 1, source.shape[-1])})
+        before = kept["conv"] if kept else source.new_zeros(len(source), self.taps - 1, source.shape[-1])
         longer = torch.cat([before, source], dim=1)
         if kept is not None:
-            kept["conv"] = longer[:, longer.shape[1] - (self.taps - 1) :].detach()
+            # A copy, for a view would keep all of it.
+            kept["conv"] = longer[:, longer.shape[1] - (self.taps - 1) :].detach().clone()
         convolved = self.hook_conv_out(self._convolved(longer))
         product = self.hook_conv_prod((F.silu(convolved) if self.is_gated else convolved) * gate)
         if not is_watched(self.hook_result):
@@ -73,7 +75,7 @@ class ShortConvolution(nn.Module):
         return out + self.out_proj.bias if self.is_gated else out
 
     def _convolved(self, longer: Tensor) -> Tensor:
-        if self.form != "dense" and not is_watched(self.hook_conv_taps):
+        if not self.shows_taps and not is_watched(self.hook_conv_taps):
             return self.conv(longer.mT).mT
         windows = longer.unfold(1, self.taps, 1)  # [batch, pos, inner, taps]
         each = self.hook_conv_taps(rearrange(windows * self.conv.weight.squeeze(1), "b t c k -> b t k c"))
@@ -86,7 +88,7 @@ class SoftmaxAttention(Heads):
     def __init__(self, config: BasedConfig, window: int | None) -> None:
         """Random weights."""
         super().__init__(config.hidden_size, config.num_attention_heads, config.head_dim, config.head_dim)
-        self.window, self.theta, self.form = window, config.rope_theta if config.use_rope else None, "auto"
+        self.window, self.theta, self.shows_taps = window, config.rope_theta if config.use_rope else None, False
         self.hook_q = Tap()  # [batch, pos, head, d_head], before rotation, as in TransformerLens
         self.hook_k = Tap()
         self.hook_v = Tap()
@@ -99,20 +101,28 @@ class SoftmaxAttention(Heads):
         """See the module."""
         q, k, v = (project(x).unflatten(-1, (self.heads, self.d_head)) for project in (self.q_proj, self.k_proj, self.v_proj))
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
-        seen = int(kept["seen"][0]) if kept else 0
+        seen = self._seen(kept, x) if kept else 0
         if self.theta is not None:
             q, k = self.hook_rot_q(rotated(q, seen, self.theta)), self.hook_rot_k(rotated(k, seen, self.theta))
         if kept:
             k, v = torch.cat([kept["keys"], k], dim=1), torch.cat([kept["values"], v], dim=1)
         if kept is not None:
             first = 0 if self.window is None else max(0, k.shape[1] - self.window)
-            kept["keys"], kept["values"] = k[:, first:].detach(), v[:, first:].detach()
+            last = (one[:, first:].detach() for one in (k, v))
+            # Copies of less than the whole, for a view would keep all of it.
+            kept["keys"], kept["values"] = (one.clone() if first else one for one in last)
             kept["seen"] = torch.full((len(x),), seen + x.shape[1])
         return self.mix(self._attend(q, k, v))
 
+    def _seen(self, kept: Kept, x: Tensor) -> int:
+        seen = int(kept["seen"][0]) if "seen" in kept else 0
+        shape = (seen if self.window is None else min(seen, self.window), self.heads, self.d_head)
+        refuse_foreign(kept, x, {"keys": shape, "values": shape, "seen": ()})
+        return seen
+
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (rearrange(one, "b t h d -> b h t d") for one in (q, k, v))
-        is_plain = self.form != "dense" and not is_watched(self.hook_attn_scores) and not is_watched(self.hook_pattern)
+        is_plain = not self.shows_taps and not is_watched(self.hook_attn_scores) and not is_watched(self.hook_pattern)
         if is_plain and self.window is None and q.shape == k.shape:
             # Without a mask, which would keep torch from its fastest ways.
             return rearrange(F.scaled_dot_product_attention(q, k, v, is_causal=True), "b h t d -> b t h d")

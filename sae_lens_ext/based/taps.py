@@ -4,8 +4,12 @@ A tap is a module that returns what it is given, so every tool that hooks module
 model is in a ``TransformerBridge``, TransformerLens, which puts its own hook points in their places.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from sae_lens_ext.errors import InvalidArgument
 
 
 class Tap(nn.Identity):
@@ -18,11 +22,17 @@ def is_watched(tap: nn.Module) -> bool:
 
 
 def through(tap: nn.Module, tensor: Tensor) -> tuple[Tensor, bool]:
-    """What comes out of a tap, and whether it is another value than went in."""
+    """What comes out of a tap, and whether it is another value than went in.
+
+    Raises:
+        InvalidArgument: a hook returned something else than a tensor.
+    """
     # A tensor of inference mode does not count what is written into it.
     before = tensor.clone() if tensor.is_inference() and is_watched(tap) else None
     version = None if tensor.is_inference() else tensor._version
-    found = tap(tensor)
+    found: Any = tap(tensor)
+    if not isinstance(found, Tensor):
+        raise InvalidArgument(f"a hook returns a tensor in place of the one {list(tensor.shape)} it was given, or None; got {found!r}")
     if not _is_same_place(found, tensor):
         return found, True
     if before is not None:

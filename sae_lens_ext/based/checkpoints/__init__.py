@@ -70,6 +70,7 @@ def load_checkpoint(
     folder = locate_weights(folder_or_repo, revision=revision)
     path = folder / "config.json"
     described = read_object(path, "nothing says how its weights are put together: add the config.json it was published with")
+    generation = _generation_config(folder)
     weights = _needed(read_weights(folder))
     shapes = {name: list(tensor.shape) for name, tensor in weights.items()}
     try:
@@ -90,9 +91,20 @@ def load_checkpoint(
             raise FormatError(f"{path} says that lm_head.weight is {embedding} (tie_word_embeddings), and it is not")
     compare(shapes, expected_shapes(model, where_from), str(folder))
     model = fill(model, where_from, weights, dtype, str(folder))
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    if generation is not None:
+        model.generation_config = generation
     return model
+
+
+def _generation_config(folder: Path) -> GenerationConfig | None:
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return None
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    # It checks little, so what is no config fails somewhere inside.
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise FormatError(f"{path} is no generation config ({error}); mend it, or take it out of the folder") from error
 
 
 def _needed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
