@@ -28,13 +28,13 @@ def whole_number(k: object) -> int | None:
 
 
 def real_number(value: object) -> float:
-    """``value`` as a float if it is a real number of any kind, numpy's included; NaN if it is none, as a tensor is.
+    """``value`` as a float if it is a real number of any kind, numpy's included; NaN if it is none, as a bool and a tensor are.
 
     >>> import numpy
-    >>> real_number(2), real_number(numpy.float32(0.5)), real_number("2")
-    (2.0, 0.5, nan)
+    >>> real_number(2), real_number(numpy.float32(0.5)), real_number("2"), real_number(True)
+    (2.0, 0.5, nan, nan)
     """
-    return float(value) if isinstance(value, Real) else math.nan
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
 
 
 def check_k(k: object, d_sae: int, name: str = "d_sae") -> int:

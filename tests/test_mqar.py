@@ -172,6 +172,7 @@ def test_a_task_that_cannot_be_laid_out_is_refused(changes, said):
         ({"seed": 1 << 63}, "seed must be below 2\\*\\*63; got 9223372036854775808"),
         ({"learned_positions": "no"}, "learned_positions must be True or False; got 'no'"),
         ({"lr": "0.1"}, "lr must be a number above 0; got '0.1'"),
+        ({"lr": True}, "lr must be a number above 0; got True"),
         ({"train_examples": 3}, "train_examples=3 are fewer than one batch of batch_size=4; give more, or none at all"),
     ],
 )

@@ -22,11 +22,6 @@ def _whole(value: object) -> int:
     return -1 if number is None else number
 
 
-def _real(value: object) -> float:
-    """NaN for what is no number; True and False are none."""
-    return math.nan if isinstance(value, bool) else real_number(value)
-
-
 def _as_python(config: Any) -> None:
     """numpy's numbers are taken too; the settings of a run are written as JSON, which knows none of them."""
     for option in fields(config):
@@ -71,12 +66,12 @@ class PretrainConfig:
         # What torch takes for a seed.
         if not 0 <= _whole(self.seed) < 1 << 63:
             wrong.append(f"seed must be a whole number from 0 to below 2**63, got {self.seed!r}")
-        if not 0 < _real(self.lr) < math.inf:
+        if not 0 < real_number(self.lr) < math.inf:
             wrong.append(f"lr must be a number above 0, got {self.lr!r}")
         wrong += [
             f"{name} must be a number of at least 0, got {getattr(self, name)!r}"
             for name in ("weight_decay", "clip")
-            if not 0 <= _real(getattr(self, name)) < math.inf
+            if not 0 <= real_number(getattr(self, name)) < math.inf
         ]
         if self.warmup is not None and not 0 <= _whole(self.warmup) < max(1, _whole(self.steps)):
             wrong.append(f"warmup must be a whole number from 0 to below steps={self.steps}, got {self.warmup!r}")
