@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sae_lens_ext.kernels import _rows_gpu
+from sae_lens_ext.kernels._rows import gpu as gpu_rows
 from sae_lens_ext.kernels.hierarchical_loss import gpu as hierarchical_loss
 from sae_lens_ext.kernels.quadratic_attention import gpu as quadratic_attention
 from sae_lens_ext.kernels.quadratic_attention import gpu_programs
@@ -46,7 +46,7 @@ class Resources(NamedTuple):
     shared_bytes: int
 
 
-_ROW = {"BD": _rows_gpu._WIDTH}
+_ROW = {"BD": gpu_rows._WIDTH}
 _FLOATS = {"p_weights", "p_losses", "p_squares", "p_error", "p_dots", "p_suffix", "p_sink"}
 _FLOATS |= {"p_kv", "p_k", "p_norm", "p_divisor", "p_normalizer", "p_x_normalizer", "p_y_normalizer", "p_sums"}
 _INTEGERS = {"p_indices", "p_targets", "p_starts", "p_stops", "p_order"}
@@ -66,12 +66,12 @@ def _attention(program: Any, counts: tuple[str, ...] = (), wide: tuple[str, ...]
 
 
 KERNELS = {
-    "weighted_row_sum": Kernel(_rows_gpu._weighted_row_sum, {"HAS_BIAS": True, "BK": _rows_gpu._ROWS, **_ROW}, 1, ("K", "D", "F")),
-    "row_dots": Kernel(_rows_gpu._row_dots, {"BK": _rows_gpu._ROWS, **_ROW}, 1, ("K", "D", "F")),
+    "weighted_row_sum": Kernel(gpu_rows._weighted_row_sum, {"HAS_BIAS": True, "BK": gpu_rows._ROWS, **_ROW}, 1, ("K", "D", "F")),
+    "row_dots": Kernel(gpu_rows._row_dots, {"BK": gpu_rows._ROWS, **_ROW}, 1, ("K", "D", "F")),
     "add_segments": Kernel(
-        _rows_gpu._add_segments,
-        {"ADD": False, "BE": _rows_gpu._ROWS, "BD": _rows_gpu._SEGMENT_WIDTH},
-        _rows_gpu._SEGMENT_WARPS,
+        gpu_rows._add_segments,
+        {"ADD": False, "BE": gpu_rows._ROWS, "BD": gpu_rows._SEGMENT_WIDTH},
+        gpu_rows._SEGMENT_WARPS,
         ("ENTRIES_PER_ROW", "D"),
     ),
     **{

@@ -9,8 +9,8 @@ import sae_lens_ext as sle
 from benchmarks.measure import Mismatch, side_by_side, typical
 from benchmarks.splice import LENGTH, SITE, random_sae, some_tokens
 from sae_lens_ext.hosts import capture, host_for, next_token_logits
-from sae_lens_ext.interventions.scores import rows_that_fit
-from sae_lens_ext.interventions.sweep import Runs
+from sae_lens_ext.interventions.sweep.scores import rows_that_fit
+from sae_lens_ext.interventions.sweep.table import Runs
 
 KS = [1, 2, 4, 8, 12, 16, 24, 32]
 SCORED = torch.arange(0, LENGTH - 1, 8)

@@ -30,8 +30,8 @@ _PUBLIC = {
     "splice": "interventions",
     "sweep_k": "interventions",
     "until_fvu": "interventions",
-    "demo_sae": "training",
-    "load_bundled": "models",
+    "demo_sae": "demo",
+    "load_bundled": "demo",
     "BackendError": "errors",
     "FormatError": "errors",
     "InvalidArgument": "errors",
@@ -47,6 +47,8 @@ _PUBLIC = {
 __all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll] - the imports below are the list it wants
 
 if TYPE_CHECKING:
+    from sae_lens_ext.demo import demo_sae as demo_sae
+    from sae_lens_ext.demo import load_bundled as load_bundled
     from sae_lens_ext.errors import BackendError as BackendError
     from sae_lens_ext.errors import FormatError as FormatError
     from sae_lens_ext.errors import InvalidArgument as InvalidArgument
@@ -71,11 +73,9 @@ if TYPE_CHECKING:
     from sae_lens_ext.interventions import splice as splice
     from sae_lens_ext.interventions import sweep_k as sweep_k
     from sae_lens_ext.interventions import until_fvu as until_fvu
-    from sae_lens_ext.models import load_bundled as load_bundled
     from sae_lens_ext.sae import SAE as SAE
     from sae_lens_ext.sae import SAEConfig as SAEConfig
     from sae_lens_ext.sae import SparseCode as SparseCode
-    from sae_lens_ext.training import demo_sae as demo_sae
 
 
 def __getattr__(name: str) -> Any:

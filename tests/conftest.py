@@ -59,7 +59,7 @@ def gemma3():
 @pytest.fixture(scope="session")
 def gemma3_activations(gemma3):
     """60,000 activations after its block 9; collected on first use."""
-    from sae_lens_ext.training.demo import demo_activations
+    from sae_lens_ext.demo.sae import demo_activations
 
     return demo_activations(gemma3, progress=False)
 

@@ -277,3 +277,14 @@ def fla_logits(w, config, tokens, norms=True):
         gated = silu(u @ w[layer + "mlp.gate_proj.weight"].T) * (u @ w[layer + "mlp.up_proj.weight"].T)
         x = x + gated @ w[layer + "mlp.down_proj.weight"].T
     return rms_norm(x, w["model.norm.weight"], eps) @ w["lm_head.weight"].T
+
+
+PARAMETERS = {
+    "based-360m": 362_620_928,
+    "based-1.3b": 1_349_453_056,
+    "based-small": 147_542_016,
+    "rebased-small": 147_542_016 + 6_912,
+    "attention-small": 151_880_448,
+    "rebased-360m": 362_620_928 + 5_120,
+}
+"""How many parameters each published model has."""

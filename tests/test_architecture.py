@@ -14,23 +14,29 @@ PACKAGE = Path(sae_lens_ext.__file__).parent
 # Low to high. A module may import from rows below its own; names in one row do not import each other.
 LAYERS = [
     {"_types", "errors"},
-    {"_numbers", "_optional"},
+    {"_arguments", "_devices", "_optional"},
     {"kernels", "formats", "text"},
     {"sae", "based"},
     {"objectives"},
     {"hosts"},
-    {"interventions", "models"},
+    {"interventions"},
     {"training"},
-    {"circuits", "evals"},
     {"viz"},
+    {"demo"},
+    {"experiments"},
     {"cli"},
 ]
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
 # Third-party package -> where it may be imported, as path prefixes inside the package.
 FENCES = {
-    "triton": ("kernels/*/gpu*.py", "kernels/_rows_gpu.py"),
-    "numba": ("kernels/*/compiled.py", "kernels/hierarchical_loss/walk.py", "kernels/_prefetch.py", "kernels/_vectors.py"),
+    "triton": ("kernels/*/gpu*.py",),
+    "numba": (
+        "kernels/*/compiled.py",
+        "kernels/hierarchical_loss/walk.py",
+        "kernels/hierarchical_loss/prefetch.py",
+        "kernels/hierarchical_loss/vectors.py",
+    ),
     "transformer_lens": ("hosts/lens.py", "based/bridge.py"),
     "nnsight": ("hosts/nnsight.py",),
     "sae_lens": (),

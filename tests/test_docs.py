@@ -7,7 +7,6 @@ import re
 import runpy
 import shlex
 import shutil
-from pathlib import Path
 
 import numpy as np
 import published
@@ -15,16 +14,16 @@ import pytest
 import tiny
 import torch
 import transformers
+from paths import REPOSITORY
 from safetensors.torch import save_file
-from test_based_presets import PUBLISHED
 from typer.testing import CliRunner
 
 import sae_lens_ext as sle
-from sae_lens_ext.based.mqar import MQAR, Outcome, Recipe, model_for
-from sae_lens_ext.based.mqar_grid import save_model
 from sae_lens_ext.cli.app import app
+from sae_lens_ext.experiments.recall.grid import save_model
+from sae_lens_ext.experiments.recall.task import MQAR, Outcome, Recipe, model_for
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = REPOSITORY / "docs"
 SITE = "blocks.12.hook_resid_post"
 
 
@@ -130,7 +129,7 @@ def test_published_models(monkeypatch, tmp_path):
     assert (found["based"].config.kernel, found["rebased"].config.kernel) == ("based", "rebased")
     assert found["config"].sliding_window == 128
     table = {name: int(n.replace(",", "")) for name, n in re.findall(r"^\| `([\w.-]+)` \| ([\d,]+) \|$", section, flags=re.MULTILINE)}
-    assert table == PUBLISHED
+    assert table == published.PARAMETERS
 
 
 def test_every_name_in_the_tables_is_public():
@@ -148,7 +147,7 @@ def _recall_commands():
 @pytest.mark.parametrize("command", _recall_commands()[:-1], ids=["longer", "short"])
 def test_the_recall_document_shows_what_its_commands_print(tmp_path, monkeypatch, command):
     """The runs are kept in benchmarks/results, so a command has nothing left to train; the models it would save are not kept."""
-    from sae_lens_ext.based import mqar_grid
+    from sae_lens_ext.experiments.recall import grid as mqar_grid
 
     trained = []
     monkeypatch.setattr(mqar_grid, "train_mqar", lambda recipe, *_, **__: trained.append(recipe))

@@ -2,12 +2,12 @@
 
 import copy
 import re
-from pathlib import Path
 
 import pytest
 import tiny
+from paths import REPOSITORY
 
-README = Path(__file__).parent.parent / "README.md"
+README = REPOSITORY / "README.md"
 
 
 def python_blocks():

@@ -163,3 +163,17 @@ def sae(d_model: int = 32, d_sae: int = 48, k: int = 8, seed: int = 0, **config)
         for parameter in (made.W_enc, made.b_enc, made.W_dec, made.b_dec):
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return made
+
+
+def hooks_of(model):
+    """Everything a splice could leave behind."""
+    return [
+        (
+            name,
+            len(module._forward_hooks),
+            len(module._forward_pre_hooks),
+            len(getattr(module, "fwd_hooks", ())),
+            "forward" in module.__dict__,
+        )
+        for name, module in model.named_modules()
+    ]

@@ -22,7 +22,7 @@ from transformer_lens.model_bridge.generalized_components.base import Generalize
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
 from sae_lens_ext.based.config import BasedConfig
-from sae_lens_ext.based.linear_attention import LinearAttention
+from sae_lens_ext.based.mixers.linear_attention import LinearAttention
 from sae_lens_ext.based.model import BasedForCausalLM
 from sae_lens_ext.based.taps import Tap, is_watched
 from sae_lens_ext.errors import InvalidArgument

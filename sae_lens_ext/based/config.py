@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from transformers import PreTrainedConfig
 
-from sae_lens_ext._numbers import as_python, real_number, whole_number
+from sae_lens_ext._arguments import as_python, real_number, whole_number
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.kernels.quadratic_attention.features import Coefficients
 

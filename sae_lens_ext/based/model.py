@@ -10,11 +10,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from sae_lens_ext._numbers import whole_number
+from sae_lens_ext._arguments import whole_number
 from sae_lens_ext.based.cache import BasedCache, Kept
 from sae_lens_ext.based.config import BasedConfig
-from sae_lens_ext.based.linear_attention import Form, LinearAttention
-from sae_lens_ext.based.mixers import ShortConvolution, SoftmaxAttention
+from sae_lens_ext.based.mixers.linear_attention import Form, LinearAttention
+from sae_lens_ext.based.mixers.softmax_attention import ShortConvolution, SoftmaxAttention
 from sae_lens_ext.based.norms import Norm, QueryKeyNorm
 from sae_lens_ext.based.taps import Tap
 from sae_lens_ext.based.writer import Writer

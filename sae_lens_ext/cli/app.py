@@ -37,9 +37,9 @@ def demo(
     progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
 ) -> None:
     """Train an SAE on a small real model, splice it in at every k, and report."""
-    from sae_lens_ext.cli.demo import run_demo
+    from sae_lens_ext.demo.walkthrough import run_demo
 
-    run_demo(out, sentence=sentence, n_rows=rows, retrain=retrain, progress=progress)
+    run_demo(out, sentence=sentence, n_rows=rows, retrain=retrain, progress=progress, echo=typer.echo)
 
 
 @app.command()
@@ -81,8 +81,8 @@ def mqar(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Train small models to recall, and compare kernels of linear attention. The defaults are the published task and training."""
-    from sae_lens_ext.based.mqar import MQAR, Recipe
     from sae_lens_ext.cli.mqar import run_mqar
+    from sae_lens_ext.experiments.recall.task import MQAR, Recipe
 
     task = MQAR(seq_len=seq_len, pairs=pairs, vocab_size=vocab_size, power_a=power_a, random_non_queries=random_non_queries)
     base = Recipe(

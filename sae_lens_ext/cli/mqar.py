@@ -7,10 +7,10 @@ from typing import Any
 
 import typer
 
-from sae_lens_ext.based.mqar import MQAR, Recipe
-from sae_lens_ext.based.mqar_grid import grid, model_folder, run_grid
-from sae_lens_ext.based.mqar_results import at_best_lr, differences, summary
 from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.experiments.recall.grid import grid, model_folder, run_grid
+from sae_lens_ext.experiments.recall.results import at_best_lr, differences, summary
+from sae_lens_ext.experiments.recall.task import MQAR, Recipe
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.viz.recall import plot_recall
 

@@ -13,8 +13,8 @@ it is complete.
 """
 
 from sae_lens_ext.formats.checkpoint import SAECheckpoint
+from sae_lens_ext.formats.detect import read_sae
 from sae_lens_ext.formats.locate import locate
-from sae_lens_ext.formats.read import read_sae
 from sae_lens_ext.formats.saelens import write_saelens
 
 __all__ = ["SAECheckpoint", "locate", "read_sae", "write_saelens"]

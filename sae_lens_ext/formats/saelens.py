@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_lens_ext.errors import FormatError, InvalidArgument
-from sae_lens_ext.formats._read import check_size, read_object, read_tensors, refuse_non_finite
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.formats.checkpoint import SAECheckpoint
+from sae_lens_ext.formats.reading import check_size, read_object, read_tensors, refuse_non_finite
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"

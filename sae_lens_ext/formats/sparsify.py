@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from sae_lens_ext.errors import FormatError
-from sae_lens_ext.formats._read import check_size, read_object, read_tensors
 from sae_lens_ext.formats.checkpoint import SAECheckpoint
+from sae_lens_ext.formats.reading import check_size, read_object, read_tensors
 
 WEIGHTS_FILE = "sae.safetensors"
 

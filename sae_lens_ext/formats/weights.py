@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from sae_lens_ext.errors import FormatError
-from sae_lens_ext.formats._read import read_object, read_safetensors
 from sae_lens_ext.formats.locate import locate
+from sae_lens_ext.formats.reading import read_object, read_safetensors
 
 _NAMES = ("model.safetensors", "pytorch_model.bin")
 

@@ -9,7 +9,7 @@ from typing import Any
 from sae_lens_ext.errors import UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Points, Site
 from sae_lens_ext.hosts.names import spellings
-from sae_lens_ext.hosts.runs import RunWatch, capture, next_token_logits, resume, token_rows
+from sae_lens_ext.hosts.partial import RunWatch, capture, next_token_logits, resume, token_rows
 
 __all__ = ["Host", "Points", "RunWatch", "Site", "capture", "host_for", "next_token_logits", "resume", "spellings", "token_rows"]
 

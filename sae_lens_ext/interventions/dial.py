@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_ext._numbers import whole_number
+from sae_lens_ext._arguments import whole_number
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
-from sae_lens_ext.interventions.positions import Window
+from sae_lens_ext.interventions.positions.window import Window
 from sae_lens_ext.kernels import holds_numbers
 from sae_lens_ext.sae import SAE, SparseCode
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.hosts import Host, capture, host_for, token_rows
-from sae_lens_ext.interventions.positions import Positions, SplicedPositions, frozen_positions
+from sae_lens_ext.interventions.positions.window import Positions, SplicedPositions, frozen_positions
 
 
 def difference_in_means(model: Any, site: str, positive: Any, negative: Any, *, positions: Positions = None) -> Float[Tensor, " d_model"]:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, NonFinite, ShapeMismatch, UnknownSite
 from sae_lens_ext.hosts import Host, Points, RunWatch, host_for
-from sae_lens_ext.interventions.at_site import POINTS, ErrorTerm, spliced_activation, with_directions
+from sae_lens_ext.interventions.arithmetic import POINTS, ErrorTerm, spliced_activation, with_directions
+from sae_lens_ext.interventions.controls import Edits, SpliceSettings
 from sae_lens_ext.interventions.dial import K
-from sae_lens_ext.interventions.positions import Positions, Window
-from sae_lens_ext.interventions.settings import Edits, SpliceSettings
+from sae_lens_ext.interventions.positions.window import Positions, Window
 from sae_lens_ext.sae import SAE, SparseCode
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_lens_ext._numbers import whole_numbers
+from sae_lens_ext._arguments import whole_numbers
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.kernels import hierarchical_loss
 from sae_lens_ext.objectives.base import Loss

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sae_lens_ext._numbers import check_k, whole_number, whole_numbers
+from sae_lens_ext._arguments import check_k, whole_number, whole_numbers
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 
 

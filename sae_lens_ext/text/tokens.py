@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sae_lens_ext._numbers import whole_number
+from sae_lens_ext._arguments import whole_number
 from sae_lens_ext.errors import InvalidArgument
 
 

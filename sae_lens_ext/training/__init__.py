@@ -2,7 +2,6 @@
 
 from sae_lens_ext.text import default_documents, documents, pack, split_documents
 from sae_lens_ext.training.activations import Activations, collect_activations
-from sae_lens_ext.training.demo import demo_sae
 from sae_lens_ext.training.loop import TrainConfig, Trained, train
 from sae_lens_ext.training.step import train_step
 
@@ -12,7 +11,6 @@ __all__ = [
     "Trained",
     "collect_activations",
     "default_documents",
-    "demo_sae",
     "documents",
     "pack",
     "split_documents",

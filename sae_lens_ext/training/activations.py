@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae_lens_ext._numbers import whole_number
+from sae_lens_ext._arguments import whole_number
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import FormatError, InvalidArgument, NonFinite, ShapeMismatch
 from sae_lens_ext.formats.atomic import replacing

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from sae_lens_ext._numbers import whole_number
+from sae_lens_ext._arguments import whole_number
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument, NonFinite
 from sae_lens_ext.objectives import HierarchicalTopK, Objective

@@ -11,7 +11,8 @@ from harness import compare
 from kernels.cases import Case
 
 from sae_lens_ext.errors import BackendError
-from sae_lens_ext.kernels import _rows_gpu, hierarchical_loss, hierarchical_loss_parts, sparse_decode, topk_encode
+from sae_lens_ext.kernels import hierarchical_loss, hierarchical_loss_parts, sparse_decode, topk_encode
+from sae_lens_ext.kernels._rows import gpu as gpu_rows
 from sae_lens_ext.kernels.hierarchical_loss import gpu as hierarchical_loss_gpu
 from sae_lens_ext.kernels.topk_encode import gpu as topk_encode_gpu
 
@@ -127,7 +128,7 @@ def test_a_feature_that_does_not_exist_gives_nan_and_touches_nothing(device):
         odd = indices.clone()
         odd[1, 3] = wrong
         # Below the operator, which looks at indices in main memory.
-        out = _rows_gpu.weighted_row_sum(values, odd, W_dec, b_dec)
+        out = gpu_rows.weighted_row_sum(values, odd, W_dec, b_dec)
         assert out.isnan().any(1).tolist() == [False, True, False]
         torch.testing.assert_close(out[[0, 2]], sparse_decode(values, indices, W_dec, b_dec, backend="reference")[[0, 2]])
         for deterministic in (False, True):

@@ -13,7 +13,8 @@ from kernels.attention_cases import KERNELS, Attention
 from kernels.attention_cases import Case as AttentionCase
 from kernels.cases import Case
 
-from sae_lens_ext.kernels import AttentionState, _rows_gpu, hierarchical_loss, sparse_decode, topk_encode
+from sae_lens_ext.kernels import AttentionState, hierarchical_loss, sparse_decode, topk_encode
+from sae_lens_ext.kernels._rows import gpu as gpu_rows
 from sae_lens_ext.kernels.hierarchical_loss import gpu as hierarchical_loss_gpu
 from sae_lens_ext.kernels.quadratic_attention import gpu as attention_gpu
 from sae_lens_ext.kernels.quadratic_attention import gpu_programs as attention_programs
@@ -65,7 +66,7 @@ def refused(fast, plain, inputs):
 )
 def test_in_sums_over_rows(sabotaged, device, old, new):
     name = f"sparse_decode_wrong_{next(NUMBERS)}"
-    sparse_decode_operator.register(name, sabotaged(_rows_gpu, old, new))
+    sparse_decode_operator.register(name, sabotaged(gpu_rows, old, new))
     inputs = {name: tensor.to(device) for name, tensor in CASE.code().items() if name != "target"}
     refused(functools.partial(sparse_decode_operator.run, name), functools.partial(sparse_decode, backend="reference"), inputs)
 

@@ -11,7 +11,7 @@ from harness import compare
 from kernels.attention_cases import CASES, KERNELS, Attention
 from sae_lens_ext.errors import BackendError, InvalidArgument, ShapeMismatch
 from sae_lens_ext.kernels import AttentionState, quadratic_attention, quadratic_attention_step, quadratic_attention_with_state
-from sae_lens_ext.kernels.quadratic_attention import cpu, feature_map, feature_pairs, n_features, operator
+from sae_lens_ext.kernels.quadratic_attention import chunked, feature_map, feature_pairs, n_features, operator
 
 BASED, REBASED = KERNELS["based"], KERNELS["rebased"]
 WAYS = [("dense", None), ("chunked", "reference"), ("chunked", "cpu"), ("auto", None), ("recurrent", None)]
@@ -20,8 +20,8 @@ WAYS = [("dense", None), ("chunked", "reference"), ("chunked", "cpu"), ("auto", 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     # Several chunks, the last one smaller, and several groups of heads.
-    monkeypatch.setattr(cpu, "CHUNK", 4)
-    monkeypatch.setattr(cpu, "_SCORES", 32)
+    monkeypatch.setattr(chunked, "CHUNK", 4)
+    monkeypatch.setattr(chunked, "_SCORES", 32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)

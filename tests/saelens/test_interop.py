@@ -83,7 +83,7 @@ def test_a_splice_on_transformerlens_3_is_exact_and_leaves_nothing(model):
 
 
 def test_a_sweep_on_transformerlens_3_agrees_with_whole_runs(model, monkeypatch):
-    from sae_lens_ext.interventions.sweep import Runs
+    from sae_lens_ext.interventions.sweep.table import Runs
 
     sae, tokens = tiny.sae(), tiny.tokens(rows=3)
     short = sle.sweep_k(model, tokens, sae, progress=False)

@@ -28,7 +28,7 @@ from sae_lens_ext.based.checkpoints.layouts import FLA, HUB, ZOOLOGY, Layout, Pl
 from sae_lens_ext.based.config import KERNELS, BasedConfig, KernelName
 from sae_lens_ext.based.model import BasedForCausalLM
 from sae_lens_ext.errors import FormatError, InvalidArgument
-from sae_lens_ext.formats._read import read_object
+from sae_lens_ext.formats.reading import read_object
 from sae_lens_ext.formats.weights import locate_weights, read_weights
 
 _LAYOUTS = ((HUB, from_hub), (ZOOLOGY, from_zoology), (FLA, from_fla))

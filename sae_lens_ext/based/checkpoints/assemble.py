@@ -10,7 +10,7 @@ from sae_lens_ext.based.checkpoints.layouts import Places, Shapes
 from sae_lens_ext.based.config import BasedConfig
 from sae_lens_ext.based.model import BasedForCausalLM
 from sae_lens_ext.errors import FormatError
-from sae_lens_ext.formats._read import refuse_non_finite
+from sae_lens_ext.formats.reading import refuse_non_finite
 
 # How many tensors of a kind an error names.
 _SHOWN = 6

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_ext._numbers import whole_numbers
+from sae_lens_ext._arguments import whole_numbers
 from sae_lens_ext._types import Backend
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
 from sae_lens_ext.kernels._backend import resolve

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae_lens_ext.kernels._prefetch import LINE, prefetch
-from sae_lens_ext.kernels._vectors import LANES
+from sae_lens_ext.kernels.hierarchical_loss.prefetch import LINE, prefetch
+from sae_lens_ext.kernels.hierarchical_loss.vectors import LANES
 from sae_lens_ext.kernels.hierarchical_loss.walk import WIDTH, walk_token
 
 # How often a feature is chosen in a batch for pieces to be as fast as rows: about once with 8,192 rows of 640 floats, six times with

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sae_lens_ext.kernels import _rows_gpu
+from sae_lens_ext.kernels._rows import gpu as gpu_rows
 from sae_lens_ext.kernels.hierarchical_loss import operator
 from sae_lens_ext.kernels.hierarchical_loss.operator import Results, Task
 
@@ -30,7 +30,7 @@ def hierarchical_loss(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Ten
 def _results(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, task: Task) -> Results:
     (n, k), (n_features, width) = values.shape, W_dec.shape
     values, indices, W_dec, b_dec, target = (tensor.contiguous() for tensor in (values, indices, W_dec, b_dec, target))
-    block = _rows_gpu.tile(width)
+    block = gpu_rows.tile(width)
     tiles = triton.cdiv(width, block)
 
     def floats(*shape: int, when: bool = True) -> Tensor:
@@ -50,7 +50,7 @@ def _results(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, targ
 
     def walk(first: int, stop: int, sink: Tensor) -> None:
         tensors = values, indices, W_dec, b_dec, target, weights, losses, squares, error, dots, suffix, sink
-        _rows_gpu.launch(_walk, (stop - first, tiles), *tensors, first, n, k, width, n_features, *flags, num_warps=1)
+        gpu_rows.launch(_walk, (stop - first, tiles), *tensors, first, n, k, width, n_features, *flags, num_warps=1)
 
     if mode == "scratch":
         _in_chunks(walk, grad_W, indices)
@@ -89,7 +89,7 @@ def _in_chunks(walk: Callable[[int, int, Tensor], None], grad_W: Tensor, indices
         walk(first, stop, scratch)
         mine = slice(first * k, stop * k)
         segments = targets[mine], starts[mine] - first * k, stops[mine] - first * k
-        _rows_gpu.add_segments(grad_W, *segments, ones, order[mine] - first * k, scratch, entries_per_row=1, add=True)
+        gpu_rows.add_segments(grad_W, *segments, ones, order[mine] - first * k, scratch, entries_per_row=1, add=True)
 
 
 @triton.jit

@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from sae_lens_ext.kernels._vectors import LANES, Vectors
+from sae_lens_ext.kernels.hierarchical_loss.vectors import LANES, Vectors
 
 WIDTH = 4 * LANES
 """How wide the piece is: error and S of 64 numbers take 8 of the 32 registers that new processors have."""

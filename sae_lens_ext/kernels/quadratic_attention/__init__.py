@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_lens_ext._numbers import real_number
+from sae_lens_ext._arguments import real_number
 from sae_lens_ext._types import Backend
 from sae_lens_ext.errors import BackendError, InvalidArgument
 from sae_lens_ext.kernels._backend import resolve
 from sae_lens_ext.kernels._checks import check_attention, check_attention_state
-from sae_lens_ext.kernels.quadratic_attention import cpu, reference
+from sae_lens_ext.kernels.quadratic_attention import chunked, reference
 from sae_lens_ext.kernels.quadratic_attention.features import (
     Coefficients,
     checked_coefficients,
@@ -218,7 +218,7 @@ def _attend(
 
         return gpu.attend(q, k, v, kernel, state, wants_state, form)
     if chosen == "cpu" and form != "dense":
-        return cpu.attend(q, k, v, kernel, state, wants_state, form)
+        return chunked.attend(q, k, v, kernel, state, wants_state, form)
     return (reference.chunked if form == "chunked" else reference.dense)(q, k, v, kernel, state, wants_state)
 
 

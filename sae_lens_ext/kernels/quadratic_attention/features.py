@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_ext._numbers import real_number
+from sae_lens_ext._arguments import real_number
 from sae_lens_ext.errors import InvalidArgument
 
 Coefficients = tuple[float, float, float]

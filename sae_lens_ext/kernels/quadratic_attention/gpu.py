@@ -3,11 +3,11 @@
 The dense form is that with one chunk for all tokens: quadratic in their number, with nothing quadratic kept. In the chunked form the
 state before every chunk is found first, for all chunks at once; so is, in the backward pass, its gradient after every chunk. These
 take features * (d_v + 1) * 4 / chunk bytes for every token and head, and only one of the two is there at a time. The mathematics is
-that of ``cpu.py``. Queries and keys change roles in the backward pass and time runs the other way, so each program serves twice.
+that of ``chunked.py``. Queries and keys change roles in the backward pass and time runs the other way, so each program serves twice.
 The programs are in ``gpu_programs.py``.
 
 Where q and k are wider than 64, features are so many that nearly all is products of large matrices, which torch multiplies as fast as
-anything: there the code of ``cpu.py`` runs, on the GPU, in either form, and ``torch.backends.cuda.matmul.allow_tf32`` has its say.
+anything: there the code of ``chunked.py`` runs, on the GPU, in either form, and ``torch.backends.cuda.matmul.allow_tf32`` has its say.
 """
 
 import math
@@ -17,8 +17,8 @@ import torch
 import triton
 from torch import Tensor
 
-from sae_lens_ext.kernels import _rows_gpu
-from sae_lens_ext.kernels.quadratic_attention import cpu, gpu_programs, operator
+from sae_lens_ext.kernels._rows import gpu as gpu_rows
+from sae_lens_ext.kernels.quadratic_attention import chunked, gpu_programs, operator
 from sae_lens_ext.kernels.quadratic_attention.features import n_features
 from sae_lens_ext.kernels.quadratic_attention.operator import Results
 from sae_lens_ext.kernels.quadratic_attention.reference import AttentionState, Kernel
@@ -41,7 +41,7 @@ def attend(
     """See ``operator.run``; ``form`` is "auto", "dense" or "chunked"."""
     pos, d, d_v = *q.shape[-2:], v.shape[-1]
     if d > _WIDEST:
-        return operator.run("quadratic_attention_wide_gpu", q, k, v, kernel, state, wants_state, cpu.CHUNK)
+        return operator.run("quadratic_attention_wide_gpu", q, k, v, kernel, state, wants_state, chunked.CHUNK)
     is_dense = form == "dense" or (form == "auto" and _is_short(pos, d, d_v, kernel))
     return operator.run("quadratic_attention_gpu", q, k, v, kernel, state, wants_state, 0 if is_dense else _CHUNK)
 
@@ -115,7 +115,7 @@ def _find_gradients(
 
 
 operator.register("quadratic_attention_gpu", _find_sums, _find_gradients)
-operator.register("quadratic_attention_wide_gpu", cpu.find_sums, cpu.find_gradients)
+operator.register("quadratic_attention_wide_gpu", chunked.find_sums, chunked.find_gradients)
 
 
 class Tiles(NamedTuple):
@@ -207,4 +207,4 @@ class _Call:
 
     def _launch(self, program: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int = _WARPS) -> None:
         if all(grid):
-            _rows_gpu.launch(program, grid, *arguments, num_warps=num_warps)
+            gpu_rows.launch(program, grid, *arguments, num_warps=num_warps)

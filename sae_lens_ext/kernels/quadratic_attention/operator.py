@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sae_lens_ext.kernels import _operator
-from sae_lens_ext.kernels._autocast import without_autocast
 from sae_lens_ext.kernels._second_order import gradients_by_definition
+from sae_lens_ext.kernels.autocast import without_autocast
 from sae_lens_ext.kernels.quadratic_attention import reference
 from sae_lens_ext.kernels.quadratic_attention.features import n_features
 from sae_lens_ext.kernels.quadratic_attention.reference import AttentionState, Kernel

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sae_lens_ext.kernels._autocast import without_autocast
+from sae_lens_ext.kernels.autocast import without_autocast
 from sae_lens_ext.kernels.quadratic_attention.features import Coefficients, feature_map, n_features
 
 

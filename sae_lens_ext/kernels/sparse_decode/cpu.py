@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from sae_lens_ext.kernels import _rows_cpu
+from sae_lens_ext.kernels._rows import cpu as cpu_rows
 from sae_lens_ext.kernels.sparse_decode import operator
 
 
@@ -11,4 +11,4 @@ def sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor)
     return operator.run("sparse_decode_cpu", values, indices, W_dec, b_dec)
 
 
-operator.register("sparse_decode_cpu", _rows_cpu)
+operator.register("sparse_decode_cpu", cpu_rows)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from sae_lens_ext.kernels import _rows_gpu
+from sae_lens_ext.kernels._rows import gpu as gpu_rows
 from sae_lens_ext.kernels.sparse_decode import operator
 
 
@@ -11,4 +11,4 @@ def sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor)
     return operator.run("sparse_decode_gpu", values, indices, W_dec, b_dec)
 
 
-operator.register("sparse_decode_gpu", _rows_gpu)
+operator.register("sparse_decode_gpu", gpu_rows)

@@ -3,7 +3,7 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_ext._numbers import check_k
+from sae_lens_ext._arguments import check_k
 from sae_lens_ext._types import Backend
 from sae_lens_ext.kernels._backend import resolve
 from sae_lens_ext.kernels._checks import check_encoder

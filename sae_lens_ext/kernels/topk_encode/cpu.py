@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from sae_lens_ext.kernels import _rows_cpu
 from sae_lens_ext.kernels._backend import has_numba
+from sae_lens_ext.kernels._rows import cpu as cpu_rows
 from sae_lens_ext.kernels.topk_encode import operator
 
 # Pre-activations of one chunk, in elements: 32 MB of float32. The product is slow for few tokens, because the library behind it arranges
@@ -49,4 +49,4 @@ def _select(pre: Tensor, values: Tensor, indices: Tensor) -> None:
     values[:], indices[:] = torch.topk(pre, values.shape[1], dim=-1, sorted=True)
 
 
-operator.register("topk_encode_cpu", _encode, _rows_cpu)
+operator.register("topk_encode_cpu", _encode, cpu_rows)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sae_lens_ext.kernels import _rows_gpu
+from sae_lens_ext.kernels._rows import gpu as gpu_rows
 from sae_lens_ext.kernels.topk_encode import operator
 
 # Pre-activations that are held at once, in elements: a quarter of a gigabyte in half precision.
@@ -43,7 +43,7 @@ def _encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Te
     return values.relu_(), indices
 
 
-operator.register("topk_encode_gpu", _encode, _rows_gpu)
+operator.register("topk_encode_gpu", _encode, gpu_rows)
 
 
 def largest(pre: Tensor, k: int, first: int) -> Tensor:
@@ -55,7 +55,7 @@ def largest(pre: Tensor, k: int, first: int) -> Tensor:
     out = torch.empty(n, (pieces - 1) * each + last, dtype=torch.int64, device=pre.device)
     if n:
         sizes = n_columns, out.shape[1], each, first, _COLUMNS
-        _rows_gpu.launch(_select, (n, pieces), pre.contiguous(), out, *sizes, num_warps=_WARPS)
+        gpu_rows.launch(_select, (n, pieces), pre.contiguous(), out, *sizes, num_warps=_WARPS)
     return out
 
 

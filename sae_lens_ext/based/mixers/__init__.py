@@ -1,0 +1,1 @@
+"""What mixes tokens in a layer: short convolutions, linear attention and softmax attention."""

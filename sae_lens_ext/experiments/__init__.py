@@ -1,0 +1,1 @@
+"""What is done with the Based language model: recall of associations, pretraining."""

@@ -1,0 +1,1 @@
+"""Pretraining of Based, ReBased and softmax attention of one size on one text, and their comparison."""

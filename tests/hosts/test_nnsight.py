@@ -1,0 +1,248 @@
+"""nnsight's own ways of running a model, with a splice around them or inside them."""
+
+import copy
+import subprocess
+import sys
+
+import nnsight
+import pytest
+import tiny
+import torch
+from nnsight.modeling.transformers import TransformersModel
+from paths import TESTS
+
+import sae_lens_ext as sle
+
+SITE = "blocks.1.hook_resid_post"
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny.hosted("transformers_model")
+
+
+@pytest.fixture
+def sae():
+    return tiny.sae(exclude_special_tokens=True)
+
+
+def _expected(tokens, sae, **options):
+    plain = tiny.hf_model("gemma2")
+    with torch.no_grad(), sle.splice(plain, sae, **options):
+        return plain(tokens).logits
+
+
+def test_a_trace_sees_the_spliced_value_at_the_site_and_after_it(lm, sae):
+    tokens = tiny.tokens()
+    with sle.splice(lm, sae, k=3) as spliced:
+        with lm.trace(tokens):
+            at_site = lm.model.layers[1].output.save()
+            next_input = lm.model.layers[2].input.save()
+            logits = lm.output.logits.save()
+        code = spliced.codes[SITE]
+    torch.testing.assert_close(at_site[:, 1:], sae.decode(code)[:, 1:])
+    assert torch.equal(at_site, next_input)
+    torch.testing.assert_close(logits, _expected(tokens, sae, k=3))
+
+
+def test_one_line_is_enough(lm, sae):
+    tokens = tiny.tokens()
+    with sle.splice(lm, sae, k=3), lm.trace(tokens):
+        logits = lm.output.logits.save()
+    torch.testing.assert_close(logits, _expected(tokens, sae, k=3))
+
+
+def test_what_the_user_writes_comes_after_the_splice(lm, sae):
+    tokens = tiny.tokens()
+    with sle.splice(lm, sae, k=3) as spliced, lm.trace(tokens):
+        lm.model.layers[1].output = lm.model.layers[1].output * 2
+        later = lm.model.layers[2].input.save()
+    torch.testing.assert_close(later[:, 1:], 2 * sae.decode(spliced.codes[SITE])[:, 1:])
+
+
+def test_k_turns_between_traces_and_between_the_steps_of_a_generation(lm, sae):
+    tokens = tiny.tokens()
+    with sle.splice(lm, sae, k=8) as spliced:
+        for k in (8, 2):
+            spliced.k = k
+            with lm.trace(tokens):
+                logits = lm.output.logits.save()
+            torch.testing.assert_close(logits, _expected(tokens, sae, k=k))
+        with lm.generate(tokens, max_new_tokens=3, do_sample=False) as tracer:
+            ks = [].save()
+            for step in tracer.iter[:3]:
+                _ = lm.model.layers[1].output
+                ks.append(spliced.codes[SITE].k)
+                spliced.k = step + 4
+    assert ks == [2, 4, 5]
+
+
+def test_inside_a_trace(lm, sae):
+    tokens = tiny.tokens()
+    with lm.trace(tokens):
+        sle.splice(lm, sae, k=3).apply()
+        logits = lm.output.logits.save()
+    torch.testing.assert_close(logits, _expected(tokens, sae, k=3))
+    with lm.trace(tokens):
+        bare = lm.output.logits.save()
+    assert torch.equal(bare, tiny.logits(tiny.hosted("nnsight"), tokens))
+
+
+def test_inside_a_generation_at_every_step(lm, sae):
+    tokens = tiny.tokens()
+    with sle.splice(lm, sae, k=3), lm.generate(tokens, max_new_tokens=4, do_sample=False) as tracer:
+        around = tracer.result.save()
+    with lm.generate(tokens, max_new_tokens=4, do_sample=False) as tracer:
+        for _ in tracer.iter[:4]:
+            sle.splice(lm, sae, k=3).apply()
+        inside = tracer.result.save()
+    assert torch.equal(around, inside)
+
+
+def test_several_sites_inside_a_trace_are_met_in_order(lm, sae):
+    saes = {"blocks.2.hook_mlp_out": tiny.sae(seed=1), SITE: sae}
+    tokens = tiny.tokens()
+    with lm.trace(tokens):
+        sle.splice(lm, saes, k=3).apply()
+        logits = lm.output.logits.save()
+    torch.testing.assert_close(logits, _expected(tokens, saes, k=3))
+
+
+def test_in_a_session(lm, sae):
+    tokens = tiny.tokens()
+    with lm.session():
+        with lm.trace(tokens):
+            sle.splice(lm, sae, k=3).apply()
+            at_3 = lm.output.logits.save()
+        with lm.trace(tokens):
+            sle.splice(lm, sae, k=2).apply()
+            at_2 = lm.output.logits.save()
+    torch.testing.assert_close(at_3, _expected(tokens, sae, k=3))
+    torch.testing.assert_close(at_2, _expected(tokens, sae, k=2))
+    with sle.splice(lm, sae, k=2):  # noqa: SIM117 - a session stands alone, or nnsight does not find its block
+        with lm.session():
+            with lm.trace(tokens):
+                around = lm.output.logits.save()
+    assert torch.equal(around, at_2)
+
+
+def test_several_invokers_are_one_run(lm, sae):
+    with sle.splice(lm, sae, k=3) as spliced:
+        with lm.trace() as tracer:
+            with tracer.invoke("w1 w2 w3 w4"):
+                first = lm.output.logits.save()
+            with tracer.invoke("w5 w6 w7 w8"):
+                second = lm.output.logits.save()
+        assert spliced.codes[SITE].values.shape == (2, 5, 3)
+    for text, found in (("w1 w2 w3 w4", first), ("w5 w6 w7 w8", second)):
+        ids = tiny.tokenizer()(text, return_tensors="pt").input_ids
+        torch.testing.assert_close(found, _expected(ids, sae, k=3), rtol=0, atol=1e-5)
+
+
+def test_a_scan_needs_no_numbers(lm, sae):
+    with sle.splice(lm, sae, k=3, error_term=True, edits=[sle.Steer(3, by=1.0)]), lm.scan(tiny.tokens()):
+        shape = nnsight.save(lm.output.logits.shape)
+    assert shape == (2, 10, 96)
+
+
+_SENT = """
+import sys; sys.path.insert(0, {tests!r})
+import nnsight, tiny, torch
+import sae_lens_ext as sle
+
+nnsight.register("sae_lens_ext")
+lm, tokens, sae = tiny.hosted("transformers_model"), tiny.tokens(), tiny.sae(exclude_special_tokens=True)
+edits = [sle.Steer(5, by=1.0)]
+plain = tiny.hf_model("gemma2")
+with torch.no_grad(), sle.splice(plain, sae, k=3, edits=edits):
+    expected = plain(tokens).logits
+with lm.trace(tokens, remote="local"):
+    sle.splice(lm, sae, k=3, edits=edits).apply()
+    inside = lm.output.logits.save()
+with sle.splice(lm, sae, k=3, edits=edits):
+    with lm.trace(tokens, remote="local"):
+        around = lm.output.logits.save()
+torch.testing.assert_close(inside, expected)
+torch.testing.assert_close(around, expected)
+"""
+
+
+def test_it_is_sent_with_a_trace(tmp_path):
+    """remote="local" packs everything as for a server and unpacks it where this package's files cannot be seen."""
+    # In a process of its own, because registering a package is for good; in a file, because nnsight reads the block's source.
+    script = tmp_path / "sent.py"
+    script.write_text(_SENT.format(tests=str(TESTS)))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_state_dict_and_the_model_s_own_edits_are_untouched(sae):
+    lm = tiny.hosted("transformers_model")
+    names, tokens = list(lm._module.state_dict()), tiny.tokens()
+    with lm.edit(inplace=True):
+        lm.model.layers[3].output = lm.model.layers[3].output * 0.5
+    with lm.trace(tokens):
+        before = lm.output.logits.save()
+    with sle.splice(lm, sae):
+        assert list(lm._module.state_dict()) == names
+        tiny.logits(lm, tokens)
+    assert len(lm._edits) == 1
+    assert torch.equal(tiny.logits(lm, tokens), before)
+    with sle.splice(lm, sae):
+        lm.clear_edits()
+    assert lm._edits == []
+
+
+def test_parts_of_an_edited_model_are_not_run_without_its_edits(lm, sae):
+    with sle.splice(lm, sae), pytest.raises(sle.UnsupportedHost, match="this nnsight model has edits"):
+        sle.sweep_k(lm, tiny.tokens(), sae, progress=False)
+
+
+def test_an_error_in_a_trace_leaves_nothing(lm, sae):
+    tokens = tiny.tokens()
+    bare = tiny.logits(lm, tokens)
+
+    def broken():
+        with sle.splice(lm, sae), lm.trace(tokens):
+            lm.model.layers[0].output = lm.model.layers[0].output * float("nan")
+
+    with pytest.raises(sle.NonFinite, match="at blocks.1.hook_resid_post"):
+        broken()
+    assert lm._edits == []
+    assert torch.equal(tiny.logits(lm, tokens), bare)
+
+
+def test_where_apply_does_not_belong_is_said(lm, gpt2, sae):
+    with pytest.raises(sle.InvalidArgument, match=r"apply\(\) works inside a trace of the model"):
+        sle.splice(lm, sae, positions="all").apply()
+    with pytest.raises(sle.InvalidArgument, match=r"apply\(\) works inside a trace of the model"):
+        sle.splice(lm, tiny.sae(exclude_special_tokens=True)).apply()
+    with pytest.raises(sle.InvalidArgument, match=r"apply\(\) is for traces of nnsight models"):
+        sle.splice(gpt2, sae).apply()
+
+
+def test_a_splice_cannot_open_in_the_middle_of_a_run(lm, sae):
+    with (
+        pytest.raises(sle.InvalidArgument, match="a trace is running already; open the splice around it, or call its apply"),
+        lm.trace(tiny.tokens()),
+    ):
+        sle.splice(lm, sae).attach()
+    assert lm._edits == []
+
+
+def test_a_model_without_weights_yet_is_given_them_when_parts_of_it_run(tmp_path, sae):
+    folder = tmp_path / "tiny"
+    tiny.hf_model("gemma2").save_pretrained(folder)
+    lm = TransformersModel(str(folder), tokenizer=tiny.tokenizer(), task="text-generation", attn_implementation="eager")
+    tokens = tiny.tokens()
+    with sle.splice(lm, sae, k=3):
+        found = tiny.logits(lm, tokens)
+    torch.testing.assert_close(found, _expected(tokens, sae, k=3), rtol=0, atol=1e-5)
+    later = TransformersModel(str(folder), tokenizer=tiny.tokenizer(), task="text-generation", attn_implementation="eager")
+    frame = sle.sweep_k(later, tokens, copy.deepcopy(sae), ks=[3], progress=False)
+    assert frame["ce"].notna().all()
+
+
+def test_text_goes_where_token_ids_go(lm, sae):
+    tokens = lm.tokenizer("w1 w2 w3", return_tensors="pt").input_ids
+    assert sle.Run.capture(lm, "w1 w2 w3", sae) == sle.Run.capture(lm, tokens, sae)
