@@ -1,95 +1,333 @@
-"""Numbers as people give them: Python's, numpy's, tensors of one; and what is none."""
+"""The door for values that users pass: one check, and one wording, per kind of value.
+
+The functions of the first part read a value without judging it. Those of the second check
+it: they take the value and the name that the user knows it by, return it as Python's own
+type, and raise an error that says what was expected and what came. Numbers of numpy and
+tensors with one element are accepted wherever Python's numbers are.
+
+Public functions check what they are given here, once; the code behind them relies on it.
+Modules write ``from sae_lens_ext import _arguments as arguments``, so that a check reads
+``arguments.positive_int(jobs, "jobs")``.
+"""
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from numbers import Real
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
-from sae_lens_ext.errors import InvalidArgument, InvalidK
+from sae_lens_ext.errors import InvalidArgument, InvalidK, SaeLensExtError
 
 
-def whole_number(k: object) -> int | None:
-    """``k`` as an int if it is a whole number of any kind, numpy's and tensors' included; None if it is a bool, a float or no number.
+def as_integer(value: object) -> int | None:
+    """``value`` as an int; None for a bool, a float and anything else.
 
-    >>> import numpy
-    >>> whole_number(8), whole_number(numpy.int64(8)), whole_number(8.0), whole_number(True)
+    >>> as_integer(8), as_integer(numpy.int64(8)), as_integer(8.0), as_integer(True)
     (8, 8, None, None)
     """
-    if isinstance(k, bool) or (isinstance(k, Tensor) and k.dtype == torch.bool):
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Tensor) and value.dtype == torch.bool:
         return None
     try:
-        return operator.index(k)  # pyright: ignore[reportArgumentType] - raising TypeError is how it says no
+        return operator.index(value)  # pyright: ignore[reportArgumentType] - it raises TypeError
     except TypeError:
         return None
 
 
-def real_number(value: object) -> float:
-    """``value`` as a float if it is a real number of any kind, numpy's included; NaN if it is none, as a bool and a tensor are.
+def as_integers(values: object) -> tuple[int, ...] | None:
+    """An iterable of integers as a tuple; None if ``values`` is anything else.
 
-    >>> import numpy
-    >>> real_number(2), real_number(numpy.float32(0.5)), real_number("2"), real_number(True)
+    >>> as_integers(range(1, 4)), as_integers([1, 2.5]), as_integers("12"), as_integers(3)
+    ((1, 2, 3), None, None, None)
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        return None
+    if isinstance(values, Tensor) and values.ndim == 0:
+        return None
+    numbers = [as_integer(value) for value in values]
+    integers = [number for number in numbers if number is not None]
+    return tuple(integers) if len(integers) == len(numbers) else None
+
+
+def as_real(value: object) -> float:
+    """``value`` as a float; NaN for a bool, a tensor and anything else.
+
+    >>> as_real(2), as_real(numpy.float32(0.5)), as_real("2"), as_real(True)
     (2.0, 0.5, nan, nan)
     """
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return float(value) if is_number else math.nan
 
 
-def check_k(k: object, d_sae: int, name: str = "d_sae") -> int:
-    """``k`` as an int; refuse what is not a whole number from 1 to ``d_sae``."""
-    number = whole_number(k)
-    if number is None:
-        raise InvalidK(f"k must be a whole number from 1 to {name}={d_sae}; got {k!r} ({type(k).__name__})")
-    if not 1 <= number <= d_sae:
-        raise InvalidK(f"k must be from 1 to {name}={d_sae}; got {number}")
+def as_python(value: Any) -> Any:
+    """Tensors and numpy arrays as lists and numbers of Python; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def integer(value: object, name: str, *, at_least: int | None = None, at_most: int | None = None) -> int:
+    """An integer within bounds, both of which are allowed values.
+
+    >>> integer(numpy.int64(3), "rows", at_least=1)
+    3
+
+    Raises:
+        InvalidArgument: not an integer, or out of bounds.
+    """
+    number = as_integer(value)
+    is_valid = number is not None and (at_least is None or number >= at_least) and (at_most is None or number <= at_most)
+    if number is None or not is_valid:
+        expected = _integer_within(at_least, at_most)
+        raise InvalidArgument(f"{name} must be {expected}; got {_described(value)}")
     return number
 
 
-def whole_numbers(values: object) -> tuple[int, ...] | None:
-    """Several whole numbers as a tuple of ints, from anything that can be looped over; None where one of them is none.
+def positive_int(value: object, name: str) -> int:
+    """An integer of at least 1; see ``integer``."""
+    return integer(value, name, at_least=1)
 
-    >>> whole_numbers(range(1, 4)), whole_numbers([1, 2.5]), whole_numbers("12"), whole_numbers(3)
-    ((1, 2, 3), None, None, None)
+
+def integers(values: object, name: str, *, at_least: int | None = None) -> tuple[int, ...]:
+    """A tuple of integers from any iterable of them; see ``integer``."""
+    numbers = as_integers(values)
+    if numbers is None or (at_least is not None and any(n < at_least for n in numbers)):
+        expected = "integers" if at_least is None else f"integers of at least {at_least}"
+        raise InvalidArgument(f"{name} must be a list of {expected}; got {_described(values)}")
+    return numbers
+
+
+def finite(
+    value: object,
+    name: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> float:
+    """A finite number within bounds: ``above`` and ``below`` exclude the bound itself.
+
+    >>> finite(1, "lr", above=0)
+    1.0
+
+    Raises:
+        InvalidArgument: not a number, infinite, NaN, or out of bounds.
     """
-    if isinstance(values, str) or not isinstance(values, Iterable) or (isinstance(values, Tensor) and values.ndim == 0):
-        return None
-    numbers = [whole_number(value) for value in values]
-    found = [number for number in numbers if number is not None]
-    return tuple(found) if len(found) == len(numbers) else None
+    number = as_real(value)
+    # Compared, because torch.compile cannot trace math.isfinite of a number that changes.
+    is_valid = (
+        -math.inf < number < math.inf
+        and (above is None or number > above)
+        and (at_least is None or number >= at_least)
+        and (at_most is None or number <= at_most)
+        and (below is None or number < below)
+    )
+    if not is_valid:
+        expected = _number_within(above, at_least, at_most, below)
+        raise InvalidArgument(f"{name} must be {expected}; got {_described(value)}")
+    return number
 
 
-def as_python(values: Any) -> Any:
-    """Tensors and numpy's arrays and numbers as Python's lists and numbers; anything else as it is."""
-    return values.tolist() if hasattr(values, "tolist") else values
+def fraction(value: object, name: str) -> float:
+    """A number from 0 to 1, both allowed; see ``finite``."""
+    return finite(value, name, at_least=0, at_most=1)
+
+
+def flag(value: object, name: str) -> bool:
+    """True or False, as Python's or numpy's bool.
+
+    Raises:
+        InvalidArgument: anything else, 0 and 1 included.
+    """
+    if not isinstance(value, bool | numpy.bool_):
+        raise InvalidArgument(f"{name} must be True or False; got {_described(value)}")
+    return bool(value)
+
+
+def choice(value: Any, name: str, choices: Collection[str]) -> str:
+    """One of a few strings.
+
+    Raises:
+        InvalidArgument: anything else.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise InvalidArgument(f"{name} must be one of {', '.join(choices)}; got {_described(value)}")
+    return value
+
+
+def string(value: object, name: str) -> str:
+    """A string.
+
+    Raises:
+        InvalidArgument: anything else.
+    """
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{name} must be a string; got {_described(value)}")
+    return value
+
+
+def device(value: torch.device | str, name: str = "device") -> torch.device:
+    """A device on which tensors can be made now: found out before hours of work, not after.
+
+    Raises:
+        InvalidArgument: no such device here, or ``meta``, which holds no numbers.
+    """
+    try:
+        torch.empty(1, device=value)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InvalidArgument(f"{name} {str(value)!r} cannot be used here ({reason}); try cpu") from error
+    if torch.device(value).type == "meta":
+        raise InvalidArgument(f"{name} 'meta' holds shapes and no numbers; try cpu")
+    return torch.device(value)
+
+
+def dtype(value: torch.dtype | str, name: str = "dtype") -> torch.dtype:
+    """A floating-point dtype of at least 16 bits, from torch's object or its name.
+
+    >>> dtype("bfloat16"), dtype(torch.float32)
+    (torch.bfloat16, torch.float32)
+
+    Raises:
+        InvalidArgument: any other dtype, or an unknown name.
+    """
+    named = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
+    if named not in _FLOATING_DTYPES:
+        raise InvalidArgument(f"{name} must be a floating-point dtype such as torch.float32 or 'bfloat16'; got {value!r}")
+    return named
+
+
+def k(value: object, d_sae: int, size_name: str = "d_sae") -> int:
+    """A number of active features, from 1 to ``d_sae``.
+
+    Raises:
+        InvalidK: not an integer, or out of bounds.
+    """
+    number = as_integer(value)
+    if number is None or not 1 <= number <= d_sae:
+        raise InvalidK(f"k must be an integer from 1 to {size_name}={d_sae}; got {_described(value)}")
+    return number
 
 
 def mask_length(features: Any) -> int | None:
-    """How many features a boolean mask is over; None for anything else.
+    """The number of features that a boolean mask covers; None for anything else.
 
     >>> mask_length(torch.tensor([False, True, True])), mask_length([0, 1])
     (3, None)
     """
-    given = as_python(features)
-    return len(given) if isinstance(given, list) and given and all(isinstance(one, bool) for one in given) else None
+    values = as_python(features)
+    is_mask = isinstance(values, list) and all(isinstance(value, bool) for value in values)
+    return len(values) if is_mask and values else None
 
 
-def checked_features(features: Any) -> tuple[int, ...]:
-    """Numbers of features: from one, from several, or from a boolean mask over all of them.
+def features(value: Any, name: str = "features") -> tuple[int, ...]:
+    """Feature numbers, from one number, from several, or from a boolean mask over all.
 
-    >>> checked_features(3), checked_features([5, 1]), checked_features(torch.tensor([False, True, True]))
+    >>> features(3), features([5, 1]), features(torch.tensor([False, True, True]))
     ((3,), (5, 1), (1, 2))
 
     Raises:
-        InvalidArgument: what is no feature, none, or one twice.
+        InvalidArgument: negative or repeated numbers, none at all, or anything else.
     """
-    given = as_python(features)
-    if mask_length(given) is not None:
-        given = [number for number, chosen in enumerate(given) if chosen]
-    numbers = [whole_number(feature) for feature in (given if isinstance(given, list | tuple | range) else [given])]
-    if not numbers or any(number is None or number < 0 for number in numbers):
-        raise InvalidArgument(f"features must be whole numbers from 0 on, at least one, or a mask over all; got {features!r}")
-    if len(set(numbers)) < len(numbers):
-        raise InvalidArgument(f"a feature can be named once; got {features!r}")
-    return tuple(number for number in numbers if number is not None)
+    numbers = as_python(value)
+    if mask_length(numbers) is not None:
+        numbers = [number for number, is_chosen in enumerate(numbers) if is_chosen]
+    if not isinstance(numbers, list | tuple | range):
+        numbers = [numbers]
+    chosen = as_integers(numbers)
+    if not chosen or min(chosen) < 0:
+        raise InvalidArgument(f"{name} must be one or more non-negative integers, or a boolean mask over all features; got {value!r}")
+    if len(set(chosen)) < len(chosen):
+        raise InvalidArgument(f"{name} must not repeat a feature; got {value!r}")
+    return chosen
+
+
+class FieldChecks:
+    """Checks the fields of a config and raises one error for all that are invalid.
+
+    A checked field is replaced by what the check returns, so that equal configs are written
+    to JSON alike. Relations between fields go into a second block, which is reached only if
+    the fields themselves are valid::
+
+        with FieldChecks(self) as check:
+            check(positive_int, "d_model", "heads")
+            check(finite, "lr", above=0)
+            check(positive_int, "warmup", optional=True)
+        with FieldChecks(self) as check:
+            check.that(self.heads <= self.d_model, "heads must not exceed d_model")
+
+    Raises:
+        InvalidArgument: several fields are invalid. One invalid field raises its own error.
+    """
+
+    def __init__(self, config: object) -> None:
+        """Check the fields of ``config``."""
+        self._config = config
+        self._errors: list[SaeLensExtError] = []
+
+    def __call__(self, check: Callable[..., Any], *names: str, optional: bool = False, **options: Any) -> None:
+        """Apply ``check(value, name, **options)`` to fields; ``optional`` allows None."""
+        for name in names:
+            value = getattr(self._config, name)
+            if value is None and optional:
+                continue
+            try:
+                checked = check(value, name, **options)
+            except SaeLensExtError as error:
+                self._errors.append(error)
+            else:
+                object.__setattr__(self._config, name, checked)
+
+    def that(self, holds: bool, message: str) -> None:
+        """Report ``message`` unless a relation holds."""
+        if not holds:
+            self._errors.append(InvalidArgument(message))
+
+    def __enter__(self) -> "FieldChecks":
+        """Begin."""
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Raise what was found, unless the block itself raised."""
+        if kind is not None or not self._errors:
+            return
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        raise InvalidArgument("; ".join(str(error) for error in self._errors))
+
+
+_FLOATING_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _integer_within(at_least: int | None, at_most: int | None) -> str:
+    if at_least is not None and at_most is not None:
+        return f"an integer from {at_least} to {at_most}"
+    if at_most is not None:
+        return f"an integer of at most {at_most}"
+    names = {None: "an integer", 0: "a non-negative integer", 1: "a positive integer"}
+    return names.get(at_least, f"an integer of at least {at_least}")
+
+
+def _number_within(above: float | None, at_least: float | None, at_most: float | None, below: float | None) -> str:
+    bounds = {"above": above, "of at least": at_least, "of at most": at_most, "below": below}
+    stated = {words: bound for words, bound in bounds.items() if bound is not None}
+    if not stated:
+        return "a finite number"
+    if stated == {"above": 0}:
+        return "a positive number"
+    if stated == {"of at least": 0}:
+        return "a non-negative number"
+    if list(stated) == ["of at least", "of at most"]:
+        return f"a number from {at_least:g} to {at_most:g}"
+    return "a number " + " and ".join(f"{words} {bound:g}" for words, bound in stated.items())
+
+
+def _described(value: object) -> str:
+    """A value for a message: tensors by dtype and shape, everything else by its repr."""
+    if isinstance(value, Tensor) and value.ndim:
+        return f"a {value.dtype} tensor {list(value.shape)}"
+    return repr(value)

@@ -11,7 +11,7 @@ Importing this registers them with the Auto classes of ``transformers``.
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from sae_lens_ext._optional import require
 from sae_lens_ext.based.cache import BasedCache
@@ -19,11 +19,10 @@ from sae_lens_ext.based.checkpoints import load_checkpoint
 from sae_lens_ext.based.config import KERNELS, BasedConfig
 from sae_lens_ext.based.model import BasedForCausalLM, BasedModel
 from sae_lens_ext.based.presets import PRESETS, preset
+from sae_lens_ext.based.registration import register
 from sae_lens_ext.errors import InvalidArgument
 
-AutoConfig.register(BasedConfig.model_type, BasedConfig, exist_ok=True)
-AutoModel.register(BasedConfig, BasedModel, exist_ok=True)
-AutoModelForCausalLM.register(BasedConfig, BasedForCausalLM, exist_ok=True)
+register()
 
 __all__ = ["KERNELS", "PRESETS", "BasedCache", "BasedConfig", "BasedForCausalLM", "BasedModel", "boot", "load_checkpoint", "preset"]
 

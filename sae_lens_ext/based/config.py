@@ -1,15 +1,13 @@
 """What a Based or ReBased model is made of."""
 
-import importlib
 import math
-import sys
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from transformers import PreTrainedConfig
 
-from sae_lens_ext._arguments import as_python, real_number, whole_number
+from sae_lens_ext._arguments import as_integer, as_python, as_real
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.kernels.quadratic_attention.features import Coefficients
 
@@ -109,6 +107,8 @@ class BasedConfig(PreTrainedConfig):
     """
 
     model_type = "sae_lens_ext_based"
+    when_created: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
+    """Called after a config was made; for whoever keeps a table of architectures."""
 
     def __init__(
         self,
@@ -178,24 +178,13 @@ class BasedConfig(PreTrainedConfig):
             self.layer_types = [pair[i % 2] for i in range(num_hidden_layers)]
         _check_choices(self)
         self.layer_types = list(self.layer_types)
-        _tell_transformer_lens()
         super().__init__(**{"tie_word_embeddings": self.tie_word_embeddings, **kwargs})
+        self.when_created()
 
     @property
     def head_dim(self) -> int:
         """Width of a value, and in sliding and full attention of a query and a key."""
         return self.hidden_size // self.num_attention_heads
-
-
-def _tell_transformer_lens() -> None:
-    """Add the architecture to the table that ``boot_transformers`` looks in, after it has read a config, before it asks entry points.
-
-    So in TransformerLens 3.9 and 4.3, which without it knows no architecture of another package.
-    """
-    factory = sys.modules.get("transformer_lens.factories.architecture_adapter_factory")
-    if factory is not None:
-        bridge = importlib.import_module("sae_lens_ext.based.bridge")
-        factory.SUPPORTED_ARCHITECTURES.setdefault("BasedForCausalLM", bridge.BasedArchitectureAdapter)
 
 
 def _check_booleans(config: BasedConfig) -> None:
@@ -218,24 +207,24 @@ def _check_numbers(config: BasedConfig) -> None:
             continue
         if value is None and name == "intermediate_size":
             value = 2 * config.hidden_size
-        if (number := whole_number(value)) is None or number < least:
+        if (number := as_integer(value)) is None or number < least:
             raise InvalidArgument(f"{name} must be a whole number from {least} on; got {value!r}")
         # Python's, for numpy's do not fit into config.json.
         setattr(config, name, number)
     for name in _FROM_0:
         value = getattr(config, name)
-        if not 0 <= real_number(value) < math.inf:
+        if not 0 <= as_real(value) < math.inf:
             raise InvalidArgument(f"{name} must be a number from 0 on; got {value!r}")
-        setattr(config, name, real_number(value))
+        setattr(config, name, as_real(value))
     if config.embedding_dropout >= 1:
         raise InvalidArgument(f"embedding_dropout must be below 1; got {config.embedding_dropout}")
     if config.attention_eps < _SMALLEST_EPS:
         raise InvalidArgument(
             f"attention_eps must be above 0, and at least {_SMALLEST_EPS:.2g}, the smallest of float32; got {config.attention_eps}"
         )
-    if not 0 < real_number(config.rope_theta) < math.inf:
+    if not 0 < as_real(config.rope_theta) < math.inf:
         raise InvalidArgument(f"rope_theta must be a number above 0; got {config.rope_theta!r}")
-    config.rope_theta = real_number(config.rope_theta)
+    config.rope_theta = as_real(config.rope_theta)
     if config.hidden_size < config.num_attention_heads:
         raise InvalidArgument(
             f"hidden_size={config.hidden_size} leaves nothing for each of num_attention_heads={config.num_attention_heads} heads"

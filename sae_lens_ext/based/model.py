@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from sae_lens_ext._arguments import whole_number
+from sae_lens_ext._arguments import as_integer
 from sae_lens_ext.based.cache import BasedCache, Kept
 from sae_lens_ext.based.config import BasedConfig
 from sae_lens_ext.based.mixers.linear_attention import Form, LinearAttention
@@ -290,7 +290,7 @@ def _kept_positions(logits_to_keep: object) -> slice | Tensor:
     """Which positions get logits: the last few, all, or those that a tensor names."""
     if isinstance(logits_to_keep, Tensor) and logits_to_keep.ndim == 1 and not logits_to_keep.is_floating_point():
         return logits_to_keep
-    number = whole_number(logits_to_keep)
+    number = as_integer(logits_to_keep)
     if number is None or number < 0:
         raise InvalidArgument(
             f"logits_to_keep is how many of the last positions get logits, 0 for all, or a tensor [n] of positions; got {logits_to_keep!r}"

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_ext._arguments import whole_number
+from sae_lens_ext._arguments import as_integer
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
 from sae_lens_ext.interventions.positions.window import Window
 from sae_lens_ext.kernels import holds_numbers
@@ -85,7 +85,7 @@ def checked_dial(sae: SAE, k: OneK, *, extrapolate: bool) -> int | Tensor | KRul
             sae.config.checked_k(int(end), extrapolate=extrapolate)
         return k.clone()
     # A number first: numpy's have a method called choose, too.
-    if whole_number(k) is None and isinstance(k, KRule) and not hasattr(k, "tolist"):
+    if as_integer(k) is None and isinstance(k, KRule) and not hasattr(k, "tolist"):
         return k
     return sae.config.checked_k(k, extrapolate=extrapolate)
 

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_lens_ext._arguments import checked_features, mask_length
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._arguments import mask_length
 from sae_lens_ext.errors import FormatError, InvalidArgument, ShapeMismatch, UnknownSite, closest
 from sae_lens_ext.hosts import capture, host_for, spellings, token_rows
 from sae_lens_ext.interventions.positions.window import Positions, SplicedPositions
@@ -68,7 +69,7 @@ class Run:
             InvalidArgument: a feature that the SAE there does not have.
             ShapeMismatch: a mask over another number of features than it has.
         """
-        numbers = checked_features(features)
+        numbers = arguments.features(features)
         if mask_length(features) not in (None, self.d_sae(site)):
             raise ShapeMismatch(f"the mask is over {mask_length(features)} features; the SAE at {site} has {self.d_sae(site)} of them")
         if max(numbers) >= self.d_sae(site):

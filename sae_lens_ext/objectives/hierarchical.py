@@ -7,7 +7,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_lens_ext._arguments import whole_numbers
+from sae_lens_ext._arguments import as_integers
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.kernels import hierarchical_loss
 from sae_lens_ext.objectives.base import Loss
@@ -38,7 +38,7 @@ class HierarchicalTopK:
     def __post_init__(self) -> None:
         """Accept lists too, and check that weights have levels to belong to."""
         if self.levels != "all":
-            levels = whole_numbers(self.levels)
+            levels = as_integers(self.levels)
             if levels is None:
                 raise InvalidArgument(f"levels must be 'all' or whole numbers; got {self.levels!r}")
             object.__setattr__(self, "levels", levels)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_lens_ext._arguments import whole_number
+from sae_lens_ext._arguments import as_integer
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
 from sae_lens_ext.kernels import holds_numbers
 
@@ -52,7 +52,7 @@ class SparseCode:
         Raises:
             InvalidK: k is not a whole number from 1 to this code's k.
         """
-        length = whole_number(k)
+        length = as_integer(k)
         if length is None or not 1 <= length <= self.k:
             raise InvalidK(f"a prefix of this code needs a whole number k from 1 to {self.k}; got {k!r}: to go higher, encode again")
         return SparseCode(self.values[..., :length], self.indices[..., :length], self.d_sae)

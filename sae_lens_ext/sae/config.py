@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sae_lens_ext._arguments import check_k, whole_number, whole_numbers
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._arguments import FieldChecks
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 
 
@@ -42,26 +43,26 @@ class SAEConfig:
             InvalidK: k or a level outside of 1..d_sae.
             InvalidArgument: a size below 1, or levels that do not rise to k.
         """
-        for name in ("d_model", "d_sae"):
-            size = whole_number(getattr(self, name))
-            if size is None or size < 1:
-                raise InvalidArgument(f"{name} must be a whole number of at least 1; got {getattr(self, name)!r}")
-            object.__setattr__(self, name, size)
-        if not isinstance(self.metadata, Mapping):
-            raise InvalidArgument(f"metadata must be a mapping of JSON values; got {self.metadata!r}")
-        for name in ("hook_name", "model_name"):
-            if not isinstance(getattr(self, name), str | None):
-                raise InvalidArgument(f"{name} must be a string or None; got {getattr(self, name)!r}")
-        if not isinstance(self.apply_b_dec_to_input, bool):
-            raise InvalidArgument(f"apply_b_dec_to_input must be True or False; got {self.apply_b_dec_to_input!r}")
-        object.__setattr__(self, "exclude_special_tokens", _true_false_or_ids(self.exclude_special_tokens))
-        object.__setattr__(self, "k", check_k(self.k, self.d_sae))
-        levels = whole_numbers(self.levels)
-        if levels is None:
-            raise InvalidArgument(f"levels must be whole numbers; got {self.levels!r}")
-        object.__setattr__(self, "levels", levels or (self.k,))
-        if list(self.levels) != sorted(set(self.levels)) or self.levels[0] < 1 or self.levels[-1] != self.k:
-            raise InvalidArgument(f"levels must rise from at least 1 to k={self.k} without repeats; got {self.levels}")
+        with FieldChecks(self) as check:
+            check(arguments.positive_int, "d_model", "d_sae")
+            check(arguments.string, "hook_name", "model_name", optional=True)
+            check(arguments.flag, "apply_b_dec_to_input")
+            check(_flag_or_token_ids, "exclude_special_tokens")
+            check(arguments.integers, "levels")
+            check.that(
+                isinstance(self.metadata, Mapping),
+                f"metadata must be a mapping of JSON values; got {self.metadata!r}",
+            )
+        with FieldChecks(self) as check:
+            check(lambda k, _: arguments.k(k, self.d_sae), "k")
+        levels = tuple(self.levels) or (self.k,)
+        is_rising = list(levels) == sorted(set(levels))
+        with FieldChecks(self) as check:
+            check.that(
+                is_rising and levels[0] >= 1 and levels[-1] == self.k,
+                f"levels must rise from at least 1 to k={self.k} without repeats; got {levels}",
+            )
+        object.__setattr__(self, "levels", levels)
 
     def checked_k(self, k: object, *, extrapolate: bool = False) -> int:
         """The k to use: ``k`` itself, or the default when it is None.
@@ -71,7 +72,7 @@ class SAEConfig:
         """
         if k is None:
             return self.k
-        k = check_k(k, self.d_sae)
+        k = arguments.k(k, self.d_sae)
         if k > self.k and not extrapolate:
             raise InvalidK(
                 f"k={k} is above k={self.k}, the largest this SAE was trained at; choose up to {self.k}, or pass extrapolate=True to go on"
@@ -79,10 +80,10 @@ class SAEConfig:
         return k
 
 
-def _true_false_or_ids(choice: object) -> bool | tuple[int, ...]:
-    if isinstance(choice, bool):
-        return choice
-    ids = tuple(map(whole_number, choice)) if isinstance(choice, list | tuple) else (None,)
-    if None in ids:
-        raise InvalidArgument(f"exclude_special_tokens must be True, False, or a list of token ids; got {choice!r}")
-    return tuple(i for i in ids if i is not None)
+def _flag_or_token_ids(value: object, name: str) -> bool | tuple[int, ...]:
+    if isinstance(value, bool):
+        return value
+    ids = arguments.as_integers(value)
+    if ids is None:
+        raise InvalidArgument(f"{name} must be True, False, or a list of token ids; got {value!r}")
+    return ids

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import FormatError, InvalidArgument, InvalidK, NonFinite, ShapeMismatch, closest
 from sae_lens_ext.formats import SAECheckpoint, locate, read_sae, write_saelens
 from sae_lens_ext.kernels import holds_numbers, sparse_decode, topk_encode
 from sae_lens_ext.sae.code import SparseCode
 from sae_lens_ext.sae.config import SAEConfig
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FIELDS_IN_METADATA = ("hook_name", "model_name", "exclude_special_tokens")
 
 
@@ -257,7 +257,7 @@ class SAE(nn.Module):
             FormatError: not an SAE folder, or a damaged one.
             NonFinite: the weights hold NaN or infinity.
         """
-        floating = _floating_dtype(dtype)
+        floating = None if dtype is None else arguments.dtype(dtype)
         checkpoint = read_sae(locate(folder_or_repo, subfolder=subfolder, revision=revision))
         metadata = dict(checkpoint.metadata)
         known = {name: metadata.pop(name, None) for name in _FIELDS_IN_METADATA}
@@ -304,10 +304,3 @@ class SAE(nn.Module):
 
     def _name(self) -> str:
         return f"the SAE of {self.config.hook_name}" if self.config.hook_name else "this SAE"
-
-
-def _floating_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if dtype is not None and found not in _DTYPES:
-        raise InvalidArgument(f"dtype must be a floating point type such as torch.float32 or 'bfloat16', or None; got {dtype!r}")
-    return found

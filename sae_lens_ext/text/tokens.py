@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sae_lens_ext._arguments import whole_number
+from sae_lens_ext._arguments import as_integer
 from sae_lens_ext.errors import InvalidArgument
 
 
@@ -26,7 +26,7 @@ def is_held_out(text: str, *, one_in: int = 10) -> bool:
     Raises:
         InvalidArgument: ``one_in`` below 2.
     """
-    if (whole_number(one_in) or 0) < 2:
+    if (as_integer(one_in) or 0) < 2:
         raise InvalidArgument(f"one_in must be a whole number of at least 2; got {one_in!r}")
     digest = hashlib.sha256(text.encode("utf-8", errors="replace")).digest()
     return int.from_bytes(digest[:8], "big") % one_in == 0
@@ -41,7 +41,7 @@ def pack(documents: Iterable[str], tokenizer: Any, *, n_rows: int, context: int 
     Raises:
         InvalidArgument: sizes below 1 and 2, or documents too short for a single row.
     """
-    if (whole_number(n_rows) or 0) < 1 or (whole_number(context) or 0) < 2:
+    if (as_integer(n_rows) or 0) < 1 or (as_integer(context) or 0) < 2:
         raise InvalidArgument(f"packing needs n_rows of at least 1 and context of at least 2; got {n_rows!r} and {context!r}")
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     length = context - len(start)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae_lens_ext._arguments import whole_number
+from sae_lens_ext._arguments import as_integer
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import FormatError, InvalidArgument, NonFinite, ShapeMismatch
 from sae_lens_ext.formats.atomic import replacing
@@ -115,7 +115,7 @@ def collect_activations(
         InvalidArgument: no token that is not a special one.
     """
     tqdm = require("tqdm.auto", "Showing progress").tqdm
-    if (whole_number(batch_size) or 0) < 1:
+    if (as_integer(batch_size) or 0) < 1:
         raise InvalidArgument(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
     host = host_for(model).plain()
     site = host.site(hook_name)

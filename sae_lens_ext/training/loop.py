@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from sae_lens_ext._arguments import whole_number
+from sae_lens_ext._arguments import as_integer
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument, NonFinite
 from sae_lens_ext.objectives import HierarchicalTopK, Objective
@@ -53,9 +53,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Report everything that is wrong at once."""
         sizes = ["d_sae", "k", "epochs", "batch_size", *(["dead_after"] if self.dead_after is not None else [])]
-        counts = [name for name in sizes if (whole_number(getattr(self, name)) or 0) < 1]
+        counts = [name for name in sizes if (as_integer(getattr(self, name)) or 0) < 1]
         wrong = [f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}" for name in counts]
-        if whole_number(self.seed) is None:
+        if as_integer(self.seed) is None:
             wrong.append(f"seed must be a whole number, got {self.seed!r}")
         if not isinstance(self.objective, Objective) or isinstance(self.objective, type):
             wrong.append(f"objective must be an objective such as HierarchicalTopK(), got {self.objective!r}")

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from sae_lens_ext._devices import check_device
+from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.experiments.pretraining.config import PretrainConfig, TextConfig
 from sae_lens_ext.experiments.pretraining.folder import RunFolder
@@ -49,7 +49,7 @@ def compare_kernels(
     """
     if checkpoint_every < 1:
         raise InvalidArgument(f"checkpoint_every must be at least 1; got {checkpoint_every}")
-    check_device(device)
+    arguments.device(device)
     tokenizer = load_tokenizer(text.tokenizer)
     # A multiple of 8, as published; the rows above the tokenizer's are never read.
     vocab_size = -(-len(tokenizer) // 8) * 8

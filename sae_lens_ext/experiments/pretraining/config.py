@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sae_lens_ext._arguments import as_python, real_number, whole_number
+from sae_lens_ext._arguments import as_integer, as_python, as_real
 from sae_lens_ext.errors import InvalidArgument
 
 BYTES = "bytes"
@@ -18,7 +18,7 @@ def _option(default: Any, explained: str, kind: type | None = None) -> Any:
 
 def _whole(value: object) -> int:
     """-1, which no field takes, for what is no whole number."""
-    number = whole_number(value)
+    number = as_integer(value)
     return -1 if number is None else number
 
 
@@ -66,12 +66,12 @@ class PretrainConfig:
         # What torch takes for a seed.
         if not 0 <= _whole(self.seed) < 1 << 63:
             wrong.append(f"seed must be a whole number from 0 to below 2**63, got {self.seed!r}")
-        if not 0 < real_number(self.lr) < math.inf:
+        if not 0 < as_real(self.lr) < math.inf:
             wrong.append(f"lr must be a number above 0, got {self.lr!r}")
         wrong += [
             f"{name} must be a number of at least 0, got {getattr(self, name)!r}"
             for name in ("weight_decay", "clip")
-            if not 0 <= real_number(getattr(self, name)) < math.inf
+            if not 0 <= as_real(getattr(self, name)) < math.inf
         ]
         if self.warmup is not None and not 0 <= _whole(self.warmup) < max(1, _whole(self.steps)):
             wrong.append(f"warmup must be a whole number from 0 to below steps={self.steps}, got {self.warmup!r}")

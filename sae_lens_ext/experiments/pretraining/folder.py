@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from sae_lens_ext._arguments import real_number
+from sae_lens_ext._arguments import as_real
 from sae_lens_ext.errors import FormatError, InvalidArgument
 from sae_lens_ext.experiments.pretraining.perplexity import Recall
 from sae_lens_ext.formats.atomic import replacing
@@ -135,5 +135,5 @@ def _check_line(line: Any) -> None:
     if not isinstance(line, dict) or line.keys() != {"kernel", "recall", *_FIGURES, *_MAYBE_NONE}:
         raise ValueError(f"{str(line)[:80]} is no result")
     for name in _FIGURES | _MAYBE_NONE:
-        if not (math.isfinite(real_number(line[name])) or (line[name] is None and name in _MAYBE_NONE)):
+        if not (math.isfinite(as_real(line[name])) or (line[name] is None and name in _MAYBE_NONE)):
             raise ValueError(f"{name} is {line[name]!r}")

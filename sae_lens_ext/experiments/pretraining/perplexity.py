@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from sae_lens_ext._arguments import whole_number
+from sae_lens_ext._arguments import as_integer
 from sae_lens_ext.errors import InvalidArgument, NonFinite
 
 Recall = Literal["token", "ngram"]
@@ -71,7 +71,7 @@ def token_losses(model: Any, rows: Int[Tensor, "row pos"], *, batch_size: int = 
             f"the rows hold token {int(rows.max() if rows.max() >= known else rows.min())} and the model knows 0 to {known - 1}; "
             "tokenize the text with the tokenizer the model was trained with"
         )
-    if (whole_number(batch_size) or 0) < 1:
+    if (as_integer(batch_size) or 0) < 1:
         raise InvalidArgument(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
     device, was_training, found = next(model.parameters()).device, model.training, []
     model.eval()

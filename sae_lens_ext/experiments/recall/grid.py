@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from sae_lens_ext._arguments import whole_number
-from sae_lens_ext._devices import check_device
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._arguments import as_integer
 from sae_lens_ext.based.model import BasedForCausalLM
 from sae_lens_ext.errors import FormatError, InvalidArgument
 from sae_lens_ext.experiments.recall.task import MQAR, Outcome, Recipe, train_mqar, trained_on
@@ -68,9 +68,9 @@ def run_grid(
         InvalidArgument: models cannot be trained on ``device``, a recipe is none for this task, or ``jobs`` are none.
         OSError: there can be no folder for ``table`` or ``models``, or a model cannot be written.
     """
-    if (whole_number(jobs) or 0) < 1:
+    if (as_integer(jobs) or 0) < 1:
         raise InvalidArgument(f"jobs must be a whole number from 1 on; got {jobs!r}")
-    check_device(device)
+    arguments.device(device)
     for recipe in recipes:
         trained_on(recipe, task)
     table, models = Path(table), None if models is None else Path(models)

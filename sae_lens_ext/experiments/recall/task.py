@@ -25,8 +25,8 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from sae_lens_ext._arguments import real_number, whole_number
-from sae_lens_ext._devices import check_device
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._arguments import as_integer, as_real
 from sae_lens_ext.based.config import ATTENTION, KERNELS, BasedConfig, LayerType
 from sae_lens_ext.based.model import BasedForCausalLM
 from sae_lens_ext.errors import InvalidArgument
@@ -254,7 +254,7 @@ def accuracy(model: BasedForCausalLM, tokens: Int[Tensor, "n pos"], labels: Int[
         raise InvalidArgument(f"tokens and labels must both be [n, pos]; got {tuple(tokens.shape)} and {tuple(labels.shape)}")
     if batch_size is None:
         batch_size = max(1, 65_536 // tokens.shape[1])
-    elif (whole_number(batch_size) or 0) < 1:
+    elif (as_integer(batch_size) or 0) < 1:
         raise InvalidArgument(f"batch_size must be a whole number from 1 on; got {batch_size!r}")
     if not bool((labels != UNLABELLED).any()):
         raise InvalidArgument(f"there is nothing to answer: every label is {UNLABELLED}; give tokens and labels of MQAR.sample")
@@ -292,7 +292,7 @@ def train_mqar(
     Raises:
         InvalidArgument: models cannot be trained on ``device``, or the recipe is none for this task (see ``trained_on``).
     """
-    check_device(device)
+    arguments.device(device)
     batches = _batches(recipe, task)
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
@@ -329,14 +329,14 @@ def train_mqar(
 
 
 def _whole(given: object, name: str, least: int = 1) -> None:
-    number = whole_number(value := getattr(given, name))
+    number = as_integer(value := getattr(given, name))
     if number is None or number < least:
         raise InvalidArgument(f"{name} must be a whole number from {least} on; got {value!r}")
     object.__setattr__(given, name, number)
 
 
 def _real(given: object, name: str, least: float, *, is_least_allowed: bool = False) -> None:
-    number = real_number(value := getattr(given, name))
+    number = as_real(value := getattr(given, name))
     if not math.isfinite(number) or number < least or (number == least and not is_least_allowed):
         wanted = "finite number" if math.isinf(least) else f"number {'from' if is_least_allowed else 'above'} {least:g}"
         raise InvalidArgument(f"{name} must be a {wanted}{' on' * is_least_allowed}; got {value!r}")

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_lens_ext._arguments import as_python, checked_features, mask_length
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._arguments import as_python, mask_length
 from sae_lens_ext.errors import FormatError, InvalidArgument, ShapeMismatch
 from sae_lens_ext.interventions.positions.window import Window, frozen_positions, positions_from_json, positions_to_json
 from sae_lens_ext.interventions.recording import Run
@@ -85,7 +86,7 @@ class FeatureEdit(Edit):
         """Check the features."""
         super().__post_init__()
         object.__setattr__(self, "_mask_length", mask_length(self.features))
-        object.__setattr__(self, "features", checked_features(self.features))
+        object.__setattr__(self, "features", arguments.features(self.features))
 
     @property
     def ids(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_lens_ext._arguments import whole_number
+from sae_lens_ext._arguments import as_integer
 from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
 from sae_lens_ext.hosts import Host
 from sae_lens_ext.sae import SAE
@@ -148,7 +148,7 @@ def frozen_positions(positions: Any, name: str) -> Any:
     if positions is None or (isinstance(positions, str) and positions == "all"):
         return None
     if isinstance(positions, slice):
-        bounds = [whole_number(bound) for bound in (positions.start, positions.stop, positions.step) if bound is not None]
+        bounds = [as_integer(bound) for bound in (positions.start, positions.stop, positions.step) if bound is not None]
         if None in bounds or (positions.step is not None and positions.step < 1):
             raise InvalidArgument(f"a slice of {name} must have whole numbers and go forward; got {positions}")
         return positions

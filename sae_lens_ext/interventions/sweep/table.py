@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_lens_ext._arguments import whole_number
+from sae_lens_ext._arguments import as_integer
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.hosts import Host, Site, capture, host_for, next_token_logits, resume, token_rows
@@ -97,7 +97,7 @@ def sweep_k(
     if tokens.shape[1] < 2:
         raise InvalidArgument("a single position has no next token to predict; give rows of at least two positions")
     for name, size in (("batch_size", 1 if batch_size is None else batch_size), ("memory_mb", memory_mb)):
-        if (whole_number(size) or 0) < 1:
+        if (as_integer(size) or 0) < 1:
             raise InvalidArgument(f"{name} must be a whole number of at least 1; got {size!r}")
     scored = _scored_positions(tokens, score)
     targets = tokens[:, scored + 1]

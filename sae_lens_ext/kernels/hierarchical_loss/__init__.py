@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_ext._arguments import whole_numbers
+from sae_lens_ext._arguments import as_integers
 from sae_lens_ext._types import Backend
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
 from sae_lens_ext.kernels._backend import resolve
@@ -155,7 +155,7 @@ def _computed(
 
 def _levels_and_weights(k: int, levels: Sequence[int] | None, weights: Sequence[float] | None) -> tuple[list[int], list[float]]:
     """The prefix lengths that count, and their weights, which sum to 1."""
-    numbers = tuple(range(1, k + 1)) if levels is None else whole_numbers(levels)
+    numbers = tuple(range(1, k + 1)) if levels is None else as_integers(levels)
     if numbers is None or any(not 1 <= level <= k for level in numbers):
         got = levels if numbers is None else list(numbers)
         raise InvalidK(f"each level must be a whole number from 1 to k={k}, the number of features per token; got {got}")

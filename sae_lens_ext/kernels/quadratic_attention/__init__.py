@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_lens_ext._arguments import real_number
+from sae_lens_ext._arguments import as_real
 from sae_lens_ext._types import Backend
 from sae_lens_ext.errors import BackendError, InvalidArgument
 from sae_lens_ext.kernels._backend import resolve
@@ -225,9 +225,9 @@ def _attend(
 def _kernel(c: object, scale: object, eps: object, q: Tensor) -> Kernel:
     dtype = reference.accumulator(q)
     smallest = torch.finfo(dtype).tiny
-    if not smallest <= real_number(eps) < math.inf:
+    if not smallest <= as_real(eps) < math.inf:
         raise InvalidArgument(f"eps must be a number above 0, and at least {smallest:.2g}, the smallest of {dtype}; got {eps!r}")
-    return Kernel(checked_coefficients(c), 1 / math.sqrt(q.shape[-1]) if scale is None else checked_scale(scale), real_number(eps))
+    return Kernel(checked_coefficients(c), 1 / math.sqrt(q.shape[-1]) if scale is None else checked_scale(scale), as_real(eps))
 
 
 def _check_state(state: object, v: Tensor, n_features: int, dtype: torch.dtype) -> None:

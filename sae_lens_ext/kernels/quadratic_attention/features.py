@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_ext._arguments import real_number
+from sae_lens_ext._arguments import as_real
 from sae_lens_ext.errors import InvalidArgument
 
 Coefficients = tuple[float, float, float]
@@ -23,7 +23,7 @@ Coefficients = tuple[float, float, float]
 def checked_coefficients(c: object) -> Coefficients:
     """``c`` as floats; refuse what is not three numbers, none below 0 and not all 0."""
     # torch.compile of torch 2.8 knows no union of types.
-    numbers = [real_number(one) for one in c] if isinstance(c, tuple) or isinstance(c, list) else []  # noqa: SIM101
+    numbers = [as_real(one) for one in c] if isinstance(c, tuple) or isinstance(c, list) else []  # noqa: SIM101
     if len(numbers) != 3 or not all(0 <= one < math.inf for one in numbers) or not any(numbers):
         raise InvalidArgument(f"c must be three numbers c0, c1, c2, none below 0 and not all 0; got {c!r}")
     c0, c1, c2 = numbers
@@ -33,9 +33,9 @@ def checked_coefficients(c: object) -> Coefficients:
 def checked_scale(scale: object) -> float:
     """``scale`` as a float; refuse what is no number above 0."""
     # Compared, not asked whether it is finite, which torch.compile cannot do for a number that changes from call to call.
-    if not 0 < real_number(scale) < math.inf:
+    if not 0 < as_real(scale) < math.inf:
         raise InvalidArgument(f"scale must be a number above 0; got {scale!r}; for another scale of every query, multiply q by a tensor")
-    return real_number(scale)
+    return as_real(scale)
 
 
 def n_features(d: int, c: Coefficients) -> int:

@@ -3,7 +3,7 @@
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_ext._arguments import check_k
+from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._types import Backend
 from sae_lens_ext.kernels._backend import resolve
 from sae_lens_ext.kernels._checks import check_encoder
@@ -49,7 +49,7 @@ def topk_encode(
     Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (TopK activation).
     """
     check_encoder(x, W_enc, b_enc, centre)
-    k = check_k(k, W_enc.shape[1])
+    k = arguments.k(k, W_enc.shape[1])
     chosen = resolve(backend, x, W_enc, b_enc, *([] if centre is None else [centre]))
     if chosen == "gpu":
         from sae_lens_ext.kernels.topk_encode import gpu  # loads Triton, so only when needed

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 
 import sae_lens_ext as sle
 from sae_lens_ext.based import KERNELS
-from sae_lens_ext.experiments.pretraining import training as pretrain_loop
 from sae_lens_ext.based import pretrain as pretrain_command
 from sae_lens_ext.cli.pretrain import main
+from sae_lens_ext.experiments.pretraining import training as pretrain_loop
 from sae_lens_ext.experiments.pretraining.compare import compare_kernels
 from sae_lens_ext.experiments.pretraining.config import PretrainConfig, TextConfig
 from sae_lens_ext.experiments.pretraining.folder import RunFolder
