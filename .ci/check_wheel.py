@@ -20,10 +20,20 @@ with tempfile.TemporaryDirectory() as folder:
         str(wheel),
     ]
     subprocess.run(install, check=True)
-    missing = [name for name in ("py.typed", "viz/report.html") if not Path(folder, "sae_lens_ext", name).exists()]
+    missing = [
+        name
+        for name in ("py.typed", "viz/report.html")
+        if not Path(folder, "sae_lens_ext", name).exists()
+    ]
     if missing:
         sys.exit(f"{wheel.name} lacks {', '.join(missing)}")
     code = "import sae_lens_ext as sle; sle.SAE, sle.splice; print(sle.__file__)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     if not Path(done.stdout.strip()).is_relative_to(Path(folder).resolve()):
         sys.exit(f"imported {done.stdout.strip()} instead of the wheel's files")

@@ -20,7 +20,9 @@ class Mismatch(AssertionError):
     """A case whose numbers differ from its reference; it is not timed."""
 
 
-def refuse_mismatch(found: Iterable[Tensor], expected: Iterable[Tensor], tolerance: float) -> None:
+def refuse_mismatch(
+    found: Iterable[Tensor], expected: Iterable[Tensor], tolerance: float
+) -> None:
     """Do not time what differs from its definition.
 
     Raises:
@@ -28,14 +30,20 @@ def refuse_mismatch(found: Iterable[Tensor], expected: Iterable[Tensor], toleran
     """
     for fast, plain in zip(found, expected, strict=True):
         if fast.shape != plain.shape:
-            raise Mismatch(f"the fast version has shape {list(fast.shape)}, the definition {list(plain.shape)}; not timed")
+            raise Mismatch(
+                f"the fast version has shape {list(fast.shape)}, the definition {list(plain.shape)}; not timed"
+            )
         largest = plain.double().abs().max().clamp_min(torch.finfo(torch.float64).tiny)
         error = ((fast.double() - plain.double()).abs().max() / largest).item()
         if not error <= tolerance:
-            raise Mismatch(f"the fast version differs from the definition by {error:.1e} relative; not timed")
+            raise Mismatch(
+                f"the fast version differs from the definition by {error:.1e} relative; not timed"
+            )
 
 
-def peak_extra_bytes(function: Callable[..., Any], *arguments: object, device: str = "cpu") -> int:
+def peak_extra_bytes(
+    function: Callable[..., Any], *arguments: object, device: str = "cpu"
+) -> int:
     """How much memory a call takes above what it was given.
 
     ``function(*arguments)`` builds the inputs and returns a call to warm up with, and the one to measure. On a CPU it is how far
@@ -59,7 +67,9 @@ def peak_extra_bytes(function: Callable[..., Any], *arguments: object, device: s
     try:
         return receiver.recv()
     except EOFError:
-        raise Mismatch("the process in which memory is measured ended before it was; what it said stands above") from None
+        raise Mismatch(
+            "the process in which memory is measured ended before it was; what it said stands above"
+        ) from None
     finally:
         process.join()
 
@@ -87,13 +97,23 @@ def machine_line(device: str = "cpu") -> str:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ]
         cpu = names[0] if names else cpu
     try:
         # What benchmarks themselves write does not make a commit another one.
-        commands = ["describe", "--always"], ["status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md"]
+        commands = (
+            ["describe", "--always"],
+            ["status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md"],
+        )
         commit, changed = (
-            subprocess.run(["git", *command], capture_output=True, text=True, check=True).stdout.strip() for command in commands
+            subprocess.run(
+                ["git", *command], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in commands
         )
         commit += "-dirty" if changed else ""
     except (OSError, subprocess.CalledProcessError):
@@ -103,7 +123,9 @@ def machine_line(device: str = "cpu") -> str:
     return f"{cpu}, {torch.get_num_threads()} threads; python {sys.version.split()[0]}, torch {torch.__version__}; {commit}"
 
 
-def side_by_side(calls: Mapping[str, Callable[[], object]], *, rounds: int = 15, device: str = "cpu") -> dict[str, list[float]]:
+def side_by_side(
+    calls: Mapping[str, Callable[[], object]], *, rounds: int = 15, device: str = "cpu"
+) -> dict[str, list[float]]:
     """The times of each call in seconds, round by round, taken in turns, after a round to warm up.
 
     What slows the machine for a while slows all of a round: compare within rounds (``typical``), not the best of one call with the
@@ -123,8 +145,13 @@ def side_by_side(calls: Mapping[str, Callable[[], object]], *, rounds: int = 15,
     return times
 
 
-def typical(times: Mapping[str, list[float]], what: str | Callable[[dict[str, float]], float]) -> float:
+def typical(
+    times: Mapping[str, list[float]], what: str | Callable[[dict[str, float]], float]
+) -> float:
     """The median over rounds of what is computed from the times of one round, or of the time of one call."""
     if isinstance(what, str):
         return statistics.median(times[what])
-    return statistics.median(what(dict(zip(times, one, strict=True))) for one in zip(*times.values(), strict=True))
+    return statistics.median(
+        what(dict(zip(times, one, strict=True)))
+        for one in zip(*times.values(), strict=True)
+    )

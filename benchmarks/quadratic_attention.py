@@ -9,7 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.measure import peak_extra_bytes, refuse_mismatch, side_by_side, typical
-from sae_lens_ext.kernels import AttentionState, quadratic_attention, quadratic_attention_step, quadratic_attention_with_state
+from sae_lens_ext.kernels import (
+    AttentionState,
+    quadratic_attention,
+    quadratic_attention_step,
+    quadratic_attention_with_state,
+)
 
 
 class Sizes(NamedTuple):
@@ -23,7 +28,10 @@ class Sizes(NamedTuple):
     tolerance: float
 
 
-SIZES = {"cpu": Sizes(12, 16, 64, 1, torch.float32, 1e-4), "cuda": Sizes(12, 16, 64, 65536, torch.bfloat16, 2e-2)}
+SIZES = {
+    "cpu": Sizes(12, 16, 64, 1, torch.float32, 1e-4),
+    "cuda": Sizes(12, 16, 64, 65536, torch.bfloat16, 2e-2),
+}
 LENGTHS = {"cpu": (4096, 16384, 65536), "cuda": (1024, 2048, 4096, 16384, 65536)}
 SOFTMAX_UP_TO = {"cpu": 16384, "cuda": 65536}
 CHECKED_AT = 1024
@@ -34,11 +42,29 @@ def inputs(pos: int, sizes: Sizes, device: str) -> dict[str, Tensor]:
     """Queries, keys and values of linear attention, those of softmax attention, and the gradient that comes back."""
     g = torch.Generator(device).manual_seed(0)
     batch = max(1, sizes.tokens // pos)
-    widths = {"q": sizes.d, "k": sizes.d, "v": sizes.d_v, "wide_q": sizes.d_v, "wide_k": sizes.d_v, "upstream": sizes.d_v}
-    made = {
-        name: torch.randn(batch, sizes.heads, pos, width, generator=g, device=device, dtype=sizes.dtype) for name, width in widths.items()
+    widths = {
+        "q": sizes.d,
+        "k": sizes.d,
+        "v": sizes.d_v,
+        "wide_q": sizes.d_v,
+        "wide_k": sizes.d_v,
+        "upstream": sizes.d_v,
     }
-    return {name: tensor.requires_grad_(name != "upstream") for name, tensor in made.items()}
+    made = {
+        name: torch.randn(
+            batch,
+            sizes.heads,
+            pos,
+            width,
+            generator=g,
+            device=device,
+            dtype=sizes.dtype,
+        )
+        for name, width in widths.items()
+    }
+    return {
+        name: tensor.requires_grad_(name != "upstream") for name, tensor in made.items()
+    }
 
 
 def ours(t: dict[str, Tensor], **options: Any) -> Tensor:
@@ -48,7 +74,9 @@ def ours(t: dict[str, Tensor], **options: Any) -> Tensor:
 
 def softmax(t: dict[str, Tensor]) -> Tensor:
     """Softmax attention, by whatever torch finds fastest for it."""
-    return F.scaled_dot_product_attention(t["wide_q"], t["wide_k"], t["v"], is_causal=True)
+    return F.scaled_dot_product_attention(
+        t["wide_q"], t["wide_k"], t["v"], is_causal=True
+    )
 
 
 def of_fla(t: dict[str, Tensor]) -> Tensor:
@@ -72,7 +100,10 @@ def step(attend: Any, names: tuple[str, ...], t: dict[str, Tensor]) -> list[Tens
 def prepare_decoding(n: int, device: str):
     """Ten tokens to warm up, and as many as are to be measured, one by one from a state."""
     sizes = SIZES[device]
-    t = {name: tensor.detach()[0, :, :64] for name, tensor in inputs(64, sizes, device).items()}
+    t = {
+        name: tensor.detach()[0, :, :64]
+        for name, tensor in inputs(64, sizes, device).items()
+    }
 
     def decode(n_tokens: int) -> AttentionState:
         with torch.no_grad():
@@ -89,17 +120,28 @@ def run(device: str = "cpu") -> dict[str, Any]:
     """Print the tables; returns their numbers."""
     sizes, rows = SIZES[device], []
     shape = f"{sizes.heads} heads, {sizes.d} wide, values {sizes.d_v} wide, {str(sizes.dtype).removeprefix('torch.')}"
-    print(f"linear attention of ReBased ({shape}) and causal softmax attention ({sizes.d_v} wide)")
+    print(
+        f"linear attention of ReBased ({shape}) and causal softmax attention ({sizes.d_v} wide)"
+    )
     t = inputs(CHECKED_AT, sizes, device)
     linear, wide = ("q", "k", "v"), ("wide_q", "wide_k", "v")
-    exact = {name: tensor.detach().double().requires_grad_() for name, tensor in t.items()}
+    exact = {
+        name: tensor.detach().double().requires_grad_() for name, tensor in t.items()
+    }
     expected = step(lambda t: ours(t, form="dense", backend="reference"), linear, exact)
     for form in ("auto", "chunked"):
-        refuse_mismatch(step(lambda t, form=form: ours(t, form=form), linear, t), expected, sizes.tolerance)
+        refuse_mismatch(
+            step(lambda t, form=form: ours(t, form=form), linear, t),
+            expected,
+            sizes.tolerance,
+        )
     has_fla = device == "cuda" and find_spec("fla") is not None
     for pos in LENGTHS[device]:
         t = inputs(pos, sizes, device)
-        forwards, steps = {"forward": lambda t=t: forward(ours, t)}, {"step": lambda t=t: step(ours, linear, t)}
+        forwards, steps = (
+            {"forward": lambda t=t: forward(ours, t)},
+            {"step": lambda t=t: step(ours, linear, t)},
+        )
         if pos <= SOFTMAX_UP_TO[device]:
             forwards["softmax_forward"] = lambda t=t: forward(softmax, t)
             steps["softmax_step"] = lambda t=t: step(softmax, wide, t)
@@ -110,13 +152,41 @@ def run(device: str = "cpu") -> dict[str, Any]:
             times = side_by_side(calls, rounds=rounds, device=device)
             row |= {f"{name}_s": typical(times, name) for name in calls}
             one_of_ours, *others = calls
-            row |= {f"{other}_ratio": typical(times, lambda t, o=other, own=one_of_ours: t[o] / t[own]) for other in others}
-        print(", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+            row |= {
+                f"{other}_ratio": typical(
+                    times, lambda t, o=other, own=one_of_ours: t[o] / t[own]
+                )
+                for other in others
+            }
+        print(
+            ", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True
+        )
         rows.append(row)
-    short, long = (inputs(pos, sizes, device) for pos in (LENGTHS[device][0], LENGTHS[device][-1]))
-    times = side_by_side({"short": lambda: forward(ours, short), "long": lambda: forward(ours, long)}, rounds=7, device=device)
-    tokens = {name: one["q"].shape[0] * one["q"].shape[2] for name, one in (("short", short), ("long", long))}
-    per_token = typical(times, lambda one: (one["long"] / tokens["long"]) / (one["short"] / tokens["short"]))
-    decoding = {str(n): peak_extra_bytes(prepare_decoding, n, device, device=device) for n in DECODED}
-    print(f"time per token, longest over shortest: {per_token:.2f}; extra memory of decoding: {decoding}")
-    return {"lengths": rows, "per_token_longest_over_shortest": per_token, "decoding_bytes": decoding}
+    short, long = (
+        inputs(pos, sizes, device) for pos in (LENGTHS[device][0], LENGTHS[device][-1])
+    )
+    times = side_by_side(
+        {"short": lambda: forward(ours, short), "long": lambda: forward(ours, long)},
+        rounds=7,
+        device=device,
+    )
+    tokens = {
+        name: one["q"].shape[0] * one["q"].shape[2]
+        for name, one in (("short", short), ("long", long))
+    }
+    per_token = typical(
+        times,
+        lambda one: (one["long"] / tokens["long"]) / (one["short"] / tokens["short"]),
+    )
+    decoding = {
+        str(n): peak_extra_bytes(prepare_decoding, n, device, device=device)
+        for n in DECODED
+    }
+    print(
+        f"time per token, longest over shortest: {per_token:.2f}; extra memory of decoding: {decoding}"
+    )
+    return {
+        "lengths": rows,
+        "per_token_longest_over_shortest": per_token,
+        "decoding_bytes": decoding,
+    }

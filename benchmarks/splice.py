@@ -18,7 +18,10 @@ _SAELENS_PYTHON = Path(".venv-saelens/bin/python")
 
 def random_sae(d_model: int, activation: torch.Tensor) -> sle.SAE:
     """An SAE of the size of a real one, centred on these activations so that its codes are not all alike."""
-    sae = sle.SAE(sle.SAEConfig(d_model=d_model, d_sae=D_SAE, k=K, hook_name=SITE), generator=torch.Generator().manual_seed(0))
+    sae = sle.SAE(
+        sle.SAEConfig(d_model=d_model, d_sae=D_SAE, k=K, hook_name=SITE),
+        generator=torch.Generator().manual_seed(0),
+    )
     with torch.no_grad():
         sae.b_dec.copy_(activation.flatten(0, 1).mean(0))
     return sae.eval()
@@ -26,7 +29,9 @@ def random_sae(d_model: int, activation: torch.Tensor) -> sle.SAE:
 
 def some_tokens(d_vocab: int) -> torch.Tensor:
     """Random words: how long a forward pass takes does not depend on them."""
-    return torch.randint(4, d_vocab, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        4, d_vocab, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0)
+    )
 
 
 def run() -> dict[str, float]:
@@ -48,9 +53,14 @@ def run() -> dict[str, float]:
 
             return call
 
-        plain, with_error = spliced(), spliced(error_term=True, edits=[sle.Ablate([1, 2, 3])])
+        plain, with_error = (
+            spliced(),
+            spliced(error_term=True, edits=[sle.Ablate([1, 2, 3])]),
+        )
         if not torch.equal(plain(), sae(x)):
-            raise Mismatch("the spliced activation is not the SAE's reconstruction; not timed")
+            raise Mismatch(
+                "the spliced activation is not the SAE's reconstruction; not timed"
+            )
         times = side_by_side(
             {
                 "bare": lambda: capture(host, tokens, [site]),
@@ -60,15 +70,30 @@ def run() -> dict[str, float]:
             },
             rounds=25,
         )
-    ms = {name: 1e3 * typical(times, lambda one, name=name: one[name]) for name in times}
-    over_floor = typical(times, lambda one: one["spliced"] / (one["bare"] + one["encoder"]))
+    ms = {
+        name: 1e3 * typical(times, lambda one, name=name: one[name]) for name in times
+    }
+    over_floor = typical(
+        times, lambda one: one["spliced"] / (one["bare"] + one["encoder"])
+    )
     error_over_spliced = typical(times, lambda one: one["with_error"] / one["spliced"])
-    print(f"splice at {SITE} of Gemma 3 270M, {ROWS}x{LENGTH} tokens, d_sae={D_SAE}, k={K}, forward up to the site, float32; medians")
+    print(
+        f"splice at {SITE} of Gemma 3 270M, {ROWS}x{LENGTH} tokens, d_sae={D_SAE}, k={K}, forward up to the site, float32; medians"
+    )
     print(f"{'bare forward to the site':>44} {ms['bare']:8.1f} ms")
     print(f"{'encoder product alone':>44} {ms['encoder']:8.1f} ms")
-    print(f"{'spliced':>44} {ms['spliced']:8.1f} ms   {over_floor:.3f} of bare + encoder")
-    print(f"{'with error term and three ablations':>44} {ms['with_error']:8.1f} ms   {error_over_spliced:.3f} of spliced")
-    return {**ms, "over_floor": over_floor, "error_over_spliced": error_over_spliced, **_beside_saelens(sae)}
+    print(
+        f"{'spliced':>44} {ms['spliced']:8.1f} ms   {over_floor:.3f} of bare + encoder"
+    )
+    print(
+        f"{'with error term and three ablations':>44} {ms['with_error']:8.1f} ms   {error_over_spliced:.3f} of spliced"
+    )
+    return {
+        **ms,
+        "over_floor": over_floor,
+        "error_over_spliced": error_over_spliced,
+        **_beside_saelens(sae),
+    }
 
 
 def _beside_saelens(sae: sle.SAE) -> dict[str, float]:
@@ -80,11 +105,26 @@ def _beside_saelens(sae: sle.SAE) -> dict[str, float]:
         command = [str(_SAELENS_PYTHON), "-m", "benchmarks.splice_saelens", folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Mismatch(f"the part that runs beside SAELens failed:\n{done.stderr[-2000:]}")
+        raise Mismatch(
+            f"the part that runs beside SAELens failed:\n{done.stderr[-2000:]}"
+        )
     found = json.loads(done.stdout.splitlines()[-1])
-    ours, saelens = (typical(found["times"], lambda one, name=name: one[name] - one["bare"]) for name in ("ours", "saelens"))
-    print(f"in the environment of SAELens {found['version']}, through TransformerLens {found['lens_version']}, both with their error term:")
-    print(f"{'bare forward to the site':>44} {1e3 * typical(found['times'], lambda one: one['bare']):8.1f} ms")
+    ours, saelens = (
+        typical(found["times"], lambda one, name=name: one[name] - one["bare"])
+        for name in ("ours", "saelens")
+    )
+    print(
+        f"in the environment of SAELens {found['version']}, through TransformerLens {found['lens_version']}, both with their error term:"
+    )
+    print(
+        f"{'bare forward to the site':>44} {1e3 * typical(found['times'], lambda one: one['bare']):8.1f} ms"
+    )
     print(f"{'added by this package':>44} {1e3 * ours:8.1f} ms")
-    print(f"{'added by SAELens':>44} {1e3 * saelens:8.1f} ms   {saelens / ours:.1f} times as much")
-    return {"ours_added": 1e3 * ours, "saelens_added": 1e3 * saelens, "saelens_over_ours": saelens / ours}
+    print(
+        f"{'added by SAELens':>44} {1e3 * saelens:8.1f} ms   {saelens / ours:.1f} times as much"
+    )
+    return {
+        "ours_added": 1e3 * ours,
+        "saelens_added": 1e3 * saelens,
+        "saelens_over_ours": saelens / ours,
+    }

@@ -27,15 +27,33 @@ def main(folder: str) -> None:
             return model(tokens, stop_at_layer=block + 1)
 
     def spliced_by_saelens():
-        return model.run_with_saes(tokens, saes=[theirs], use_error_term=True, stop_at_layer=block + 1)
+        return model.run_with_saes(
+            tokens, saes=[theirs], use_error_term=True, stop_at_layer=block + 1
+        )
 
     with torch.no_grad():
-        error = (spliced_by_us() - spliced_by_saelens()).abs().max() / spliced_by_us().abs().max()
+        error = (
+            spliced_by_us() - spliced_by_saelens()
+        ).abs().max() / spliced_by_us().abs().max()
         if not error < 1e-5:
-            raise Mismatch(f"with the error term both should be the bare activation; they differ by {error:.1e} relative")
-        calls = {"bare": lambda: model(tokens, stop_at_layer=block + 1), "ours": spliced_by_us, "saelens": spliced_by_saelens}
+            raise Mismatch(
+                f"with the error term both should be the bare activation; they differ by {error:.1e} relative"
+            )
+        calls = {
+            "bare": lambda: model(tokens, stop_at_layer=block + 1),
+            "ours": spliced_by_us,
+            "saelens": spliced_by_saelens,
+        }
         times = side_by_side(calls, rounds=21)
-    print(json.dumps({"times": times, "version": version("sae-lens"), "lens_version": version("transformer-lens")}))
+    print(
+        json.dumps(
+            {
+                "times": times,
+                "version": version("sae-lens"),
+                "lens_version": version("transformer-lens"),
+            }
+        )
+    )
 
 
 main(sys.argv[1])

@@ -34,15 +34,30 @@ def run() -> dict[str, float]:
             return found
 
         def at_once() -> list[torch.Tensor]:
-            runs = Runs(host, tokens, {SITE: site}, {SITE: sae}, masks, len(tokens), max(KS), extrapolate=False)
+            runs = Runs(
+                host,
+                tokens,
+                {SITE: site},
+                {SITE: sae},
+                masks,
+                len(tokens),
+                max(KS),
+                extrapolate=False,
+            )
             # As many values of k as rows of one batch as sweep_k would take.
             n = max(1, rows_that_fit(host, SCORED, memory_mb=256) // len(tokens))
             groups = [KS[start : start + n] for start in range(0, len(KS), n)]
-            return [logits for some in groups for logits in runs.logits(slice(None), some, SCORED)]
+            return [
+                logits
+                for some in groups
+                for logits in runs.logits(slice(None), some, SCORED)
+            ]
 
         for ours, plain in zip(at_once(), separately(), strict=True):
             if not (ours - plain).abs().max() < 1e-3:
-                raise Mismatch("the sweep's logits are not those of separate runs; not timed")
+                raise Mismatch(
+                    "the sweep's logits are not those of separate runs; not timed"
+                )
 
         def whole_sweep() -> object:
             return sle.sweep_k(model, tokens, sae, KS, score=SCORED, progress=False)
@@ -50,17 +65,30 @@ def run() -> dict[str, float]:
         def bare() -> torch.Tensor:
             return next_token_logits(host, tokens, SCORED)
 
-        calls = {"separately": separately, "at_once": at_once, "whole_sweep": whole_sweep, "bare": bare}
+        calls = {
+            "separately": separately,
+            "at_once": at_once,
+            "whole_sweep": whole_sweep,
+            "bare": bare,
+        }
         times = side_by_side(calls, rounds=5)
     seconds = {name: typical(times, lambda one, name=name: one[name]) for name in times}
     ratio = typical(times, lambda one: one["at_once"] / one["separately"])
     with_ends = seconds["separately"] + 3 * seconds["bare"]
-    sweep_ratio = typical(times, lambda one: one["whole_sweep"] / (one["separately"] + 3 * one["bare"]))
+    sweep_ratio = typical(
+        times, lambda one: one["whole_sweep"] / (one["separately"] + 3 * one["bare"])
+    )
     print(
         f"{len(KS)} values of k at {SITE} of Gemma 3 270M, {len(tokens)}x{LENGTH} tokens, {len(SCORED)} positions scored, float32; medians"
     )
     print(f"{'eight separate spliced runs':>48} {seconds['separately']:7.2f} s")
-    print(f"{'the same, blocks below the site once':>48} {seconds['at_once']:7.2f} s   {ratio:.3f}")
-    print(f"{'eleven separate runs: the three ends too':>48} {with_ends:7.2f} s   (eight as above and three bare ones)")
-    print(f"{'sweep_k: ends, FVU, L0, KL and all':>48} {seconds['whole_sweep']:7.2f} s   {sweep_ratio:.3f}")
+    print(
+        f"{'the same, blocks below the site once':>48} {seconds['at_once']:7.2f} s   {ratio:.3f}"
+    )
+    print(
+        f"{'eleven separate runs: the three ends too':>48} {with_ends:7.2f} s   (eight as above and three bare ones)"
+    )
+    print(
+        f"{'sweep_k: ends, FVU, L0, KL and all':>48} {seconds['whole_sweep']:7.2f} s   {sweep_ratio:.3f}"
+    )
     return {**seconds, "ratio": ratio, "sweep_ratio": sweep_ratio}

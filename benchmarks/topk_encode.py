@@ -9,7 +9,10 @@ from benchmarks.hierarchical_loss import Sizes
 from benchmarks.measure import peak_extra_bytes, refuse_mismatch, side_by_side, typical
 from sae_lens_ext.kernels import topk_encode
 
-SIZES = {"cpu": Sizes(2048, 640, 8192, torch.float32, 1e-4), "cuda": Sizes(8192, 2304, 65536, torch.bfloat16, 2e-2)}
+SIZES = {
+    "cpu": Sizes(2048, 640, 8192, torch.float32, 1e-4),
+    "cuda": Sizes(8192, 2304, 65536, torch.bfloat16, 2e-2),
+}
 KS = (32, 64)
 
 
@@ -19,7 +22,9 @@ def inputs(sizes: Sizes, device: str) -> dict[str, Tensor]:
     options: dict[str, Any] = {"generator": g, "device": device, "dtype": sizes.dtype}
     made = {
         "x": torch.randn(sizes.n, sizes.d_model, **options),
-        "W_enc": (torch.randn(sizes.d_sae, sizes.d_model, **options) / sizes.d_model**0.5).T,
+        "W_enc": (
+            torch.randn(sizes.d_sae, sizes.d_model, **options) / sizes.d_model**0.5
+        ).T,
         "b_enc": torch.zeros(sizes.d_sae, device=device, dtype=sizes.dtype),
     }
     return {name: tensor.requires_grad_() for name, tensor in made.items()}
@@ -34,7 +39,10 @@ def step(t: dict[str, Tensor], k: int, backend: Any) -> list[Tensor]:
 def prepare_memory(k: int, backend: str | None, device: str):
     """A small step to warm up, and the one to measure."""
     # Large enough to take the same way.
-    small, large = inputs(SIZES[device]._replace(n=64), device), inputs(SIZES[device], device)
+    small, large = (
+        inputs(SIZES[device]._replace(n=64), device),
+        inputs(SIZES[device], device),
+    )
     return lambda: step(small, k, backend), lambda: step(large, k, backend)
 
 
@@ -49,14 +57,21 @@ def run(device: str = "cpu") -> list[dict[str, float]]:
         calls = {
             "ours": lambda k=k: step(t, k, None),
             "plain": lambda k=k: step(t, k, "reference"),
-            "product": lambda: torch.addmm(t["b_enc"].detach(), t["x"].detach(), t["W_enc"].detach()),
+            "product": lambda: torch.addmm(
+                t["b_enc"].detach(), t["x"].detach(), t["W_enc"].detach()
+            ),
         }
         times = side_by_side(calls, rounds=9, device=device)
-        row: dict[str, float] = {"k": k, **{f"{name}_s": typical(times, name) for name in calls}}
+        row: dict[str, float] = {
+            "k": k,
+            **{f"{name}_s": typical(times, name) for name in calls},
+        }
         row["ratio"] = typical(times, lambda one: one["plain"] / one["ours"])
         row["over_product"] = typical(times, lambda one: one["ours"] / one["product"])
         for name, backend in (("ours", None), ("plain", "reference")):
-            row[f"{name}_bytes"] = peak_extra_bytes(prepare_memory, k, backend, device, device=device)
+            row[f"{name}_bytes"] = peak_extra_bytes(
+                prepare_memory, k, backend, device, device=device
+            )
         print(
             f"k={k}: plain {1e3 * row['plain_s']:.1f} ms and {row['plain_bytes'] / 1e6:.0f} MB, ours {1e3 * row['ours_s']:.2f} ms "
             f"and {row['ours_bytes'] / 1e6:.0f} MB: {row['ratio']:.1f}x; {row['over_product']:.2f} of the product alone"

@@ -20,7 +20,10 @@ from sae_lens_ext.objectives import HierarchicalTopK, Objective, TopK
 from sae_lens_ext.sae import SAE, SAEConfig
 from sae_lens_ext.training.step import train_step
 
-SIZES = {"cpu": Sizes(2048, 640, 8192, torch.float32, 0), "cuda": Sizes(8192, 2304, 65536, torch.float32, 0)}
+SIZES = {
+    "cpu": Sizes(2048, 640, 8192, torch.float32, 0),
+    "cuda": Sizes(8192, 2304, 65536, torch.float32, 0),
+}
 K = 64
 SAELENS_PYTHON = Path(".venv-saelens/bin/python")
 
@@ -41,7 +44,9 @@ def our_step(objective: Objective, x: Tensor) -> Callable[[], object]:
     return partial(train_step, sae, optimizer, objective, x, K)
 
 
-def run(device: str = "cpu", peers: Sequence[Path] = (SAELENS_PYTHON,)) -> dict[str, Any]:
+def run(
+    device: str = "cpu", peers: Sequence[Path] = (SAELENS_PYTHON,)
+) -> dict[str, Any]:
     """Print the table; returns its numbers. ``peers`` are the Python programs of environments with other libraries."""
     sizes, x = SIZES[device], batch(device)
     _check(x[:256])
@@ -53,13 +58,19 @@ def run(device: str = "cpu", peers: Sequence[Path] = (SAELENS_PYTHON,)) -> dict[
         "topk": our_step(TopK(), x),
     }
     times = side_by_side(calls, rounds=11, device=device)
-    print(f"training step, float32: N={sizes.n}, d_model={sizes.d_model}, d_sae={sizes.d_sae}, k={K}; medians")
+    print(
+        f"training step, float32: N={sizes.n}, d_model={sizes.d_model}, d_sae={sizes.d_sae}, k={K}; medians"
+    )
     found: dict[str, Any] = {f"{name}_s": typical(times, name) for name in calls}
-    found["over_product"] = typical(times, lambda one: one["hierarchical"] / one["encoder product"])
+    found["over_product"] = typical(
+        times, lambda one: one["hierarchical"] / one["encoder product"]
+    )
     found["over_topk"] = typical(times, lambda one: one["hierarchical"] / one["topk"])
     for name in calls:
         print(f"{name:>24} {1e3 * found[f'{name}_s']:8.1f} ms")
-    print(f"    hierarchical: {found['over_product']:.2f} of the encoder product, {found['over_topk']:.2f} of TopK")
+    print(
+        f"    hierarchical: {found['over_product']:.2f} of the encoder product, {found['over_topk']:.2f} of TopK"
+    )
     found["peers"] = [_beside(python) for python in peers if device == "cpu"]
     return found
 
@@ -71,23 +82,39 @@ def _check(x: Tensor) -> None:
     weights = list(sae.parameters())
     found = torch.autograd.grad(HierarchicalTopK()(sae, x, K).value, weights)
     values, indices = topk_encode(x - sae.b_dec, sae.W_enc, sae.b_enc, K, "reference")
-    expected = torch.autograd.grad(hierarchical_loss(values, indices, sae.W_dec, sae.b_dec, x, backend="reference"), weights)
+    expected = torch.autograd.grad(
+        hierarchical_loss(
+            values, indices, sae.W_dec, sae.b_dec, x, backend="reference"
+        ),
+        weights,
+    )
     refuse_mismatch(found, expected, tolerance=1e-3)
 
 
 def _beside(python: Path) -> dict[str, Any]:
     if not python.exists():
-        print(f"({python} is not there: make test-saelens builds the environment of SAELens)")
+        print(
+            f"({python} is not there: make test-saelens builds the environment of SAELens)"
+        )
         return {}
-    done = subprocess.run([str(python), "-m", "benchmarks.train_step_peer"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(python), "-m", "benchmarks.train_step_peer"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
-        raise Mismatch(f"the part that runs under {python} failed:\n{done.stderr[-2000:]}")
+        raise Mismatch(
+            f"the part that runs under {python} failed:\n{done.stderr[-2000:]}"
+        )
     if not done.stdout:
         raise Mismatch(f"{python} is no Python")
     answer = json.loads(done.stdout.splitlines()[-1])
     times = answer.pop("times")
     answer |= {f"{name}_s": typical(times, name) for name in times}
     answer["peer_over_ours"] = typical(times, lambda one: one["peer"] / one["ours"])
-    beside = f"beside ours {1e3 * answer['ours_s']:.1f} ms: {answer['peer_over_ours']:.1f}x"
+    beside = (
+        f"beside ours {1e3 * answer['ours_s']:.1f} ms: {answer['peer_over_ours']:.1f}x"
+    )
     print(f"{answer['name']:>24} {1e3 * answer['peer_s']:8.1f} ms   {beside}")
     return answer

@@ -20,9 +20,15 @@ def saelens_step(x: Tensor) -> Callable[[], object]:
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=SIZE.d_model, d_sae=SIZE.d_sae, k=K))
+    sae = TopKTrainingSAE(
+        TopKTrainingSAEConfig(d_in=SIZE.d_model, d_sae=SIZE.d_sae, k=K)
+    )
     config = SAETrainerConfig(
-        total_training_samples=10**9, train_batch_size_samples=SIZE.n, lr=1e-4, lr_end=1e-5, logger=LoggingConfig(log_to_wandb=False)
+        total_training_samples=10**9,
+        train_batch_size_samples=SIZE.n,
+        lr=1e-4,
+        lr_end=1e-5,
+        logger=LoggingConfig(log_to_wandb=False),
     )
     trainer = SAETrainer(config, sae, data_provider=iter(()))
     return lambda: trainer._train_step(sae=sae, sae_in=x)
@@ -33,7 +39,15 @@ def dictionary_learning_step(x: Tensor) -> Callable[[], object]:
     from dictionary_learning.trainers.top_k import TopKTrainer
 
     trainer = TopKTrainer(
-        steps=10**6, activation_dim=SIZE.d_model, dict_size=SIZE.d_sae, k=K, layer=0, lm_name="", lr=1e-4, device="cpu", warmup_steps=0
+        steps=10**6,
+        activation_dim=SIZE.d_model,
+        dict_size=SIZE.d_sae,
+        k=K,
+        layer=0,
+        lm_name="",
+        lr=1e-4,
+        device="cpu",
+        warmup_steps=0,
     )
     steps = iter(range(1, 10**6))
     return lambda: trainer.update(next(steps), x)
@@ -44,7 +58,9 @@ def main() -> None:
     name = "sae-lens" if importlib.util.find_spec("sae_lens") else "dictionary-learning"
     x = batch()
     peer = saelens_step(x) if name == "sae-lens" else dictionary_learning_step(x)
-    times = side_by_side({"ours": our_step(HierarchicalTopK(), x), "peer": peer}, rounds=7)
+    times = side_by_side(
+        {"ours": our_step(HierarchicalTopK(), x), "peer": peer}, rounds=7
+    )
     print(json.dumps({"name": f"{name} {version(name)}", "times": times}))
 
 

@@ -69,7 +69,9 @@ def as_python(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def integer(value: object, name: str, *, at_least: int | None = None, at_most: int | None = None) -> int:
+def integer(
+    value: object, name: str, *, at_least: int | None = None, at_most: int | None = None
+) -> int:
     """An integer within bounds, both of which are allowed values.
 
     >>> integer(numpy.int64(3), "rows", at_least=1)
@@ -79,7 +81,11 @@ def integer(value: object, name: str, *, at_least: int | None = None, at_most: i
         InvalidArgument: not an integer, or out of bounds.
     """
     number = as_integer(value)
-    is_valid = number is not None and (at_least is None or number >= at_least) and (at_most is None or number <= at_most)
+    is_valid = (
+        number is not None
+        and (at_least is None or number >= at_least)
+        and (at_most is None or number <= at_most)
+    )
     if number is None or not is_valid:
         expected = _integer_within(at_least, at_most)
         raise InvalidArgument(f"{name} must be {expected}; got {_described(value)}")
@@ -91,12 +97,18 @@ def positive_int(value: object, name: str) -> int:
     return integer(value, name, at_least=1)
 
 
-def integers(values: object, name: str, *, at_least: int | None = None) -> tuple[int, ...]:
+def integers(
+    values: object, name: str, *, at_least: int | None = None
+) -> tuple[int, ...]:
     """A tuple of integers from any iterable of them; see ``integer``."""
     numbers = as_integers(values)
     if numbers is None or (at_least is not None and any(n < at_least for n in numbers)):
-        expected = "integers" if at_least is None else f"integers of at least {at_least}"
-        raise InvalidArgument(f"{name} must be a list of {expected}; got {_described(values)}")
+        expected = (
+            "integers" if at_least is None else f"integers of at least {at_least}"
+        )
+        raise InvalidArgument(
+            f"{name} must be a list of {expected}; got {_described(values)}"
+        )
     return numbers
 
 
@@ -155,7 +167,9 @@ def choice(value: Any, name: str, choices: Collection[str]) -> str:
         InvalidArgument: anything else.
     """
     if not isinstance(value, str) or value not in choices:
-        raise InvalidArgument(f"{name} must be one of {', '.join(choices)}; got {_described(value)}")
+        raise InvalidArgument(
+            f"{name} must be one of {', '.join(choices)}; got {_described(value)}"
+        )
     return value
 
 
@@ -180,7 +194,9 @@ def device(value: torch.device | str, name: str = "device") -> torch.device:
         torch.empty(1, device=value)
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise InvalidArgument(f"{name} {str(value)!r} cannot be used here ({reason}); try cpu") from error
+        raise InvalidArgument(
+            f"{name} {str(value)!r} cannot be used here ({reason}); try cpu"
+        ) from error
     if torch.device(value).type == "meta":
         raise InvalidArgument(f"{name} 'meta' holds shapes and no numbers; try cpu")
     return torch.device(value)
@@ -195,9 +211,15 @@ def dtype(value: torch.dtype | str, name: str = "dtype") -> torch.dtype:
     Raises:
         InvalidArgument: any other dtype, or an unknown name.
     """
-    named = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
+    named = (
+        getattr(torch, value.removeprefix("torch."), None)
+        if isinstance(value, str)
+        else value
+    )
     if named not in _FLOATING_DTYPES:
-        raise InvalidArgument(f"{name} must be a floating-point dtype such as torch.float32 or 'bfloat16'; got {value!r}")
+        raise InvalidArgument(
+            f"{name} must be a floating-point dtype such as torch.float32 or 'bfloat16'; got {value!r}"
+        )
     return named
 
 
@@ -209,7 +231,9 @@ def k(value: object, d_sae: int, size_name: str = "d_sae") -> int:
     """
     number = as_integer(value)
     if number is None or not 1 <= number <= d_sae:
-        raise InvalidK(f"k must be an integer from 1 to {size_name}={d_sae}; got {_described(value)}")
+        raise InvalidK(
+            f"k must be an integer from 1 to {size_name}={d_sae}; got {_described(value)}"
+        )
     return number
 
 
@@ -220,7 +244,9 @@ def mask_length(features: Any) -> int | None:
     (3, None)
     """
     values = as_python(features)
-    is_mask = isinstance(values, list) and all(isinstance(value, bool) for value in values)
+    is_mask = isinstance(values, list) and all(
+        isinstance(value, bool) for value in values
+    )
     return len(values) if is_mask and values else None
 
 
@@ -240,7 +266,9 @@ def features(value: Any, name: str = "features") -> tuple[int, ...]:
         numbers = [numbers]
     chosen = as_integers(numbers)
     if not chosen or min(chosen) < 0:
-        raise InvalidArgument(f"{name} must be one or more non-negative integers, or a boolean mask over all features; got {value!r}")
+        raise InvalidArgument(
+            f"{name} must be one or more non-negative integers, or a boolean mask over all features; got {value!r}"
+        )
     if len(set(chosen)) < len(chosen):
         raise InvalidArgument(f"{name} must not repeat a feature; got {value!r}")
     return chosen
@@ -269,7 +297,13 @@ class FieldChecks:
         self._config = config
         self._errors: list[SaeLensExtError] = []
 
-    def __call__(self, check: Callable[..., Any], *names: str, optional: bool = False, **options: Any) -> None:
+    def __call__(
+        self,
+        check: Callable[..., Any],
+        *names: str,
+        optional: bool = False,
+        **options: Any,
+    ) -> None:
         """Apply ``check(value, name, **options)`` to fields; ``optional`` allows None."""
         for name in names:
             value = getattr(self._config, name)
@@ -312,8 +346,18 @@ def _integer_within(at_least: int | None, at_most: int | None) -> str:
     return names.get(at_least, f"an integer of at least {at_least}")
 
 
-def _number_within(above: float | None, at_least: float | None, at_most: float | None, below: float | None) -> str:
-    bounds = {"above": above, "of at least": at_least, "of at most": at_most, "below": below}
+def _number_within(
+    above: float | None,
+    at_least: float | None,
+    at_most: float | None,
+    below: float | None,
+) -> str:
+    bounds = {
+        "above": above,
+        "of at least": at_least,
+        "of at most": at_most,
+        "below": below,
+    }
     stated = {words: bound for words, bound in bounds.items() if bound is not None}
     if not stated:
         return "a finite number"
@@ -323,7 +367,9 @@ def _number_within(above: float | None, at_least: float | None, at_most: float |
         return "a non-negative number"
     if list(stated) == ["of at least", "of at most"]:
         return f"a number from {at_least:g} to {at_most:g}"
-    return "a number " + " and ".join(f"{words} {bound:g}" for words, bound in stated.items())
+    return "a number " + " and ".join(
+        f"{words} {bound:g}" for words, bound in stated.items()
+    )
 
 
 def _described(value: object) -> str:

@@ -41,4 +41,6 @@ def require(module: str, purpose: str) -> ModuleType:
             raise
         extra = _EXTRA_OF.get(package)
         wanted = f"'sae-lens-ext[{extra}]'" if extra else package
-        raise MissingDependency(f"{purpose} needs {package}, which is not installed; run: pip install {wanted}") from error
+        raise MissingDependency(
+            f"{purpose} needs {package}, which is not installed; run: pip install {wanted}"
+        ) from error

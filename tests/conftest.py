@@ -20,9 +20,13 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 def pytest_collection_modifyitems(items):
     """Workers get whole files; all that needs the real model is one worker's, so that it is loaded, and prepared, once."""
     for item in items:
-        is_of_a_notebook = item.path.stem == "test_notebooks" and "rebased" not in item.name
+        is_of_a_notebook = (
+            item.path.stem == "test_notebooks" and "rebased" not in item.name
+        )
         needs_model = "gemma3" in getattr(item, "fixturenames", ()) or is_of_a_notebook
-        item.add_marker(pytest.mark.xdist_group("real model" if needs_model else str(item.path)))
+        item.add_marker(
+            pytest.mark.xdist_group("real model" if needs_model else str(item.path))
+        )
 
 
 @pytest.fixture(autouse=True)

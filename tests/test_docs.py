@@ -33,23 +33,42 @@ def tiny_hub(monkeypatch, tmp_path):
     from nnsight.modeling import transformers as nnsight_transformers
     from transformer_lens.model_bridge import TransformerBridge
 
-    boot, wrap = TransformerBridge.boot_transformers, nnsight_transformers.TransformersModel
+    boot, wrap = (
+        TransformerBridge.boot_transformers,
+        nnsight_transformers.TransformersModel,
+    )
 
     def model():
         return copy.deepcopy(tiny.deep_gemma2())
 
     monkeypatch.setattr(
-        TransformerBridge, "boot_transformers", staticmethod(lambda name: boot("tiny", hf_model=model(), tokenizer=tiny.tokenizer()))
+        TransformerBridge,
+        "boot_transformers",
+        staticmethod(
+            lambda name: boot("tiny", hf_model=model(), tokenizer=tiny.tokenizer())
+        ),
     )
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda name: model())
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda name: tiny.tokenizer())
-    monkeypatch.setattr(nnsight_transformers, "TransformersModel", lambda name, task: wrap(model(), tokenizer=tiny.tokenizer(), task=task))
+    monkeypatch.setattr(
+        transformers.AutoModelForCausalLM, "from_pretrained", lambda name: model()
+    )
+    monkeypatch.setattr(
+        transformers.AutoTokenizer, "from_pretrained", lambda name: tiny.tokenizer()
+    )
+    monkeypatch.setattr(
+        nnsight_transformers,
+        "TransformersModel",
+        lambda name, task: wrap(model(), tokenizer=tiny.tokenizer(), task=task),
+    )
     tiny.sae(d_sae=128, k=32, hook_name=SITE).save_pretrained(tmp_path / "my_sae")
     monkeypatch.chdir(tmp_path)
 
 
 def _blocks(name):
-    return re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.findall(
+        r"```python\n(.*?)```",
+        (DOCS / name).read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
 
 
 def _run(tmp_path, blocks, **names):
@@ -62,7 +81,9 @@ def _run(tmp_path, blocks, **names):
 def test_hosts(tiny_hub, tmp_path):
     lens, *rest = _blocks("hosts.md")
     found = _run(tmp_path, [lens, "model_on_lens = model", *rest])
-    tokens = tiny.tokenizer()("The Eiffel Tower is in the city of", return_tensors="pt").input_ids
+    tokens = tiny.tokenizer()(
+        "The Eiffel Tower is in the city of", return_tensors="pt"
+    ).input_ids
     assert found["logits"].shape == (1, tokens.shape[1], len(tiny.WORDS))
     assert found["text"].shape[1] == 6 + 5
     assert found["cache"][f"{SITE}.hook_sae_acts_post"].shape[-1] == 128
@@ -75,12 +96,25 @@ def test_interventions(gemma2, tmp_path):
     sae = tiny.sae(d_sae=512, k=32)
     blocks = [block.replace(SITE, site) for block in _blocks("interventions.md")]
     # Its tokenizer knows no English.
-    for text, words in (("I love it", "w1 w2"), ("Wonderful", "w3"), ("I hate it", "w4 w5"), ("Terrible", "w6")):
+    for text, words in (
+        ("I love it", "w1 w2"),
+        ("Wonderful", "w3"),
+        ("I hate it", "w4 w5"),
+        ("Terrible", "w6"),
+    ):
         blocks = [block.replace(text, words) for block in blocks]
-    names = {"model": model, "sae": sae, "tokens": tiny.tokens(), "other_tokens": tiny.tokens(seed=1), "torch": torch}
+    names = {
+        "model": model,
+        "sae": sae,
+        "tokens": tiny.tokens(),
+        "other_tokens": tiny.tokens(seed=1),
+        "torch": torch,
+    }
     bare = model(tiny.tokens())
     found = _run(tmp_path, blocks, **names)
-    assert torch.equal(found["logits_with_one"], bare), "neither feature is active in this model, so nothing changes"
+    assert torch.equal(found["logits_with_one"], bare), (
+        "neither feature is active in this model, so nothing changes"
+    )
     assert not torch.equal(found["logits"], bare)
     assert found["direction"].shape == (32,)
     assert isinstance(found["code"], sle.SparseCode)
@@ -88,26 +122,45 @@ def test_interventions(gemma2, tmp_path):
 
 
 def test_looking_inside(tmp_path):
-    section = (DOCS / "based.md").read_text(encoding="utf-8").partition("## Loading published models")[0]
+    section = (
+        (DOCS / "based.md")
+        .read_text(encoding="utf-8")
+        .partition("## Loading published models")[0]
+    )
     found = _run(tmp_path, re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL))
     assert found["text"].shape == (2, 52)
     torch.testing.assert_close(found["pattern"].sum(-1), torch.ones(2, 4, 32))
     assert found["parts"].shape == (11, 2, 32, 64)
     assert not torch.allclose(found["edited"], found["logits"])
     prefix = "blocks.1.attn."
-    named = re.findall(r"`(hook_\w+)`", section.partition("| what |")[2].partition("Outside of it")[0])
+    named = re.findall(
+        r"`(hook_\w+)`", section.partition("| what |")[2].partition("Outside of it")[0]
+    )
     there = {*found["bridge"].hook_dict}
     assert {
-        f"{prefix}{name}" for name in named if "conv" not in name and name not in ("hook_gate", "hook_scale", "hook_normalized")
+        f"{prefix}{name}"
+        for name in named
+        if "conv" not in name
+        and name not in ("hook_gate", "hook_scale", "hook_normalized")
     } <= there
-    assert {f"blocks.0.attn.{name}" for name in named if "conv" in name or name == "hook_gate"} <= there
+    assert {
+        f"blocks.0.attn.{name}"
+        for name in named
+        if "conv" in name or name == "hook_gate"
+    } <= there
 
 
 def test_the_circuit_of_recall(tmp_path):
     task = MQAR(seq_len=24, pairs=6, vocab_size=48)
     model = model_for(Recipe("rebased", d_model=32, heads=4, feature_dim=8), task)
     tokens, labels = task.sample(5, np.random.default_rng(0))
-    found = _run(tmp_path, _blocks("recall_circuit.md"), model=model, tokens=tokens, labels=labels)
+    found = _run(
+        tmp_path,
+        _blocks("recall_circuit.md"),
+        model=model,
+        tokens=tokens,
+        labels=labels,
+    )
     assert found["overlap"].shape == (4,)
     assert found["broken"].shape == (5, 24, 48)
 
@@ -120,41 +173,77 @@ def test_published_models(monkeypatch, tmp_path):
         folder = tmp_path / repo
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(published.HUB_CONFIG))
-        save_file(published.random_weights(published.hub_shapes(published.HUB_CONFIG, norms)), folder / "model.safetensors")
+        save_file(
+            published.random_weights(published.hub_shapes(published.HUB_CONFIG, norms)),
+            folder / "model.safetensors",
+        )
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    section = (DOCS / "based.md").read_text(encoding="utf-8").partition("## Loading published models")[2].partition("\n## ")[0]
+    section = (
+        (DOCS / "based.md")
+        .read_text(encoding="utf-8")
+        .partition("## Loading published models")[2]
+        .partition("\n## ")[0]
+    )
     found = _run(tmp_path, re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL))
-    assert (found["based"].config.kernel, found["rebased"].config.kernel) == ("based", "rebased")
+    assert (found["based"].config.kernel, found["rebased"].config.kernel) == (
+        "based",
+        "rebased",
+    )
     assert found["config"].sliding_window == 128
-    table = {name: int(n.replace(",", "")) for name, n in re.findall(r"^\| `([\w.-]+)` \| ([\d,]+) \|$", section, flags=re.MULTILINE)}
+    table = {
+        name: int(n.replace(",", ""))
+        for name, n in re.findall(
+            r"^\| `([\w.-]+)` \| ([\d,]+) \|$", section, flags=re.MULTILINE
+        )
+    }
     assert table == published.PARAMETERS
 
 
 def test_every_name_in_the_tables_is_public():
-    for edit in re.findall(r"^\| `(\w+)\(", (DOCS / "interventions.md").read_text(encoding="utf-8"), flags=re.MULTILINE):
+    for edit in re.findall(
+        r"^\| `(\w+)\(",
+        (DOCS / "interventions.md").read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    ):
         assert hasattr(sle, edit)
 
 
 def _recall_commands():
     """The options of every ``sae-lens-ext mqar`` of the document, with the shell's line breaks and variables taken out."""
-    text = "\n".join(re.findall(r"```bash\n(.*?)```", (DOCS / "recall.md").read_text(encoding="utf-8"), flags=re.DOTALL))
+    text = "\n".join(
+        re.findall(
+            r"```bash\n(.*?)```",
+            (DOCS / "recall.md").read_text(encoding="utf-8"),
+            flags=re.DOTALL,
+        )
+    )
     lines = text.replace("\\\n", " ").replace("$width", "24").splitlines()
-    return [shlex.split(line)[1:] for line in lines if line.strip().startswith("sae-lens-ext mqar")]
+    return [
+        shlex.split(line)[1:]
+        for line in lines
+        if line.strip().startswith("sae-lens-ext mqar")
+    ]
 
 
 @pytest.mark.parametrize("command", _recall_commands()[:-1], ids=["longer", "short"])
-def test_the_recall_document_shows_what_its_commands_print(tmp_path, monkeypatch, command):
+def test_the_recall_document_shows_what_its_commands_print(
+    tmp_path, monkeypatch, command
+):
     """The runs are kept in benchmarks/results, so a command has nothing left to train; the models it would save are not kept."""
     from sae_lens_ext.experiments.recall import grid as mqar_grid
 
     trained = []
-    monkeypatch.setattr(mqar_grid, "train_mqar", lambda recipe, *_, **__: trained.append(recipe))
+    monkeypatch.setattr(
+        mqar_grid, "train_mqar", lambda recipe, *_, **__: trained.append(recipe)
+    )
     monkeypatch.setattr(mqar_grid, "_pool", concurrent.futures.ThreadPoolExecutor)
     command = [option for option in command if option != "--save"]
     shutil.copy(DOCS.parent / "benchmarks" / "results" / "mqar.csv", tmp_path)
-    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path), "--no-progress"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        app, [*command, "--out", str(tmp_path), "--no-progress"], catch_exceptions=False
+    )
     assert not trained
     document = (DOCS / "recall.md").read_text(encoding="utf-8")
     lines = done.output.splitlines()[:-1]
@@ -168,7 +257,11 @@ def test_the_published_protocol_is_a_command(monkeypatch):
 
     asked = {}
     monkeypatch.setattr(
-        mqar, "run_mqar", lambda *values, **options: asked.update(dict(zip(("task", "base"), values, strict=False)), **options)
+        mqar,
+        "run_mqar",
+        lambda *values, **options: asked.update(
+            dict(zip(("task", "base"), values, strict=False)), **options
+        ),
     )
     CliRunner().invoke(app, _recall_commands()[-1], catch_exceptions=False)
     assert asked["task"] == MQAR()
@@ -176,8 +269,17 @@ def test_the_published_protocol_is_a_command(monkeypatch):
 
 
 def test_the_models_of_the_recall_document_are_asked(tmp_path, capfd):
-    recipe, task = Recipe(d_model=4, heads=1, feature_dim=2, learned_positions=False), MQAR(seq_len=64, pairs=16, vocab_size=256)
-    save_model(tmp_path / "kept", model_for(recipe, task), recipe, task, Outcome(0.5, 0.5, -1, 1.0))
+    recipe, task = (
+        Recipe(d_model=4, heads=1, feature_dim=2, learned_positions=False),
+        MQAR(seq_len=64, pairs=16, vocab_size=256),
+    )
+    save_model(
+        tmp_path / "kept",
+        model_for(recipe, task),
+        recipe,
+        task,
+        Outcome(0.5, 0.5, -1, 1.0),
+    )
     found = _run(tmp_path, _blocks("recall.md"), folder=tmp_path / "kept")
     assert len(torch.cat(found["right"])) == 16 * 16, "every question of 16 sequences"
     shown = capfd.readouterr().out.splitlines()

@@ -17,18 +17,27 @@ def test_there_are_notebooks():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_from_top_to_bottom(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": tmp_path}},
+    ).execute()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_its_committed_outputs_are_complete_and_clean(path):
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run it once, from the top, before committing"
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), (
+        "run it once, from the top, before committing"
+    )
     for cell in code:
         for output in cell.outputs:
             assert output.output_type != "error"
-            text = str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
+            text = str(output.get("text", "")) + str(
+                output.get("data", {}).get("text/plain", "")
+            )
             assert "Warning" not in text
             assert str(Path.home()) not in text
             assert output.get("name") != "stderr", text

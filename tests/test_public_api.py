@@ -15,20 +15,32 @@ def test_every_public_name_loads():
 def test_type_checkers_see_the_same_names():
     tree = ast.parse(Path(sle.__file__).read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
-    seen = {alias.asname: statement.module.split(".", 1)[1] for statement in block.body for alias in statement.names}
+    seen = {
+        alias.asname: statement.module.split(".", 1)[1]
+        for statement in block.body
+        for alias in statement.names
+    }
     assert seen == sle._PUBLIC
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="module 'sae_lens_ext' has no attribute 'splise'"):
+    with pytest.raises(
+        AttributeError, match="module 'sae_lens_ext' has no attribute 'splise'"
+    ):
         _ = sle.splise
 
 
 def test_every_error_is_ours_and_a_builtin_one():
-    kinds = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+    kinds = [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, Exception)
+    ]
     for kind in kinds:
         assert issubclass(kind, sle.SaeLensExtError)
-        assert kind is sle.SaeLensExtError or issubclass(kind, ValueError | RuntimeError | KeyError), kind
+        assert kind is sle.SaeLensExtError or issubclass(
+            kind, ValueError | RuntimeError | KeyError
+        ), kind
         assert kind.__name__ in sle._PUBLIC
 
 
@@ -50,7 +62,9 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch):
     assert isinstance(caught.value, ImportError)
 
 
-def test_a_package_that_is_installed_and_broken_raises_its_own_error(tmp_path, monkeypatch):
+def test_a_package_that_is_installed_and_broken_raises_its_own_error(
+    tmp_path, monkeypatch
+):
     from sae_lens_ext._optional import require
 
     (tmp_path / "broken_package.py").write_text("import a_module_that_is_nowhere")

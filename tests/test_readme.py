@@ -11,7 +11,9 @@ README = REPOSITORY / "README.md"
 
 
 def python_blocks():
-    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.findall(
+        r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
 
 
 @pytest.fixture
@@ -25,12 +27,16 @@ def tiny_hub(monkeypatch, tmp_path):
     def boot(name, **options):
         asked.append(name)
         model = tiny.deep_gemma2()
-        return original("tiny", hf_model=copy.deepcopy(model), tokenizer=tiny.tokenizer(), **options)
+        return original(
+            "tiny", hf_model=copy.deepcopy(model), tokenizer=tiny.tokenizer(), **options
+        )
 
     monkeypatch.setattr(TransformerBridge, "boot_transformers", staticmethod(boot))
     (tmp_path / "my_texts").mkdir()
     for i in range(5):
-        (tmp_path / "my_texts" / f"{i}.txt").write_text(" ".join(f"w{(7 * i + j * j) % 90}" for j in range(700)))
+        (tmp_path / "my_texts" / f"{i}.txt").write_text(
+            " ".join(f"w{(7 * i + j * j) % 90}" for j in range(700))
+        )
     monkeypatch.chdir(tmp_path)
     return asked
 

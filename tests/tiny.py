@@ -22,9 +22,13 @@ WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"w{i}" for i in range(92))]
 
 @functools.cache
 def tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    words.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 2)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
         name_or_path="tiny",
@@ -64,7 +68,13 @@ def _with_weight_in_every_block(model):
 @functools.cache
 def _gemma2() -> Gemma2ForCausalLM:
     torch.manual_seed(0)
-    return _with_weight_in_every_block(Gemma2ForCausalLM(Gemma2Config(**_SMALL_GEMMA, num_key_value_heads=2, attn_implementation="eager")))
+    return _with_weight_in_every_block(
+        Gemma2ForCausalLM(
+            Gemma2Config(
+                **_SMALL_GEMMA, num_key_value_heads=2, attn_implementation="eager"
+            )
+        )
+    )
 
 
 @functools.cache
@@ -74,14 +84,23 @@ def deep_gemma2() -> Gemma2ForCausalLM:
     config = copy.deepcopy(_gemma2().config)
     config.num_hidden_layers = 14
     config.layer_types = None
-    return Gemma2ForCausalLM(type(config).from_dict({**config.to_dict(), "layer_types": None})).eval()
+    return Gemma2ForCausalLM(
+        type(config).from_dict({**config.to_dict(), "layer_types": None})
+    ).eval()
 
 
 @functools.cache
 def _gpt2() -> GPT2LMHeadModel:
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=len(WORDS), n_positions=64, n_embd=32, n_layer=3, n_head=4, bos_token_id=2, eos_token_id=1, pad_token_id=0
+        vocab_size=len(WORDS),
+        n_positions=64,
+        n_embd=32,
+        n_layer=3,
+        n_head=4,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
     )
     return GPT2LMHeadModel(config).eval()
 
@@ -89,8 +108,18 @@ def _gpt2() -> GPT2LMHeadModel:
 @functools.cache
 def _gemma3() -> Gemma3ForCausalLM:
     torch.manual_seed(0)
-    layer_types = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
-    config = Gemma3TextConfig(**_SMALL_GEMMA, num_key_value_heads=1, layer_types=layer_types, architectures=["Gemma3ForCausalLM"])
+    layer_types = [
+        "sliding_attention",
+        "sliding_attention",
+        "full_attention",
+        "sliding_attention",
+    ]
+    config = Gemma3TextConfig(
+        **_SMALL_GEMMA,
+        num_key_value_heads=1,
+        layer_types=layer_types,
+        architectures=["Gemma3ForCausalLM"],
+    )
     return _with_weight_in_every_block(Gemma3ForCausalLM(config))
 
 
@@ -99,22 +128,50 @@ def based(kernel: str = "rebased", **changes):
     from sae_lens_ext.based import BasedConfig, BasedForCausalLM
 
     torch.manual_seed(0)
-    layers = ["conv", "linear_attention", "sliding_attention", "full_attention", "linear_attention"]
-    shape = {"vocab_size": len(WORDS), "hidden_size": 24, "num_hidden_layers": 5, "num_attention_heads": 3, "feature_dim": 4}
-    config = BasedConfig(kernel=kernel, **{**shape, "layer_types": layers, "sliding_window": 3, "initializer_range": 0.3, **changes})
+    layers = [
+        "conv",
+        "linear_attention",
+        "sliding_attention",
+        "full_attention",
+        "linear_attention",
+    ]
+    shape = {
+        "vocab_size": len(WORDS),
+        "hidden_size": 24,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 3,
+        "feature_dim": 4,
+    }
+    config = BasedConfig(
+        kernel=kernel,
+        **{
+            **shape,
+            "layer_types": layers,
+            "sliding_window": 3,
+            "initializer_range": 0.3,
+            **changes,
+        },
+    )
     return BasedForCausalLM(config).double().eval()
 
 
 def hf_model(name: str, dtype: torch.dtype = torch.float32):
     """A fresh copy, since wrapping a model changes it."""
-    return copy.deepcopy({"gemma2": _gemma2, "gemma3": _gemma3, "gpt2": _gpt2}[name]()).to(dtype)
+    return copy.deepcopy(
+        {"gemma2": _gemma2, "gemma3": _gemma3, "gpt2": _gpt2}[name]()
+    ).to(dtype)
 
 
 def bridge(name: str = "gemma2", dtype: torch.dtype = torch.float32):
     """A TransformerBridge, on whichever TransformerLens is installed, that has run once: its first run adds hooks of its own."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    model = TransformerBridge.boot_transformers(f"tiny-{name}", hf_model=hf_model(name, dtype), tokenizer=tokenizer(), dtype=dtype)
+    model = TransformerBridge.boot_transformers(
+        f"tiny-{name}",
+        hf_model=hf_model(name, dtype),
+        tokenizer=tokenizer(),
+        dtype=dtype,
+    )
     with torch.no_grad():
         model(tokens())
     return model
@@ -134,7 +191,9 @@ def hosted(host: str, name: str = "gemma2", dtype: torch.dtype = torch.float32):
 
     if host == "nnsight":
         return nnsight.NNsight(hf_model(name, dtype))
-    return TransformersModel(hf_model(name, dtype), tokenizer=tokenizer(), task="text-generation")
+    return TransformersModel(
+        hf_model(name, dtype), tokenizer=tokenizer(), task="text-generation"
+    )
 
 
 def logits(model, ids: torch.Tensor) -> torch.Tensor:
@@ -149,16 +208,22 @@ def logits(model, ids: torch.Tensor) -> torch.Tensor:
 
 def tokens(rows: int = 2, length: int = 10, seed: int = 0) -> torch.Tensor:
     """Random words behind a BOS."""
-    ids = torch.randint(4, len(WORDS), (rows, length), generator=torch.Generator().manual_seed(seed))
+    ids = torch.randint(
+        4, len(WORDS), (rows, length), generator=torch.Generator().manual_seed(seed)
+    )
     ids[:, 0] = 2
     return ids
 
 
-def sae(d_model: int = 32, d_sae: int = 48, k: int = 8, seed: int = 0, **config) -> "sle.SAE":
+def sae(
+    d_model: int = 32, d_sae: int = 48, k: int = 8, seed: int = 0, **config
+) -> "sle.SAE":
     """A random SAE with nothing zero in it."""
     generator = torch.Generator().manual_seed(seed)
     config = {"hook_name": "blocks.1.hook_resid_post", **config}
-    made = sle.SAE(sle.SAEConfig(d_model=d_model, d_sae=d_sae, k=k, **config), generator=generator)
+    made = sle.SAE(
+        sle.SAEConfig(d_model=d_model, d_sae=d_sae, k=k, **config), generator=generator
+    )
     with torch.no_grad():
         for parameter in (made.W_enc, made.b_enc, made.W_dec, made.b_dec):
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from sae_lens_ext._optional import require
 from sae_lens_ext.based.cache import BasedCache
 from sae_lens_ext.based.checkpoints import load_checkpoint
-from sae_lens_ext.based.config import KERNELS, BasedConfig
+from sae_lens_ext.based.config import FEATURE_MAPS, BasedConfig
 from sae_lens_ext.based.model import BasedForCausalLM, BasedModel
 from sae_lens_ext.based.presets import PRESETS, preset
 from sae_lens_ext.based.registration import register
@@ -24,10 +24,29 @@ from sae_lens_ext.errors import InvalidArgument
 
 register()
 
-__all__ = ["KERNELS", "PRESETS", "BasedCache", "BasedConfig", "BasedForCausalLM", "BasedModel", "boot", "load_checkpoint", "preset"]
+KERNELS = FEATURE_MAPS
+"""The name that the table had first."""
+
+__all__ = [
+    "FEATURE_MAPS",
+    "KERNELS",
+    "PRESETS",
+    "BasedCache",
+    "BasedConfig",
+    "BasedForCausalLM",
+    "BasedModel",
+    "boot",
+    "load_checkpoint",
+    "preset",
+]
 
 
-def boot(config_or_path: BasedConfig | BasedForCausalLM | str | Path, tokenizer: Any = None, *, revision: str | None = None) -> Any:
+def boot(
+    config_or_path: BasedConfig | BasedForCausalLM | str | Path,
+    tokenizer: Any = None,
+    *,
+    revision: str | None = None,
+) -> Any:
     """A ``TransformerBridge``: a Based or ReBased model in TransformerLens, in eval mode.
 
     Args:
@@ -52,6 +71,9 @@ def boot(config_or_path: BasedConfig | BasedForCausalLM | str | Path, tokenizer:
         )
     else:
         model = load_checkpoint(config_or_path, revision=revision)
-        if tokenizer is None and (Path(config_or_path) / "tokenizer_config.json").exists():
+        if (
+            tokenizer is None
+            and (Path(config_or_path) / "tokenizer_config.json").exists()
+        ):
             tokenizer = AutoTokenizer.from_pretrained(config_or_path)
     return bridge.bridged(model.eval(), tokenizer)

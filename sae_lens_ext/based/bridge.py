@@ -13,13 +13,24 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import ActivationCache
-from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+from transformer_lens.factories.architecture_adapter_factory import (
+    ArchitectureAdapterFactory,
+)
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
-from transformer_lens.model_bridge.generalized_components import BlockBridge, EmbeddingBridge, PosEmbedBridge, UnembeddingBridge
-from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
-from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+from transformer_lens.model_bridge.generalized_components import (
+    BlockBridge,
+    EmbeddingBridge,
+    PosEmbedBridge,
+    UnembeddingBridge,
+)
+from transformer_lens.model_bridge.generalized_components.base import (
+    GeneralizedComponent,
+)
+from transformer_lens.model_bridge.sources._bridge_builder import (
+    build_bridge_from_module,
+)
 
 from sae_lens_ext.based.config import BasedConfig
 from sae_lens_ext.based.mixers.linear_attention import LinearAttention
@@ -40,8 +51,14 @@ def bridged(model: BasedForCausalLM, tokenizer: Any = None) -> TransformerBridge
         InvalidArgument: the model is in a bridge already, or there are hooks on its taps.
     """
     if any(isinstance(part, HookPoint) for part in model.modules()):
-        raise InvalidArgument("this model is in a bridge already, which has taken it apart; use that bridge, or boot a copy made before")
-    watched = [name for name, part in model.named_modules() if isinstance(part, Tap) and is_watched(part)]
+        raise InvalidArgument(
+            "this model is in a bridge already, which has taken it apart; use that bridge, or boot a copy made before"
+        )
+    watched = [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, Tap) and is_watched(part)
+    ]
     if watched:
         raise InvalidArgument(
             f"there are hooks on {', '.join(watched)}, and a bridge puts hook points of its own in the places of these: "
@@ -50,8 +67,16 @@ def bridged(model: BasedForCausalLM, tokenizer: Any = None) -> TransformerBridge
     architecture = "BasedForCausalLM"
     ArchitectureAdapterFactory.discover_entry_points()
     # Of a copy of the sources that was not installed there are none.
-    ArchitectureAdapterFactory._adapters.setdefault(architecture, BasedArchitectureAdapter)
-    return build_bridge_from_module(model, architecture, hf_config=model.config, tokenizer=tokenizer, model_name=architecture)
+    ArchitectureAdapterFactory._adapters.setdefault(
+        architecture, BasedArchitectureAdapter
+    )
+    return build_bridge_from_module(
+        model,
+        architecture,
+        hf_config=model.config,
+        tokenizer=tokenizer,
+        model_name=architecture,
+    )
 
 
 class _Tapped(GeneralizedComponent):
@@ -61,7 +86,11 @@ class _Tapped(GeneralizedComponent):
         """Put a hook point in the place of each tap that is not in a component of its own."""
         super().set_original_component(original_component)
         inside = tuple(f"{part.name}." for part in self.submodules.values())
-        taps = [(name, tap) for name, tap in original_component.named_modules() if isinstance(tap, Tap) and not name.startswith(inside)]
+        taps = [
+            (name, tap)
+            for name, tap in original_component.named_modules()
+            if isinstance(tap, Tap) and not name.startswith(inside)
+        ]
         for name, _ in taps:
             parent, _, attribute = name.rpartition(".")
             point = HookPoint()
@@ -89,7 +118,9 @@ class _Mixer(_Tapped):
 class _LinearAttention(_Mixer):
     """Linear attention, in TransformerLens a recurrent mixer: ``ActivationCache.ssm_layers`` counts it."""
 
-    def compute_effective_attention(self, cache: ActivationCache, layer_idx: int) -> Float[Tensor, "batch head query key"]:
+    def compute_effective_attention(
+        self, cache: ActivationCache, layer_idx: int
+    ) -> Float[Tensor, "batch head query key"]:
         """The pattern of a run: its ``hook_pattern``, or what its ``hook_q`` and ``hook_k`` make of it.
 
         Raises:
@@ -99,8 +130,12 @@ class _LinearAttention(_Mixer):
         names = [f"{prefix}.hook_q", f"{prefix}.hook_k"]
         if f"{prefix}.hook_pattern" in cache:
             return cache[f"{prefix}.hook_pattern"]
-        if not isinstance(attention, LinearAttention) or any(name not in cache for name in names):
-            raise InvalidArgument(f"the cache has neither {prefix}.hook_pattern nor {' and '.join(names)}; cache what is missing")
+        if not isinstance(attention, LinearAttention) or any(
+            name not in cache for name in names
+        ):
+            raise InvalidArgument(
+                f"the cache has neither {prefix}.hook_pattern nor {' and '.join(names)}; cache what is missing"
+            )
         return attention.pattern(*(cache[name] for name in names))
 
 
@@ -108,7 +143,7 @@ class _Block(_Tapped, BlockBridge):
     """A block; its ``hook_resid_mid`` is the stream itself, as in a HookedTransformer, and not the MLP's copy of it."""
 
     # Without those of the points that the model does not have, of which TransformerLens would warn.
-    hook_aliases = {  # noqa: RUF012 - as TransformerLens declares it
+    hook_aliases = {
         "hook_resid_pre": "hook_in",
         "hook_resid_post": "hook_out",
         "hook_attn_out": "attn.hook_out",
@@ -123,7 +158,7 @@ class BasedArchitectureAdapter(ArchitectureAdapter):
     supports_batched_generation = False
     supports_hf_output_attentions = False
     supports_compatibility_mode = True
-    applicable_phases: list[int] = []  # noqa: RUF012 - as TransformerLens declares it
+    applicable_phases: list[int] = []
 
     def __init__(self, cfg: Any) -> None:
         """For the config that TransformerLens has made of a ``BasedConfig``."""
@@ -154,7 +189,9 @@ class BasedArchitectureAdapter(ArchitectureAdapter):
         self.cfg.eps = config.norm_eps
         self.cfg.gated_mlp, self.cfg.act_fn = config.mlp == "swiglu", "silu"
         self.cfg.d_head = config.head_dim
-        self.cfg.positional_embedding_type = "standard" if config.max_position_embeddings else "none"
+        self.cfg.positional_embedding_type = (
+            "standard" if config.max_position_embeddings else "none"
+        )
         self.cfg.n_ctx = config.max_position_embeddings or _NO_END
         if config.max_position_embeddings:
             self.components["pos_embed"] = PosEmbedBridge(name="model.embed_positions")

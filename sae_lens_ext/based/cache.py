@@ -9,7 +9,12 @@ Kept = dict[str, Tensor]
 """What a layer keeps of earlier tokens."""
 
 
-def refuse_foreign(kept: Kept, like: Tensor, wanted: dict[str, tuple[int, ...]], sums: tuple[str, ...] = ()) -> None:
+def refuse_foreign(
+    kept: Kept,
+    like: Tensor,
+    wanted: dict[str, tuple[int, ...]],
+    sums: tuple[str, ...] = (),
+) -> None:
     """Refuse what another model's layer has kept.
 
     Args:
@@ -23,16 +28,21 @@ def refuse_foreign(kept: Kept, like: Tensor, wanted: dict[str, tuple[int, ...]],
     """
     wide = torch.promote_types(torch.float32, like.dtype)
     names = list(kept) == list(wanted)
-    shapes = names and all(tuple(kept[name].shape[1:]) == shape for name, shape in wanted.items())
+    shapes = names and all(
+        tuple(kept[name].shape[1:]) == shape for name, shape in wanted.items()
+    )
     dtypes = shapes and all(
         kept[name].dtype == wide
         if name in sums
-        else kept[name].dtype == like.dtype or (kept[name].dtype.itemsize < like.dtype.itemsize and wide == torch.float32)
+        else kept[name].dtype == like.dtype
+        or (kept[name].dtype.itemsize < like.dtype.itemsize and wide == torch.float32)
         for name in wanted
         if kept[name].is_floating_point()
     )
     if not dtypes:
-        found = ", ".join(f"{name} {list(one.shape[1:])} {one.dtype}" for name, one in kept.items())
+        found = ", ".join(
+            f"{name} {list(one.shape[1:])} {one.dtype}" for name, one in kept.items()
+        )
         expected = ", ".join(f"{name} {list(shape)}" for name, shape in wanted.items())
         raise InvalidArgument(
             f"past_key_values must be the BasedCache that this model returned; for a layer that keeps {expected} of every text "
@@ -70,7 +80,13 @@ class BasedCache:
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep these rows of the batch, in this order."""
         with torch.no_grad():
-            self.layers = [{name: one.index_select(0, beam_idx.to(one.device)) for name, one in layer.items()} for layer in self.layers]
+            self.layers = [
+                {
+                    name: one.index_select(0, beam_idx.to(one.device))
+                    for name, one in layer.items()
+                }
+                for layer in self.layers
+            ]
 
     def reset(self) -> None:
         """Forget everything."""

@@ -11,8 +11,16 @@ from sae_lens_ext._arguments import as_integer, as_python, as_real
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.kernels.quadratic_attention.features import Coefficients
 
-KernelName = Literal["based", "rebased", "square", "norm_square", "scaled_square", "affine_square", "shifted_parabola"]
-"""The function of a query and a key that linear attention weighs values with. See ``KERNELS``."""
+FeatureMapName = Literal[
+    "based",
+    "rebased",
+    "square",
+    "norm_square",
+    "scaled_square",
+    "affine_square",
+    "shifted_parabola",
+]
+"""The function of a query and a key that linear attention weighs values with. See ``FEATURE_MAPS``."""
 
 # The least that whole numbers may be.
 _LEAST = {
@@ -27,7 +35,13 @@ _LEAST = {
     "intermediate_size": 1,
     "max_position_embeddings": 1,
 }
-_FROM_0 = ("norm_eps", "qk_norm_eps", "attention_eps", "initializer_range", "embedding_dropout")
+_FROM_0 = (
+    "norm_eps",
+    "qk_norm_eps",
+    "attention_eps",
+    "initializer_range",
+    "embedding_dropout",
+)
 _BOOLEANS = ("use_rope", "rescale_prenorm_residual", "tie_word_embeddings", "use_cache")
 # As quadratic_attention asks of weights in float32.
 _SMALLEST_EPS = torch.finfo(torch.float32).tiny
@@ -39,7 +53,7 @@ _TAYLOR: Coefficients = (1.0, 1.0, 0.5)
 _SQUARE: Coefficients = (0.0, 0.0, 1.0)
 
 
-class QuadraticKernel(NamedTuple):
+class FeatureMapConfig(NamedTuple):
     """How linear attention weighs values by queries and keys."""
 
     coefficients: Coefficients
@@ -52,14 +66,16 @@ class QuadraticKernel(NamedTuple):
     """Whether it then has a learned shift."""
 
 
-KERNELS: dict[str, QuadraticKernel] = {
-    "based": QuadraticKernel(_TAYLOR),
-    "rebased": QuadraticKernel(_SQUARE, normalizes=True, has_gamma=True, has_beta=True),
-    "square": QuadraticKernel(_SQUARE),
-    "norm_square": QuadraticKernel(_SQUARE, normalizes=True),
-    "scaled_square": QuadraticKernel(_SQUARE, has_gamma=True),
-    "affine_square": QuadraticKernel(_SQUARE, has_gamma=True, has_beta=True),
-    "shifted_parabola": QuadraticKernel((0.5, 1.0, 0.5)),
+FEATURE_MAPS: dict[str, FeatureMapConfig] = {
+    "based": FeatureMapConfig(_TAYLOR),
+    "rebased": FeatureMapConfig(
+        _SQUARE, normalizes=True, has_gamma=True, has_beta=True
+    ),
+    "square": FeatureMapConfig(_SQUARE),
+    "norm_square": FeatureMapConfig(_SQUARE, normalizes=True),
+    "scaled_square": FeatureMapConfig(_SQUARE, has_gamma=True),
+    "affine_square": FeatureMapConfig(_SQUARE, has_gamma=True, has_beta=True),
+    "shifted_parabola": FeatureMapConfig((0.5, 1.0, 0.5)),
 }
 """Based, ReBased, and the steps between them of Aksenov et al. 2024, Table 1; the last is Based's parabola lowered until it touches 0."""
 
@@ -112,7 +128,7 @@ class BasedConfig(PreTrainedConfig):
 
     def __init__(
         self,
-        kernel: KernelName = "rebased",
+        kernel: FeatureMapName = "rebased",
         vocab_size: int = 50280,
         hidden_size: int = 768,
         num_hidden_layers: int = 18,
@@ -196,8 +212,12 @@ def _check_booleans(config: BasedConfig) -> None:
 
 
 def _check_dtype(dtype: object) -> None:
-    if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise InvalidArgument(f"dtype must be the name of one of torch, such as 'float32'; got {dtype!r}")
+    if isinstance(dtype, str) and not isinstance(
+        getattr(torch, dtype, None), torch.dtype
+    ):
+        raise InvalidArgument(
+            f"dtype must be the name of one of torch, such as 'float32'; got {dtype!r}"
+        )
 
 
 def _check_numbers(config: BasedConfig) -> None:
@@ -208,7 +228,9 @@ def _check_numbers(config: BasedConfig) -> None:
         if value is None and name == "intermediate_size":
             value = 2 * config.hidden_size
         if (number := as_integer(value)) is None or number < least:
-            raise InvalidArgument(f"{name} must be a whole number from {least} on; got {value!r}")
+            raise InvalidArgument(
+                f"{name} must be a whole number from {least} on; got {value!r}"
+            )
         # Python's, for numpy's do not fit into config.json.
         setattr(config, name, number)
     for name in _FROM_0:
@@ -217,13 +239,17 @@ def _check_numbers(config: BasedConfig) -> None:
             raise InvalidArgument(f"{name} must be a number from 0 on; got {value!r}")
         setattr(config, name, as_real(value))
     if config.embedding_dropout >= 1:
-        raise InvalidArgument(f"embedding_dropout must be below 1; got {config.embedding_dropout}")
+        raise InvalidArgument(
+            f"embedding_dropout must be below 1; got {config.embedding_dropout}"
+        )
     if config.attention_eps < _SMALLEST_EPS:
         raise InvalidArgument(
             f"attention_eps must be above 0, and at least {_SMALLEST_EPS:.2g}, the smallest of float32; got {config.attention_eps}"
         )
     if not 0 < as_real(config.rope_theta) < math.inf:
-        raise InvalidArgument(f"rope_theta must be a number above 0; got {config.rope_theta!r}")
+        raise InvalidArgument(
+            f"rope_theta must be a number above 0; got {config.rope_theta!r}"
+        )
     config.rope_theta = as_real(config.rope_theta)
     if config.hidden_size < config.num_attention_heads:
         raise InvalidArgument(
@@ -233,7 +259,7 @@ def _check_numbers(config: BasedConfig) -> None:
 
 def _check_choices(config: BasedConfig) -> None:
     for name, choices in (
-        ("kernel", tuple(KERNELS)),
+        ("kernel", tuple(FEATURE_MAPS)),
         ("norm_layout", ("wide", "shared")),
         ("conv_form", ("gated", "base")),
         ("mlp", ("swiglu", "identity")),
@@ -241,15 +267,23 @@ def _check_choices(config: BasedConfig) -> None:
     ):
         value = getattr(config, name)
         if value not in choices:
-            raise InvalidArgument(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+            raise InvalidArgument(
+                f"{name} must be one of {', '.join(choices)}; got {value!r}"
+            )
     kinds, given = get_args(LayerType), config.layer_types
     named = given if isinstance(given, Sequence) and not isinstance(given, str) else []
-    if len(named) != config.num_hidden_layers or any(kind not in kinds for kind in named):
+    if len(named) != config.num_hidden_layers or any(
+        kind not in kinds for kind in named
+    ):
         raise InvalidArgument(
             f"layer_types must name one of {', '.join(kinds)} for each of num_hidden_layers={config.num_hidden_layers} layers; "
             f"got {given!r}"
         )
-    if "conv" in named and config.conv_form == "gated" and config.conv_expansion * config.hidden_size < 2:
+    if (
+        "conv" in named
+        and config.conv_form == "gated"
+        and config.conv_expansion * config.hidden_size < 2
+    ):
         raise InvalidArgument(
             f"conv_expansion={config.conv_expansion} times hidden_size={config.hidden_size} leaves nothing for the convolution: half of "
             "it is the gate"

@@ -4,14 +4,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sae_lens_ext.based.config import KERNELS, BasedConfig
+from sae_lens_ext.based.config import FEATURE_MAPS, BasedConfig
 from sae_lens_ext.based.taps import Tap, is_watched
 
 
 class _Norm(nn.Module):
     """RMSNorm, or with ``is_centred`` LayerNorm, over the last axis; in float32 or wider, returned in the dtype that came."""
 
-    def __init__(self, width: int, eps: float, *, is_centred: bool, has_weight: bool = True, has_bias: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        eps: float,
+        *,
+        is_centred: bool,
+        has_weight: bool = True,
+        has_bias: bool = False,
+    ) -> None:
         """With weights of one, and biases of zero."""
         super().__init__()
         self.eps, self.is_centred = eps, is_centred
@@ -25,12 +33,16 @@ class _Norm(nn.Module):
         if not is_watched(self.hook_scale) and not is_watched(self.hook_normalized):
             # Several times as fast as the steps below.
             if self.is_centred:
-                return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps).to(x.dtype)
+                return F.layer_norm(
+                    x, x.shape[-1:], self.weight, self.bias, self.eps
+                ).to(x.dtype)
             return F.rms_norm(x, x.shape[-1:], self.weight, self.eps).to(x.dtype)
         wide = x.to(torch.promote_types(torch.float32, x.dtype))
         if self.is_centred:
             wide = wide - wide.mean(-1, keepdim=True)
-        scale = self.hook_scale((wide.square().mean(-1, keepdim=True) + self.eps).sqrt())
+        scale = self.hook_scale(
+            (wide.square().mean(-1, keepdim=True) + self.eps).sqrt()
+        )
         return self.affine(self.hook_normalized(wide / scale)).to(x.dtype)
 
     def affine(self, x: Tensor) -> Tensor:
@@ -45,7 +57,12 @@ class Norm(_Norm):
     def __init__(self, config: BasedConfig) -> None:
         """As the config has it."""
         is_layer_norm = config.norm == "layer"
-        super().__init__(config.hidden_size, config.norm_eps, is_centred=is_layer_norm, has_bias=is_layer_norm)
+        super().__init__(
+            config.hidden_size,
+            config.norm_eps,
+            is_centred=is_layer_norm,
+            has_bias=is_layer_norm,
+        )
 
 
 class QueryKeyNorm(_Norm):
@@ -57,11 +74,21 @@ class QueryKeyNorm(_Norm):
 
     def __init__(self, config: BasedConfig) -> None:
         """As the config has it."""
-        kernel = KERNELS[config.kernel]
+        feature_map = FEATURE_MAPS[config.kernel]
         is_wide = config.norm_layout == "wide"
-        width = config.num_attention_heads * config.feature_dim if is_wide else config.feature_dim
-        super().__init__(width, config.qk_norm_eps, is_centred=True, has_weight=kernel.has_gamma, has_bias=kernel.has_beta)
-        self.normalizes, self.is_wide = kernel.normalizes, is_wide
+        width = (
+            config.num_attention_heads * config.feature_dim
+            if is_wide
+            else config.feature_dim
+        )
+        super().__init__(
+            width,
+            config.qk_norm_eps,
+            is_centred=True,
+            has_weight=feature_map.has_gamma,
+            has_bias=feature_map.has_beta,
+        )
+        self.normalizes, self.is_wide = feature_map.normalizes, is_wide
         if not self.normalizes:
             # A tap that nothing passes would let an edit go unnoticed.
             del self.hook_scale, self.hook_normalized
@@ -71,5 +98,7 @@ class QueryKeyNorm(_Norm):
         heads = x.shape[-2]
         flat = x.flatten(-2) if self.is_wide else x
         # Under autocast the weights are wider than what they multiply, and the kernel wants queries, keys and values of one dtype.
-        found = super().forward(flat) if self.normalizes else self.affine(flat).to(x.dtype)
+        found = (
+            super().forward(flat) if self.normalizes else self.affine(flat).to(x.dtype)
+        )
         return found.unflatten(-1, (heads, -1)) if self.is_wide else found

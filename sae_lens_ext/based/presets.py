@@ -22,7 +22,14 @@ from sae_lens_ext.errors import InvalidArgument, closest
 
 
 def _layers(n: int, linear: set[int], windows: set[int]) -> list[LayerType]:
-    return ["linear_attention" if i in linear else "sliding_attention" if i in windows else "conv" for i in range(n)]
+    return [
+        "linear_attention"
+        if i in linear
+        else "sliding_attention"
+        if i in windows
+        else "conv"
+        for i in range(n)
+    ]
 
 
 # GPT-2's 50,257 tokens and GPT-NeoX's 50,277, each filled up to a multiple of 8.
@@ -41,7 +48,12 @@ _1_3B = {
     "num_attention_heads": 16,
     "layer_types": _layers(36, {1, 6, 11, 16, 21, 27, 33}, {2, 7, 12, 17, 22, 28, 34}),
 }
-_SMALL = {"vocab_size": _NEOX, "hidden_size": 768, "num_hidden_layers": 18, "num_attention_heads": 12}
+_SMALL = {
+    "vocab_size": _NEOX,
+    "hidden_size": 768,
+    "num_hidden_layers": 18,
+    "num_attention_heads": 12,
+}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "based-360m": {"kernel": "based", **_360M},
@@ -49,7 +61,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "based-small": {"kernel": "based", **_SMALL},
     "rebased-small": {"kernel": "rebased", **_SMALL},
     # How it knows positions is not published; its number of parameters leaves no room for learned ones. Here: rotary.
-    "attention-small": {**_SMALL, "num_hidden_layers": 12, "layer_types": ["full_attention"] * 12, "intermediate_size": 3072},
+    "attention-small": {
+        **_SMALL,
+        "num_hidden_layers": 12,
+        "layer_types": ["full_attention"] * 12,
+        "intermediate_size": 3072,
+    },
     "rebased-360m": {"kernel": "rebased", **_360M},
 }
 """Fields of ``BasedConfig`` by the name of a model."""
@@ -76,5 +93,7 @@ def preset(name: str, **changes: Any) -> BasedConfig:
     fields = BasedConfig(**PRESETS[name]).to_dict()
     unknown = [field for field in changes if field not in fields]
     if unknown:
-        raise InvalidArgument(f"BasedConfig has no field {', '.join(unknown)}; the closest are {closest(unknown[0], fields)}")
+        raise InvalidArgument(
+            f"BasedConfig has no field {', '.join(unknown)}; the closest are {closest(unknown[0], fields)}"
+        )
     return BasedConfig(**{**PRESETS[name], **changes})

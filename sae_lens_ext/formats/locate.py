@@ -13,7 +13,13 @@ _REPO = re.compile(r"(?!\.+/)[\w.-]{1,96}/(?!\.+$)[\w.-]{1,96}")
 _PATTERNS = ("*.json", "*.safetensors")
 
 
-def locate(folder_or_repo: str | Path, *, subfolder: str | None = None, revision: str | None = None, also: Sequence[str] = ()) -> Path:
+def locate(
+    folder_or_repo: str | Path,
+    *,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    also: Sequence[str] = (),
+) -> Path:
     """The local folder for a path, or for a Hugging Face repository ``owner/name``, which is downloaded when it is not here.
 
     Args:
@@ -27,25 +33,48 @@ def locate(folder_or_repo: str | Path, *, subfolder: str | None = None, revision
         MissingDependency: a repository was named and huggingface_hub is not installed.
     """
     if not isinstance(folder_or_repo, str | Path) or folder_or_repo == "":
-        raise FormatError(f"give the path of a folder or the name of a hub repository; got {folder_or_repo!r}")
+        raise FormatError(
+            f"give the path of a folder or the name of a hub repository; got {folder_or_repo!r}"
+        )
     if not isinstance(subfolder, str | None):
-        raise FormatError(f"subfolder must be the name of a folder, or None; got {subfolder!r}")
+        raise FormatError(
+            f"subfolder must be the name of a folder, or None; got {subfolder!r}"
+        )
     folder = Path(folder_or_repo).expanduser()
     try:
         is_folder, is_there = folder.is_dir(), folder.exists()
     except OSError as error:
-        raise FormatError(f"{str(folder_or_repo)[:80]!r}... is no path this machine can have: {error.strerror}") from error
+        raise FormatError(
+            f"{str(folder_or_repo)[:80]!r}... is no path this machine can have: {error.strerror}"
+        ) from error
     if not is_folder:
         if is_there:
             raise FormatError(f"{folder} is a file, so give the folder that holds it")
         if not _REPO.fullmatch(str(folder_or_repo)):
-            raise FormatError(f"no folder {str(folder_or_repo)!r} here, and it is not the name of a hub repository (owner/name) either")
+            raise FormatError(
+                f"no folder {str(folder_or_repo)!r} here, and it is not the name of a hub repository (owner/name) either"
+            )
         hub = require("huggingface_hub", f"Loading the hub repository {folder_or_repo}")
-        patterns = [f"{subfolder}/{pattern}" if subfolder else pattern for pattern in (*_PATTERNS, *also)]
+        patterns = [
+            f"{subfolder}/{pattern}" if subfolder else pattern
+            for pattern in (*_PATTERNS, *also)
+        ]
         try:
-            deeper = None if subfolder else ["*/*"]  # a repository can hold an SAE for every layer, and gigabytes of them
-            folder = Path(hub.snapshot_download(str(folder_or_repo), revision=revision, allow_patterns=patterns, ignore_patterns=deeper))
-        except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError) as error:
+            deeper = (
+                None if subfolder else ["*/*"]
+            )  # a repository can hold an SAE for every layer, and gigabytes of them
+            folder = Path(
+                hub.snapshot_download(
+                    str(folder_or_repo),
+                    revision=revision,
+                    allow_patterns=patterns,
+                    ignore_patterns=deeper,
+                )
+            )
+        except (
+            hub.errors.RepositoryNotFoundError,
+            hub.errors.RevisionNotFoundError,
+        ) as error:
             at = f" at revision {revision!r}" if revision else ""
             raise FormatError(
                 f"no folder {str(folder_or_repo)!r} here, and the hub has no such repository that you may read{at}; check the name, "
@@ -60,6 +89,10 @@ def locate(folder_or_repo: str | Path, *, subfolder: str | None = None, revision
         return folder
     inside = folder / subfolder
     # A hub snapshot is made of links into a cache, so this compares names, not what the links point to.
-    if Path(subfolder).is_absolute() or ".." in Path(subfolder).parts or not inside.is_dir():
+    if (
+        Path(subfolder).is_absolute()
+        or ".." in Path(subfolder).parts
+        or not inside.is_dir()
+    ):
         raise FormatError(f"no folder {subfolder!r} inside {folder}")
     return inside

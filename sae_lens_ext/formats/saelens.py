@@ -16,7 +16,12 @@ from torch import Tensor
 from sae_lens_ext.errors import FormatError, InvalidArgument
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.formats.checkpoint import SAECheckpoint
-from sae_lens_ext.formats.reading import check_size, read_object, read_tensors, refuse_non_finite
+from sae_lens_ext.formats.reading import (
+    check_size,
+    read_object,
+    read_tensors,
+    refuse_non_finite,
+)
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -56,20 +61,43 @@ def write_saelens(folder: str | Path, checkpoint: SAECheckpoint) -> Path:
             **checkpoint.metadata,
             "sae_lens_version": _SAELENS_VERSION,
             "sae_lens_training_version": None,
-            "sae_lens_ext": {"format_version": _OUR_VERSION, "levels": list(checkpoint.levels)},
+            "sae_lens_ext": {
+                "format_version": _OUR_VERSION,
+                "levels": list(checkpoint.levels),
+            },
         },
     }
     try:
         text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise InvalidArgument(f"the SAE's metadata must be JSON values to be saved ({error})") from error
-    in_the_way = next((part for part in (folder, *folder.parents) if part.exists() and not part.is_dir()), None)
+        raise InvalidArgument(
+            f"the SAE's metadata must be JSON values to be saved ({error})"
+        ) from error
+    in_the_way = next(
+        (
+            part
+            for part in (folder, *folder.parents)
+            if part.exists() and not part.is_dir()
+        ),
+        None,
+    )
     if in_the_way is not None:
-        raise InvalidArgument(f"{in_the_way} is a file; give a folder to save an SAE to")
-    for name, tensors in ((NORMALIZATION_FILE, checkpoint.normalization), (WEIGHTS_FILE, checkpoint.tensors)):
+        raise InvalidArgument(
+            f"{in_the_way} is a file; give a folder to save an SAE to"
+        )
+    for name, tensors in (
+        (NORMALIZATION_FILE, checkpoint.normalization),
+        (WEIGHTS_FILE, checkpoint.tensors),
+    ):
         if tensors:
             with replacing(folder / name) as temporary:
-                save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary)
+                save_file(
+                    {
+                        key: tensor.detach().cpu().contiguous()
+                        for key, tensor in tensors.items()
+                    },
+                    temporary,
+                )
         else:
             (folder / name).unlink(missing_ok=True)
     with replacing(folder / CONFIG_FILE) as temporary:
@@ -89,21 +117,35 @@ def read_saelens(folder: Path) -> SAECheckpoint:
     metadata = dict(config["metadata"])
     ours = metadata.pop("sae_lens_ext", {})
     if not isinstance(ours, dict):
-        raise FormatError(f"{folder / CONFIG_FILE}: metadata.sae_lens_ext must be an object; it is {ours!r}")
+        raise FormatError(
+            f"{folder / CONFIG_FILE}: metadata.sae_lens_ext must be an object; it is {ours!r}"
+        )
     for name in ("sae_lens_version", "sae_lens_training_version"):
         metadata.pop(name, None)
     if ours and (found := ours.get("format_version")) != _OUR_VERSION:
-        raise FormatError(f"{folder / CONFIG_FILE} has format_version {found!r}; this release reads {_OUR_VERSION}: upgrade sae-lens-ext")
+        raise FormatError(
+            f"{folder / CONFIG_FILE} has format_version {found!r}; this release reads {_OUR_VERSION}: upgrade sae-lens-ext"
+        )
     d_model, d_sae, k = config["d_in"], config["d_sae"], config["k"]
-    expected = {"W_enc": [d_model, d_sae], "b_enc": [d_sae], "W_dec": [d_sae, d_model], "b_dec": [d_model]}
+    expected = {
+        "W_enc": [d_model, d_sae],
+        "b_enc": [d_sae],
+        "W_dec": [d_sae, d_model],
+        "b_dec": [d_model],
+    }
     tensors = read_tensors(folder / WEIGHTS_FILE, expected)
     if config.get("rescale_acts_by_decoder_norm", False):
         tensors = _with_decoder_norm_folded(tensors)
     normalization = {}
     if (folder / NORMALIZATION_FILE).exists():
-        normalization = read_tensors(folder / NORMALIZATION_FILE, {"activation_mean": [d_model], "activation_scale": []})
+        normalization = read_tensors(
+            folder / NORMALIZATION_FILE,
+            {"activation_mean": [d_model], "activation_scale": []},
+        )
         if not normalization["activation_scale"] > 0:
-            raise FormatError(f"{folder / NORMALIZATION_FILE}: activation_scale must be above 0; it is {normalization['activation_scale']}")
+            raise FormatError(
+                f"{folder / NORMALIZATION_FILE}: activation_scale must be above 0; it is {normalization['activation_scale']}"
+            )
     return SAECheckpoint(
         d_model=d_model,
         d_sae=d_sae,
@@ -119,27 +161,37 @@ def read_saelens(folder: Path) -> SAECheckpoint:
 def _read_config(path: Path) -> dict[str, Any]:
     config = read_object(path)
     metadata = config.get("metadata")
-    version = str(metadata.get("sae_lens_version", "")) if isinstance(metadata, dict) else ""
+    version = (
+        str(metadata.get("sae_lens_version", "")) if isinstance(metadata, dict) else ""
+    )
     if version.split(".")[0] != "6":
         raise FormatError(
             f"{path} has sae_lens_version {version or 'missing'!r} in its metadata; this reader knows version 6: "
             "load the SAE with SAELens 6 and save it again"
         )
     if config.get("architecture") != "topk":
-        raise FormatError(f"{path} describes architecture {config.get('architecture')!r}; this reader knows 'topk'")
+        raise FormatError(
+            f"{path} describes architecture {config.get('architecture')!r}; this reader knows 'topk'"
+        )
     missing = [key for key in _REQUIRED_KEYS if key not in config]
     if missing:
         raise FormatError(f"{path} lacks {', '.join(missing)}")
     for key in ("d_in", "d_sae", "k"):
         check_size(path, key, config[key])
     if config["k"] > config["d_sae"]:
-        raise FormatError(f"{path}: k={config['k']} is more than d_sae={config['d_sae']} features")
+        raise FormatError(
+            f"{path}: k={config['k']} is more than d_sae={config['d_sae']} features"
+        )
     for key in ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm"):
         if not isinstance(config.get(key, False), bool):
-            raise FormatError(f"{path}: {key} must be true or false; it is {config[key]!r}")
+            raise FormatError(
+                f"{path}: {key} must be true or false; it is {config[key]!r}"
+            )
     for key in ("normalize_activations", "reshape_activations"):
         if config.get(key, "none") != "none":
-            raise FormatError(f"{path}: {key} is {config[key]!r}; this reader knows 'none': fold it with SAELens and save again")
+            raise FormatError(
+                f"{path}: {key} is {config[key]!r}; this reader knows 'none': fold it with SAELens and save again"
+            )
     return config
 
 

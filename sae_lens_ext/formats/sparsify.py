@@ -13,7 +13,17 @@ from sae_lens_ext.formats.reading import check_size, read_object, read_tensors
 WEIGHTS_FILE = "sae.safetensors"
 
 # Of sparsify 1.3. Older releases had others, of which "signed" kept negative activations.
-_KEYS = {"activation", "expansion_factor", "normalize_decoder", "num_latents", "k", "multi_topk", "skip_connection", "transcode", "d_in"}
+_KEYS = {
+    "activation",
+    "expansion_factor",
+    "normalize_decoder",
+    "num_latents",
+    "k",
+    "multi_topk",
+    "skip_connection",
+    "transcode",
+    "d_in",
+}
 # The folder is named by the module whose output was read. Only a whole block's means the same in every model: what its
 # attention and MLP add to the residual stream may pass a norm first.
 _BLOCK = re.compile(r"(?:layers|h)\.(\d+)")
@@ -29,10 +39,17 @@ def read_sparsify(folder: Path) -> SAECheckpoint:
     path = folder / "cfg.json"
     config = read_object(path)
     if config.get("activation", "topk") != "topk":
-        raise FormatError(f"{path} describes activation {config['activation']!r}; this reader knows 'topk'")
-    for key, what in (("transcode", "a transcoder"), ("skip_connection", "a coder with a skip connection")):
+        raise FormatError(
+            f"{path} describes activation {config['activation']!r}; this reader knows 'topk'"
+        )
+    for key, what in (
+        ("transcode", "a transcoder"),
+        ("skip_connection", "a coder with a skip connection"),
+    ):
         if config.get(key, False):
-            raise FormatError(f"{path} describes {what}; this reader knows autoencoders, which write where they read")
+            raise FormatError(
+                f"{path} describes {what}; this reader knows autoencoders, which write where they read"
+            )
     unknown = [key for key, value in config.items() if key not in _KEYS and value]
     if unknown:
         raise FormatError(
@@ -46,8 +63,16 @@ def read_sparsify(folder: Path) -> SAECheckpoint:
     by_factor = "expansion_factor" if not config.get("num_latents") else "num_latents"
     size = config.get(by_factor, 32)
     check_size(path, by_factor, size)
-    d_model, d_sae = config["d_in"], size * config["d_in"] if by_factor == "expansion_factor" else size
-    expected = {"encoder.weight": [d_sae, d_model], "encoder.bias": [d_sae], "W_dec": [d_sae, d_model], "b_dec": [d_model]}
+    d_model, d_sae = (
+        config["d_in"],
+        size * config["d_in"] if by_factor == "expansion_factor" else size,
+    )
+    expected = {
+        "encoder.weight": [d_sae, d_model],
+        "encoder.bias": [d_sae],
+        "W_dec": [d_sae, d_model],
+        "b_dec": [d_model],
+    }
     tensors = read_tensors(folder / WEIGHTS_FILE, expected)
     metadata = {"trained_with": "sparsify", "hf_hook_name": folder.name}
     block = _BLOCK.fullmatch(folder.name)

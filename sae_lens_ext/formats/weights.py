@@ -34,7 +34,11 @@ def locate_weights(folder_or_repo: str | Path, *, revision: str | None = None) -
     """
     folder = locate(folder_or_repo, revision=revision)
     has_safetensors = any(path.is_file() for path in folder.glob("model*.safetensors"))
-    return folder if has_safetensors else locate(folder_or_repo, revision=revision, also=["pytorch_model*.bin"])
+    return (
+        folder
+        if has_safetensors
+        else locate(folder_or_repo, revision=revision, also=["pytorch_model*.bin"])
+    )
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -45,10 +49,14 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for path in _files(folder):
-        tensors = read_safetensors(path) if path.suffix == ".safetensors" else _read_bin(path)
+        tensors = (
+            read_safetensors(path) if path.suffix == ".safetensors" else _read_bin(path)
+        )
         twice = found.keys() & tensors.keys()
         if twice:
-            raise FormatError(f"{path} holds {min(twice)}, and so does another file of {folder}")
+            raise FormatError(
+                f"{path} holds {min(twice)}, and so does another file of {folder}"
+            )
         found.update(tensors)
     return found
 
@@ -63,11 +71,18 @@ def _files(folder: Path) -> list[Path]:
             if (
                 not isinstance(names, dict)
                 or not names
-                or not all(isinstance(name, str) and Path(name).name == name for name in names.values())
+                or not all(
+                    isinstance(name, str) and Path(name).name == name
+                    for name in names.values()
+                )
             ):
-                raise FormatError(f"{index} must say under weight_map in which file beside it each tensor is")
+                raise FormatError(
+                    f"{index} must say under weight_map in which file beside it each tensor is"
+                )
             return [folder / name for name in sorted(set(names.values()))]
-    raise FormatError(f"{folder} holds no weights: none of {', '.join(_NAMES)}, nor an index of either")
+    raise FormatError(
+        f"{folder} holds no weights: none of {', '.join(_NAMES)}, nor an index of either"
+    )
 
 
 def _read_bin(path: Path) -> dict[str, Tensor]:
@@ -80,7 +95,13 @@ def _read_bin(path: Path) -> dict[str, Tensor]:
             f"{path} is no pickle, or one of more than tensors, which could run anything and is not loaded: save its tensors as safetensors"
         ) from error
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise FormatError(f"{path} cannot be read (was it cut short?): {str(error) or type(error).__name__}") from error
-    if not isinstance(found, dict) or not all(isinstance(name, str) and isinstance(one, Tensor) for name, one in found.items()):
-        raise FormatError(f"{path} must hold a state dict: tensors by name, and nothing else")
+        raise FormatError(
+            f"{path} cannot be read (was it cut short?): {str(error) or type(error).__name__}"
+        ) from error
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(one, Tensor) for name, one in found.items()
+    ):
+        raise FormatError(
+            f"{path} must hold a state dict: tensors by name, and nothing else"
+        )
     return found

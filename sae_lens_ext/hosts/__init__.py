@@ -9,9 +9,26 @@ from typing import Any
 from sae_lens_ext.errors import UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Points, Site
 from sae_lens_ext.hosts.names import spellings
-from sae_lens_ext.hosts.partial import RunWatch, capture, next_token_logits, resume, token_rows
+from sae_lens_ext.hosts.partial import (
+    RunWatch,
+    capture,
+    next_token_logits,
+    resume,
+    token_rows,
+)
 
-__all__ = ["Host", "Points", "RunWatch", "Site", "capture", "host_for", "next_token_logits", "resume", "spellings", "token_rows"]
+__all__ = [
+    "Host",
+    "Points",
+    "RunWatch",
+    "Site",
+    "capture",
+    "host_for",
+    "next_token_logits",
+    "resume",
+    "spellings",
+    "token_rows",
+]
 
 
 def host_for(model: Any) -> Host:
@@ -22,7 +39,9 @@ def host_for(model: Any) -> Host:
     """
     libraries = {cls.__module__.split(".")[0] for cls in type(model).__mro__}
     if "transformer_lens" in libraries:
-        from sae_lens_ext.hosts.lens import LensHost  # loads TransformerLens, which is loaded when one of its models arrives
+        from sae_lens_ext.hosts.lens import (
+            LensHost,
+        )  # loads TransformerLens, which is loaded when one of its models arrives
 
         return LensHost(model)
     if "nnsight" in libraries:

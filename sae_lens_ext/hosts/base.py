@@ -19,7 +19,9 @@ Undo = Callable[[], None]
 class Points:
     """Points that nobody can listen at: for hosts that have no named hook points."""
 
-    def passed(self, name: str, value: Callable[[], Tensor]) -> tuple[Tensor, Tensor] | None:
+    def passed(
+        self, name: str, value: Callable[[], Tensor]
+    ) -> tuple[Tensor, Tensor] | None:
         """The value as it was and as the listeners at this point leave it; None, and nothing computed, where nobody listens."""
         return None
 
@@ -48,7 +50,11 @@ class Site:
     @property
     def when(self) -> tuple[int, int] | None:
         """What sorts sites into the order in which a run meets them; None where that is not known."""
-        return None if self.block is None or self.point is None else (self.block, POINTS_IN_ORDER.index(self.point))
+        return (
+            None
+            if self.block is None or self.point is None
+            else (self.block, POINTS_IN_ORDER.index(self.point))
+        )
 
     @property
     def is_residual(self) -> bool:
@@ -94,7 +100,12 @@ class Host(Protocol):
         """Open points called ``{site}.{name}``, at which the host's own mechanism can read and replace what a splice computes."""
         ...
 
-    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[bool], object]) -> Undo:
+    def watch(
+        self,
+        at_start: Callable[[int], object],
+        at_tokens: Callable[[Tensor], object],
+        at_end: Callable[[bool], object],
+    ) -> Undo:
         """From now on, call ``at_start`` when a run begins, ``at_tokens`` when its token ids are known, ``at_end`` when it is over.
 
         ``at_start`` gets the number of positions that a cache already holds; the run's own come after those. ``at_end`` gets whether
@@ -102,7 +113,9 @@ class Host(Protocol):
         """
         ...
 
-    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch unembedded d_vocab"]:
+    def logits(
+        self, tokens: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch unembedded d_vocab"]:
         """Run the model; one row of logits for every position that reaches the unembedding, which is all unless a hook says else."""
         ...
 

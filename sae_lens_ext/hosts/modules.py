@@ -26,13 +26,21 @@ def replaced_input(
     new = function(hidden)
     if new is None:
         return arguments, dict(keywords)
-    return ((new, *arguments[1:]), dict(keywords)) if arguments else (arguments, {**keywords, "hidden_states": new})
+    return (
+        ((new, *arguments[1:]), dict(keywords))
+        if arguments
+        else (arguments, {**keywords, "hidden_states": new})
+    )
 
 
 def token_ids(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | None:
     """The first tensor of whole numbers among a module's arguments."""
     for item in (*arguments, *keywords.values()):
-        if isinstance(item, Tensor) and not item.is_floating_point() and not item.is_complex():
+        if (
+            isinstance(item, Tensor)
+            and not item.is_floating_point()
+            and not item.is_complex()
+        ):
             return item
     return None
 
@@ -67,7 +75,9 @@ def watch_modules(
         # HookedTransformer stops early by returning; one that raises returns nothing.
         at_end(output is not None and keywords.get("stop_at_layer") is None)
 
-    def embedding(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    def embedding(
+        _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
         tokens = token_ids(arguments, keywords)
         if tokens is not None:
             at_tokens(tokens)
@@ -76,11 +86,21 @@ def watch_modules(
     if calls_forward:
         undo.callback(_around_forward(root, (started, ended)))
     else:
-        undo.callback(root.register_forward_pre_hook(lambda _, __, keywords: started(keywords), with_kwargs=True).remove)
-        after = root.register_forward_hook(lambda _, __, keywords, output: ended(keywords, output), with_kwargs=True, always_call=True)
+        undo.callback(
+            root.register_forward_pre_hook(
+                lambda _, __, keywords: started(keywords), with_kwargs=True
+            ).remove
+        )
+        after = root.register_forward_hook(
+            lambda _, __, keywords, output: ended(keywords, output),
+            with_kwargs=True,
+            always_call=True,
+        )
         undo.callback(after.remove)
     if embed is not None:
-        undo.callback(embed.register_forward_pre_hook(embedding, with_kwargs=True).remove)
+        undo.callback(
+            embed.register_forward_pre_hook(embedding, with_kwargs=True).remove
+        )
     return undo.close
 
 
@@ -89,7 +109,12 @@ class _Watched:
 
     def __init__(self, forward: Callable[..., Any]) -> None:
         self.forward = forward
-        self.watchers: list[tuple[Callable[[Mapping[str, Any]], None], Callable[[Mapping[str, Any], Any], None]]] = []
+        self.watchers: list[
+            tuple[
+                Callable[[Mapping[str, Any]], None],
+                Callable[[Mapping[str, Any], Any], None],
+            ]
+        ] = []
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         for started, _ in self.watchers:
@@ -120,8 +145,15 @@ def _around_forward(module: nn.Module, watcher: Any) -> Undo:
 
 def config_token_ids(config: Any) -> frozenset[int]:
     """Ids of BOS, EOS and padding that a Hugging Face config names."""
-    found = (getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad"))
-    return frozenset(i for item in found for i in (item if isinstance(item, list) else [item]) if i is not None)
+    found = (
+        getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "pad")
+    )
+    return frozenset(
+        i
+        for item in found
+        for i in (item if isinstance(item, list) else [item])
+        if i is not None
+    )
 
 
 def find_blocks(module: nn.Module) -> tuple[str, Sequence[nn.Module]]:
@@ -129,11 +161,24 @@ def find_blocks(module: nn.Module) -> tuple[str, Sequence[nn.Module]]:
     # In a model of text and images, the language model's own.
     decoder = called_if_there(module, "get_decoder") or module
     inside = {id(part) for part in decoder.modules()}
-    lists = {path: part for path, part in module.named_modules() if isinstance(part, nn.ModuleList) and len(part) and id(part) in inside}
-    outer = {path: part for path, part in lists.items() if not any(path.startswith(f"{other}.") for other in lists)}
+    lists = {
+        path: part
+        for path, part in module.named_modules()
+        if isinstance(part, nn.ModuleList) and len(part) and id(part) in inside
+    }
+    outer = {
+        path: part
+        for path, part in lists.items()
+        if not any(path.startswith(f"{other}.") for other in lists)
+    }
     if not outer:
         return "", ()
-    path = max(outer, key=lambda path: sum(parameter.numel() for parameter in outer[path].parameters()))
+    path = max(
+        outer,
+        key=lambda path: sum(
+            parameter.numel() for parameter in outer[path].parameters()
+        ),
+    )
     return path, list(outer[path])
 
 

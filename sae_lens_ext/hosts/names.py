@@ -6,7 +6,14 @@ from typing import Literal
 Point = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z"]
 """The residual stream before, inside and after a block; what attention and MLP add to it; attention's heads before they are mixed."""
 
-POINTS_IN_ORDER: tuple[Point, ...] = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
+POINTS_IN_ORDER: tuple[Point, ...] = (
+    "resid_pre",
+    "z",
+    "attn_out",
+    "resid_mid",
+    "mlp_out",
+    "resid_post",
+)
 """As a block computes them."""
 
 RESIDUAL_POINTS = ("resid_pre", "resid_post")
@@ -49,7 +56,15 @@ def spellings(name: str) -> list[str]:
     (['blocks.3.hook_resid_post', 'blocks.3.hook_out'], ['hook_embed'])
     """
     known = block_and_point(name)
-    return [name] if known is None else [f"blocks.{known[0]}.{end}" for end, point in _POINTS.items() if point == known[1]]
+    return (
+        [name]
+        if known is None
+        else [
+            f"blocks.{known[0]}.{end}"
+            for end, point in _POINTS.items()
+            if point == known[1]
+        ]
+    )
 
 
 def name_of_path(path: str) -> str | None:

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from sae_lens_ext.errors import InvalidArgument, UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, Undo
-from sae_lens_ext.hosts.modules import cached_positions, replaced_input, replaced_output, token_ids
+from sae_lens_ext.hosts.modules import (
+    cached_positions,
+    replaced_input,
+    replaced_output,
+    token_ids,
+)
 from sae_lens_ext.hosts.torch import Place, TorchHost
 
 
@@ -27,8 +32,19 @@ class NNsightHost:
         self.model = model
         self._torch = self._of_module()
         self.blocks = self._torch.blocks
-        self.embed, self.unembed, self.d_vocab = self._torch.embed, self._torch.unembed, self._torch.d_vocab
-        self._embed_path = next((path for path, module in model._module.named_modules() if module is self.embed), None)
+        self.embed, self.unembed, self.d_vocab = (
+            self._torch.embed,
+            self._torch.unembed,
+            self._torch.d_vocab,
+        )
+        self._embed_path = next(
+            (
+                path
+                for path, module in model._module.named_modules()
+                if module is self.embed
+            ),
+            None,
+        )
 
     def site(self, name: str) -> Site:
         """See ``Host.site``."""
@@ -55,7 +71,9 @@ class NNsightHost:
 
     def _refuse_outside(self) -> None:
         if not self.model.interleaver.interleaving:
-            raise InvalidArgument("apply() works inside a trace of the model; around one, use the splice as a with block")
+            raise InvalidArgument(
+                "apply() works inside a trace of the model; around one, use the splice as a with block"
+            )
 
     def _replace(self, place: Place, function: SiteFunction) -> None:
         envoy = self.model.get(place.path)
@@ -69,7 +87,12 @@ class NNsightHost:
         """See ``Host.points``; there are none here: read ``Splice.codes`` instead."""
         return Points(), lambda: None
 
-    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[bool], object]) -> Undo:
+    def watch(
+        self,
+        at_start: Callable[[int], object],
+        at_tokens: Callable[[Tensor], object],
+        at_end: Callable[[bool], object],
+    ) -> Undo:
         """See ``Host.watch``."""
 
         def whole_run() -> None:
@@ -87,7 +110,9 @@ class NNsightHost:
 
         return undo_all
 
-    def watch_now(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object]) -> None:
+    def watch_now(
+        self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object]
+    ) -> None:
         """The same, once: inside a trace, before anything else of the run was asked for.
 
         Raises:
@@ -106,7 +131,9 @@ class NNsightHost:
 
     def _edit(self, step: Callable[[], None]) -> Undo:
         if self.model.interleaver.interleaving:
-            raise InvalidArgument("a trace is running already; open the splice around it, or call its apply() inside")
+            raise InvalidArgument(
+                "a trace is running already; open the splice around it, or call its apply() inside"
+            )
         model = self.model
         with model.edit(inplace=True):
             _every_time(step)
@@ -118,7 +145,9 @@ class NNsightHost:
 
         return undo
 
-    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch unembedded d_vocab"]:
+    def logits(
+        self, tokens: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch unembedded d_vocab"]:
         """See ``Host.logits``."""
         return self.plain().logits(tokens)
 

@@ -22,7 +22,9 @@ class _Stop(BaseException):
     """Leaves a forward pass early. A BaseException, so that no ``except Exception`` on the way out keeps it."""
 
 
-def capture(host: Host, tokens: Int[Tensor, "batch pos"], sites: Iterable[Site]) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
+def capture(
+    host: Host, tokens: Int[Tensor, "batch pos"], sites: Iterable[Site]
+) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
     """The activations at ``sites``, in the order in which the model computes them; the run ends at the last one.
 
     Raises:
@@ -46,11 +48,15 @@ def capture(host: Host, tokens: Int[Tensor, "batch pos"], sites: Iterable[Site])
         except _Stop:
             return found
     silent = sorted(site.name for site in wanted if site not in found)
-    raise UnknownSite(f"{', '.join(silent)} did not fire when the model ran; choose a site that this model computes")
+    raise UnknownSite(
+        f"{', '.join(silent)} did not fire when the model ran; choose a site that this model computes"
+    )
 
 
 @contextmanager
-def resume(host: Host, n_blocks: int, residual: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
+def resume(
+    host: Host, n_blocks: int, residual: Float[Tensor, "batch pos d_model"]
+) -> Iterator[None]:
     """While active, the first ``n_blocks`` blocks do no work: the residual stream after them is ``residual``.
 
     Run the model with tokens of the same shape; they still choose positions and masks.
@@ -60,7 +66,9 @@ def resume(host: Host, n_blocks: int, residual: Float[Tensor, "batch pos d_model
         return
     with ExitStack() as stack:
         for index, block in enumerate(host.blocks[:n_blocks]):
-            stack.enter_context(_forward_replaced(block, residual if index == n_blocks - 1 else None))
+            stack.enter_context(
+                _forward_replaced(block, residual if index == n_blocks - 1 else None)
+            )
         yield
 
 
@@ -93,7 +101,9 @@ def next_token_logits(
         return (hidden[:, positions], *rest)
 
     if host.unembed is None:
-        raise UnsupportedHost(f"cannot tell which module of a {type(host.model).__name__} makes the logits; give a language model")
+        raise UnsupportedHost(
+            f"cannot tell which module of a {type(host.model).__name__} makes the logits; give a language model"
+        )
     handle = host.unembed.register_forward_pre_hook(narrow)
     try:
         return host.logits(tokens)
@@ -107,25 +117,47 @@ def token_rows(host: Host, tokens: Any) -> Int[Tensor, "batch pos"]:
     Raises:
         InvalidArgument: anything else, no row at all, or texts of different lengths (padding would be counted as text).
     """
-    if isinstance(tokens, str) or (isinstance(tokens, list | tuple) and tokens and all(isinstance(text, str) for text in tokens)):
-        rows = [host.to_tokens(text) for text in ([tokens] if isinstance(tokens, str) else tokens)]
+    if isinstance(tokens, str) or (
+        isinstance(tokens, list | tuple)
+        and tokens
+        and all(isinstance(text, str) for text in tokens)
+    ):
+        rows = [
+            host.to_tokens(text)
+            for text in ([tokens] if isinstance(tokens, str) else tokens)
+        ]
         if len({row.shape[1] for row in rows}) > 1:
             lengths = ", ".join(str(row.shape[1]) for row in rows)
-            raise InvalidArgument(f"the texts have different lengths ({lengths} tokens); give one at a time, or rows of one length")
+            raise InvalidArgument(
+                f"the texts have different lengths ({lengths} tokens); give one at a time, or rows of one length"
+            )
         ids = torch.cat(rows)
     else:
         try:
             ids = torch.as_tensor(tokens)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InvalidArgument(f"tokens must be ids [batch, pos] or text; got a {type(tokens).__name__} ({error})") from error
+            raise InvalidArgument(
+                f"tokens must be ids [batch, pos] or text; got a {type(tokens).__name__} ({error})"
+            ) from error
     ids = ids.unsqueeze(0) if ids.ndim == 1 else ids
-    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool or 0 in ids.shape:
-        raise InvalidArgument(f"tokens must be ids [batch, pos], at least one of each; got {ids.dtype} {list(ids.shape)}")
-    if host.d_vocab is not None and not (int(ids.min()) >= 0 and int(ids.max()) < host.d_vocab):
+    if (
+        ids.ndim != 2
+        or ids.is_floating_point()
+        or ids.dtype == torch.bool
+        or 0 in ids.shape
+    ):
+        raise InvalidArgument(
+            f"tokens must be ids [batch, pos], at least one of each; got {ids.dtype} {list(ids.shape)}"
+        )
+    if host.d_vocab is not None and not (
+        int(ids.min()) >= 0 and int(ids.max()) < host.d_vocab
+    ):
         raise InvalidArgument(
             f"token ids must be from 0 to {host.d_vocab - 1} for this model; they run from {int(ids.min())} to {int(ids.max())}"
         )
-    device = next((parameter.device for parameter in host.model.parameters()), ids.device)
+    device = next(
+        (parameter.device for parameter in host.model.parameters()), ids.device
+    )
     return ids.to(device, torch.int64)
 
 
@@ -138,7 +170,9 @@ class RunWatch:
         start: how many positions came before this run's, in a cache.
     """
 
-    def __init__(self, at_start: Callable[[], object], at_end: Callable[[], object]) -> None:
+    def __init__(
+        self, at_start: Callable[[], object], at_end: Callable[[], object]
+    ) -> None:
         """Know nothing yet; ``at_start`` is called whenever a run begins, ``at_end`` when it is whole."""
         self.tokens: Tensor | None = None
         self.start = 0

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from sae_lens_ext.errors import InvalidArgument, UnknownSite, closest
 from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, Undo
-from sae_lens_ext.hosts.modules import called_if_there, config_token_ids, find_blocks, replaced_input, replaced_output, watch_modules
+from sae_lens_ext.hosts.modules import (
+    called_if_there,
+    config_token_ids,
+    find_blocks,
+    replaced_input,
+    replaced_output,
+    watch_modules,
+)
 from sae_lens_ext.hosts.names import RESIDUAL_POINTS, Point, block_and_point
 
 _ATTENTION = ("self_attn", "attn", "attention", "mixer")
@@ -74,9 +81,15 @@ class TorchHost:
         self._config = getattr(self.module, "config", None)
         self._modules = dict(self.module.named_modules())
         self._blocks_path, self.blocks = find_blocks(self.module)
-        self.embed: nn.Module | None = called_if_there(self.module, "get_input_embeddings")
-        self.unembed: nn.Module | None = called_if_there(self.module, "get_output_embeddings")
-        self.d_vocab: int | None = None if self.unembed is None else int(self.unembed.weight.shape[0])  # pyright: ignore[reportIndexIssue] - a linear layer
+        self.embed: nn.Module | None = called_if_there(
+            self.module, "get_input_embeddings"
+        )
+        self.unembed: nn.Module | None = called_if_there(
+            self.module, "get_output_embeddings"
+        )
+        self.d_vocab: int | None = (
+            None if self.unembed is None else int(self.unembed.weight.shape[0])
+        )  # pyright: ignore[reportIndexIssue] - a linear layer
 
     def site(self, name: str) -> Site:
         """See ``Host.site``."""
@@ -91,11 +104,25 @@ class TorchHost:
         path, _, side = name.rpartition(".")
         if side not in ("input", "output"):
             path, side = name, "output"
-        matches = [path] if path in self._modules else [other for other in self._modules if other.endswith(f".{path}")]
+        matches = (
+            [path]
+            if path in self._modules
+            else [other for other in self._modules if other.endswith(f".{path}")]
+        )
         if len(matches) != 1 or not matches[0]:
-            points = [f"blocks.{i}.hook_resid_{end}" for i in range(len(self.blocks)) for end in ("pre", "post")]
-            several = f"; it ends {len(matches)} paths, so write one of them out" if len(matches) > 1 else ""
-            raise UnknownSite(f"no site {name!r} in this model{several}; the closest: {closest(name, [*points, *self._modules])}")
+            points = [
+                f"blocks.{i}.hook_resid_{end}"
+                for i in range(len(self.blocks))
+                for end in ("pre", "post")
+            ]
+            several = (
+                f"; it ends {len(matches)} paths, so write one of them out"
+                if len(matches) > 1
+                else ""
+            )
+            raise UnknownSite(
+                f"no site {name!r} in this model{several}; the closest: {closest(name, [*points, *self._modules])}"
+            )
         place = Place(matches[0], "input" if side == "input" else "output")
         parent, _, index = place.path.rpartition(".")
         if self.blocks and parent == self._blocks_path:
@@ -104,7 +131,9 @@ class TorchHost:
 
     def _place_of_point(self, name: str, index: int, point: Point) -> Place:
         if index >= len(self.blocks):
-            raise UnknownSite(f"no site {name!r} in this model, which has {len(self.blocks)} blocks")
+            raise UnknownSite(
+                f"no site {name!r} in this model, which has {len(self.blocks)} blocks"
+            )
         path, block = f"{self._blocks_path}.{index}", self.blocks[index]
         if point in RESIDUAL_POINTS:
             return Place(path, "input" if point == "resid_pre" else "output")
@@ -125,17 +154,26 @@ class TorchHost:
         if point == "z":
             mixing = _named(getattr(block, attention), _HEADS_MIXED_BY)
             if mixing is None:
-                raise UnknownSite(f"{name}: the {type(getattr(block, attention)).__name__} of block {index} has no heads")
+                raise UnknownSite(
+                    f"{name}: the {type(getattr(block, attention)).__name__} of block {index} has no heads"
+                )
             return Place(f"{path}.{attention}.{mixing}", "input")
         if hasattr(block, "post_feedforward_layernorm"):
             # Norms behind attention and MLP: what is added is what leaves them.
-            return Place(f"{path}.post_{'attention' if point == 'attn_out' else 'feedforward'}_layernorm", "output")
+            return Place(
+                f"{path}.post_{'attention' if point == 'attn_out' else 'feedforward'}_layernorm",
+                "output",
+            )
         return Place(f"{path}.{attention if point == 'attn_out' else mlp}", "output")
 
     def width(self, site: Site) -> int | None:
         """See ``Host.width``."""
         hidden = getattr(self._config, "hidden_size", None)
-        return int(hidden) if hidden is not None and site.point not in (None, "z") else None
+        return (
+            int(hidden)
+            if hidden is not None and site.point not in (None, "z")
+            else None
+        )
 
     def attach(self, site: Site, function: SiteFunction) -> Undo:
         """See ``Host.attach``. Meanwhile nothing runs compiled, because compiled code does not see new hooks."""
@@ -147,10 +185,15 @@ class TorchHost:
             undo.enter_context(_EAGER)
         if place.side == "input":
             handle = module.register_forward_pre_hook(
-                lambda _, arguments, keywords: replaced_input(arguments, keywords, function), with_kwargs=True
+                lambda _, arguments, keywords: replaced_input(
+                    arguments, keywords, function
+                ),
+                with_kwargs=True,
             )
         else:
-            handle = module.register_forward_hook(lambda _, arguments, output: replaced_output(output, function))
+            handle = module.register_forward_hook(
+                lambda _, arguments, output: replaced_output(output, function)
+            )
         undo.callback(handle.remove)
         return undo.close
 
@@ -158,24 +201,47 @@ class TorchHost:
         """See ``Host.points``; there are none here: read ``Splice.codes`` instead."""
         return Points(), lambda: None
 
-    def watch(self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object], at_end: Callable[[bool], object]) -> Undo:
+    def watch(
+        self,
+        at_start: Callable[[int], object],
+        at_tokens: Callable[[Tensor], object],
+        at_end: Callable[[bool], object],
+    ) -> Undo:
         """See ``Host.watch``."""
         return watch_modules(self.module, self.embed, at_start, at_tokens, at_end)
 
-    def logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch unembedded d_vocab"]:
+    def logits(
+        self, tokens: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch unembedded d_vocab"]:
         """See ``Host.logits``."""
-        output = self.model(tokens, use_cache=False) if hasattr(self._config, "use_cache") else self.model(tokens)
-        return output if isinstance(output, Tensor) else output[0] if isinstance(output, tuple) else output.logits
+        output = (
+            self.model(tokens, use_cache=False)
+            if hasattr(self._config, "use_cache")
+            else self.model(tokens)
+        )
+        return (
+            output
+            if isinstance(output, Tensor)
+            else output[0]
+            if isinstance(output, tuple)
+            else output.logits
+        )
 
     def to_tokens(self, text: str | list[str]) -> Int[Tensor, "batch pos"]:
         """See ``Host.to_tokens``."""
         if self._tokenizer is not None:
             return self._tokenizer(text, return_tensors="pt").input_ids
-        raise InvalidArgument(f"a {type(self.module).__name__} has no tokenizer; give token ids [batch, pos] in place of text")
+        raise InvalidArgument(
+            f"a {type(self.module).__name__} has no tokenizer; give token ids [batch, pos] in place of text"
+        )
 
     def special_token_ids(self) -> frozenset[int]:
         """See ``Host.special_token_ids``."""
-        return config_token_ids(self._config) if self._tokenizer is None else frozenset(self._tokenizer.all_special_ids)
+        return (
+            config_token_ids(self._config)
+            if self._tokenizer is None
+            else frozenset(self._tokenizer.all_special_ids)
+        )
 
     def plain(self) -> Host:
         """See ``Host.plain``."""

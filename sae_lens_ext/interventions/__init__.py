@@ -2,7 +2,17 @@
 
 from sae_lens_ext.interventions.dial import KRule, until_fvu
 from sae_lens_ext.interventions.directions import difference_in_means
-from sae_lens_ext.interventions.edits.features import Ablate, AddDirection, Clamp, Edit, Patch, Scale, Steer, edits_from_json, edits_to_json
+from sae_lens_ext.interventions.edits.features import (
+    Ablate,
+    AddDirection,
+    Clamp,
+    Edit,
+    Patch,
+    Scale,
+    Steer,
+    edits_from_json,
+    edits_to_json,
+)
 from sae_lens_ext.interventions.recording import Run
 from sae_lens_ext.interventions.splice import Splice, splice
 from sae_lens_ext.interventions.sweep.table import sweep_k

@@ -30,7 +30,13 @@ from sae_lens_ext.sae import SAE, SparseCode
 
 ErrorTerm = bool | Literal["reference"]
 
-POINTS = ("hook_sae_input", "hook_sae_acts_post", "hook_sae_recons", "hook_sae_error", "hook_sae_output")
+POINTS = (
+    "hook_sae_input",
+    "hook_sae_acts_post",
+    "hook_sae_recons",
+    "hook_sae_error",
+    "hook_sae_output",
+)
 """Names of the points inside a splice, in the order in which they fire; those of SAELens."""
 
 
@@ -55,18 +61,36 @@ def spliced_activation(
     full = sae.encode(x, max(k, reference), extrapolate=extrapolate)
     code = dialled(sae, dial, x, full, window)
     # In the wider dtype, because what no edit changes must keep the bits of x.
-    out = x.to(torch.promote_types(x.dtype, sae.W_dec.dtype)) if error_term else sae.decode(code)
+    out = (
+        x.to(torch.promote_types(x.dtype, sae.W_dec.dtype))
+        if error_term
+        else sae.decode(code)
+    )
     if error_term == "reference":
         out = out + sae.contribution(_difference(code, full.prefix(reference)))
-    features, change = _change_by_edits(sae, code, [edit for edit in edits if isinstance(edit, FeatureEdit)], window, site)
+    features, change = _change_by_edits(
+        sae,
+        code,
+        [edit for edit in edits if isinstance(edit, FeatureEdit)],
+        window,
+        site,
+    )
     if change is not None:
         out = out + sae.contribution_of(change, features)
-    explained = None if not error_term else full.prefix(reference) if error_term == "reference" else code
+    explained = (
+        None
+        if not error_term
+        else full.prefix(reference)
+        if error_term == "reference"
+        else code
+    )
     out = _heard(out, x, sae, code, features, change, explained, points)
     return with_directions(out, edits, window), code
 
 
-def with_directions(x: Float[Tensor, "batch pos d_model"], edits: Sequence[Edit], window: Window) -> Float[Tensor, "batch pos d_model"]:
+def with_directions(
+    x: Float[Tensor, "batch pos d_model"], edits: Sequence[Edit], window: Window
+) -> Float[Tensor, "batch pos d_model"]:
     """The activation with directions added to it, where there is no SAE."""
     for edit in edits:
         if isinstance(edit, AddDirection):
@@ -78,7 +102,10 @@ def with_directions(x: Float[Tensor, "batch pos d_model"], edits: Sequence[Edit]
 def _difference(code: SparseCode, other: SparseCode) -> SparseCode:
     """``code - other`` for two prefixes of one code, perhaps with values of the first set to 0."""
     longer = max(code, other, key=lambda one: one.k)
-    values = [torch.nn.functional.pad(one.values, (0, longer.k - one.k)) for one in (code, other)]
+    values = [
+        torch.nn.functional.pad(one.values, (0, longer.k - one.k))
+        for one in (code, other)
+    ]
     return SparseCode(values[0] - values[1], longer.indices, code.d_sae)
 
 
@@ -92,12 +119,22 @@ def _change_by_edits(
     before = acts = activations_of(code, features)
     column_of = {feature: column for column, feature in enumerate(features)}
     for edit in edits:
-        where = window.chosen(edit.positions, edit.rows).to(acts.device) & window.spliced(acts)
+        where = window.chosen(edit.positions, edit.rows).to(
+            acts.device
+        ) & window.spliced(acts)
         if holds_numbers(where) and not where.any():
             continue
-        columns = torch.tensor([column_of[feature] for feature in edit.ids], device=acts.device)
+        columns = torch.tensor(
+            [column_of[feature] for feature in edit.ids], device=acts.device
+        )
         part = acts[..., columns]
-        acts = acts.index_copy(-1, columns, torch.where(where.unsqueeze(-1), edit.edited(part, where, window, site), part))
+        acts = acts.index_copy(
+            -1,
+            columns,
+            torch.where(
+                where.unsqueeze(-1), edit.edited(part, where, window, site), part
+            ),
+        )
     return features, acts - before
 
 
@@ -121,7 +158,10 @@ def _heard(
 
     def dense() -> Tensor:
         index = torch.tensor(features, device=code.values.device)
-        return edited(code.dense(), lambda change: torch.zeros_like(code.dense()).index_copy(-1, index, change))
+        return edited(
+            code.dense(),
+            lambda change: torch.zeros_like(code.dense()).index_copy(-1, index, change),
+        )
 
     heard = points.passed("hook_sae_acts_post", dense)
     by_listeners = None
@@ -130,7 +170,9 @@ def _heard(
         out = out + by_listeners
 
     def recons() -> Tensor:
-        clean = edited(sae.decode(code), lambda change: sae.contribution_of(change, features))
+        clean = edited(
+            sae.decode(code), lambda change: sae.contribution_of(change, features)
+        )
         return clean if by_listeners is None else clean + by_listeners
 
     heard = points.passed("hook_sae_recons", recons)

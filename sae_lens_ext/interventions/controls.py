@@ -6,7 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch, UnknownSite, closest
+from sae_lens_ext.errors import (
+    InvalidArgument,
+    InvalidK,
+    ShapeMismatch,
+    UnknownSite,
+    closest,
+)
 from sae_lens_ext.hosts import Host, spellings
 from sae_lens_ext.interventions.arithmetic import ErrorTerm
 from sae_lens_ext.interventions.dial import K, KRule, OneK, checked_dial
@@ -36,13 +42,21 @@ class SpliceSettings:
         """Check everything; attach nothing yet."""
         self._host = host
         if not isinstance(extrapolate, bool):
-            raise InvalidArgument(f"extrapolate must be True or False; got {extrapolate!r}")
+            raise InvalidArgument(
+                f"extrapolate must be True or False; got {extrapolate!r}"
+            )
         self._extrapolate = extrapolate
         self.error_term = error_term
         names = list(sae) if isinstance(sae, Mapping) else []
-        given = {name: one for name, one in sae.items() if one is not None} if isinstance(sae, Mapping) else sae
+        given = (
+            {name: one for name, one in sae.items() if one is not None}
+            if isinstance(sae, Mapping)
+            else sae
+        )
         self.saes: dict[str, SAE] = saes_by_site(given) if given or not names else {}
-        self._sites = checked_sites(host, {name: self.saes.get(name) for name in names or self.saes})
+        self._sites = checked_sites(
+            host, {name: self.saes.get(name) for name in names or self.saes}
+        )
         self.positions = positions
         self._k: dict[str, int | Tensor | KRule] = {}
         self.k = k
@@ -51,8 +65,14 @@ class SpliceSettings:
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse what would have no effect."""
-        if not (name.startswith("_") or name in ("codes", "saes") or isinstance(getattr(type(self), name, None), property)):
-            raise AttributeError(f"a splice has no {name!r} to set; what can be set: k, edits, error_term, positions")
+        if not (
+            name.startswith("_")
+            or name in ("codes", "saes")
+            or isinstance(getattr(type(self), name, None), property)
+        ):
+            raise AttributeError(
+                f"a splice has no {name!r} to set; what can be set: k, edits, error_term, positions"
+            )
         super().__setattr__(name, value)
 
     @property
@@ -63,7 +83,9 @@ class SpliceSettings:
     @error_term.setter
     def error_term(self, error_term: ErrorTerm) -> None:
         if not (isinstance(error_term, bool) or error_term == "reference"):
-            raise InvalidArgument(f"error_term must be False, True or 'reference'; got {error_term!r}")
+            raise InvalidArgument(
+                f"error_term must be False, True or 'reference'; got {error_term!r}"
+            )
         self._error_term: ErrorTerm = error_term
 
     @property
@@ -73,7 +95,10 @@ class SpliceSettings:
 
     @positions.setter
     def positions(self, positions: Positions) -> None:
-        self._where = {name: SplicedPositions.of(self._host, self.saes.get(name), positions) for name in self._sites}
+        self._where = {
+            name: SplicedPositions.of(self._host, self.saes.get(name), positions)
+            for name in self._sites
+        }
         self._positions = positions
 
     @property
@@ -85,16 +110,29 @@ class SpliceSettings:
         the others.
         """
         values = list(self._k.values())
-        return values[0] if values and all(_same(value, values[0]) for value in values) else dict(self._k)
+        return (
+            values[0]
+            if values and all(_same(value, values[0]) for value in values)
+            else dict(self._k)
+        )
 
     @k.setter
     def k(self, k: K) -> None:
-        wanted: Mapping[str, OneK] = self._by_name(k) if isinstance(k, Mapping) else dict.fromkeys(self.saes, k)
+        wanted: Mapping[str, OneK] = (
+            self._by_name(k) if isinstance(k, Mapping) else dict.fromkeys(self.saes, k)
+        )
         bare = [name for name in wanted if name not in self.saes]
         if bare:
             raise InvalidK(f"there is no SAE at {bare[0]}, so no k either")
-        checked = {name: checked_dial(self.saes[name], value, extrapolate=self._extrapolate) for name, value in wanted.items()}
-        defaults: Mapping[str, Any] = {name: one.config.k for name, one in self.saes.items()} if not self._k else self._k
+        checked = {
+            name: checked_dial(self.saes[name], value, extrapolate=self._extrapolate)
+            for name, value in wanted.items()
+        }
+        defaults: Mapping[str, Any] = (
+            {name: one.config.k for name, one in self.saes.items()}
+            if not self._k
+            else self._k
+        )
         self._k = {**defaults, **checked}
 
     @property
@@ -104,27 +142,46 @@ class SpliceSettings:
         What can be assigned: a list of edits where one site is spliced; lists by site name, which change the sites they name and leave
         the others; an empty list, for no edits anywhere.
         """
-        return next(iter(self._edits.values())) if len(self._sites) == 1 else dict(self._edits)
+        return (
+            next(iter(self._edits.values()))
+            if len(self._sites) == 1
+            else dict(self._edits)
+        )
 
     @edits.setter
     def edits(self, edits: Edits) -> None:
         if not isinstance(edits, Mapping):
             if edits and len(self._sites) > 1:
-                raise InvalidArgument(f"several sites are spliced, so say where: edits={{{next(iter(self._sites))!r}: [...]}}")
+                raise InvalidArgument(
+                    f"several sites are spliced, so say where: edits={{{next(iter(self._sites))!r}: [...]}}"
+                )
             edits = dict.fromkeys(self._sites, edits)
         wanted = self._by_name(edits)
         for name, some in wanted.items():
-            if not isinstance(some, list | tuple) or not all(isinstance(edit, Edit) for edit in some):
-                raise InvalidArgument(f"edits at {name} must be a list of edits such as Ablate(17); got {some!r}")
+            if not isinstance(some, list | tuple) or not all(
+                isinstance(edit, Edit) for edit in some
+            ):
+                raise InvalidArgument(
+                    f"edits at {name} must be a list of edits such as Ablate(17); got {some!r}"
+                )
             for edit in some:
                 self._refuse_unfit(name, edit)
-        self._edits = {**self._edits, **{name: tuple(some) for name, some in wanted.items()}}
+        self._edits = {
+            **self._edits,
+            **{name: tuple(some) for name, some in wanted.items()},
+        }
 
     def _name(self, given: str) -> str:
         """The name this splice has for a site, whichever of its spellings was given."""
-        found = next((name for name in spellings(given) if name in self._sites), None) if isinstance(given, str) else None
+        found = (
+            next((name for name in spellings(given) if name in self._sites), None)
+            if isinstance(given, str)
+            else None
+        )
         if found is None:
-            raise UnknownSite(f"nothing is spliced at {given!r}; something is at: {closest(str(given), self._sites)}")
+            raise UnknownSite(
+                f"nothing is spliced at {given!r}; something is at: {closest(str(given), self._sites)}"
+            )
         return found
 
     def _by_name(self, by_site: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,9 +191,13 @@ class SpliceSettings:
         sae = self.saes.get(name)
         if isinstance(edit, FeatureEdit):
             if sae is None:
-                raise InvalidArgument(f"{edit!r} edits features, and there is no SAE at {name}; AddDirection does not need one")
+                raise InvalidArgument(
+                    f"{edit!r} edits features, and there is no SAE at {name}; AddDirection does not need one"
+                )
             if max(edit.ids) >= sae.config.d_sae:
-                raise InvalidArgument(f"{edit!r}: the SAE at {name} has features 0 to {sae.config.d_sae - 1}")
+                raise InvalidArgument(
+                    f"{edit!r}: the SAE at {name} has features 0 to {sae.config.d_sae - 1}"
+                )
             if edit.mask_length not in (None, sae.config.d_sae):
                 raise ShapeMismatch(
                     f"{edit!r} was given a mask over {edit.mask_length} features; the SAE at {name} has {sae.config.d_sae} of them"
@@ -146,11 +207,19 @@ class SpliceSettings:
                     f"{edit!r} takes activations from a run of another SAE: its features at {name} are {edit.run.d_sae(name)}, here they "
                     f"are {sae.config.d_sae}"
                 )
-        elif isinstance(edit, AddDirection) and sae is not None and len(edit.vector) != sae.config.d_model:
+        elif (
+            isinstance(edit, AddDirection)
+            and sae is not None
+            and len(edit.vector) != sae.config.d_model
+        ):
             raise ShapeMismatch(f"{edit!r}: {name} is {sae.config.d_model} wide")
 
 
 def _same(one: int | Tensor | KRule, other: int | Tensor | KRule) -> bool:
     if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one.cpu(), other.cpu())
+        return (
+            isinstance(one, Tensor)
+            and isinstance(other, Tensor)
+            and torch.equal(one.cpu(), other.cpu())
+        )
     return one == other

@@ -20,7 +20,9 @@ from sae_lens_ext.sae import SAE, SparseCode
 class KRule(Protocol):
     """Chooses a k for every token from what its code would be at the largest."""
 
-    def choose(self, sae: SAE, x: Float[Tensor, "*batch d_model"], code: SparseCode) -> Int[Tensor, "*batch"]:
+    def choose(
+        self, sae: SAE, x: Float[Tensor, "*batch d_model"], code: SparseCode
+    ) -> Int[Tensor, "*batch"]:
         """The k of every token, from 1 to ``code.k``."""
         ...
 
@@ -44,10 +46,18 @@ class UntilFVU:
         Raises:
             InvalidArgument: not a share.
         """
-        if isinstance(self.bound, bool) or not isinstance(self.bound, int | float) or not 0 <= self.bound <= 1:
-            raise InvalidArgument(f"until_fvu takes a share of the variance, from 0 to 1; got {self.bound!r}")
+        if (
+            isinstance(self.bound, bool)
+            or not isinstance(self.bound, int | float)
+            or not 0 <= self.bound <= 1
+        ):
+            raise InvalidArgument(
+                f"until_fvu takes a share of the variance, from 0 to 1; got {self.bound!r}"
+            )
 
-    def choose(self, sae: SAE, x: Float[Tensor, "*batch d_model"], code: SparseCode) -> Int[Tensor, "*batch"]:
+    def choose(
+        self, sae: SAE, x: Float[Tensor, "*batch d_model"], code: SparseCode
+    ) -> Int[Tensor, "*batch"]:
         """See ``KRule.choose``."""
         errors = sae.prefix_errors(x, code)
         enough = errors[..., 1:] <= self.bound * errors[..., :1]
@@ -79,8 +89,15 @@ def checked_dial(sae: SAE, k: OneK, *, extrapolate: bool) -> int | Tensor | KRul
     """
     k = torch.as_tensor(k) if isinstance(k, numpy.ndarray) else k
     if isinstance(k, Tensor) and k.ndim > 0:
-        if k.is_floating_point() or k.dtype == torch.bool or k.ndim > 2 or not k.numel():
-            raise InvalidK(f"k per position must be whole numbers [pos] or [batch, pos]; got {k.dtype} {list(k.shape)}")
+        if (
+            k.is_floating_point()
+            or k.dtype == torch.bool
+            or k.ndim > 2
+            or not k.numel()
+        ):
+            raise InvalidK(
+                f"k per position must be whole numbers [pos] or [batch, pos]; got {k.dtype} {list(k.shape)}"
+            )
         for end in (k.min(), k.max()):
             sae.config.checked_k(int(end), extrapolate=extrapolate)
         return k.clone()
@@ -97,7 +114,9 @@ def k_to_encode(sae: SAE, dial: int | Tensor | KRule) -> int:
     return int(dial.max()) if isinstance(dial, Tensor) else sae.config.k
 
 
-def dialled(sae: SAE, dial: int | Tensor | KRule, x: Tensor, code: SparseCode, window: Window) -> SparseCode:
+def dialled(
+    sae: SAE, dial: int | Tensor | KRule, x: Tensor, code: SparseCode, window: Window
+) -> SparseCode:
     """The code that the dial leaves of one that was encoded at ``k_to_encode`` or more.
 
     Raises:
@@ -107,9 +126,17 @@ def dialled(sae: SAE, dial: int | Tensor | KRule, x: Tensor, code: SparseCode, w
         return code.prefix(dial)
     if isinstance(dial, Tensor):
         total = window.start + window.length
-        if dial.shape[-1] < total or (dial.ndim == 2 and dial.shape[0] not in (1, window.batch)):
-            raise ShapeMismatch(f"k per position is {list(dial.shape)}; this run reaches {[window.batch, total]} (batch, pos)")
-        k = dial[..., window.start : total].to(code.values.device).expand(window.batch, window.length)
+        if dial.shape[-1] < total or (
+            dial.ndim == 2 and dial.shape[0] not in (1, window.batch)
+        ):
+            raise ShapeMismatch(
+                f"k per position is {list(dial.shape)}; this run reaches {[window.batch, total]} (batch, pos)"
+            )
+        k = (
+            dial[..., window.start : total]
+            .to(code.values.device)
+            .expand(window.batch, window.length)
+        )
         code = code.prefix(int(dial.max()))
     else:
         code = code.prefix(sae.config.k)
@@ -122,8 +149,21 @@ def dialled(sae: SAE, dial: int | Tensor | KRule, x: Tensor, code: SparseCode, w
 
 def _refuse_bad_choice(rule: KRule, k: object, code: SparseCode) -> None:
     tokens = code.values.shape[:-1]
-    if not isinstance(k, Tensor) or k.is_floating_point() or k.dtype == torch.bool or k.shape != tokens:
+    if (
+        not isinstance(k, Tensor)
+        or k.is_floating_point()
+        or k.dtype == torch.bool
+        or k.shape != tokens
+    ):
         got = f"{k.dtype} {list(k.shape)}" if isinstance(k, Tensor) else repr(k)
-        raise InvalidK(f"{rule!r} must choose a tensor of whole numbers, one for each token {list(tokens)}; it chose {got}")
-    if holds_numbers(k) and k.numel() and not (int(k.min()) >= 1 and int(k.max()) <= code.k):
-        raise InvalidK(f"{rule!r} must choose from 1 to {code.k}; it chose from {int(k.min())} to {int(k.max())}")
+        raise InvalidK(
+            f"{rule!r} must choose a tensor of whole numbers, one for each token {list(tokens)}; it chose {got}"
+        )
+    if (
+        holds_numbers(k)
+        and k.numel()
+        and not (int(k.min()) >= 1 and int(k.max()) <= code.k)
+    ):
+        raise InvalidK(
+            f"{rule!r} must choose from 1 to {code.k}; it chose from {int(k.min())} to {int(k.max())}"
+        )

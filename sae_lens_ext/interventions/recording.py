@@ -10,7 +10,13 @@ from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._arguments import mask_length
-from sae_lens_ext.errors import FormatError, InvalidArgument, ShapeMismatch, UnknownSite, closest
+from sae_lens_ext.errors import (
+    FormatError,
+    InvalidArgument,
+    ShapeMismatch,
+    UnknownSite,
+    closest,
+)
 from sae_lens_ext.hosts import capture, host_for, spellings, token_rows
 from sae_lens_ext.interventions.positions.window import Positions, SplicedPositions
 from sae_lens_ext.interventions.sites import checked_sites, saes_by_site
@@ -34,11 +40,23 @@ class Run:
     def __post_init__(self) -> None:
         """Refuse what is no code ``[batch, pos, k]`` by site."""
         codes = self.codes.values() if isinstance(self.codes, Mapping) else [None]
-        if not all(isinstance(code, SparseCode) and code.values.ndim == 3 for code in codes):
-            raise InvalidArgument("a run is made of codes [batch, pos, k] by site name; Run.capture(model, tokens, sae) makes one")
+        if not all(
+            isinstance(code, SparseCode) and code.values.ndim == 3 for code in codes
+        ):
+            raise InvalidArgument(
+                "a run is made of codes [batch, pos, k] by site name; Run.capture(model, tokens, sae) makes one"
+            )
 
     @classmethod
-    def capture(cls, model: Any, tokens: Any, sae: SAE | Mapping[str, SAE], k: int | None = None, *, positions: Positions = None) -> "Run":
+    def capture(
+        cls,
+        model: Any,
+        tokens: Any,
+        sae: SAE | Mapping[str, SAE],
+        k: int | None = None,
+        *,
+        positions: Positions = None,
+    ) -> "Run":
         """Run ``tokens`` and keep the features, by default of all but the special tokens that the SAE was not trained on.
 
         The model runs as it stands: splices and hooks that are active take part.
@@ -56,12 +74,23 @@ class Run:
         host, saes = host_for(model).plain(), saes_by_site(sae)
         sites = checked_sites(host, saes)
         tokens = token_rows(host, tokens)
-        kept = {name: SplicedPositions.of(host, one, positions).mask_of(tokens) for name, one in saes.items()}
+        kept = {
+            name: SplicedPositions.of(host, one, positions).mask_of(tokens)
+            for name, one in saes.items()
+        }
         with torch.no_grad():
             found = capture(host, tokens, set(sites.values()))
-            return cls({name: _code(one, found[sites[name]], kept[name], k) for name, one in saes.items()}, kept)
+            return cls(
+                {
+                    name: _code(one, found[sites[name]], kept[name], k)
+                    for name, one in saes.items()
+                },
+                kept,
+            )
 
-    def activations(self, site: str, features: int | Sequence[int] | Tensor) -> Float[Tensor, "batch pos features"]:
+    def activations(
+        self, site: str, features: int | Sequence[int] | Tensor
+    ) -> Float[Tensor, "batch pos features"]:
         """What these features did at a site; 0 where one was not among the k strongest, and where none were kept.
 
         Raises:
@@ -71,12 +100,18 @@ class Run:
         """
         numbers = arguments.features(features)
         if mask_length(features) not in (None, self.d_sae(site)):
-            raise ShapeMismatch(f"the mask is over {mask_length(features)} features; the SAE at {site} has {self.d_sae(site)} of them")
+            raise ShapeMismatch(
+                f"the mask is over {mask_length(features)} features; the SAE at {site} has {self.d_sae(site)} of them"
+            )
         if max(numbers) >= self.d_sae(site):
-            raise InvalidArgument(f"the SAE at {site} has features 0 to {self.d_sae(site) - 1}; got {max(numbers)}")
+            raise InvalidArgument(
+                f"the SAE at {site} has features 0 to {self.d_sae(site) - 1}; got {max(numbers)}"
+            )
         return activations_of(self.codes[self._name(site)], numbers)
 
-    def mean_activations(self, site: str, features: int | Sequence[int] | Tensor) -> Float[Tensor, " features"]:
+    def mean_activations(
+        self, site: str, features: int | Sequence[int] | Tensor
+    ) -> Float[Tensor, " features"]:
         """The mean of each of these features over the tokens whose features were kept.
 
         Raises:
@@ -84,7 +119,9 @@ class Run:
         """
         activations, mask = self.activations(site, features), self.mask(site)
         if not mask.any():
-            raise InvalidArgument(f"this run kept no features at {site}, so they have no mean; capture it with other positions=")
+            raise InvalidArgument(
+                f"this run kept no features at {site}, so they have no mean; capture it with other positions="
+            )
         return activations[mask.to(activations.device)].mean(0)
 
     def d_sae(self, site: str) -> int:
@@ -94,13 +131,19 @@ class Run:
     def mask(self, site: str) -> Bool[Tensor, "batch pos"]:
         """Where features were kept at a site; errors as in ``activations``."""
         name = self._name(site)
-        return self.kept[name] if name in self.kept else torch.ones(self.codes[name].values.shape[:-1], dtype=torch.bool)
+        return (
+            self.kept[name]
+            if name in self.kept
+            else torch.ones(self.codes[name].values.shape[:-1], dtype=torch.bool)
+        )
 
     def _name(self, site: str) -> str:
         """The name this run has for a site, whichever of its spellings was given."""
         found = next((name for name in spellings(site) if name in self.codes), None)
         if found is None:
-            raise UnknownSite(f"this run was not captured at {site!r}; it was at: {closest(site, self.codes)}")
+            raise UnknownSite(
+                f"this run was not captured at {site!r}; it was at: {closest(site, self.codes)}"
+            )
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,13 +167,28 @@ class Run:
         """
         try:
             codes = {
-                site: SparseCode(torch.tensor(code["values"]), torch.tensor(code["indices"], dtype=torch.int64), code["d_sae"])
+                site: SparseCode(
+                    torch.tensor(code["values"]),
+                    torch.tensor(code["indices"], dtype=torch.int64),
+                    code["d_sae"],
+                )
                 for site, code in content.items()
             }
-            kept = {site: torch.tensor(code["kept"], dtype=torch.bool) for site, code in content.items()}
+            kept = {
+                site: torch.tensor(code["kept"], dtype=torch.bool)
+                for site, code in content.items()
+            }
             return cls(codes, kept)
-        except (KeyError, TypeError, ValueError, AttributeError, ShapeMismatch) as error:
-            raise FormatError(f"a run is written as d_sae, indices, values and kept by site; this is not ({error})") from error
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            ShapeMismatch,
+        ) as error:
+            raise FormatError(
+                f"a run is written as d_sae, indices, values and kept by site; this is not ({error})"
+            ) from error
 
     def __eq__(self, other: object) -> bool:
         """Whether all numbers are equal."""
@@ -147,13 +205,19 @@ class Run:
 
 def _code(sae: SAE, x: Tensor, mask: Tensor, k: int | None) -> SparseCode:
     # Zeroed on the way in, too: what is left out must not be checked.
-    return sae.encode(x.where(mask.to(x.device).unsqueeze(-1), 0).to(sae.W_enc.device), k).where(mask)
+    return sae.encode(
+        x.where(mask.to(x.device).unsqueeze(-1), 0).to(sae.W_enc.device), k
+    ).where(mask)
 
 
-def activations_of(code: SparseCode, features: Sequence[int]) -> Float[Tensor, "*batch features"]:
+def activations_of(
+    code: SparseCode, features: Sequence[int]
+) -> Float[Tensor, "*batch features"]:
     """Columns of the dense code, without building it: the activation of each of these features, 0 where it is not in the code."""
     column = code.indices.new_full((code.d_sae,), len(features))
-    column[torch.as_tensor(features, device=column.device)] = torch.arange(len(features), device=column.device)
+    column[torch.as_tensor(features, device=column.device)] = torch.arange(
+        len(features), device=column.device
+    )
     # Every other feature goes to one column more, which is dropped.
     found = code.values.new_zeros(*code.values.shape[:-1], len(features) + 1)
     return found.scatter_add(-1, column[code.indices], code.values)[..., :-1]

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, NonFinite, ShapeMismatch, UnknownSite
 from sae_lens_ext.hosts import Host, Points, RunWatch, host_for
-from sae_lens_ext.interventions.arithmetic import POINTS, ErrorTerm, spliced_activation, with_directions
+from sae_lens_ext.interventions.arithmetic import (
+    POINTS,
+    ErrorTerm,
+    spliced_activation,
+    with_directions,
+)
 from sae_lens_ext.interventions.controls import Edits, SpliceSettings
 from sae_lens_ext.interventions.dial import K
 from sae_lens_ext.interventions.positions.window import Positions, Window
@@ -64,7 +69,15 @@ def splice(
         InvalidArgument: no SAE, two for one place, or an option that is none.
         UnsupportedHost: a model that no adapter knows.
     """
-    return Splice(host_for(model), sae, k, error_term=error_term, edits=edits, positions=positions, extrapolate=extrapolate)
+    return Splice(
+        host_for(model),
+        sae,
+        k,
+        error_term=error_term,
+        edits=edits,
+        positions=positions,
+        extrapolate=extrapolate,
+    )
 
 
 class Splice(SpliceSettings):
@@ -90,22 +103,39 @@ class Splice(SpliceSettings):
         extrapolate: bool = False,
     ) -> None:
         """Check everything; attach nothing yet."""
-        super().__init__(host, sae, k, error_term=error_term, edits=edits, positions=positions, extrapolate=extrapolate)
+        super().__init__(
+            host,
+            sae,
+            k,
+            error_term=error_term,
+            edits=edits,
+            positions=positions,
+            extrapolate=extrapolate,
+        )
         self.codes: dict[str, SparseCode] = _Codes(self._name)
         self._attached: ExitStack | None = None
 
     def attach(self) -> "Splice":
         """What entering the ``with`` block does; for a splice that should outlive a notebook cell, with ``detach`` later."""
         if self._attached is not None:
-            raise InvalidArgument("this splice is active already; leave its with block, or detach it, first")
+            raise InvalidArgument(
+                "this splice is active already; leave its with block, or detach it, first"
+            )
         with ExitStack() as stack:
             reached: set[str] = set()
-            watch = RunWatch(lambda: (self.codes.clear(), reached.clear()), lambda: self._refuse_silent(reached))
+            watch = RunWatch(
+                lambda: (self.codes.clear(), reached.clear()),
+                lambda: self._refuse_silent(reached),
+            )
             stack.callback(self._host.watch(watch.begin, watch.keep, watch.end))
             for name, site in self._sites.items():
                 points, close = self._host.points(site, POINTS)
                 stack.callback(close)
-                stack.callback(self._host.attach(site, self._function(name, watch, points, reached)))
+                stack.callback(
+                    self._host.attach(
+                        site, self._function(name, watch, points, reached)
+                    )
+                )
             self._attached = stack.pop_all()
         return self
 
@@ -132,15 +162,23 @@ class Splice(SpliceSettings):
             InvalidArgument: not an nnsight model, or no trace is running.
         """
         if not hasattr(self._host, "attach_now"):
-            raise InvalidArgument("apply() is for traces of nnsight models; on this one use the splice as a with block, or attach()")
+            raise InvalidArgument(
+                "apply() is for traces of nnsight models; on this one use the splice as a with block, or attach()"
+            )
         host: Any = self._host
         watch = RunWatch(self.codes.clear, lambda: None)
         if not all(where.are_all for where in self._where.values()):
             host.watch_now(watch.begin, watch.keep)
         times = {name: site.when for name, site in self._sites.items()}
-        order = list(times) if None in times.values() else sorted(times, key=lambda name: times[name] or ())
+        order = (
+            list(times)
+            if None in times.values()
+            else sorted(times, key=lambda name: times[name] or ())
+        )
         for name in order:
-            host.attach_now(self._sites[name], self._function(name, watch, Points(), set()))
+            host.attach_now(
+                self._sites[name], self._function(name, watch, Points(), set())
+            )
         return self
 
     def __enter__(self) -> "Splice":
@@ -153,8 +191,14 @@ class Splice(SpliceSettings):
 
     def __repr__(self) -> str:
         """Where, at which k, with which edits, and whether it is active."""
-        sites = [f"{name}: k={self._k[name]}" if name in self._k else name for name in self._sites]
-        sites = [f"{site}, {list(self._edits[name])}" if self._edits[name] else site for site, name in zip(sites, self._sites, strict=True)]
+        sites = [
+            f"{name}: k={self._k[name]}" if name in self._k else name
+            for name in self._sites
+        ]
+        sites = [
+            f"{site}, {list(self._edits[name])}" if self._edits[name] else site
+            for site, name in zip(sites, self._sites, strict=True)
+        ]
         error = f"; error_term={self._error_term!r}" if self._error_term else ""
         return f"Splice({'; '.join(sites)}{error}; {'active' if self._attached is not None else 'not active'})"
 
@@ -170,14 +214,22 @@ class Splice(SpliceSettings):
                 "let it compute it (a later start, compiled code and hooks that are reset leave it out)"
             )
 
-    def _function(self, name: str, watch: RunWatch, points: Points, reached: set[str]) -> Callable[[Tensor], Tensor]:
+    def _function(
+        self, name: str, watch: RunWatch, points: Points, reached: set[str]
+    ) -> Callable[[Tensor], Tensor]:
         sae = self.saes.get(name)
 
         def replaced(x: Tensor) -> Tensor:
             reached.add(name)
             if x.ndim != 3 or (sae is not None and x.shape[-1] != sae.config.d_model):
-                wanted = "[batch, pos, d]" if sae is None else f"the SAE spliced there has d_model={sae.config.d_model}"
-                raise ShapeMismatch(f"the activation at {name} is {list(x.shape)}; {wanted}")
+                wanted = (
+                    "[batch, pos, d]"
+                    if sae is None
+                    else f"the SAE spliced there has d_model={sae.config.d_model}"
+                )
+                raise ShapeMismatch(
+                    f"the activation at {name} is {list(x.shape)}; {wanted}"
+                )
             given = points.passed("hook_sae_input", lambda: x)
             x = x if given is None else given[1]
             window = Window(x.shape[0], x.shape[1], watch.start)
@@ -185,7 +237,13 @@ class Splice(SpliceSettings):
             if sae is None:
                 out = with_directions(x, self._edits[name], window)
             else:
-                out = self._by_sae(name, sae, x, Window(x.shape[0], x.shape[1], watch.start, mask), points)
+                out = self._by_sae(
+                    name,
+                    sae,
+                    x,
+                    Window(x.shape[0], x.shape[1], watch.start, mask),
+                    points,
+                )
             out = out.to(device=x.device, dtype=x.dtype)
             out = out if mask is None else out.where(mask.to(x.device).unsqueeze(-1), x)
             given = points.passed("hook_sae_output", lambda: out)
@@ -193,10 +251,16 @@ class Splice(SpliceSettings):
 
         return replaced
 
-    def _by_sae(self, name: str, sae: SAE, x: Tensor, window: Window, points: Points) -> Tensor:
+    def _by_sae(
+        self, name: str, sae: SAE, x: Tensor, window: Window, points: Points
+    ) -> Tensor:
         device = sae.W_enc.device
         # Left-out positions are zeroed on the way in: whatever they hold must not be checked, nor come out as features.
-        chosen = x if window.mask is None else x.where(window.mask.to(x.device).unsqueeze(-1), 0)
+        chosen = (
+            x
+            if window.mask is None
+            else x.where(window.mask.to(x.device).unsqueeze(-1), 0)
+        )
         try:
             # The SAE computes in its own dtype, whatever the model's surroundings say.
             with torch.autocast(device.type, enabled=False):
@@ -228,4 +292,6 @@ class _Codes(dict[str, SparseCode]):
         name = self._name(given)
         if name in self:
             return self[name]
-        raise UnknownSite(f"there is no code of {name}: either it has no SAE, or the model has not run since the splice became active")
+        raise UnknownSite(
+            f"there is no code of {name}: either it has no SAE, or the model has not run since the splice became active"
+        )

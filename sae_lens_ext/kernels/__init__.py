@@ -13,7 +13,11 @@ on one, in Triton, ``operator.py`` makes torch operators of them, and ``__init__
 """
 
 from sae_lens_ext.kernels._checks import holds_numbers
-from sae_lens_ext.kernels.hierarchical_loss import HierarchicalParts, hierarchical_loss, hierarchical_loss_parts
+from sae_lens_ext.kernels.hierarchical_loss import (
+    HierarchicalParts,
+    hierarchical_loss,
+    hierarchical_loss_parts,
+)
 from sae_lens_ext.kernels.quadratic_attention import (
     Attended,
     AttentionState,

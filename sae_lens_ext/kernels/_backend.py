@@ -28,24 +28,36 @@ def resolve(requested: Backend | None, *tensors: Tensor) -> Backend:
         BackendError: ``requested`` cannot run there.
     """
     if requested is not None and requested not in _NAMES:
-        raise InvalidArgument(f"backend must be None or one of {', '.join(_NAMES)}; got {requested!r}")
+        raise InvalidArgument(
+            f"backend must be None or one of {', '.join(_NAMES)}; got {requested!r}"
+        )
     if any(is_batched(tensor) for tensor in tensors):
         raise InvalidArgument(
             "the kernels cannot be run under vmap; their tensors take any leading batch shape, so pass the whole batch at once"
         )
-    reasons = {"reference": None, "cpu": _why_no_cpu(tensors[0]), "gpu": _why_no_gpu(tensors[0])}
+    reasons = {
+        "reference": None,
+        "cpu": _why_no_cpu(tensors[0]),
+        "gpu": _why_no_gpu(tensors[0]),
+    }
     if any(_is_transformed(tensor) for tensor in tensors):
-        reasons["cpu"] = reasons["gpu"] = "it has no derivatives for torch.func and forward mode"
+        reasons["cpu"] = reasons["gpu"] = (
+            "it has no derivatives for torch.func and forward mode"
+        )
     if requested is None:
         return next(backend for backend in _FASTEST_FIRST if not reasons[backend])
     if reasons[requested]:
-        raise BackendError(f"backend={requested!r} was asked for, but {reasons[requested]}; leave backend out to run what there is")
+        raise BackendError(
+            f"backend={requested!r} was asked for, but {reasons[requested]}; leave backend out to run what there is"
+        )
     return requested
 
 
 def is_batched(tensor: Tensor) -> bool:
     """Whether a tensor is one that ``torch.vmap`` hands out, whose numbers cannot be looked at."""
-    while not torch.compiler.is_compiling() and functorch.is_functorch_wrapped_tensor(tensor):
+    while not torch.compiler.is_compiling() and functorch.is_functorch_wrapped_tensor(
+        tensor
+    ):
         if functorch.is_batchedtensor(tensor):
             return True
         tensor = functorch.get_unwrapped(tensor)
@@ -57,7 +69,10 @@ def _is_transformed(tensor: Tensor) -> bool:
     if torch.compiler.is_compiling():
         # Where tensors cannot be asked: whether torch.func is at work at all.
         return functorch.maybe_current_level() is not None
-    return functorch.is_functorch_wrapped_tensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None
+    return (
+        functorch.is_functorch_wrapped_tensor(tensor)
+        or forward_ad.unpack_dual(tensor).tangent is not None
+    )
 
 
 def _why_no_cpu(tensor: Tensor) -> str | None:
@@ -69,11 +84,15 @@ def _why_no_cpu(tensor: Tensor) -> str | None:
 
 def _why_no_gpu(tensor: Tensor) -> str | None:
     # Triton's interpreter, which its own variable turns on, runs on tensors in main memory.
-    if tensor.device.type != "cuda" and not (tensor.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+    if tensor.device.type != "cuda" and not (
+        tensor.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    ):
         return f"the tensors are on {tensor.device}"
     if tensor.dtype not in _GPU_DTYPES:
         return f"the tensors are {tensor.dtype}, and it takes float32, bfloat16 and float16"
-    missing = [package for package in ("triton", "sae_lens_ext") if not _can_import(package)]
+    missing = [
+        package for package in ("triton", "sae_lens_ext") if not _can_import(package)
+    ]
     return f"the package {missing[0]} is not installed" if missing else None
 
 

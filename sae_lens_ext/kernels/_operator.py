@@ -29,15 +29,22 @@ def register(
         backward: its gradient, made of operators itself, because torch.compile looks into it.
         schema: of its arguments and results; None reads it off the annotations, of which torch 2.6 knows no lists.
     """
-    operator = torch.library.custom_op(f"sae_lens_ext::{name}", forward, mutates_args=(), schema=schema)
+    operator = torch.library.custom_op(
+        f"sae_lens_ext::{name}", forward, mutates_args=(), schema=schema
+    )
     operator.register_fake(shapes)
     if backward is not None:
         operator.register_autograd(backward, setup_context=keep)
 
 
-def optional(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> list[Tensor | None]:
+def optional(
+    tensors: Sequence[Tensor | None], needs: Sequence[bool]
+) -> list[Tensor | None]:
     """What an operator returned, with None in the place of what was not needed: it has to return tensors, and returns empty ones."""
-    return [tensor if is_needed else None for tensor, is_needed in zip(tensors, needs, strict=True)]
+    return [
+        tensor if is_needed else None
+        for tensor, is_needed in zip(tensors, needs, strict=True)
+    ]
 
 
 def call(name: str, *arguments: Any) -> Any:

@@ -15,7 +15,11 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Within it, what is computed on the device is computed in the dtypes it names."""
     # Named, because torch.compile of torch 2.8 cannot ask a device whether it has an autocast to leave.
-    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+    return (
+        contextlib.nullcontext()
+        if device.type == "meta"
+        else torch.autocast(device.type, enabled=False)
+    )
 
 
 def without_autocast(function: _Function) -> _Function:

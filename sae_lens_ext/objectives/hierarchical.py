@@ -40,26 +40,43 @@ class HierarchicalTopK:
         if self.levels != "all":
             levels = as_integers(self.levels)
             if levels is None:
-                raise InvalidArgument(f"levels must be 'all' or whole numbers; got {self.levels!r}")
+                raise InvalidArgument(
+                    f"levels must be 'all' or whole numbers; got {self.levels!r}"
+                )
             object.__setattr__(self, "levels", levels)
         if self.weights is not None:
-            if not isinstance(self.weights, list | tuple) or not all(isinstance(weight, int | float) for weight in self.weights):
-                raise InvalidArgument(f"weights must be numbers, one per level; got {self.weights!r}")
+            if not isinstance(self.weights, list | tuple) or not all(
+                isinstance(weight, int | float) for weight in self.weights
+            ):
+                raise InvalidArgument(
+                    f"weights must be numbers, one per level; got {self.weights!r}"
+                )
             object.__setattr__(self, "weights", tuple(self.weights))
             if self.levels == "all" or len(self.weights) != len(self.levels):
-                raise InvalidArgument(f"weights need one level each, named in levels; got levels={self.levels!r}, weights={self.weights}")
+                raise InvalidArgument(
+                    f"weights need one level each, named in levels; got levels={self.levels!r}, weights={self.weights}"
+                )
 
     def levels_at(self, k: int) -> tuple[int, ...]:
         """See ``Objective.levels_at``."""
         if self.levels == "all":
             return tuple(range(1, k + 1))
-        if not self.levels or list(self.levels) != sorted(set(self.levels)) or self.levels[0] < 1 or self.levels[-1] != k:
-            raise InvalidK(f"levels must rise from at least 1 to k={k}, the number of features to train with; got {self.levels}")
+        if (
+            not self.levels
+            or list(self.levels) != sorted(set(self.levels))
+            or self.levels[0] < 1
+            or self.levels[-1] != k
+        ):
+            raise InvalidK(
+                f"levels must rise from at least 1 to k={k}, the number of features to train with; got {self.levels}"
+            )
         return tuple(self.levels)
 
     def __call__(self, sae: SAE, u: Float[Tensor, "batch d_model"], k: int) -> Loss:
         """See ``Objective.__call__``."""
         levels = None if self.levels == "all" else self.levels_at(k)
         code = sae.encode_normalized(u, k)
-        value = hierarchical_loss(code.values, code.indices, sae.W_dec, sae.b_dec, u, levels, self.weights)
+        value = hierarchical_loss(
+            code.values, code.indices, sae.W_dec, sae.b_dec, u, levels, self.weights
+        )
         return Loss(value, code.detach())

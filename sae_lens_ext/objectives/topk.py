@@ -25,7 +25,9 @@ class TopK:
     def __call__(self, sae: SAE, u: Float[Tensor, "batch d_model"], k: int) -> Loss:
         """See ``Objective.__call__``."""
         if u.numel() == 0:
-            raise ShapeMismatch(f"the loss of no token is not defined; got activations {list(u.shape)}")
+            raise ShapeMismatch(
+                f"the loss of no token is not defined; got activations {list(u.shape)}"
+            )
         code = sae.encode_normalized(u, k)
         error = sparse_decode(code.values, code.indices, sae.W_dec, sae.b_dec) - u
         return Loss(error.square().mean(), code.detach())

@@ -33,9 +33,13 @@ class SparseCode:
     def __post_init__(self) -> None:
         """Refuse values and indices that do not fit together, or are none."""
         if not isinstance(self.values, Tensor) or not isinstance(self.indices, Tensor):
-            raise InvalidArgument(f"a code is made of tensors; got {type(self.values).__name__} and {type(self.indices).__name__}")
+            raise InvalidArgument(
+                f"a code is made of tensors; got {type(self.values).__name__} and {type(self.indices).__name__}"
+            )
         if self.indices.is_floating_point() or self.indices.dtype == torch.bool:
-            raise InvalidArgument(f"the indices of a code are whole numbers; got {self.indices.dtype}")
+            raise InvalidArgument(
+                f"the indices of a code are whole numbers; got {self.indices.dtype}"
+            )
         if self.values.ndim < 1 or self.values.shape != self.indices.shape:
             raise ShapeMismatch(
                 f"values and indices of a code must have one shape [..., k]; got {list(self.values.shape)} and {list(self.indices.shape)}"
@@ -54,13 +58,23 @@ class SparseCode:
         """
         length = as_integer(k)
         if length is None or not 1 <= length <= self.k:
-            raise InvalidK(f"a prefix of this code needs a whole number k from 1 to {self.k}; got {k!r}: to go higher, encode again")
-        return SparseCode(self.values[..., :length], self.indices[..., :length], self.d_sae)
+            raise InvalidK(
+                f"a prefix of this code needs a whole number k from 1 to {self.k}; got {k!r}: to go higher, encode again"
+            )
+        return SparseCode(
+            self.values[..., :length], self.indices[..., :length], self.d_sae
+        )
 
     def dense(self) -> Float[Tensor, "*batch d_sae"]:
         """One column per feature, zero where it is not active. The only thing here whose size grows with d_sae."""
-        if self.indices.numel() and holds_numbers(self.indices) and int(self.indices.max()) >= self.d_sae:
-            raise InvalidArgument(f"this code names feature {int(self.indices.max())}; d_sae={self.d_sae}")
+        if (
+            self.indices.numel()
+            and holds_numbers(self.indices)
+            and int(self.indices.max()) >= self.d_sae
+        ):
+            raise InvalidArgument(
+                f"this code names feature {int(self.indices.max())}; d_sae={self.d_sae}"
+            )
         zeros = self.values.new_zeros(*self.values.shape[:-1], self.d_sae)
         return zeros.scatter_add(-1, self.indices, self.values)
 
@@ -70,7 +84,11 @@ class SparseCode:
 
     def where(self, mask: Bool[Tensor, "*batch"]) -> "SparseCode":
         """The same code, with the tokens outside ``mask`` set to zeros."""
-        return SparseCode(self.values.where(mask.to(self.values.device).unsqueeze(-1), 0), self.indices, self.d_sae)
+        return SparseCode(
+            self.values.where(mask.to(self.values.device).unsqueeze(-1), 0),
+            self.indices,
+            self.d_sae,
+        )
 
     def detach(self) -> "SparseCode":
         """The same code, without a graph behind its values."""

@@ -85,5 +85,7 @@ def _flag_or_token_ids(value: object, name: str) -> bool | tuple[int, ...]:
         return value
     ids = arguments.as_integers(value)
     if ids is None:
-        raise InvalidArgument(f"{name} must be True, False, or a list of token ids; got {value!r}")
+        raise InvalidArgument(
+            f"{name} must be True, False, or a list of token ids; got {value!r}"
+        )
     return ids

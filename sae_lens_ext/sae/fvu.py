@@ -27,11 +27,18 @@ class FVU:
         self._squared_distance = 0.0
         self._squared_error = 0.0
 
-    def update(self, x: Float[Tensor, "*batch d_model"], x_hat: Float[Tensor, "*batch d_model"]) -> None:
+    def update(
+        self, x: Float[Tensor, "*batch d_model"], x_hat: Float[Tensor, "*batch d_model"]
+    ) -> None:
         """Add activations and their reconstructions."""
         if x.shape != x_hat.shape:
-            raise ShapeMismatch(f"activations and reconstructions must have one shape; got {list(x.shape)} and {list(x_hat.shape)}")
-        x, x_hat = x.detach().flatten(0, -2).double(), x_hat.detach().flatten(0, -2).double()
+            raise ShapeMismatch(
+                f"activations and reconstructions must have one shape; got {list(x.shape)} and {list(x_hat.shape)}"
+            )
+        x, x_hat = (
+            x.detach().flatten(0, -2).double(),
+            x_hat.detach().flatten(0, -2).double(),
+        )
         count = x.shape[0]
         if count == 0:
             return
@@ -44,10 +51,16 @@ class FVU:
             # Chan et al. 1983: the exact merge of two means and sums of squares, with no difference of large numbers.
             between = mean - self._mean
             total = self._count + count
-            self._squared_distance += between.square().sum().item() * self._count * count / total
+            self._squared_distance += (
+                between.square().sum().item() * self._count * count / total
+            )
             self._mean = self._mean + between * (count / total)
         self._count += count
 
     def value(self) -> float:
         """The fraction so far; NaN when nothing, or nothing that varies, was seen."""
-        return self._squared_error / self._squared_distance if self._squared_distance > 0 else float("nan")
+        return (
+            self._squared_error / self._squared_distance
+            if self._squared_distance > 0
+            else float("nan")
+        )

@@ -10,7 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_lens_ext import _arguments as arguments
-from sae_lens_ext.errors import FormatError, InvalidArgument, InvalidK, NonFinite, ShapeMismatch, closest
+from sae_lens_ext.errors import (
+    FormatError,
+    InvalidArgument,
+    InvalidK,
+    NonFinite,
+    ShapeMismatch,
+    closest,
+)
 from sae_lens_ext.formats import SAECheckpoint, locate, read_sae, write_saelens
 from sae_lens_ext.kernels import holds_numbers, sparse_decode, topk_encode
 from sae_lens_ext.sae.code import SparseCode
@@ -42,17 +49,27 @@ class SAE(nn.Module):
     Source: Gao et al. 2024 (TopK SAE); Balagansky, Aksenov et al. 2025 (one SAE at every k).
     """
 
-    def __init__(self, config: SAEConfig, *, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        config: SAEConfig,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         """Random unit-norm decoder rows, the encoder equal to them (tied at the start only), zero biases."""
         super().__init__()
         self.config = config
-        rows = torch.randn(config.d_sae, config.d_model, generator=generator, dtype=dtype)
+        rows = torch.randn(
+            config.d_sae, config.d_model, generator=generator, dtype=dtype
+        )
         rows /= rows.norm(dim=1, keepdim=True)
         self.W_enc = nn.Parameter(rows.clone().T)
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae, dtype=dtype))
         self.W_dec = nn.Parameter(rows)
         self.b_dec = nn.Parameter(torch.zeros(config.d_model, dtype=dtype))
-        self.register_buffer("activation_mean", torch.zeros(config.d_model, dtype=dtype))
+        self.register_buffer(
+            "activation_mean", torch.zeros(config.d_model, dtype=dtype)
+        )
         self.register_buffer("activation_scale", torch.ones((), dtype=dtype))
         self.activation_mean: Tensor
         self.activation_scale: Tensor
@@ -77,7 +94,9 @@ class SAE(nn.Module):
             sae = cls(config)
         mixed = {tensor.dtype for tensor in (W_enc, b_enc, W_dec, b_dec)}
         if len(mixed) > 1:
-            raise InvalidArgument(f"the weights of an SAE must be of one dtype; got {', '.join(sorted(map(str, mixed)))}")
+            raise InvalidArgument(
+                f"the weights of an SAE must be of one dtype; got {', '.join(sorted(map(str, mixed)))}"
+            )
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
         for name, tensor in given.items():
             wanted = getattr(sae, name).shape
@@ -88,17 +107,34 @@ class SAE(nn.Module):
             rows = tensor.detach().T if name == "W_enc" else tensor.detach()
             rows = rows.clone(memory_format=torch.contiguous_format)
             setattr(sae, name, nn.Parameter(rows.T if name == "W_enc" else rows))
-        mean = b_dec.new_zeros(config.d_model) if activation_mean is None else activation_mean
-        scale = b_dec.new_ones(()) if activation_scale is None else torch.as_tensor(activation_scale, dtype=b_dec.dtype)
+        mean = (
+            b_dec.new_zeros(config.d_model)
+            if activation_mean is None
+            else activation_mean
+        )
+        scale = (
+            b_dec.new_ones(())
+            if activation_scale is None
+            else torch.as_tensor(activation_scale, dtype=b_dec.dtype)
+        )
         if mean.shape != b_dec.shape or scale.shape != () or not scale > 0:
             raise ShapeMismatch(
                 f"activation_mean must be [{config.d_model}] and activation_scale one number above 0; "
                 f"got {list(mean.shape)} and {scale.tolist()}"
             )
-        sae.activation_mean, sae.activation_scale = mean.detach().clone(), scale.detach().clone()
+        sae.activation_mean, sae.activation_scale = (
+            mean.detach().clone(),
+            scale.detach().clone(),
+        )
         return sae
 
-    def encode(self, x: Float[Tensor, "*batch d_model"], k: int | None = None, *, extrapolate: bool = False) -> SparseCode:
+    def encode(
+        self,
+        x: Float[Tensor, "*batch d_model"],
+        k: int | None = None,
+        *,
+        extrapolate: bool = False,
+    ) -> SparseCode:
         """The k strongest features of every activation, strongest first.
 
         Args:
@@ -114,18 +150,26 @@ class SAE(nn.Module):
         k = self.config.checked_k(k, extrapolate=extrapolate)
         return self.encode_normalized(self.normalized(x), k)
 
-    def encode_normalized(self, u: Float[Tensor, "*batch d_model"], k: int) -> SparseCode:
+    def encode_normalized(
+        self, u: Float[Tensor, "*batch d_model"], k: int
+    ) -> SparseCode:
         """The code of activations that are ``normalized`` already; no k is refused that the dictionary has."""
         centre = self.b_dec if self.config.apply_b_dec_to_input else None
         values, indices = topk_encode(u, self.W_enc, self.b_enc, k, centre=centre)
         return SparseCode(values, indices, self.config.d_sae)
 
-    def normalized(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    def normalized(
+        self, x: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_model"]:
         """Activations in the SAE's dtype, centred and scaled."""
         if not isinstance(x, Tensor):
-            raise InvalidArgument(f"{self._name()} reads tensors; got a {type(x).__name__}")
+            raise InvalidArgument(
+                f"{self._name()} reads tensors; got a {type(x).__name__}"
+            )
         if x.ndim < 1 or x.shape[-1] != self.config.d_model:
-            raise ShapeMismatch(f"{self._name()} reads activations of width d_model={self.config.d_model}; got {list(x.shape)}")
+            raise ShapeMismatch(
+                f"{self._name()} reads activations of width d_model={self.config.d_model}; got {list(x.shape)}"
+            )
         if holds_numbers(x) and not torch.isfinite(x).all():
             bad = int((~torch.isfinite(x)).sum())
             raise NonFinite(
@@ -136,36 +180,60 @@ class SAE(nn.Module):
     def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
         """The reconstruction from a code, or from any prefix of it."""
         if code.d_sae != self.config.d_sae:
-            raise ShapeMismatch(f"the code is over {code.d_sae} features, this SAE has {self.config.d_sae}; was it made by another SAE?")
+            raise ShapeMismatch(
+                f"the code is over {code.d_sae} features, this SAE has {self.config.d_sae}; was it made by another SAE?"
+            )
         recons = sparse_decode(code.values, code.indices, self.W_dec, self.b_dec)
         return recons / self.activation_scale + self.activation_mean
 
     def contribution(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
         """What the features of a code add to a reconstruction: ``decode`` without its constants, so linear in the values."""
-        recons = sparse_decode(code.values, code.indices, self.W_dec, torch.zeros_like(self.b_dec))
+        recons = sparse_decode(
+            code.values, code.indices, self.W_dec, torch.zeros_like(self.b_dec)
+        )
         return recons / self.activation_scale
 
-    def contribution_of(self, acts: Float[Tensor, "*batch features"], features: Sequence[int]) -> Float[Tensor, "*batch d_model"]:
+    def contribution_of(
+        self, acts: Float[Tensor, "*batch features"], features: Sequence[int]
+    ) -> Float[Tensor, "*batch d_model"]:
         """The same for activations of a few features, side by side."""
-        return acts @ self.W_dec[torch.as_tensor(features, device=self.W_dec.device)] / self.activation_scale
+        return (
+            acts
+            @ self.W_dec[torch.as_tensor(features, device=self.W_dec.device)]
+            / self.activation_scale
+        )
 
-    def prefix_errors(self, x: Float[Tensor, "*batch d_model"], code: SparseCode) -> Float[Tensor, "*batch levels"]:
+    def prefix_errors(
+        self, x: Float[Tensor, "*batch d_model"], code: SparseCode
+    ) -> Float[Tensor, "*batch levels"]:
         """Squared errors of every prefix of a code, from the empty one to all of it, in normalised units; ``levels`` is k + 1."""
         residual = self.normalized(x) - self.b_dec
         errors = [residual.square().sum(-1)]
         for rank in range(code.k):
-            residual = residual - code.values[..., rank : rank + 1] * self.W_dec[code.indices[..., rank]]
+            residual = (
+                residual
+                - code.values[..., rank : rank + 1]
+                * self.W_dec[code.indices[..., rank]]
+            )
             errors.append(residual.square().sum(-1))
         return torch.stack(errors, dim=-1)
 
     def forward(
-        self, x: Float[Tensor, "*batch d_model"], k: int | None = None, *, extrapolate: bool = False
+        self,
+        x: Float[Tensor, "*batch d_model"],
+        k: int | None = None,
+        *,
+        extrapolate: bool = False,
     ) -> Float[Tensor, "*batch d_model"]:
         """Reconstruct x from its k strongest features; arguments and errors as in ``encode``."""
         return self.decode(self.encode(x, k, extrapolate=extrapolate))
 
     def nested(
-        self, x: Float[Tensor, "*batch d_model"], ks: Sequence[int], *, extrapolate: bool = False
+        self,
+        x: Float[Tensor, "*batch d_model"],
+        ks: Sequence[int],
+        *,
+        extrapolate: bool = False,
     ) -> dict[int, Float[Tensor, "*batch d_model"]]:
         """Reconstructions at several k from one encode: ``nested(x, ks)[k]`` equals ``self(x, k)``.
 
@@ -193,17 +261,35 @@ class SAE(nn.Module):
         b_dec = self.b_dec / self.activation_scale + self.activation_mean
         return self.from_tensors(self.config, self.W_enc, b_enc, self.W_dec, b_dec)
 
-    def unfolded(self, activation_mean: Float[Tensor, " d_model"], activation_scale: Float[Tensor, ""]) -> "SAE":
+    def unfolded(
+        self,
+        activation_mean: Float[Tensor, " d_model"],
+        activation_scale: Float[Tensor, ""],
+    ) -> "SAE":
         """The inverse of ``folded``: take these constants out of the weights of an SAE whose own are 0 and 1.
 
         Raises:
             InvalidArgument: its own are others.
         """
         if self._is_normalized():
-            raise InvalidArgument("this SAE has an activation_mean or activation_scale of its own; call folded() first")
-        b_enc = self.b_enc if self.config.apply_b_dec_to_input else self.b_enc + activation_mean @ self.W_enc
+            raise InvalidArgument(
+                "this SAE has an activation_mean or activation_scale of its own; call folded() first"
+            )
+        b_enc = (
+            self.b_enc
+            if self.config.apply_b_dec_to_input
+            else self.b_enc + activation_mean @ self.W_enc
+        )
         b_dec = (self.b_dec - activation_mean) * activation_scale
-        return self.from_tensors(self.config, self.W_enc, b_enc * activation_scale, self.W_dec, b_dec, activation_mean, activation_scale)
+        return self.from_tensors(
+            self.config,
+            self.W_enc,
+            b_enc * activation_scale,
+            self.W_dec,
+            b_dec,
+            activation_mean,
+            activation_scale,
+        )
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a folder that this package and SAELens 6 (``SAE.load_from_disk``) can read; returns it.
@@ -215,10 +301,21 @@ class SAE(nn.Module):
             NonFinite: the weights hold NaN or infinity; nothing is written.
         """
         sae = self.folded() if self._is_normalized() else self
-        tensors = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
-        constants = {"activation_mean": self.activation_mean, "activation_scale": self.activation_scale}
+        tensors = {
+            "W_enc": sae.W_enc,
+            "b_enc": sae.b_enc,
+            "W_dec": sae.W_dec,
+            "b_dec": sae.b_dec,
+        }
+        constants = {
+            "activation_mean": self.activation_mean,
+            "activation_scale": self.activation_scale,
+        }
         config = self.config
-        metadata = {**config.metadata, **{name: getattr(config, name) for name in _FIELDS_IN_METADATA}}
+        metadata = {
+            **config.metadata,
+            **{name: getattr(config, name) for name in _FIELDS_IN_METADATA},
+        }
         checkpoint = SAECheckpoint(
             d_model=config.d_model,
             d_sae=config.d_sae,
@@ -258,7 +355,9 @@ class SAE(nn.Module):
             NonFinite: the weights hold NaN or infinity.
         """
         floating = None if dtype is None else arguments.dtype(dtype)
-        checkpoint = read_sae(locate(folder_or_repo, subfolder=subfolder, revision=revision))
+        checkpoint = read_sae(
+            locate(folder_or_repo, subfolder=subfolder, revision=revision)
+        )
         metadata = dict(checkpoint.metadata)
         known = {name: metadata.pop(name, None) for name in _FIELDS_IN_METADATA}
         try:
@@ -272,7 +371,9 @@ class SAE(nn.Module):
                 **{name: value for name, value in known.items() if value is not None},
             )
         except (InvalidArgument, InvalidK) as error:
-            raise FormatError(f"the cfg.json of {folder_or_repo} does not describe an SAE: {error}") from error
+            raise FormatError(
+                f"the cfg.json of {folder_or_repo} does not describe an SAE: {error}"
+            ) from error
         sae = cls.from_tensors(config, **checkpoint.tensors)
         if checkpoint.normalization and not folded:
             sae = sae.unfolded(**checkpoint.normalization)
@@ -282,14 +383,21 @@ class SAE(nn.Module):
         """The same weights (shared, not copied) with some fields of the config replaced, such as ``hook_name``."""
         unchangeable = {"d_model", "d_sae", "apply_b_dec_to_input"} & changes.keys()
         if unchangeable:
-            raise InvalidArgument(f"{', '.join(sorted(unchangeable))} belong to the weights and cannot be replaced")
+            raise InvalidArgument(
+                f"{', '.join(sorted(unchangeable))} belong to the weights and cannot be replaced"
+            )
         names = [field.name for field in fields(self.config)]
         unknown = [name for name in changes if name not in names]
         if unknown:
-            raise InvalidArgument(f"an SAE's config has no {unknown[0]!r}; the closest: {closest(unknown[0], names)}")
+            raise InvalidArgument(
+                f"an SAE's config has no {unknown[0]!r}; the closest: {closest(unknown[0], names)}"
+            )
         sae = copy.copy(self)
         # The memory is shared; the parameters that point to it are not, so that moving or casting the copy leaves this one as it is.
-        sae._parameters = {name: nn.Parameter(tensor.detach(), tensor.requires_grad) for name, tensor in self.named_parameters()}
+        sae._parameters = {
+            name: nn.Parameter(tensor.detach(), tensor.requires_grad)
+            for name, tensor in self.named_parameters()
+        }
         sae._buffers = dict(self._buffers)
         sae.config = replace(self.config, **changes)
         return sae
@@ -303,4 +411,8 @@ class SAE(nn.Module):
         return bool(self.activation_scale != 1) or bool(self.activation_mean.any())
 
     def _name(self) -> str:
-        return f"the SAE of {self.config.hook_name}" if self.config.hook_name else "this SAE"
+        return (
+            f"the SAE of {self.config.hook_name}"
+            if self.config.hook_name
+            else "this SAE"
+        )

@@ -11,13 +11,30 @@ from typing import Any
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import FormatError
 
-_LOADER_OF_SUFFIX = {".txt": "text", ".md": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_LOADER_OF_SUFFIX = {
+    ".txt": "text",
+    ".md": "text",
+    ".jsonl": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+}
 # Modules whose docstrings say little, or that are not documentation of anything in use.
-_SKIPPED_FOLDERS = {"test", "tests", "site-packages", "idlelib", "lib2to3", "turtledemo", "__pycache__", "ensurepip"}
+_SKIPPED_FOLDERS = {
+    "test",
+    "tests",
+    "site-packages",
+    "idlelib",
+    "lib2to3",
+    "turtledemo",
+    "__pycache__",
+    "ensurepip",
+}
 _SHORTEST = 400
 
 
-def documents(source: str | Path | None = None, *, column: str = "text") -> Iterator[str]:
+def documents(
+    source: str | Path | None = None, *, column: str = "text"
+) -> Iterator[str]:
     """Texts, one document at a time.
 
     Args:
@@ -33,23 +50,37 @@ def documents(source: str | Path | None = None, *, column: str = "text") -> Iter
         yield from default_documents()
         return
     if not isinstance(source, str | Path) or not str(source).strip():
-        raise FormatError(f"give a file, a folder or the name of a dataset to read text from; got {source!r}")
+        raise FormatError(
+            f"give a file, a folder or the name of a dataset to read text from; got {source!r}"
+        )
     datasets = require("datasets", f"Reading {source}")
     path = Path(source).expanduser()
     if path.exists():
-        files = sorted(file for file in ([path] if path.is_file() else path.rglob("*")) if file.suffix in _LOADER_OF_SUFFIX)
+        files = sorted(
+            file
+            for file in ([path] if path.is_file() else path.rglob("*"))
+            if file.suffix in _LOADER_OF_SUFFIX
+        )
         if not files:
-            raise FormatError(f"{path} holds no {', '.join(_LOADER_OF_SUFFIX)} file to read text from")
+            raise FormatError(
+                f"{path} holds no {', '.join(_LOADER_OF_SUFFIX)} file to read text from"
+            )
         streams = (_rows_of_file(datasets, file, column) for file in files)
     else:
         try:
-            streams = iter([datasets.load_dataset(str(source), split="train", streaming=True)])
+            streams = iter(
+                [datasets.load_dataset(str(source), split="train", streaming=True)]
+            )
         except (OSError, ValueError, ConnectionError) as error:
-            raise FormatError(f"no file or folder {str(source)!r} here, and no dataset of that name can be reached ({error})") from error
+            raise FormatError(
+                f"no file or folder {str(source)!r} here, and no dataset of that name can be reached ({error})"
+            ) from error
     for stream in streams:
         for row in stream:
             if column not in row:
-                raise FormatError(f"{source} has no column {column!r}; it has {', '.join(row)}")
+                raise FormatError(
+                    f"{source} has no column {column!r}; it has {', '.join(row)}"
+                )
             if isinstance(row[column], str):
                 yield row[column]
 
@@ -75,8 +106,16 @@ def _docstrings() -> Iterator[str]:
             tree = ast.parse(file.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError):
             continue
-        found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef))
-        text = "\n\n".join(docstring for docstring in found if docstring and len(docstring) >= _SHORTEST // 4)
+        found = (
+            ast.get_docstring(node)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        )
+        text = "\n\n".join(
+            docstring
+            for docstring in found
+            if docstring and len(docstring) >= _SHORTEST // 4
+        )
         if len(text) >= _SHORTEST:
             yield text
 
@@ -87,7 +126,14 @@ def _rows_of_file(datasets: Any, file: Path, column: str) -> Iterator[Any]:
         yield {column: file.read_text(encoding="utf-8", errors="replace")}
         return
     try:
-        yield from datasets.load_dataset(_LOADER_OF_SUFFIX[file.suffix], data_files=str(file), split="train", streaming=True)
+        yield from datasets.load_dataset(
+            _LOADER_OF_SUFFIX[file.suffix],
+            data_files=str(file),
+            split="train",
+            streaming=True,
+        )
     except Exception as error:  # the readers below datasets raise errors of their own making, which have no common base
         said = " ".join(str(error).split())[:200]
-        raise FormatError(f"{file} cannot be read to its end ({type(error).__name__}: {said})") from error
+        raise FormatError(
+            f"{file} cannot be read to its end ({type(error).__name__}: {said})"
+        ) from error

@@ -43,9 +43,19 @@ class Activations:
         Raises:
             InvalidArgument: another dtype than float32, bfloat16 or float64.
         """
-        if not isinstance(self.values, Tensor) or self.values.dtype not in (torch.float32, torch.bfloat16, torch.float64):
-            got = self.values.dtype if isinstance(self.values, Tensor) else type(self.values).__name__
-            raise InvalidArgument(f"activations must be a tensor of float32, bfloat16 or float64; got {got}")
+        if not isinstance(self.values, Tensor) or self.values.dtype not in (
+            torch.float32,
+            torch.bfloat16,
+            torch.float64,
+        ):
+            got = (
+                self.values.dtype
+                if isinstance(self.values, Tensor)
+                else type(self.values).__name__
+            )
+            raise InvalidArgument(
+                f"activations must be a tensor of float32, bfloat16 or float64; got {got}"
+            )
 
     def outliers_clipped(self) -> "Activations":
         """With every token whose norm is above 6 times the median shrunk to that norm.
@@ -61,27 +71,52 @@ class Activations:
         limit = _LARGEST_NORM * median
         # Not those that an earlier call shrunk and rounding left a little above.
         is_outlier = norms > limit * (1 + torch.finfo(self.values.dtype).eps)
-        values = torch.where(is_outlier, (self.values.float() * (limit / norms)).to(self.values.dtype), self.values)
-        return type(self)(values, self.hook_name, self.n_special, self.n_outliers + int(is_outlier.sum()))
+        values = torch.where(
+            is_outlier,
+            (self.values.float() * (limit / norms)).to(self.values.dtype),
+            self.values,
+        )
+        return type(self)(
+            values,
+            self.hook_name,
+            self.n_special,
+            self.n_outliers + int(is_outlier.sum()),
+        )
 
     def mean_and_scale(self) -> tuple[Float[Tensor, " d_model"], Float[Tensor, ""]]:
         """The mean of each coordinate, and the factor that gives centred activations a mean square of 1 per coordinate."""
         # In parts, because a float64 copy of all of them would be twice their size.
         parts = self.values.split(1 << 14)
-        mean = sum(part.double().sum(0) for part in parts) / torch.tensor(float(len(self.values)))
-        centred_square = sum((part.double() - mean).square().sum() for part in parts) / torch.tensor(float(self.values.numel()))
+        mean = sum(part.double().sum(0) for part in parts) / torch.tensor(
+            float(len(self.values))
+        )
+        centred_square = sum(
+            (part.double() - mean).square().sum() for part in parts
+        ) / torch.tensor(float(self.values.numel()))
         if not torch.isfinite(centred_square):
-            raise NonFinite("the activations hold NaN or infinity; collect them again, or look at the model that made them")
+            raise NonFinite(
+                "the activations hold NaN or infinity; collect them again, or look at the model that made them"
+            )
         if not centred_square > 0:
-            raise InvalidArgument(f"the {len(self.values)} activations are all alike, so there is nothing to learn from them")
+            raise InvalidArgument(
+                f"the {len(self.values)} activations are all alike, so there is nothing to learn from them"
+            )
         return mean.float(), centred_square.rsqrt().float()
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, in one step."""
         path = Path(path)
-        facts = {"hook_name": self.hook_name, "n_special": self.n_special, "n_outliers": self.n_outliers}
+        facts = {
+            "hook_name": self.hook_name,
+            "n_special": self.n_special,
+            "n_outliers": self.n_outliers,
+        }
         with replacing(path) as temporary:
-            save_file({"values": self.values.contiguous()}, temporary, metadata={"activations": json.dumps(facts)})
+            save_file(
+                {"values": self.values.contiguous()},
+                temporary,
+                metadata={"activations": json.dumps(facts)},
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> "Activations":
@@ -92,13 +127,29 @@ class Activations:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                return cls(file.get_tensor("values"), **json.loads((file.metadata() or {})["activations"]))
-        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise FormatError(f"{path} is not a file of activations, or was cut short ({error}); delete it and collect again") from error
+                return cls(
+                    file.get_tensor("values"),
+                    **json.loads((file.metadata() or {})["activations"]),
+                )
+        except (
+            SafetensorError,
+            OSError,
+            KeyError,
+            TypeError,
+            json.JSONDecodeError,
+        ) as error:
+            raise FormatError(
+                f"{path} is not a file of activations, or was cut short ({error}); delete it and collect again"
+            ) from error
 
 
 def collect_activations(
-    model: Any, tokens: Int[Tensor, "row context"], hook_name: str, *, batch_size: int = 8, progress: bool = True
+    model: Any,
+    tokens: Int[Tensor, "row context"],
+    hook_name: str,
+    *,
+    batch_size: int = 8,
+    progress: bool = True,
 ) -> Activations:
     """The activations at one site for every token that is not a special one; the model runs only up to that site.
 
@@ -116,25 +167,44 @@ def collect_activations(
     """
     tqdm = require("tqdm.auto", "Showing progress").tqdm
     if (as_integer(batch_size) or 0) < 1:
-        raise InvalidArgument(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
+        raise InvalidArgument(
+            f"batch_size must be a whole number of at least 1; got {batch_size!r}"
+        )
     host = host_for(model).plain()
     site = host.site(hook_name)
     tokens = token_rows(host, tokens)
-    special = torch.tensor(sorted(host.special_token_ids()), dtype=tokens.dtype, device=tokens.device)
+    special = torch.tensor(
+        sorted(host.special_token_ids()), dtype=tokens.dtype, device=tokens.device
+    )
     parts, n_special = [], 0
-    with torch.no_grad(), tqdm(total=tokens.numel(), desc="activations", unit="token", unit_scale=True, disable=not progress) as bar:
+    with (
+        torch.no_grad(),
+        tqdm(
+            total=tokens.numel(),
+            desc="activations",
+            unit="token",
+            unit_scale=True,
+            disable=not progress,
+        ) as bar,
+    ):
         for rows in tokens.split(batch_size):
             activation = capture(host, rows, [site])[site]
             if activation.ndim != 3:
-                raise ShapeMismatch(f"the activation at {hook_name} is {list(activation.shape)}; an SAE reads [batch, pos, d_model]")
+                raise ShapeMismatch(
+                    f"the activation at {hook_name} is {list(activation.shape)}; an SAE reads [batch, pos, d_model]"
+                )
             kept = ~torch.isin(rows, special)
             parts.append(activation[kept.to(activation.device)].float().cpu())
             n_special += int((~kept).sum())
             bar.update(rows.numel())
     values = torch.cat(parts)
     if not len(values):
-        raise InvalidArgument("every token given is a special one, and those are left out")
+        raise InvalidArgument(
+            "every token given is a special one, and those are left out"
+        )
     bad = int((~torch.isfinite(values)).sum())
     if bad:
-        raise NonFinite(f"{bad} of {values.numel()} numbers at {hook_name} are NaN or infinite; check the model's weights and dtype")
+        raise NonFinite(
+            f"{bad} of {values.numel()} numbers at {hook_name} are NaN or infinite; check the model's weights and dtype"
+        )
     return Activations(values, hook_name, n_special=n_special)

@@ -52,18 +52,47 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Report everything that is wrong at once."""
-        sizes = ["d_sae", "k", "epochs", "batch_size", *(["dead_after"] if self.dead_after is not None else [])]
+        sizes = [
+            "d_sae",
+            "k",
+            "epochs",
+            "batch_size",
+            *(["dead_after"] if self.dead_after is not None else []),
+        ]
         counts = [name for name in sizes if (as_integer(getattr(self, name)) or 0) < 1]
-        wrong = [f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}" for name in counts]
+        wrong = [
+            f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}"
+            for name in counts
+        ]
         if as_integer(self.seed) is None:
             wrong.append(f"seed must be a whole number, got {self.seed!r}")
-        if not isinstance(self.objective, Objective) or isinstance(self.objective, type):
-            wrong.append(f"objective must be an objective such as HierarchicalTopK(), got {self.objective!r}")
-        numbers = [name for name in ("lr", "warmup", "decay") if not isinstance(getattr(self, name), int | float)]
+        if not isinstance(self.objective, Objective) or isinstance(
+            self.objective, type
+        ):
+            wrong.append(
+                f"objective must be an objective such as HierarchicalTopK(), got {self.objective!r}"
+            )
+        numbers = [
+            name
+            for name in ("lr", "warmup", "decay")
+            if not isinstance(getattr(self, name), int | float)
+        ]
         if numbers:
-            raise InvalidArgument("; ".join([*wrong, *(f"{name} must be a number, got {getattr(self, name)!r}" for name in numbers)]))
+            raise InvalidArgument(
+                "; ".join(
+                    [
+                        *wrong,
+                        *(
+                            f"{name} must be a number, got {getattr(self, name)!r}"
+                            for name in numbers
+                        ),
+                    ]
+                )
+            )
         wrong += [
-            f"{name} must be from 0 to 1, got {getattr(self, name)}" for name in ("warmup", "decay") if not 0 <= getattr(self, name) <= 1
+            f"{name} must be from 0 to 1, got {getattr(self, name)}"
+            for name in ("warmup", "decay")
+            if not 0 <= getattr(self, name) <= 1
         ]
         if not (math.isfinite(self.lr) and self.lr > 0):
             wrong.append(f"lr must be above 0, got {self.lr}")
@@ -116,7 +145,9 @@ def train(
     """
     tqdm = require("tqdm.auto", "Showing progress").tqdm
     if not isinstance(config, TrainConfig):
-        raise InvalidArgument(f"config must be a TrainConfig; got a {type(config).__name__}")
+        raise InvalidArgument(
+            f"config must be a TrainConfig; got a {type(config).__name__}"
+        )
     if not isinstance(activations, Activations) or activations.values.ndim != 2:
         raise InvalidArgument(
             "train needs Activations with one row per token; wrap a tensor [token, d_model] in Activations(values, hook_name)"
@@ -144,18 +175,29 @@ def train(
     n_batches = math.ceil(n_tokens / config.batch_size)
     n_steps, losses = config.epochs * n_batches, []
     start = time.perf_counter()
-    with tqdm(total=config.epochs * n_tokens, desc="training", unit="token", unit_scale=True, disable=not progress) as bar:
+    with tqdm(
+        total=config.epochs * n_tokens,
+        desc="training",
+        unit="token",
+        unit_scale=True,
+        disable=not progress,
+    ) as bar:
         for epoch in range(config.epochs):
             order = torch.randperm(n_tokens, generator=generator)
             for batch_index, chosen in enumerate(order.split(config.batch_size)):
                 step = epoch * n_batches + batch_index
-                u = (activations.values[chosen].to(device, torch.float32) - sae.activation_mean) * sae.activation_scale
+                u = (
+                    activations.values[chosen].to(device, torch.float32)
+                    - sae.activation_mean
+                ) * sae.activation_scale
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr_at(step, n_steps)
                 loss, code = train_step(sae, optimizer, config.objective, u, config.k)
                 losses.append(loss.item())
                 if not math.isfinite(losses[-1]):
-                    raise NonFinite(f"the loss became {losses[-1]} at step {step + 1} of {n_steps}; try a smaller lr than {config.lr}")
+                    raise NonFinite(
+                        f"the loss became {losses[-1]} at step {step + 1} of {n_steps}; try a smaller lr than {config.lr}"
+                    )
                 idle += len(chosen)
                 idle[code.indices[code.values > 0]] = 0
                 bar.update(len(chosen))

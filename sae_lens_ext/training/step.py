@@ -12,7 +12,13 @@ from sae_lens_ext.sae import SAE
 _ROWS = 256
 
 
-def train_step(sae: SAE, optimizer: torch.optim.Optimizer, objective: Objective, u: Float[Tensor, "batch d_model"], k: int) -> Loss:
+def train_step(
+    sae: SAE,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    u: Float[Tensor, "batch d_model"],
+    k: int,
+) -> Loss:
     """Change the SAE's weights once; for a loop of your own.
 
     The part of the decoder's gradient along its rows is removed before the step, so that Adam does not spend it on a length that is
@@ -57,4 +63,6 @@ def _unit_norm_decoder(sae: SAE) -> None:
 
 def _norms(rows: Tensor) -> Tensor:
     # A row can only reach norm 0 by an update of exactly -1 along it; the floor keeps even that from becoming NaN.
-    return torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+    return torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(
+        torch.finfo(rows.dtype).tiny
+    )

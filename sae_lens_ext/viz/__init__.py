@@ -4,4 +4,10 @@ from sae_lens_ext.viz.features import FeatureOnText, strongest_features
 from sae_lens_ext.viz.frontier import plot_frontier
 from sae_lens_ext.viz.report import Report, render_report
 
-__all__ = ["FeatureOnText", "Report", "plot_frontier", "render_report", "strongest_features"]
+__all__ = [
+    "FeatureOnText",
+    "Report",
+    "plot_frontier",
+    "render_report",
+    "strongest_features",
+]

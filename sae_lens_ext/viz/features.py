@@ -20,7 +20,11 @@ class FeatureOnText:
 
     def fires_on(self, tokens: list[str]) -> list[tuple[str, float]]:
         """The tokens it is active on, with their activations, strongest first."""
-        active = [(token, value) for token, value in zip(tokens, self.activations, strict=True) if value > 0]
+        active = [
+            (token, value)
+            for token, value in zip(tokens, self.activations, strict=True)
+            if value > 0
+        ]
         return sorted(active, key=lambda pair: -pair[1])
 
 
@@ -31,8 +35,14 @@ def strongest_features(code: SparseCode, n: int = 5) -> list[FeatureOnText]:
         ShapeMismatch: not the code of one text, ``[pos, k]``.
     """
     if code.values.ndim != 2:
-        raise ShapeMismatch(f"give the code of one text, [pos, k], such as code[0]; this one is {list(code.values.shape)}")
+        raise ShapeMismatch(
+            f"give the code of one text, [pos, k], such as code[0]; this one is {list(code.values.shape)}"
+        )
     dense = code.dense()
     peaks, features = dense.amax(dim=0).topk(min(n, code.d_sae))
     pairs = zip(features.tolist(), peaks.tolist(), strict=True)
-    return [FeatureOnText(feature, tuple(dense[:, feature].tolist())) for feature, peak in pairs if peak > 0]
+    return [
+        FeatureOnText(feature, tuple(dense[:, feature].tolist()))
+        for feature, peak in pairs
+        if peak > 0
+    ]

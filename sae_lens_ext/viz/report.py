@@ -42,5 +42,7 @@ def render_report(report: Report) -> str:
     """
     data: Any = asdict(report)
     payload = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-    template = files("sae_lens_ext.viz").joinpath("report.html").read_text(encoding="utf-8")
+    template = (
+        files("sae_lens_ext.viz").joinpath("report.html").read_text(encoding="utf-8")
+    )
     return template.replace("__REPORT_JSON__", payload)

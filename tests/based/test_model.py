@@ -12,16 +12,37 @@ import transformers
 from transformers import DynamicCache
 
 import sae_lens_ext as sle
-from sae_lens_ext.based import KERNELS, BasedCache, BasedConfig, BasedForCausalLM
+from sae_lens_ext.based import FEATURE_MAPS, BasedCache, BasedConfig, BasedForCausalLM
 from sae_lens_ext.based.mixers.linear_attention import LinearAttention
 
-LAYERS = ["conv", "linear_attention", "sliding_attention", "full_attention", "linear_attention"]
+LAYERS = [
+    "conv",
+    "linear_attention",
+    "sliding_attention",
+    "full_attention",
+    "linear_attention",
+]
 
 
 def tiny_model(kernel="rebased", **changes):
     torch.manual_seed(0)
-    shape = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 5, "num_attention_heads": 3, "feature_dim": 4}
-    config = BasedConfig(kernel=kernel, **{**shape, "layer_types": LAYERS, "sliding_window": 3, "initializer_range": 0.3, **changes})
+    shape = {
+        "vocab_size": 50,
+        "hidden_size": 24,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 3,
+        "feature_dim": 4,
+    }
+    config = BasedConfig(
+        kernel=kernel,
+        **{
+            **shape,
+            "layer_types": LAYERS,
+            "sliding_window": 3,
+            "initializer_range": 0.3,
+            **changes,
+        },
+    )
     return BasedForCausalLM(config).double().eval()
 
 
@@ -29,27 +50,37 @@ def tokens(pos=11):
     return torch.randint(0, 50, (2, pos), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", FEATURE_MAPS)
 def test_whatever_is_watched_the_numbers_are_the_same(kernel):
     model = tiny_model(kernel)
     bare = model(tokens()).logits
     for name, tap in model.named_modules():
         if name.rpartition(".")[2].startswith("hook_"):
             handle = tap.register_forward_hook(lambda *_: None)
-            torch.testing.assert_close(model(tokens()).logits, bare, rtol=1e-9, atol=1e-9, msg=name)
+            torch.testing.assert_close(
+                model(tokens()).logits, bare, rtol=1e-9, atol=1e-9, msg=name
+            )
             handle.remove()
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", FEATURE_MAPS)
 def test_an_edit_at_every_tap_changes_the_output(kernel):
     model = tiny_model(kernel)
     bare = model(tokens()).logits
     for name, tap in model.named_modules():
         # As long as beta is 0, the size of a query cancels.
         is_used = not name.endswith("ln_q.hook_scale")
-        if name.rpartition(".")[2].startswith("hook_") and "result" not in name and is_used:
+        if (
+            name.rpartition(".")[2].startswith("hook_")
+            and "result" not in name
+            and is_used
+        ):
             # Nothing that a norm would take away again.
-            handle = tap.register_forward_hook(lambda _, __, output: output + torch.arange(output.numel()).view(output.shape).sin())
+            handle = tap.register_forward_hook(
+                lambda _, __, output: (
+                    output + torch.arange(output.numel()).view(output.shape).sin()
+                )
+            )
             assert (model(tokens()).logits - bare).abs().max() > 1e-6, name
             handle.remove()
 
@@ -73,7 +104,10 @@ def test_an_edit_in_place_counts_too():
 def test_a_hook_that_returns_no_tensor_is_told(name):
     model = tiny_model()
     getattr(model.model.layers[1].mixer, name).register_forward_hook(lambda *_: 5)
-    with pytest.raises(sle.InvalidArgument, match=r"a hook returns a tensor in place of the one \[2, .*\] it was given, or None; got 5"):
+    with pytest.raises(
+        sle.InvalidArgument,
+        match=r"a hook returns a tensor in place of the one \[2, .*\] it was given, or None; got 5",
+    ):
         model(tokens())
 
 
@@ -89,7 +123,12 @@ def test_an_error_of_a_hook_on_the_embedding_stays_what_it_is():
 
 
 @pytest.mark.parametrize(
-    ("form", "shown"), [("auto", []), ("recurrent", ["hook_state"] * 2), ("dense", ["hook_conv_taps", *["hook_pattern"] * 4])]
+    ("form", "shown"),
+    [
+        ("auto", []),
+        ("recurrent", ["hook_state"] * 2),
+        ("dense", ["hook_conv_taps", *["hook_pattern"] * 4]),
+    ],
 )
 def test_a_form_passes_the_taps_that_are_its_own(form, shown):
     model, passed = tiny_model(), []
@@ -107,14 +146,18 @@ def test_a_fixed_form_adds_taps_and_takes_none_away():
     model = tiny_model()
     bare = model(tokens()).logits
     model.set_attention_form("dense")
-    model.model.layers[1].mixer.hook_state.register_forward_hook(lambda _, __, output: output * 0)
+    model.model.layers[1].mixer.hook_state.register_forward_hook(
+        lambda _, __, output: output * 0
+    )
     assert (model(tokens()).logits - bare).abs().max() > 1e-6
 
 
 def test_a_write_is_remembered_and_a_state_is_not():
     model = tiny_model()
     mixer, position = model.model.layers[1].mixer, 4
-    x = torch.randn(1, 9, 24, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = torch.randn(
+        1, 9, 24, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
     bare = mixer(x)
 
     def louder(_, __, output):
@@ -124,7 +167,9 @@ def test_a_write_is_remembered_and_a_state_is_not():
 
     for name, reached in (("hook_write", range(4, 9)), ("hook_state", [4])):
         handle = getattr(mixer, name).register_forward_hook(louder)
-        differs = ((mixer(x) - bare).abs().amax((0, 2)) > 1e-12).nonzero().flatten().tolist()
+        differs = (
+            ((mixer(x) - bare).abs().amax((0, 2)) > 1e-12).nonzero().flatten().tolist()
+        )
         handle.remove()
         assert differs == list(reached), name
 
@@ -134,7 +179,9 @@ def test_two_ways_to_one_output_are_refused_when_both_are_edited():
     mixer = model.model.layers[1].mixer
     for tap in (mixer.hook_pattern, mixer.hook_state):
         tap.register_forward_hook(lambda _, __, output: output * 2)
-    with pytest.raises(sle.InvalidArgument, match="two ways to one output; edit one of them in a run"):
+    with pytest.raises(
+        sle.InvalidArgument, match="two ways to one output; edit one of them in a run"
+    ):
         model(tokens())
 
 
@@ -143,20 +190,37 @@ def test_tokens_one_by_one_give_the_same_logits(kernel):
     model, x = tiny_model(kernel), tokens()
     whole, cache, found = model(x, use_cache=False).logits, BasedCache(5), []
     for token in range(x.shape[1]):
-        found.append(model(x[:, token : token + 1], past_key_values=cache, use_cache=True).logits)
+        found.append(
+            model(x[:, token : token + 1], past_key_values=cache, use_cache=True).logits
+        )
     torch.testing.assert_close(torch.cat(found, dim=1), whole, rtol=1e-9, atol=1e-9)
     assert cache.get_seq_length() == x.shape[1]
 
 
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2}]
+)
 def test_generation_with_and_without_a_state_is_the_same(options):
     model = tiny_model()
-    kept, anew = (model.generate(tokens(), max_new_tokens=7, do_sample=False, use_cache=cache, **options) for cache in (True, False))
+    kept, anew = (
+        model.generate(
+            tokens(), max_new_tokens=7, do_sample=False, use_cache=cache, **options
+        )
+        for cache in (True, False)
+    )
     assert torch.equal(kept, anew)
 
 
 def test_the_state_does_not_grow():
-    model = tiny_model(layer_types=["conv", "linear_attention", "sliding_attention", "conv", "linear_attention"])
+    model = tiny_model(
+        layer_types=[
+            "conv",
+            "linear_attention",
+            "sliding_attention",
+            "conv",
+            "linear_attention",
+        ]
+    )
     cache = BasedCache(5)
     model(tokens(6), past_key_values=cache, use_cache=True)
     before = cache.n_elements()
@@ -179,20 +243,30 @@ def test_the_cache_holds_no_memory_but_of_what_it_keeps(form):
 def test_a_state_edited_in_place_is_not_remembered():
     model, x = tiny_model(), tokens()
     cache = BasedCache(5)
-    handle = model.model.layers[4].mixer.hook_state.register_forward_hook(lambda _, __, output: output.mul_(2))
+    handle = model.model.layers[4].mixer.hook_state.register_forward_hook(
+        lambda _, __, output: output.mul_(2)
+    )
     model(x[:, :6], past_key_values=cache, use_cache=True)
     handle.remove()
-    torch.testing.assert_close(model(x[:, 6:], past_key_values=cache).logits, model(x).logits[:, 6:])
+    torch.testing.assert_close(
+        model(x[:, 6:], past_key_values=cache).logits, model(x).logits[:, 6:]
+    )
 
 
 def test_it_is_saved_and_loaded_by_the_auto_classes(tmp_path):
     model = tiny_model("based")
     model.save_pretrained(tmp_path)
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.float64
+    )
     assert type(again) is BasedForCausalLM
     assert again.config.to_dict() == {
         **model.config.to_dict(),
-        **{key: again.config.to_dict()[key] for key in ("_name_or_path", "dtype") if key in again.config.to_dict()},
+        **{
+            key: again.config.to_dict()[key]
+            for key in ("_name_or_path", "dtype")
+            if key in again.config.to_dict()
+        },
     }
     torch.testing.assert_close(again(tokens()).logits, model(tokens()).logits)
 
@@ -207,35 +281,60 @@ def test_a_model_with_one_norm_for_queries_and_keys_is_saved_and_loaded(tmp_path
 
 @pytest.mark.parametrize(("rescaled", "share"), [(True, 10**-0.5), (False, 1.0)])
 def test_what_writes_into_the_stream_begins_smaller(rescaled, share):
-    model = tiny_model(hidden_size=192, initializer_range=0.1, rescale_prenorm_residual=rescaled)
-    stds = {name: weight.std().item() for name, weight in model.named_parameters() if name.endswith("proj.weight")}
-    writers = {name for name in stds if name.split(".")[-2] in ("o_proj", "out_proj", "down_proj")}
+    model = tiny_model(
+        hidden_size=192, initializer_range=0.1, rescale_prenorm_residual=rescaled
+    )
+    stds = {
+        name: weight.std().item()
+        for name, weight in model.named_parameters()
+        if name.endswith("proj.weight")
+    }
+    writers = {
+        name
+        for name in stds
+        if name.split(".")[-2] in ("o_proj", "out_proj", "down_proj")
+    }
     assert len(writers) == 2 * 5
     for name, std in stds.items():
-        assert std == pytest.approx(0.1 * (share if name in writers else 1), rel=0.05), name
+        assert std == pytest.approx(
+            0.1 * (share if name in writers else 1), rel=0.05
+        ), name
 
 
 def test_a_trainer_divides_an_accumulated_loss_itself(tmp_path):
     rows = [{"input_ids": row, "labels": row} for row in torch.randint(0, 50, (8, 12))]
     losses = []
     for size, steps in ((8, 1), (2, 4)):
-        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps, "max_steps": 1, "report_to": []}
-        arguments = transformers.TrainingArguments(tmp_path, use_cpu=True, logging_steps=1, save_strategy="no", **options)
-        trainer = transformers.Trainer(tiny_model().float(), arguments, train_dataset=rows)
+        options = {
+            "per_device_train_batch_size": size,
+            "gradient_accumulation_steps": steps,
+            "max_steps": 1,
+            "report_to": [],
+        }
+        arguments = transformers.TrainingArguments(
+            tmp_path, use_cpu=True, logging_steps=1, save_strategy="no", **options
+        )
+        trainer = transformers.Trainer(
+            tiny_model().float(), arguments, train_dataset=rows
+        )
         trainer.train()
         losses.append(trainer.state.log_history[0]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_gradients_flow_to_every_weight():
-    for kernel, (_, _, has_gamma, _) in KERNELS.items():
+    for kernel, (_, _, has_gamma, _) in FEATURE_MAPS.items():
         model = tiny_model(kernel).train()
         model(tokens(), labels=tokens()).loss.backward()
-        missing = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum() > 0]
+        missing = [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.grad is None or not parameter.grad.abs().sum() > 0
+        ]
         assert not missing, (kernel, has_gamma)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", FEATURE_MAPS)
 def test_autocast_gives_nearly_the_same_logits_and_gradients(kernel):
     model = tiny_model(kernel).float()
     plain = model(tokens()).logits
@@ -252,36 +351,84 @@ def test_padding_on_the_right_changes_nothing_before_it_and_other_padding_is_ref
     mask = torch.ones_like(x)
     mask[0, 8:] = 0
     torch.testing.assert_close(model(x, attention_mask=mask).logits, model(x).logits)
-    with pytest.raises(sle.InvalidArgument, match="cannot skip padding before a token: pad on the right"):
+    with pytest.raises(
+        sle.InvalidArgument,
+        match="cannot skip padding before a token: pad on the right",
+    ):
         model(x, attention_mask=mask.flip(1))
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"kernel": "rebase"}, "kernel must be one of based, rebased, square, .*; got 'rebase'"),
+        (
+            {"kernel": "rebase"},
+            "kernel must be one of based, rebased, square, .*; got 'rebase'",
+        ),
         ({"hidden_size": 0}, "hidden_size must be a whole number from 1 on; got 0"),
-        ({"hidden_size": 8}, "hidden_size=8 leaves nothing for each of num_attention_heads=12 heads"),
-        ({"layer_types": ["conv"]}, "layer_types must name one of conv, .* for each of num_hidden_layers=18 layers"),
+        (
+            {"hidden_size": 8},
+            "hidden_size=8 leaves nothing for each of num_attention_heads=12 heads",
+        ),
+        (
+            {"layer_types": ["conv"]},
+            "layer_types must name one of conv, .* for each of num_hidden_layers=18 layers",
+        ),
         ({"layer_types": 5}, "layer_types must name one of conv, .*; got 5"),
         ({"mlp": "gelu"}, "mlp must be one of swiglu, identity; got 'gelu'"),
-        ({"sliding_window": -1}, "sliding_window must be a whole number from 0 on; got -1"),
-        ({"sliding_window": None}, "sliding_window must be a whole number from 0 on; got None"),
-        ({"intermediate_size": 0}, "intermediate_size must be a whole number from 1 on; got 0"),
-        ({"max_position_embeddings": 0}, "max_position_embeddings must be a whole number from 1 on; got 0"),
+        (
+            {"sliding_window": -1},
+            "sliding_window must be a whole number from 0 on; got -1",
+        ),
+        (
+            {"sliding_window": None},
+            "sliding_window must be a whole number from 0 on; got None",
+        ),
+        (
+            {"intermediate_size": 0},
+            "intermediate_size must be a whole number from 1 on; got 0",
+        ),
+        (
+            {"max_position_embeddings": 0},
+            "max_position_embeddings must be a whole number from 1 on; got 0",
+        ),
         ({"rope_theta": 0}, "rope_theta must be a number above 0; got 0"),
         ({"norm_eps": -1.0}, "norm_eps must be a number from 0 on; got -1.0"),
-        ({"initializer_range": float("inf")}, "initializer_range must be a number from 0 on; got inf"),
+        (
+            {"initializer_range": float("inf")},
+            "initializer_range must be a number from 0 on; got inf",
+        ),
         ({"embedding_dropout": 2.0}, "embedding_dropout must be below 1; got 2.0"),
         ({"use_rope": "no"}, "use_rope must be True or False; got 'no'"),
-        ({"tie_word_embeddings": 1}, "tie_word_embeddings must be True or False; got 1"),
+        (
+            {"tie_word_embeddings": 1},
+            "tie_word_embeddings must be True or False; got 1",
+        ),
         ({"use_cache": None}, "use_cache must be True or False; got None"),
-        ({"rescale_prenorm_residual": "false"}, "rescale_prenorm_residual must be True or False; got 'false'"),
-        ({"hidden_size": None}, "hidden_size must be a whole number from 1 on; got None"),
-        ({"hidden_size": 1, "num_attention_heads": 1, "conv_expansion": 1}, "conv_expansion=1 times hidden_size=1 leaves nothing for the"),
-        ({"attention_eps": 0}, "attention_eps must be above 0, and at least 1.2e-38, the smallest of float32; got 0.0"),
-        ({"dtype": "float33"}, "dtype must be the name of one of torch, such as 'float32'; got 'float33'"),
-        ({"torch_dtype": "Tensor"}, "dtype must be the name of one of torch, .*; got 'Tensor'"),
+        (
+            {"rescale_prenorm_residual": "false"},
+            "rescale_prenorm_residual must be True or False; got 'false'",
+        ),
+        (
+            {"hidden_size": None},
+            "hidden_size must be a whole number from 1 on; got None",
+        ),
+        (
+            {"hidden_size": 1, "num_attention_heads": 1, "conv_expansion": 1},
+            "conv_expansion=1 times hidden_size=1 leaves nothing for the",
+        ),
+        (
+            {"attention_eps": 0},
+            "attention_eps must be above 0, and at least 1.2e-38, the smallest of float32; got 0.0",
+        ),
+        (
+            {"dtype": "float33"},
+            "dtype must be the name of one of torch, such as 'float32'; got 'float33'",
+        ),
+        (
+            {"torch_dtype": "Tensor"},
+            "dtype must be the name of one of torch, .*; got 'Tensor'",
+        ),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")
@@ -298,9 +445,17 @@ def test_numbers_of_numpy_can_be_saved():
         "hidden_size": numpy.int64(24),
         "norm_eps": numpy.float64(1e-6),
     }
-    config = BasedConfig(**given, tie_word_embeddings=numpy.bool_(False), use_cache=numpy.bool_(False))
+    config = BasedConfig(
+        **given, tie_word_embeddings=numpy.bool_(False), use_cache=numpy.bool_(False)
+    )
     again = BasedConfig.from_dict(json.loads(config.to_json_string(use_diff=False)))
-    assert (again.rope_theta, again.use_rope, again.hidden_size, again.tie_word_embeddings, again.use_cache) == (
+    assert (
+        again.rope_theta,
+        again.use_rope,
+        again.hidden_size,
+        again.tie_word_embeddings,
+        again.use_cache,
+    ) == (
         500.0,
         False,
         24,
@@ -321,29 +476,80 @@ def test_what_a_config_allows_for_a_sum_is_allowed_by_every_form(eps):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"input_ids": torch.zeros(4, dtype=torch.int64)}, r"input_ids must be \[batch, pos\] .*; got \[4\]; for one text"),
-        ({"input_ids": torch.zeros(2, 0, dtype=torch.int64)}, r"at least one token each; got \[2, 0\]"),
-        ({"input_ids": [[1, 2]]}, "input_ids must be a tensor of whole numbers, of int64 or int32, .*; got a list"),
-        ({"input_ids": numpy.zeros((2, 3), dtype=int)}, "input_ids must be a tensor of whole numbers, .*; got a ndarray"),
-        ({"input_ids": torch.zeros(2, 3)}, "input_ids must be a tensor of whole numbers, .*; got torch.float32"),
-        ({"input_ids": torch.tensor([[1, 50, 51]])}, "input_ids must be from 0 to 49, by the vocabulary; got 50"),
-        ({"input_ids": torch.tensor([[1, -3]])}, "input_ids must be from 0 to 49, by the vocabulary; got -3"),
-        ({"attention_mask": torch.full((2, 11), 0.5)}, "attention_mask must be 1 for text and 0 for padding; it holds other numbers"),
-        ({"attention_mask": [[1] * 11] * 2}, "attention_mask must be a tensor; got a list"),
+        (
+            {"input_ids": torch.zeros(4, dtype=torch.int64)},
+            r"input_ids must be \[batch, pos\] .*; got \[4\]; for one text",
+        ),
+        (
+            {"input_ids": torch.zeros(2, 0, dtype=torch.int64)},
+            r"at least one token each; got \[2, 0\]",
+        ),
+        (
+            {"input_ids": [[1, 2]]},
+            "input_ids must be a tensor of whole numbers, of int64 or int32, .*; got a list",
+        ),
+        (
+            {"input_ids": numpy.zeros((2, 3), dtype=int)},
+            "input_ids must be a tensor of whole numbers, .*; got a ndarray",
+        ),
+        (
+            {"input_ids": torch.zeros(2, 3)},
+            "input_ids must be a tensor of whole numbers, .*; got torch.float32",
+        ),
+        (
+            {"input_ids": torch.tensor([[1, 50, 51]])},
+            "input_ids must be from 0 to 49, by the vocabulary; got 50",
+        ),
+        (
+            {"input_ids": torch.tensor([[1, -3]])},
+            "input_ids must be from 0 to 49, by the vocabulary; got -3",
+        ),
+        (
+            {"attention_mask": torch.full((2, 11), 0.5)},
+            "attention_mask must be 1 for text and 0 for padding; it holds other numbers",
+        ),
+        (
+            {"attention_mask": [[1] * 11] * 2},
+            "attention_mask must be a tensor; got a list",
+        ),
         ({"input_ids": None}, "give either input_ids or inputs_embeds"),
         ({"atention_mask": torch.ones(2, 11)}, "this model takes no atention_mask"),
-        ({"output_attentions": True}, "this model returns no attentions; read them with hooks"),
-        ({"attention_mask": torch.ones(2, 1, 11, 11)}, r"attention_mask must be \[batch, pos\], \[2, 11\]; got \[2, 1, 11, 11\]"),
-        ({"past_key_values": DynamicCache()}, "past_key_values must be the BasedCache .* got a DynamicCache"),
+        (
+            {"output_attentions": True},
+            "this model returns no attentions; read them with hooks",
+        ),
+        (
+            {"attention_mask": torch.ones(2, 1, 11, 11)},
+            r"attention_mask must be \[batch, pos\], \[2, 11\]; got \[2, 1, 11, 11\]",
+        ),
+        (
+            {"past_key_values": DynamicCache()},
+            "past_key_values must be the BasedCache .* got a DynamicCache",
+        ),
         ({"past_key_values": BasedCache(1)}, "past_key_values must be the BasedCache"),
-        ({"logits_to_keep": -1}, r"logits_to_keep is how many of the last positions get logits, 0 for all, .*; got -1"),
-        ({"logits_to_keep": 2.5}, r"logits_to_keep is how many .*, or a tensor \[n\] of positions; got 2.5"),
+        (
+            {"logits_to_keep": -1},
+            r"logits_to_keep is how many of the last positions get logits, 0 for all, .*; got -1",
+        ),
+        (
+            {"logits_to_keep": 2.5},
+            r"logits_to_keep is how many .*, or a tensor \[n\] of positions; got 2.5",
+        ),
         ({"logits_to_keep": True}, "logits_to_keep is how many .*; got True"),
-        ({"logits_to_keep": torch.tensor([0, 11])}, "names positions that are not there: .* 11 .*; there are 11"),
-        ({"position_ids": torch.arange(1, 12)[None]}, "counts positions itself, here from 0 to 10 .*no other position_ids; leave them out"),
+        (
+            {"logits_to_keep": torch.tensor([0, 11])},
+            "names positions that are not there: .* 11 .*; there are 11",
+        ),
+        (
+            {"position_ids": torch.arange(1, 12)[None]},
+            "counts positions itself, here from 0 to 10 .*no other position_ids; leave them out",
+        ),
         ({"position_ids": torch.arange(10)[None]}, "takes no other position_ids"),
         ({"position_ids": list(range(11))}, "takes no other position_ids"),
-        ({"logits_to_keep": 1, "labels": torch.zeros(2, 11, dtype=torch.int64)}, r"the tokens that get logits, \[2, 1\]; got \[2, 11\]"),
+        (
+            {"logits_to_keep": 1, "labels": torch.zeros(2, 11, dtype=torch.int64)},
+            r"the tokens that get logits, \[2, 1\]; got \[2, 11\]",
+        ),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")
@@ -355,11 +561,16 @@ def test_what_is_no_input_is_refused(options, said):
 def test_a_cache_of_other_texts_is_refused():
     model = tiny_model()
     cache = model(tokens()).past_key_values
-    with pytest.raises(sle.InvalidArgument, match="the cache remembers 2 texts, and tokens of 1 were given"):
+    with pytest.raises(
+        sle.InvalidArgument,
+        match="the cache remembers 2 texts, and tokens of 1 were given",
+    ):
         model(tokens()[:1], past_key_values=cache)
 
 
-@pytest.mark.parametrize("place", ["model.layers.3", "model.layers.4.mixer.hook_pattern", "model.norm"])
+@pytest.mark.parametrize(
+    "place", ["model.layers.3", "model.layers.4.mixer.hook_pattern", "model.norm"]
+)
 def test_a_run_that_raises_leaves_the_cache_as_it_was(place):
     model, x = tiny_model(), tokens()
     cache = model(x[:, :6], use_cache=True).past_key_values
@@ -372,61 +583,99 @@ def test_a_run_that_raises_leaves_the_cache_as_it_was(place):
         model(x[:, 6:9], past_key_values=cache)
     handle.remove()
     assert cache.seen == 6
-    torch.testing.assert_close(model(x[:, 6:], past_key_values=cache).logits, model(x).logits[:, 6:])
+    torch.testing.assert_close(
+        model(x[:, 6:], past_key_values=cache).logits, model(x).logits[:, 6:]
+    )
 
 
 def test_edits_of_two_ways_that_are_refused_leave_the_cache_as_it_was():
     model, x = tiny_model(), tokens()
     cache = model(x[:, :6], use_cache=True).past_key_values
     mixer = model.model.layers[4].mixer
-    handles = [tap.register_forward_hook(lambda _, __, output: output * 2) for tap in (mixer.hook_pattern, mixer.hook_state)]
+    handles = [
+        tap.register_forward_hook(lambda _, __, output: output * 2)
+        for tap in (mixer.hook_pattern, mixer.hook_state)
+    ]
     with pytest.raises(sle.InvalidArgument, match="two ways to one output"):
         model(x[:, 6:], past_key_values=cache)
     for handle in handles:
         handle.remove()
-    torch.testing.assert_close(model(x[:, 6:], past_key_values=cache).logits, model(x).logits[:, 6:])
+    torch.testing.assert_close(
+        model(x[:, 6:], past_key_values=cache).logits, model(x).logits[:, 6:]
+    )
 
 
 def test_logits_can_be_had_of_chosen_positions():
     model, chosen = tiny_model(), torch.tensor([0, 3])
-    torch.testing.assert_close(model(tokens(), logits_to_keep=chosen).logits, model(tokens()).logits[:, chosen])
-    torch.testing.assert_close(model(tokens(), logits_to_keep=2).logits, model(tokens()).logits[:, -2:])
+    torch.testing.assert_close(
+        model(tokens(), logits_to_keep=chosen).logits, model(tokens()).logits[:, chosen]
+    )
+    torch.testing.assert_close(
+        model(tokens(), logits_to_keep=2).logits, model(tokens()).logits[:, -2:]
+    )
 
 
 @pytest.mark.parametrize("number", [numpy.int64(2), torch.tensor(2)])
 @pytest.mark.usefixtures("without_shape_checks")
 def test_how_many_logits_may_be_a_number_of_any_kind(number):
     model = tiny_model()
-    torch.testing.assert_close(model(tokens(), logits_to_keep=number).logits, model(tokens()).logits[:, -2:])
+    torch.testing.assert_close(
+        model(tokens(), logits_to_keep=number).logits, model(tokens()).logits[:, -2:]
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"layer_types": LAYERS[1:] + LAYERS[:1]}, r"for a layer that keeps conv \[2, 48\] .* it holds kv \[3, 10, 8\] .*, k \[3, 10\]"),
-        ({"layer_types": LAYERS[:1] + LAYERS[2:] + LAYERS[1:2]}, r"keeps kv \[3, 10, 8\], k \[3, 10\] .* it holds keys .*, seen \[\]"),
-        ({"layer_types": [*LAYERS[:2], "conv", *LAYERS[3:]]}, r"keeps keys .* it holds conv \[2, 48\]"),
+        (
+            {"layer_types": LAYERS[1:] + LAYERS[:1]},
+            r"for a layer that keeps conv \[2, 48\] .* it holds kv \[3, 10, 8\] .*, k \[3, 10\]",
+        ),
+        (
+            {"layer_types": LAYERS[:1] + LAYERS[2:] + LAYERS[1:2]},
+            r"keeps kv \[3, 10, 8\], k \[3, 10\] .* it holds keys .*, seen \[\]",
+        ),
+        (
+            {"layer_types": [*LAYERS[:2], "conv", *LAYERS[3:]]},
+            r"keeps keys .* it holds conv \[2, 48\]",
+        ),
         ({"hidden_size": 48}, r"keeps conv \[2, 48\] .* it holds conv \[2, 96\]"),
         ({"conv_kernel_size": 4}, r"it holds conv \[3, 48\]"),
         ({"feature_dim": 5}, r"it holds kv \[3, 15, 8\]"),
         ({"num_attention_heads": 2}, r"it holds kv \[2, 10, 12\]"),
-        ({"sliding_window": 2}, r"keeps keys \[3, 3, 8\], .* it holds keys \[2, 3, 8\]"),
+        (
+            {"sliding_window": 2},
+            r"keeps keys \[3, 3, 8\], .* it holds keys \[2, 3, 8\]",
+        ),
     ],
 )
 def test_a_cache_of_another_model_is_refused(changes, said):
     model, x = tiny_model(), tokens()
     cache = tiny_model(**changes)(x).past_key_values
-    with pytest.raises(sle.InvalidArgument, match=rf"past_key_values must be the BasedCache that this model returned; .*{said}"):
+    with pytest.raises(
+        sle.InvalidArgument,
+        match=rf"past_key_values must be the BasedCache that this model returned; .*{said}",
+    ):
         model(x, past_key_values=cache)
 
 
 @pytest.mark.parametrize("layer", ["conv", "linear_attention", "sliding_attention"])
 @pytest.mark.parametrize(
-    ("mine", "theirs"), [(torch.float32, torch.float64), (torch.float64, torch.float32), (torch.bfloat16, torch.float64)]
+    ("mine", "theirs"),
+    [
+        (torch.float32, torch.float64),
+        (torch.float64, torch.float32),
+        (torch.bfloat16, torch.float64),
+    ],
 )
 def test_a_cache_of_another_type_is_refused(layer, mine, theirs):
-    model, other = (tiny_model(num_hidden_layers=1, layer_types=[layer]).to(dtype) for dtype in (mine, theirs))
-    with pytest.raises(sle.InvalidArgument, match=rf"of every text \({mine}\) it holds .* {theirs}"):
+    model, other = (
+        tiny_model(num_hidden_layers=1, layer_types=[layer]).to(dtype)
+        for dtype in (mine, theirs)
+    )
+    with pytest.raises(
+        sle.InvalidArgument, match=rf"of every text \({mine}\) it holds .* {theirs}"
+    ):
         model(tokens(), past_key_values=other(tokens()).past_key_values)
 
 
@@ -446,26 +695,46 @@ def test_its_own_positions_are_taken_also_behind_text():
     mask = torch.ones_like(x)
     mask[0, 8:] = 0
     own = torch.arange(x.shape[1])
-    for positions in (own, own[None], own.expand(2, -1), (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)):
-        torch.testing.assert_close(model(x, attention_mask=mask, position_ids=positions).logits, model(x).logits)
+    for positions in (
+        own,
+        own[None],
+        own.expand(2, -1),
+        (mask.cumsum(1) - 1).masked_fill(mask == 0, 1),
+    ):
+        torch.testing.assert_close(
+            model(x, attention_mask=mask, position_ids=positions).logits,
+            model(x).logits,
+        )
     cache = model(x[:, :6], use_cache=True).past_key_values
-    torch.testing.assert_close(model(x[:, 6:], past_key_values=cache, position_ids=own[None, 6:]).logits, model(x).logits[:, 6:])
-    generated = (model.generate(x, max_new_tokens=5, do_sample=False, **more) for more in ({}, {"position_ids": own.expand(2, -1)}))
+    torch.testing.assert_close(
+        model(x[:, 6:], past_key_values=cache, position_ids=own[None, 6:]).logits,
+        model(x).logits[:, 6:],
+    )
+    generated = (
+        model.generate(x, max_new_tokens=5, do_sample=False, **more)
+        for more in ({}, {"position_ids": own.expand(2, -1)})
+    )
     assert torch.equal(*generated)
 
 
 def test_a_tuple_can_be_had():
     model, x = tiny_model(), tokens()
     named = model(x, labels=x, output_hidden_states=True)
-    loss, logits, cache, states = model(x, labels=x, output_hidden_states=True, return_dict=False)
+    loss, logits, cache, states = model(
+        x, labels=x, output_hidden_states=True, return_dict=False
+    )
     assert torch.equal(loss, named.loss)
     assert torch.equal(logits, named.logits)
     assert cache.seen == x.shape[1]
     assert len(states) == len(named.hidden_states)
     model.config.return_dict = False
     assert torch.equal(model(x)[0], named.logits)
-    assert torch.equal(model.model(x, return_dict=True).last_hidden_state, model.model(x)[0])
-    assert torch.equal(model.generate(x, max_new_tokens=3, do_sample=False)[:, : x.shape[1]], x)
+    assert torch.equal(
+        model.model(x, return_dict=True).last_hidden_state, model.model(x)[0]
+    )
+    assert torch.equal(
+        model.generate(x, max_new_tokens=3, do_sample=False)[:, : x.shape[1]], x
+    )
 
 
 _COMPILED = """
@@ -488,7 +757,13 @@ torch.testing.assert_close(compiled(x[:, 6:], past_key_values=cache).logits, mod
 
 def test_it_compiles_whole():
     # In a process of its own: what checks shapes in tests cannot be compiled.
-    subprocess.run([sys.executable, "-c", _COMPILED], check=True, capture_output=True, text=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-c", _COMPILED],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def test_a_mask_of_yes_and_no_is_a_mask():
@@ -507,13 +782,19 @@ def test_half_precision_around_a_model_leaves_its_sums_wide(form):
         past = model(x[:, :200], use_cache=True).past_key_values
         model(x[:, 200:], past_key_values=past, use_cache=True)
     # What goes in is bfloat16 in all forms, so they differ by float32 and one rounding to bfloat16 at the end.
-    assert (found[0].float() - found[1].float()).abs().max() <= 2**-7 * found[1].abs().max()
+    assert (found[0].float() - found[1].float()).abs().max() <= 2**-7 * found[
+        1
+    ].abs().max()
 
 
 def hooked_layer(model, x, form):
     """What the heads of the first layer of linear attention find."""
     seen = []
-    mixer = next(block.mixer for block in model.model.layers if isinstance(block.mixer, LinearAttention))
+    mixer = next(
+        block.mixer
+        for block in model.model.layers
+        if isinstance(block.mixer, LinearAttention)
+    )
     mixer.form = form
     handle = mixer.hook_z.register_forward_hook(lambda tap, given, z: seen.append(z))
     with torch.no_grad():
@@ -522,10 +803,22 @@ def hooked_layer(model, x, form):
     return seen[0]
 
 
-@pytest.mark.parametrize("names", [["hook_phi_q", "hook_phi_k"], ["hook_write"], ["hook_state"], ["hook_attn_scores", "hook_kernel"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["hook_phi_q", "hook_phi_k"],
+        ["hook_write"],
+        ["hook_state"],
+        ["hook_attn_scores", "hook_kernel"],
+    ],
+)
 def test_taps_of_one_form_have_the_gradients_that_make_its_output(names):
     model, x, taps, held = tiny_model().double(), tokens(), [], {}
-    mixer = next(block.mixer for block in model.model.layers if isinstance(block.mixer, LinearAttention))
+    mixer = next(
+        block.mixer
+        for block in model.model.layers
+        if isinstance(block.mixer, LinearAttention)
+    )
     for name in names:
 
         def keep(tap, given, out, name=name):
@@ -544,7 +837,9 @@ def test_taps_of_one_form_have_the_gradients_that_make_its_output(names):
             direction = direction.tril()
         at = []
         for sign in (1, -1):
-            handle = getattr(mixer, name).register_forward_hook(lambda tap, given, out, s=sign, d=direction: out + s * step * d)
+            handle = getattr(mixer, name).register_forward_hook(
+                lambda tap, given, out, s=sign, d=direction: out + s * step * d
+            )
             at.append(model(x).logits.square().sum().item())
             handle.remove()
         expected = (tensor.grad * direction).sum().item()
@@ -553,10 +848,15 @@ def test_taps_of_one_form_have_the_gradients_that_make_its_output(names):
 
 def test_too_many_tokens_for_learned_positions_are_refused():
     model = tiny_model(max_position_embeddings=8)
-    with pytest.raises(sle.InvalidArgument, match="this model has learned 8 positions; 11 tokens do not fit"):
+    with pytest.raises(
+        sle.InvalidArgument,
+        match="this model has learned 8 positions; 11 tokens do not fit",
+    ):
         model(tokens())
 
 
 def test_a_model_can_be_copied():
     model = tiny_model()
-    torch.testing.assert_close(copy.deepcopy(model)(tokens()).logits, model(tokens()).logits)
+    torch.testing.assert_close(
+        copy.deepcopy(model)(tokens()).logits, model(tokens()).logits
+    )

@@ -5,7 +5,14 @@ import tiny
 import torch
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import sae_lens_ext as sle
 from sae_lens_ext.interventions import Splice
@@ -20,7 +27,12 @@ def _marks(model):
     module = getattr(model, "_module", model)
     return (
         [
-            (name, len(part._forward_hooks), len(part._forward_pre_hooks), len(getattr(part, "fwd_hooks", ())))
+            (
+                name,
+                len(part._forward_hooks),
+                len(part._forward_pre_hooks),
+                len(getattr(part, "fwd_hooks", ())),
+            )
             for name, part in module.named_modules()
         ],
         list(module.state_dict()),
@@ -36,7 +48,10 @@ class SplicesOnTwoHosts(RuleBasedStateMachine):
     def start(self):
         self.models = {host: tiny.hosted(host) for host in HOSTS}
         # Wrapping leaves marks of its own, so a first run comes before the first look.
-        self.bare = {host: tiny.logits(model, TOKENS).detach() for host, model in self.models.items()}
+        self.bare = {
+            host: tiny.logits(model, TOKENS).detach()
+            for host, model in self.models.items()
+        }
         self.marks = {host: _marks(model) for host, model in self.models.items()}
         self.splices = []
 
@@ -48,7 +63,12 @@ class SplicesOnTwoHosts(RuleBasedStateMachine):
     @precondition(lambda self: len(self.splices) < 3)
     def attach(self, sites, k, error_term):
         saes = {site: tiny.sae(seed=SITES.index(site)) for site in sites}
-        self.splices.append({host: sle.splice(model, saes, k=k, error_term=error_term).attach() for host, model in self.models.items()})
+        self.splices.append(
+            {
+                host: sle.splice(model, saes, k=k, error_term=error_term).attach()
+                for host, model in self.models.items()
+            }
+        )
 
     @rule(data=st.data(), k=st.one_of(st.integers(1, 8), st.just(sle.until_fvu(0.5))))
     @precondition(lambda self: self.splices)
@@ -60,7 +80,12 @@ class SplicesOnTwoHosts(RuleBasedStateMachine):
     @precondition(lambda self: self.splices)
     def edit(self, data, feature, by):
         for spliced in data.draw(st.sampled_from(self.splices)).values():
-            spliced.edits = {next(iter(spliced.saes)): [sle.Steer(feature, by=by), sle.Ablate((feature + 1) % 48)]}
+            spliced.edits = {
+                next(iter(spliced.saes)): [
+                    sle.Steer(feature, by=by),
+                    sle.Ablate((feature + 1) % 48),
+                ]
+            }
 
     @rule(data=st.data())
     @precondition(lambda self: self.splices)
@@ -73,7 +98,9 @@ class SplicesOnTwoHosts(RuleBasedStateMachine):
     @rule()
     def run(self):
         with torch.no_grad():
-            found = {host: tiny.logits(model, TOKENS) for host, model in self.models.items()}
+            found = {
+                host: tiny.logits(model, TOKENS) for host, model in self.models.items()
+            }
         torch.testing.assert_close(found[HOSTS[1]], found[HOSTS[0]], rtol=0, atol=1e-5)
 
     @rule()
@@ -81,7 +108,11 @@ class SplicesOnTwoHosts(RuleBasedStateMachine):
     def raise_in_a_run(self):
         for model in self.models.values():
             try:
-                with sle.splice(model, {"blocks.1.hook_resid_pre": tiny.sae()}, positions=torch.ones(5, dtype=torch.bool)):
+                with sle.splice(
+                    model,
+                    {"blocks.1.hook_resid_pre": tiny.sae()},
+                    positions=torch.ones(5, dtype=torch.bool),
+                ):
                     tiny.logits(model, TOKENS)
             except sle.ShapeMismatch:
                 continue
@@ -104,10 +135,19 @@ class SplicesOnTwoHosts(RuleBasedStateMachine):
 
 
 TestSplicesOnTwoHosts = SplicesOnTwoHosts.TestCase
-TestSplicesOnTwoHosts.settings = settings(max_examples=15, stateful_step_count=12, deadline=None, derandomize=True, database=None)
+TestSplicesOnTwoHosts.settings = settings(
+    max_examples=15,
+    stateful_step_count=12,
+    deadline=None,
+    derandomize=True,
+    database=None,
+)
 
 
 def test_a_splice_that_stays_is_caught(monkeypatch):
     monkeypatch.setattr(Splice, "detach", lambda self: None)
     with pytest.raises((AssertionError, ExceptionGroup)):
-        run_state_machine_as_test(SplicesOnTwoHosts, settings=settings(TestSplicesOnTwoHosts.settings, phases=[Phase.generate]))
+        run_state_machine_as_test(
+            SplicesOnTwoHosts,
+            settings=settings(TestSplicesOnTwoHosts.settings, phases=[Phase.generate]),
+        )

@@ -14,7 +14,12 @@ def _generated(model, tokens, use_cache):
     """Tokens, and the logits each was chosen by."""
     if hasattr(model, "trace"):
         with model.generate(
-            tokens, max_new_tokens=NEW, do_sample=False, use_cache=use_cache, output_logits=True, return_dict_in_generate=True
+            tokens,
+            max_new_tokens=NEW,
+            do_sample=False,
+            use_cache=use_cache,
+            output_logits=True,
+            return_dict_in_generate=True,
         ) as tracer:
             out = tracer.result.save()
         return out.sequences, torch.stack(out.logits, 1)
@@ -46,19 +51,29 @@ CASES = {
     "splice": {"k": 3},
     "splice-but-special-tokens": {"k": 3},
     "steer": {"error_term": True, "edits": [sle.Steer([5, 6], by=3.0)]},
-    "steer-the-new-tokens": {"error_term": True, "edits": [sle.Steer([5, 6], by=3.0, positions=slice(10, None))]},
+    "steer-the-new-tokens": {
+        "error_term": True,
+        "edits": [sle.Steer([5, 6], by=3.0, positions=slice(10, None))],
+    },
     "splice-the-prompt": {"k": 2, "positions": slice(None, 10)},
     "splice-later-tokens": {"k": 2, "positions": slice(12, None)},
     "mask-of-the-prompt": {"k": 2, "positions": torch.arange(10) % 2 == 0},
     "k-per-position": {"k": torch.arange(1, 25).clamp(max=8)},
     "rule": {"k": sle.until_fvu(0.5)},
-    "direction": {"edits": [sle.AddDirection(torch.linspace(-1, 1, 32), positions=slice(11, None))]},
+    "direction": {
+        "edits": [
+            sle.AddDirection(torch.linspace(-1, 1, 32), positions=slice(11, None))
+        ]
+    },
 }
 
 
 @pytest.fixture(scope="module", params=["gemma2", "gpt2"])
 def models(request):
-    return {host: tiny.hosted(host, request.param) for host in ("lens", "torch", "transformers_model")}
+    return {
+        host: tiny.hosted(host, request.param)
+        for host in ("lens", "torch", "transformers_model")
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -74,7 +89,13 @@ def test_every_host_generates_the_same_with_a_cache_and_without(models, case):
     expected_tokens, expected_logits = found["torch", True]
     for (host, use_cache), (generated, logits) in found.items():
         assert generated.tolist() == expected_tokens.tolist(), (host, use_cache)
-        torch.testing.assert_close(logits, expected_logits, rtol=0, atol=1e-4, msg=lambda text, where=(host, use_cache): f"{where}: {text}")
+        torch.testing.assert_close(
+            logits,
+            expected_logits,
+            rtol=0,
+            atol=1e-4,
+            msg=lambda text, where=(host, use_cache): f"{where}: {text}",
+        )
     _, bare_logits = _generated(models["torch"], tokens, True)
     assert not torch.allclose(bare_logits, expected_logits, atol=1e-3)
 
@@ -93,7 +114,10 @@ def test_generating_is_running_the_longer_text(models):
 def test_the_mean_of_a_run_is_not_known_in_cached_generation(models):
     for model in models.values():
         with (
-            pytest.raises(sle.InvalidArgument, match="the mean over a run's tokens is not known in cached generation"),
+            pytest.raises(
+                sle.InvalidArgument,
+                match="the mean over a run's tokens is not known in cached generation",
+            ),
             sle.splice(model, tiny.sae(), edits=[sle.Ablate(range(48), to="mean")]),
         ):
             _generated(model, tiny.tokens(rows=1), True)

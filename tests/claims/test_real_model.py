@@ -33,10 +33,14 @@ def test_one_hierarchical_sae_is_as_good_as_a_topk_sae_at_its_own_k(gemma3_activ
     common = {"d_sae": 1024, "epochs": 4, "batch_size": 1024, "lr": 3e-3}
     hierarchical = train(data, TrainConfig(k=32, **common), progress=False).sae
     for k in (16, 32):
-        topk = train(data, TrainConfig(k=k, objective=TopK(), **common), progress=False).sae
+        topk = train(
+            data, TrainConfig(k=k, objective=TopK(), **common), progress=False
+        ).sae
         assert error_at(hierarchical, k) <= error_at(topk, k), f"at k={k}"
         for other in {4, 8, 16} - {k}:
-            assert error_at(hierarchical, other) < error_at(topk, min(other, k)), f"TopK {k} used at {other}"
+            assert error_at(hierarchical, other) < error_at(topk, min(other, k)), (
+                f"TopK {k} used at {other}"
+            )
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +69,40 @@ def test_every_host_gives_the_same_numbers(gemma3, demo_sae):
     from transformers import AutoModelForCausalLM
 
     tokens = gemma3.to_tokens("If the key is not in the dictionary, a KeyError is")
-    plain = AutoModelForCausalLM.from_pretrained(prepare_bundled(progress=False), dtype=torch.float32, local_files_only=True)
+    plain = AutoModelForCausalLM.from_pretrained(
+        prepare_bundled(progress=False), dtype=torch.float32, local_files_only=True
+    )
     found = {}
     with torch.no_grad():
-        for name, model in (("lens", gemma3), ("torch", plain), ("nnsight", nnsight.NNsight(plain))):
-            feature = int(sle.Run.capture(model, tokens, demo_sae).codes[DEMO_SITE].indices[0, -1, 0])
-            with sle.splice(model, demo_sae, k=8, edits=[sle.Scale(feature, by=2, positions=[-1])]):
+        for name, model in (
+            ("lens", gemma3),
+            ("torch", plain),
+            ("nnsight", nnsight.NNsight(plain)),
+        ):
+            feature = int(
+                sle.Run.capture(model, tokens, demo_sae)
+                .codes[DEMO_SITE]
+                .indices[0, -1, 0]
+            )
+            with sle.splice(
+                model, demo_sae, k=8, edits=[sle.Scale(feature, by=2, positions=[-1])]
+            ):
                 found[name] = tiny.logits(model, tokens)
     for name in ("torch", "nnsight"):
-        torch.testing.assert_close(found[name], found["lens"], rtol=0, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name],
+            found["lens"],
+            rtol=0,
+            atol=1e-4,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
 
 
 def test_a_feature_does_what_its_attribution_says(gemma3, demo_sae):
     """Gradient times activation picks a feature that speaks for the next word; without it that word loses, with more of it, it wins."""
-    tokens = gemma3.to_tokens("If the key is not in the dictionary, a KeyError is raised; if the index is out of range, an")
+    tokens = gemma3.to_tokens(
+        "If the key is not in the dictionary, a KeyError is raised; if the index is out of range, an"
+    )
     kept = {}
 
     def keep(acts, hook):
@@ -86,7 +110,9 @@ def test_a_feature_does_what_its_attribution_says(gemma3, demo_sae):
         kept["acts"] = acts
 
     with sle.splice(gemma3, demo_sae, error_term=True):
-        logits = gemma3.run_with_hooks(tokens, fwd_hooks=[(f"{DEMO_SITE}.hook_sae_acts_post", keep)])[0, -1]
+        logits = gemma3.run_with_hooks(
+            tokens, fwd_hooks=[(f"{DEMO_SITE}.hook_sae_acts_post", keep)]
+        )[0, -1]
         word = int(logits.argmax())
         (logits[word] - logits.mean()).backward()
     gemma3.zero_grad()
@@ -95,7 +121,10 @@ def test_a_feature_does_what_its_attribution_says(gemma3, demo_sae):
     assert gemma3.tokenizer.decode(word) == " error"
 
     def score(edits):
-        with torch.no_grad(), sle.splice(gemma3, demo_sae, error_term=True, edits=edits):
+        with (
+            torch.no_grad(),
+            sle.splice(gemma3, demo_sae, error_term=True, edits=edits),
+        ):
             logits = gemma3(tokens)[0, -1]
         return (logits[word] - logits.mean()).item()
 

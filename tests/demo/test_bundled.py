@@ -20,7 +20,9 @@ def _fake_prepare(calls):
         calls.append(folder.name)
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(b"weights")
-        (folder / "manifest.json").write_text(json.dumps({"layout": bundled._LAYOUT, "bytes": {"model.safetensors": 7}}))
+        (folder / "manifest.json").write_text(
+            json.dumps({"layout": bundled._LAYOUT, "bytes": {"model.safetensors": 7}})
+        )
 
     return prepare
 
@@ -34,7 +36,9 @@ def test_it_is_prepared_once(cache, monkeypatch):
     assert folder.is_relative_to(cache)
 
 
-def test_an_interrupted_first_run_leaves_nothing_and_the_next_one_succeeds(cache, monkeypatch):
+def test_an_interrupted_first_run_leaves_nothing_and_the_next_one_succeeds(
+    cache, monkeypatch
+):
     def interrupted(model, folder, progress):
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(b"wei")
@@ -43,9 +47,13 @@ def test_an_interrupted_first_run_leaves_nothing_and_the_next_one_succeeds(cache
     monkeypatch.setattr(bundled, "_prepare", interrupted)
     with pytest.raises(KeyboardInterrupt):
         bundled.prepare_bundled(progress=False)
-    assert [path for path in (cache / "models").iterdir() if path.suffix != ".lock"] == []
+    assert [
+        path for path in (cache / "models").iterdir() if path.suffix != ".lock"
+    ] == []
     monkeypatch.setattr(bundled, "_prepare", _fake_prepare([]))
-    assert (bundled.prepare_bundled(progress=False) / "model.safetensors").read_bytes() == b"weights"
+    assert (
+        bundled.prepare_bundled(progress=False) / "model.safetensors"
+    ).read_bytes() == b"weights"
 
 
 def test_a_run_that_was_killed_is_cleaned_up_by_the_next(cache, monkeypatch):
@@ -80,7 +88,10 @@ def test_what_was_written_is_read_back(tmp_path):
     state = {"a": torch.ones(3), "b": torch.zeros(2)}
     save_file(state, tmp_path / "model.safetensors")
     bundled._check_written(tmp_path, state)
-    with pytest.raises(sle.FormatError, match="does not hold what was written to it .b.; is the disk full"):
+    with pytest.raises(
+        sle.FormatError,
+        match="does not hold what was written to it .b.; is the disk full",
+    ):
         bundled._check_written(tmp_path, {**state, "b": torch.ones(2)})
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(sle.FormatError, match="2 tensors were not written to"):
@@ -89,13 +100,18 @@ def test_what_was_written_is_read_back(tmp_path):
 
 def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("SAE_LENS_EXT_CACHE", str(tmp_path))
-    monkeypatch.setattr(bundled.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**9}))
+    monkeypatch.setattr(
+        bundled.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**9})
+    )
     with pytest.raises(
-        sle.InvalidArgument, match=r"needs 2.6 GB in .* and 1.0 GB are free; make room, or name another folder in SAE_LENS_EXT_CACHE"
+        sle.InvalidArgument,
+        match=r"needs 2.6 GB in .* and 1.0 GB are free; make room, or name another folder in SAE_LENS_EXT_CACHE",
     ):
         bundled.prepare_bundled(progress=False)
 
 
 def test_an_unknown_name_lists_what_there_is():
-    with pytest.raises(sle.InvalidArgument, match="no bundled model 'gemma-3'; there is: gemma-3-270m"):
+    with pytest.raises(
+        sle.InvalidArgument, match="no bundled model 'gemma-3'; there is: gemma-3-270m"
+    ):
         bundled.prepare_bundled("gemma-3")

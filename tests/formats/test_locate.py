@@ -30,16 +30,32 @@ class _Hub(BaseHTTPRequestHandler):
     def _answer(self, send_body):
         path = self.path.split("?")[0]
         folder: Path = self.server.folder
-        files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+        files = sorted(
+            str(file.relative_to(folder))
+            for file in folder.rglob("*")
+            if file.is_file()
+        )
         name = path.removeprefix(f"/someone/an-sae/resolve/{COMMIT}/")
         headers = {"X-Repo-Commit": COMMIT}
         if path.startswith("/api/models/someone/an-sae/tree/"):
             entries = [
-                {"type": "file", "path": file, "size": (folder / file).stat().st_size, "oid": _etag(folder / file)} for file in files
+                {
+                    "type": "file",
+                    "path": file,
+                    "size": (folder / file).stat().st_size,
+                    "oid": _etag(folder / file),
+                }
+                for file in files
             ]
             body, status = json.dumps(entries).encode(), 200
         elif path.startswith("/api/models/someone/an-sae"):
-            body = json.dumps({"id": "someone/an-sae", "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}).encode()
+            body = json.dumps(
+                {
+                    "id": "someone/an-sae",
+                    "sha": COMMIT,
+                    "siblings": [{"rfilename": file} for file in files],
+                }
+            ).encode()
             status = 200
         elif name in files:
             body, status = (folder / name).read_bytes(), 200
@@ -49,7 +65,11 @@ class _Hub(BaseHTTPRequestHandler):
             body, status = b'{"error": "Repository not found"}', 404
             headers["X-Error-Code"] = "RepoNotFound"
         self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(body)), "Content-Type": "application/json"}.items():
+        for key, value in {
+            **headers,
+            "Content-Length": str(len(body)),
+            "Content-Type": "application/json",
+        }.items():
             self.send_header(key, value)
         self.end_headers()
         if send_body:
@@ -79,32 +99,60 @@ def hub(tmp_path):
 
 
 def _load(hub, tmp_path, repo, subfolder="layer_1"):
-    return _run(hub, tmp_path, f"print(sle.SAE.from_pretrained({repo!r}, subfolder={subfolder!r}))")
+    return _run(
+        hub,
+        tmp_path,
+        f"print(sle.SAE.from_pretrained({repo!r}, subfolder={subfolder!r}))",
+    )
 
 
 def _load_model(hub, tmp_path, options=""):
     loading = "from sae_lens_ext.based import load_checkpoint"
-    return _run(hub, tmp_path, f"print(load_checkpoint('someone/an-sae'{options}).config.kernel)", loading)
+    return _run(
+        hub,
+        tmp_path,
+        f"print(load_checkpoint('someone/an-sae'{options}).config.kernel)",
+        loading,
+    )
 
 
 def _run(hub, tmp_path, line, first=""):
     """In a fresh process, because huggingface_hub reads its environment when it is imported."""
     code = f"import sae_lens_ext as sle\n{first}\ntry: {line}\nexcept sle.SaeLensExtError as error: print(type(error).__name__, error)"
     address = f"http://127.0.0.1:{hub.server_address[1]}"
-    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-def test_an_sae_in_a_folder_of_a_repository_is_downloaded_and_nothing_else(hub, tmp_path):
-    assert _load(hub, tmp_path, "someone/an-sae") == "SAE(d_model=32, d_sae=48, k=8, hook_name='blocks.1.hook_resid_post')"
+def test_an_sae_in_a_folder_of_a_repository_is_downloaded_and_nothing_else(
+    hub, tmp_path
+):
+    assert (
+        _load(hub, tmp_path, "someone/an-sae")
+        == "SAE(d_model=32, d_sae=48, k=8, hook_name='blocks.1.hook_resid_post')"
+    )
     assert set(hub.served) == {"layer_1/cfg.json", "layer_1/sae_weights.safetensors"}
 
 
 def test_a_repository_that_is_not_there_is_said_in_one_sentence(hub, tmp_path):
     said = _load(hub, tmp_path, "someone/else")
-    assert said.startswith("FormatError no folder 'someone/else' here, and the hub has no such repository that you may read")
+    assert said.startswith(
+        "FormatError no folder 'someone/else' here, and the hub has no such repository that you may read"
+    )
     assert "\n" not in said
 
 
@@ -139,4 +187,7 @@ def test_the_pickle_is_downloaded_where_there_is_nothing_else(hub, tmp_path):
 
 def test_a_repository_without_weights_is_said_to_be_one(hub, tmp_path):
     (hub.folder / "config.json").write_text("{}")
-    assert "holds no weights: none of model.safetensors, pytorch_model.bin" in _load_model(hub, tmp_path)
+    assert (
+        "holds no weights: none of model.safetensors, pytorch_model.bin"
+        in _load_model(hub, tmp_path)
+    )

@@ -12,7 +12,10 @@ from sae_lens_ext.formats import atomic
 @pytest.fixture
 def folder(tmp_path):
     return tiny.sae(
-        levels=tuple(range(1, 9)), model_name="tiny", exclude_special_tokens=True, metadata={"note": [1, "two"]}
+        levels=tuple(range(1, 9)),
+        model_name="tiny",
+        exclude_special_tokens=True,
+        metadata={"note": [1, "two"]},
     ).save_pretrained(tmp_path / "sae")
 
 
@@ -31,8 +34,18 @@ def _change_config(folder, **changes):
 
 def _change_weights(folder, **changes):
     path = folder / "sae_weights.safetensors"
-    tensors = {**load_file(path), **{key: value for key, value in changes.items() if value is not ...}}
-    save_file({key: value for key, value in tensors.items() if changes.get(key, 0) is not ...}, path)
+    tensors = {
+        **load_file(path),
+        **{key: value for key, value in changes.items() if value is not ...},
+    }
+    save_file(
+        {
+            key: value
+            for key, value in tensors.items()
+            if changes.get(key, 0) is not ...
+        },
+        path,
+    )
 
 
 def test_a_saved_sae_comes_back_bit_for_bit(folder):
@@ -61,14 +74,30 @@ def test_saving_twice_writes_the_same_bytes(folder, tmp_path):
 
 
 def test_the_folder_is_what_saelens_expects(folder):
-    assert sorted(path.name for path in folder.iterdir()) == ["cfg.json", "sae_weights.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "cfg.json",
+        "sae_weights.safetensors",
+    ]
     config = json.loads((folder / "cfg.json").read_text())
     assert config["architecture"] == "topk"
-    assert (config["d_in"], config["d_sae"], config["k"], config["dtype"]) == (32, 48, 8, "float32")
+    assert (config["d_in"], config["d_sae"], config["k"], config["dtype"]) == (
+        32,
+        48,
+        8,
+        "float32",
+    )
     assert config["metadata"]["sae_lens_version"].startswith("6.")
     assert config["metadata"]["hook_name"] == "blocks.1.hook_resid_post"
-    shapes = {name: list(tensor.shape) for name, tensor in load_file(folder / "sae_weights.safetensors").items()}
-    assert shapes == {"W_enc": [32, 48], "b_enc": [48], "W_dec": [48, 32], "b_dec": [32]}
+    shapes = {
+        name: list(tensor.shape)
+        for name, tensor in load_file(folder / "sae_weights.safetensors").items()
+    }
+    assert shapes == {
+        "W_enc": [32, 48],
+        "b_enc": [48],
+        "W_dec": [48, 32],
+        "b_dec": [32],
+    }
 
 
 def test_constants_are_folded_on_disk_and_can_be_taken_out_again(tmp_path):
@@ -76,7 +105,10 @@ def test_constants_are_folded_on_disk_and_can_be_taken_out_again(tmp_path):
     sae.activation_mean, sae.activation_scale = torch.randn(32), torch.tensor(0.5)
     folder = sae.save_pretrained(tmp_path)
     x = torch.randn(6, 32)
-    folded, unfolded = sle.SAE.from_pretrained(folder), sle.SAE.from_pretrained(folder, folded=False)
+    folded, unfolded = (
+        sle.SAE.from_pretrained(folder),
+        sle.SAE.from_pretrained(folder, folded=False),
+    )
     assert folded.activation_scale == 1
     assert unfolded.activation_scale == 0.5
     torch.testing.assert_close(folded(x, 3), sae(x, 3))
@@ -88,7 +120,10 @@ def test_constants_are_folded_on_disk_and_can_be_taken_out_again(tmp_path):
 
 def test_ids_of_special_tokens_survive(tmp_path):
     folder = tiny.sae(exclude_special_tokens=[2, 5]).save_pretrained(tmp_path)
-    assert tiny.sae(exclude_special_tokens=[2, 5]).config.exclude_special_tokens == (2, 5)
+    assert tiny.sae(exclude_special_tokens=[2, 5]).config.exclude_special_tokens == (
+        2,
+        5,
+    )
     assert sle.SAE.from_pretrained(folder).config.exclude_special_tokens == (2, 5)
 
 
@@ -101,7 +136,9 @@ def test_rescaling_by_decoder_norm_is_read_as_the_same_function(tmp_path):
     norms = sae.W_dec.norm(dim=1)
     values, indices = ((x @ sae.W_enc + sae.b_enc) * norms).topk(5)
     dense = torch.zeros(7, 48).scatter(1, indices, values.relu())
-    torch.testing.assert_close(sle.SAE.from_pretrained(folder)(x, 5), dense / norms @ sae.W_dec + sae.b_dec)
+    torch.testing.assert_close(
+        sle.SAE.from_pretrained(folder)(x, 5), dense / norms @ sae.W_dec + sae.b_dec
+    )
 
 
 def test_a_decoder_row_of_zeros_survives_the_rescaling(tmp_path):
@@ -123,43 +160,114 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_dtype_and_device_can_be_chosen(folder):
-    assert sle.SAE.from_pretrained(folder, dtype=torch.bfloat16).W_dec.dtype == torch.bfloat16
+    assert (
+        sle.SAE.from_pretrained(folder, dtype=torch.bfloat16).W_dec.dtype
+        == torch.bfloat16
+    )
     assert sle.SAE.from_pretrained(folder, dtype="float64").W_dec.dtype == torch.float64
     for wrong in (torch.int8, "bf16", "nn", "int64"):
-        with pytest.raises(sle.InvalidArgument, match="dtype must be a floating point type"):
+        with pytest.raises(
+            sle.InvalidArgument, match="dtype must be a floating point type"
+        ):
             sle.SAE.from_pretrained(folder, dtype=wrong)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: (f / "cfg.json").unlink(), "holds no cfg.json, so it is not an SAE folder"),
-        (lambda f: (f / "sae_weights.safetensors").unlink(), "holds no sae_weights.safetensors"),
-        (lambda f: (f / "cfg.json").write_text('{"architecture": "to'), "is not JSON .was it cut short"),
-        (lambda f: (f / "cfg.json").write_text("[1]"), "must hold one JSON object; it holds a list"),
+        (
+            lambda f: (f / "cfg.json").unlink(),
+            "holds no cfg.json, so it is not an SAE folder",
+        ),
+        (
+            lambda f: (f / "sae_weights.safetensors").unlink(),
+            "holds no sae_weights.safetensors",
+        ),
+        (
+            lambda f: (f / "cfg.json").write_text('{"architecture": "to'),
+            "is not JSON .was it cut short",
+        ),
+        (
+            lambda f: (f / "cfg.json").write_text("[1]"),
+            "must hold one JSON object; it holds a list",
+        ),
         (lambda f: _change_config(f, d_sae=...), "lacks d_sae"),
         (lambda f: _change_config(f, k=...), "lacks k"),
-        (lambda f: _change_config(f, k=4.5), "k must be a whole number of at least 1; it is 4.5"),
-        (lambda f: _change_config(f, k=49), "k=49 is more than d_sae=48 features"),
-        (lambda f: _change_config(f, architecture="gated"), "describes architecture 'gated'; this reader knows 'topk'"),
-        (lambda f: _change_config(f, normalize_activations="layer_norm"), "normalize_activations is 'layer_norm'"),
-        (lambda f: _change_config(f, metadata=...), "sae_lens_version 'missing'.*load the SAE with SAELens 6"),
-        (lambda f: _change_config(f, metadata={"sae_lens_version": "5.9.0"}), "sae_lens_version '5.9.0'.*load the SAE with SAELens 6"),
-        (lambda f: _change_config(f, metadata={"sae_lens_ext": {"format_version": 2}}), "format_version 2; this release reads 1"),
-        (lambda f: _change_config(f, metadata={"sae_lens_ext": []}), r"metadata.sae_lens_ext must be an object; it is \[\]"),
         (
-            lambda f: _change_config(f, metadata={"sae_lens_ext": {"format_version": 1, "levels": "abc"}}),
+            lambda f: _change_config(f, k=4.5),
+            "k must be a whole number of at least 1; it is 4.5",
+        ),
+        (lambda f: _change_config(f, k=49), "k=49 is more than d_sae=48 features"),
+        (
+            lambda f: _change_config(f, architecture="gated"),
+            "describes architecture 'gated'; this reader knows 'topk'",
+        ),
+        (
+            lambda f: _change_config(f, normalize_activations="layer_norm"),
+            "normalize_activations is 'layer_norm'",
+        ),
+        (
+            lambda f: _change_config(f, metadata=...),
+            "sae_lens_version 'missing'.*load the SAE with SAELens 6",
+        ),
+        (
+            lambda f: _change_config(f, metadata={"sae_lens_version": "5.9.0"}),
+            "sae_lens_version '5.9.0'.*load the SAE with SAELens 6",
+        ),
+        (
+            lambda f: _change_config(
+                f, metadata={"sae_lens_ext": {"format_version": 2}}
+            ),
+            "format_version 2; this release reads 1",
+        ),
+        (
+            lambda f: _change_config(f, metadata={"sae_lens_ext": []}),
+            r"metadata.sae_lens_ext must be an object; it is \[\]",
+        ),
+        (
+            lambda f: _change_config(
+                f, metadata={"sae_lens_ext": {"format_version": 1, "levels": "abc"}}
+            ),
             "levels must be whole numbers; got 'abc'",
         ),
-        (lambda f: _change_config(f, metadata={"sae_lens_ext": {"format_version": 1, "levels": [1.5, 8]}}), "levels must be whole numbers"),
-        (lambda f: _change_config(f, metadata={"hook_name": 5}), "does not describe an SAE: hook_name must be a string or None; got 5"),
-        (lambda f: _change_config(f, metadata={"exclude_special_tokens": "yes"}), "exclude_special_tokens must be True, False, or a list"),
-        (lambda f: _change_config(f, apply_b_dec_to_input="no"), "apply_b_dec_to_input must be true or false; it is 'no'"),
-        (lambda f: _change_weights(f, b_enc=torch.zeros(48).bfloat16()), "must hold floating point numbers of one kind"),
-        (lambda f: ((f / "cfg.json").unlink(), (f / "cfg.json").mkdir()), "cfg.json cannot be read"),
-        (lambda f: _change_config(f, d_in=31), r"W_enc must be \[31, 48\], by cfg.json; it is \[32, 48\]"),
-        (lambda f: _change_weights(f, b_enc=...), "must hold exactly W_dec, W_enc, b_dec, b_enc; it holds W_dec, W_enc, b_dec"),
-        (lambda f: _change_weights(f, extra=torch.zeros(1)), "must hold exactly W_dec, W_enc, b_dec, b_enc; it holds"),
+        (
+            lambda f: _change_config(
+                f, metadata={"sae_lens_ext": {"format_version": 1, "levels": [1.5, 8]}}
+            ),
+            "levels must be whole numbers",
+        ),
+        (
+            lambda f: _change_config(f, metadata={"hook_name": 5}),
+            "does not describe an SAE: hook_name must be a string or None; got 5",
+        ),
+        (
+            lambda f: _change_config(f, metadata={"exclude_special_tokens": "yes"}),
+            "exclude_special_tokens must be True, False, or a list",
+        ),
+        (
+            lambda f: _change_config(f, apply_b_dec_to_input="no"),
+            "apply_b_dec_to_input must be true or false; it is 'no'",
+        ),
+        (
+            lambda f: _change_weights(f, b_enc=torch.zeros(48).bfloat16()),
+            "must hold floating point numbers of one kind",
+        ),
+        (
+            lambda f: ((f / "cfg.json").unlink(), (f / "cfg.json").mkdir()),
+            "cfg.json cannot be read",
+        ),
+        (
+            lambda f: _change_config(f, d_in=31),
+            r"W_enc must be \[31, 48\], by cfg.json; it is \[32, 48\]",
+        ),
+        (
+            lambda f: _change_weights(f, b_enc=...),
+            "must hold exactly W_dec, W_enc, b_dec, b_enc; it holds W_dec, W_enc, b_dec",
+        ),
+        (
+            lambda f: _change_weights(f, extra=torch.zeros(1)),
+            "must hold exactly W_dec, W_enc, b_dec, b_enc; it holds",
+        ),
         (
             lambda f: _change_weights(f, b_enc=torch.zeros(48, dtype=torch.int64)),
             "floating point numbers of one kind; it holds .*, b_enc torch.int64",
@@ -183,7 +291,9 @@ def test_a_cut_file_is_recognised(folder, keep):
 
 def test_weights_that_are_no_numbers_are_refused_both_ways(folder, tmp_path):
     _change_weights(folder, b_dec=torch.full((32,), float("nan")))
-    with pytest.raises(sle.NonFinite, match="32 of 32 numbers in b_dec of .* are NaN or infinite"):
+    with pytest.raises(
+        sle.NonFinite, match="32 of 32 numbers in b_dec of .* are NaN or infinite"
+    ):
         sle.SAE.from_pretrained(folder)
     sae = tiny.sae()
     with torch.no_grad():
@@ -209,9 +319,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_a_name_that_is_nothing_is_refused(tmp_path, folder):
-    with pytest.raises(sle.FormatError, match="no folder 'nowhere' here, and it is not the name of a hub repository"):
+    with pytest.raises(
+        sle.FormatError,
+        match="no folder 'nowhere' here, and it is not the name of a hub repository",
+    ):
         sle.SAE.from_pretrained("nowhere")
-    with pytest.raises(sle.FormatError, match="is a file, so give the folder that holds it"):
+    with pytest.raises(
+        sle.FormatError, match="is a file, so give the folder that holds it"
+    ):
         sle.SAE.from_pretrained(folder / "cfg.json")
     for outside in ("../sae", str(tmp_path)):
         with pytest.raises(sle.FormatError, match="no folder .* inside"):
@@ -236,10 +351,16 @@ def test_a_place_that_is_none_is_said(options, said):
 
 
 @pytest.mark.usefixtures("without_shape_checks")
-def test_saving_where_nothing_can_be_saved_is_refused_and_writes_nothing(folder, tmp_path):
+def test_saving_where_nothing_can_be_saved_is_refused_and_writes_nothing(
+    folder, tmp_path
+):
     with pytest.raises(sle.InvalidArgument, match="cfg.json is a file; give a folder"):
         tiny.sae().save_pretrained(folder / "cfg.json" / "sae")
-    with pytest.raises(sle.InvalidArgument, match="give the folder to save to as a path; got None"):
+    with pytest.raises(
+        sle.InvalidArgument, match="give the folder to save to as a path; got None"
+    ):
         tiny.sae().save_pretrained(None)
-    with pytest.raises(sle.FormatError, match="subfolder must be the name of a folder, or None; got 3"):
+    with pytest.raises(
+        sle.FormatError, match="subfolder must be the name of a folder, or None; got 3"
+    ):
         sle.SAE.from_pretrained(folder, subfolder=3)

@@ -15,8 +15,19 @@ def folder(tmp_path):
     folder = tmp_path / "layers.3"
     folder.mkdir()
     generator = torch.Generator().manual_seed(0)
-    shapes = {"encoder.weight": (D_SAE, D_MODEL), "encoder.bias": (D_SAE,), "W_dec": (D_SAE, D_MODEL), "b_dec": (D_MODEL,)}
-    save_file({name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}, folder / "sae.safetensors")
+    shapes = {
+        "encoder.weight": (D_SAE, D_MODEL),
+        "encoder.bias": (D_SAE,),
+        "W_dec": (D_SAE, D_MODEL),
+        "b_dec": (D_MODEL,),
+    }
+    save_file(
+        {
+            name: torch.randn(shape, generator=generator)
+            for name, shape in shapes.items()
+        },
+        folder / "sae.safetensors",
+    )
     _configure(folder)
     return folder
 
@@ -33,7 +44,9 @@ def _configure(folder, **changes):
         "transcode": False,
         "d_in": D_MODEL,
     } | changes
-    (folder / "cfg.json").write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+    (folder / "cfg.json").write_text(
+        json.dumps({key: value for key, value in config.items() if value is not ...})
+    )
 
 
 def test_it_computes_what_sparsify_does(folder):
@@ -44,7 +57,11 @@ def test_it_computes_what_sparsify_does(folder):
     expected = torch.einsum("nk,nkd->nd", values, sae.W_dec[indices]) + sae.b_dec
     torch.testing.assert_close(sae(x), expected)
     assert sae.W_enc.T.is_contiguous()
-    assert (sae.config.k, sae.config.levels, sae.config.hook_name) == (K, (K,), "blocks.3.hook_resid_post")
+    assert (sae.config.k, sae.config.levels, sae.config.hook_name) == (
+        K,
+        (K,),
+        "blocks.3.hook_resid_post",
+    )
     assert sae.config.metadata["hf_hook_name"] == "layers.3"
 
 
@@ -65,7 +82,10 @@ def test_saved_again_it_is_a_folder_of_ours(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"activation": "groupmax"}, "describes activation 'groupmax'; this reader knows 'topk'"),
+        (
+            {"activation": "groupmax"},
+            "describes activation 'groupmax'; this reader knows 'topk'",
+        ),
         ({"transcode": True}, "describes a transcoder"),
         ({"skip_connection": True}, "describes a coder with a skip connection"),
         ({"k": ...}, "lacks k"),
@@ -73,8 +93,14 @@ def test_saved_again_it_is_a_folder_of_ours(folder, tmp_path):
         ({"k": D_SAE + 1}, "k must be from 1 to d_sae"),
         ({"num_latents": 0}, "must be \\[192, 6\\], by cfg.json; it is \\[20, 6\\]"),
         ({"num_latents": "20"}, "num_latents must be a whole number"),
-        ({"num_latents": 0, "expansion_factor": None}, "expansion_factor must be a whole number"),
-        ({"signed": True}, "sets 'signed' to True, which may change what the coder computes"),
+        (
+            {"num_latents": 0, "expansion_factor": None},
+            "expansion_factor must be a whole number",
+        ),
+        (
+            {"signed": True},
+            "sets 'signed' to True, which may change what the coder computes",
+        ),
     ],
 )
 def test_what_it_is_not_is_said(folder, changes, said):
@@ -84,14 +110,19 @@ def test_what_it_is_not_is_said(folder, changes, said):
 
 
 def test_a_repository_of_many_asks_which(folder):
-    with pytest.raises(sle.FormatError, match="holds 1 SAE folders; choose one with subfolder=, such as 'layers.3'"):
+    with pytest.raises(
+        sle.FormatError,
+        match="holds 1 SAE folders; choose one with subfolder=, such as 'layers.3'",
+    ):
         sle.SAE.from_pretrained(folder.parent)
     assert sle.SAE.from_pretrained(folder.parent, subfolder="layers.3").config.k == K
 
 
 def test_gemma_scope_is_recognised_and_refused(tmp_path):
     (tmp_path / "params.npz").write_bytes(b"")
-    with pytest.raises(sle.FormatError, match="Gemma Scope SAE, whose activation is JumpReLU"):
+    with pytest.raises(
+        sle.FormatError, match="Gemma Scope SAE, whose activation is JumpReLU"
+    ):
         sle.SAE.from_pretrained(tmp_path)
 
 

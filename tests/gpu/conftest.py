@@ -20,7 +20,12 @@ def device():
     return "cpu" if INTERPRETED else "cuda"
 
 
-@pytest.fixture(params=[torch.float32] if INTERPRETED else [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.fixture(
+    params=[torch.float32]
+    if INTERPRETED
+    else [torch.float32, torch.bfloat16, torch.float16],
+    ids=str,
+)
 def dtype(request):
     """Whatever the device multiplies; the interpreter is not asked for half precision, in which it is not exact."""
     return request.param
@@ -33,8 +38,18 @@ def poisoned(monkeypatch):
     def poison(tensor):
         if tensor.is_floating_point():
             return tensor.fill_(float("nan"))
-        return tensor if tensor.dtype == torch.bool else tensor.fill_(torch.iinfo(tensor.dtype).min)
+        return (
+            tensor
+            if tensor.dtype == torch.bool
+            else tensor.fill_(torch.iinfo(tensor.dtype).min)
+        )
 
-    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+    for owner, name in (
+        (torch, "empty"),
+        (torch, "empty_like"),
+        (torch.Tensor, "new_empty"),
+    ):
         original = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *a, original=original, **k: poison(original(*a, **k)))
+        monkeypatch.setattr(
+            owner, name, lambda *a, original=original, **k: poison(original(*a, **k))
+        )

@@ -5,7 +5,11 @@ import torch
 from harness import compare
 from kernels.attention_cases import KERNELS, Attention, Case
 
-from sae_lens_ext.kernels import AttentionState, quadratic_attention, quadratic_attention_with_state
+from sae_lens_ext.kernels import (
+    AttentionState,
+    quadratic_attention,
+    quadratic_attention_with_state,
+)
 from sae_lens_ext.kernels.quadratic_attention import gpu, operator
 
 
@@ -16,8 +20,14 @@ def small(monkeypatch):
 
 
 def run(case, kernel, form, with_state, dtype, device):
-    inputs = {name: tensor.to(device) for name, tensor in case.inputs(KERNELS[kernel], with_state).items()}
-    plain, fast = (Attention(KERNELS[kernel], form, backend) for form, backend in (("dense", "reference"), (form, "gpu")))
+    inputs = {
+        name: tensor.to(device)
+        for name, tensor in case.inputs(KERNELS[kernel], with_state).items()
+    }
+    plain, fast = (
+        Attention(KERNELS[kernel], form, backend)
+        for form, backend in (("dense", "reference"), (form, "gpu"))
+    )
     compare(fast, plain, inputs, dtype)
 
 
@@ -58,7 +68,11 @@ def test_wide_queries_and_keys_run_too(dtype, device):
 
 def test_which_form_multiplies_less_is_counted(device, monkeypatch):
     chunks = []
-    monkeypatch.setattr(operator, "run", lambda *arguments: (chunks.append(arguments[-1]), (arguments[3], None))[1])
+    monkeypatch.setattr(
+        operator,
+        "run",
+        lambda *arguments: (chunks.append(arguments[-1]), (arguments[3], None))[1],
+    )
     for pos in (1024, 2048):
         for d in (16, 64):
             q = torch.ones(pos, d, device=device)
@@ -69,10 +83,16 @@ def test_which_form_multiplies_less_is_counted(device, monkeypatch):
 def test_what_cancels_in_a_state_weighs_nothing(device):
     """Every score is exactly 0, and the sum over features is not: the square root of 2 is rounded."""
     q = torch.ones(9, 2, device=device)
-    k, v = (torch.arange(1.0, 10.0, device=device).unsqueeze(1) * torch.tensor(of, device=device) for of in ([1.0, -1.0], [1.0]))
+    k, v = (
+        torch.arange(1.0, 10.0, device=device).unsqueeze(1)
+        * torch.tensor(of, device=device)
+        for of in ([1.0, -1.0], [1.0])
+    )
     state = quadratic_attention_with_state(q, k, v, backend="gpu").state
     leaves = [one.clone().requires_grad_() for one in (q, k, v, *state)]
-    out = quadratic_attention(*leaves[:3], backend="gpu", state=AttentionState(*leaves[3:]))
+    out = quadratic_attention(
+        *leaves[:3], backend="gpu", state=AttentionState(*leaves[3:])
+    )
     assert out.eq(0).all()
     for gradient in torch.autograd.grad(out.sum(), leaves):
         assert gradient.eq(0).all()
@@ -81,6 +101,8 @@ def test_what_cancels_in_a_state_weighs_nothing(device):
 def test_half_precision_is_summed_as_float32_is(device):
     g = torch.Generator().manual_seed(0)
     q, k = (torch.randn(20, 16, generator=g).bfloat16().to(device) for _ in range(2))
-    state = quadratic_attention_with_state(q, k, torch.ones_like(q[:, :1]), backend="gpu").state
+    state = quadratic_attention_with_state(
+        q, k, torch.ones_like(q[:, :1]), backend="gpu"
+    ).state
     # Products of features with ones, and the sum of the features without a product.
     torch.testing.assert_close(state.kv.squeeze(-1), state.k, rtol=1e-5, atol=1e-5)

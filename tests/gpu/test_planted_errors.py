@@ -13,12 +13,17 @@ from kernels.attention_cases import KERNELS, Attention
 from kernels.attention_cases import Case as AttentionCase
 from kernels.cases import Case
 
-from sae_lens_ext.kernels import AttentionState, hierarchical_loss, sparse_decode, topk_encode
+from sae_lens_ext.kernels import (
+    AttentionState,
+    hierarchical_loss,
+    sparse_decode,
+    topk_encode,
+)
 from sae_lens_ext.kernels._rows import gpu as gpu_rows
 from sae_lens_ext.kernels.hierarchical_loss import gpu as hierarchical_loss_gpu
 from sae_lens_ext.kernels.quadratic_attention import gpu as attention_gpu
 from sae_lens_ext.kernels.quadratic_attention import gpu_programs as attention_programs
-from sae_lens_ext.kernels.quadratic_attention.reference import Kernel as AttentionKernel
+from sae_lens_ext.kernels.quadratic_attention.reference import FeatureMap
 from sae_lens_ext.kernels.sparse_decode import operator as sparse_decode_operator
 from sae_lens_ext.kernels.topk_encode import gpu as topk_encode_gpu
 
@@ -56,7 +61,10 @@ def refused(fast, plain, inputs):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("o_k = i_k + tl.arange(0, BK)\n        m_k = o_k < K", "o_k = i_k + tl.arange(0, BK)\n        m_k = o_k < K - 1"),
+        (
+            "o_k = i_k + tl.arange(0, BK)\n        m_k = o_k < K",
+            "o_k = i_k + tl.arange(0, BK)\n        m_k = o_k < K - 1",
+        ),
         ("b_sum += tl.load(p_bias", "b_sum -= tl.load(p_bias"),
         ("b_products += b_row", "b_products = b_row"),
         ("b_entry // ENTRIES_PER_ROW", "b_entry // (ENTRIES_PER_ROW + 1)"),
@@ -67,8 +75,16 @@ def refused(fast, plain, inputs):
 def test_in_sums_over_rows(sabotaged, device, old, new):
     name = f"sparse_decode_wrong_{next(NUMBERS)}"
     sparse_decode_operator.register(name, sabotaged(gpu_rows, old, new))
-    inputs = {name: tensor.to(device) for name, tensor in CASE.code().items() if name != "target"}
-    refused(functools.partial(sparse_decode_operator.run, name), functools.partial(sparse_decode, backend="reference"), inputs)
+    inputs = {
+        name: tensor.to(device)
+        for name, tensor in CASE.code().items()
+        if name != "target"
+    }
+    refused(
+        functools.partial(sparse_decode_operator.run, name),
+        functools.partial(sparse_decode, backend="reference"),
+        inputs,
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,13 +101,19 @@ def test_in_sums_over_rows(sabotaged, device, old, new):
 def test_in_the_walk(sabotaged, device, old, new):
     module = sabotaged(hierarchical_loss_gpu, old, new)
     options = {"levels": [9, 2, 4], "weights": [1.0, 5.0, 2.0]}
-    task = hierarchical_loss_gpu.Task([9, 2, 4], [1 / 8, 5 / 8, 2 / 8], [True] * 4, details=False, deterministic=False)
+    task = hierarchical_loss_gpu.Task(
+        [9, 2, 4], [1 / 8, 5 / 8, 2 / 8], [True] * 4, details=False, deterministic=False
+    )
 
     def wrong(**inputs):
         return module.hierarchical_loss(**inputs, task=task).loss
 
     inputs = {name: tensor.to(device) for name, tensor in CASE.code().items()}
-    refused(wrong, functools.partial(hierarchical_loss, backend="reference", **options), inputs)
+    refused(
+        wrong,
+        functools.partial(hierarchical_loss, backend="reference", **options),
+        inputs,
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +135,11 @@ def test_in_the_selection(sabotaged, device, monkeypatch, columns, old, new):
         return module.topk_encode(**inputs, k=CASE.k)[0]
 
     inputs = {name: tensor.to(device) for name, tensor in CASE.encoder().items()}
-    refused(wrong, lambda **inputs: topk_encode(**inputs, k=CASE.k, backend="reference")[0], inputs)
+    refused(
+        wrong,
+        lambda **inputs: topk_encode(**inputs, k=CASE.k, backend="reference")[0],
+        inputs,
+    )
 
 
 def attention_refused(module, device, monkeypatch):
@@ -122,19 +148,30 @@ def attention_refused(module, device, monkeypatch):
     case, c = AttentionCase(1, 1, 33, 2, 1), KERNELS["based"]
 
     def wrong(q, k, v, state_kv, state_k):
-        kernel = AttentionKernel(c, 0.5**0.5, 1e-12)
-        out, state = module.attend(q, k, v, kernel, AttentionState(state_kv, state_k), True, "chunked")
+        kernel = FeatureMap(c, 0.5**0.5, 1e-12)
+        out, state = module.attend(
+            q, k, v, kernel, AttentionState(state_kv, state_k), True, "chunked"
+        )
         return torch.cat([one.reshape(-1) for one in (out, *state)])
 
-    inputs = {name: tensor.to(device) for name, tensor in case.inputs(c, with_state=True).items()}
+    inputs = {
+        name: tensor.to(device)
+        for name, tensor in case.inputs(c, with_state=True).items()
+    }
     refused(wrong, Attention(c, "dense", "reference"), inputs)
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("o_y[None, :] <= o_t[:, None]\n        b_weights", "o_y[None, :] < o_t[:, None]\n        b_weights"),
-        ("o_y[None, :] <= o_t[:, None]\n        b_grad", "o_y[None, :] < o_t[:, None]\n        b_grad"),
+        (
+            "o_y[None, :] <= o_t[:, None]\n        b_weights",
+            "o_y[None, :] < o_t[:, None]\n        b_weights",
+        ),
+        (
+            "o_y[None, :] <= o_t[:, None]\n        b_grad",
+            "o_y[None, :] < o_t[:, None]\n        b_grad",
+        ),
         ("b_kv += tl.dot(tl.trans(b_phi)", "b_kv = tl.dot(tl.trans(b_phi)"),
         ("b_normalizer += tl.sum(b_phi", "b_normalizer -= tl.sum(b_phi"),
         ("(C1 + 2 * C2 * b_scores)", "(C1 + C2 * b_scores)"),
@@ -150,7 +187,9 @@ def attention_refused(module, device, monkeypatch):
     ],
 )
 def test_in_the_programs_of_attention(sabotaged, device, monkeypatch, old, new):
-    monkeypatch.setattr(attention_gpu, "gpu_programs", sabotaged(attention_programs, old, new))
+    monkeypatch.setattr(
+        attention_gpu, "gpu_programs", sabotaged(attention_programs, old, new)
+    )
     attention_refused(attention_gpu, device, monkeypatch)
 
 

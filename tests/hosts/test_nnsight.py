@@ -90,7 +90,10 @@ def test_inside_a_trace(lm, sae):
 
 def test_inside_a_generation_at_every_step(lm, sae):
     tokens = tiny.tokens()
-    with sle.splice(lm, sae, k=3), lm.generate(tokens, max_new_tokens=4, do_sample=False) as tracer:
+    with (
+        sle.splice(lm, sae, k=3),
+        lm.generate(tokens, max_new_tokens=4, do_sample=False) as tracer,
+    ):
         around = tracer.result.save()
     with lm.generate(tokens, max_new_tokens=4, do_sample=False) as tracer:
         for _ in tracer.iter[:4]:
@@ -119,7 +122,7 @@ def test_in_a_session(lm, sae):
             at_2 = lm.output.logits.save()
     torch.testing.assert_close(at_3, _expected(tokens, sae, k=3))
     torch.testing.assert_close(at_2, _expected(tokens, sae, k=2))
-    with sle.splice(lm, sae, k=2):  # noqa: SIM117 - a session stands alone, or nnsight does not find its block
+    with sle.splice(lm, sae, k=2):
         with lm.session():
             with lm.trace(tokens):
                 around = lm.output.logits.save()
@@ -140,7 +143,10 @@ def test_several_invokers_are_one_run(lm, sae):
 
 
 def test_a_scan_needs_no_numbers(lm, sae):
-    with sle.splice(lm, sae, k=3, error_term=True, edits=[sle.Steer(3, by=1.0)]), lm.scan(tiny.tokens()):
+    with (
+        sle.splice(lm, sae, k=3, error_term=True, edits=[sle.Steer(3, by=1.0)]),
+        lm.scan(tiny.tokens()),
+    ):
         shape = nnsight.save(lm.output.logits.shape)
     assert shape == (2, 10, 96)
 
@@ -172,7 +178,9 @@ def test_it_is_sent_with_a_trace(tmp_path):
     # In a process of its own, because registering a package is for good; in a file, because nnsight reads the block's source.
     script = tmp_path / "sent.py"
     script.write_text(_SENT.format(tests=str(TESTS)))
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -194,7 +202,10 @@ def test_the_state_dict_and_the_model_s_own_edits_are_untouched(sae):
 
 
 def test_parts_of_an_edited_model_are_not_run_without_its_edits(lm, sae):
-    with sle.splice(lm, sae), pytest.raises(sle.UnsupportedHost, match="this nnsight model has edits"):
+    with (
+        sle.splice(lm, sae),
+        pytest.raises(sle.UnsupportedHost, match="this nnsight model has edits"),
+    ):
         sle.sweep_k(lm, tiny.tokens(), sae, progress=False)
 
 
@@ -213,17 +224,26 @@ def test_an_error_in_a_trace_leaves_nothing(lm, sae):
 
 
 def test_where_apply_does_not_belong_is_said(lm, gpt2, sae):
-    with pytest.raises(sle.InvalidArgument, match=r"apply\(\) works inside a trace of the model"):
+    with pytest.raises(
+        sle.InvalidArgument, match=r"apply\(\) works inside a trace of the model"
+    ):
         sle.splice(lm, sae, positions="all").apply()
-    with pytest.raises(sle.InvalidArgument, match=r"apply\(\) works inside a trace of the model"):
+    with pytest.raises(
+        sle.InvalidArgument, match=r"apply\(\) works inside a trace of the model"
+    ):
         sle.splice(lm, tiny.sae(exclude_special_tokens=True)).apply()
-    with pytest.raises(sle.InvalidArgument, match=r"apply\(\) is for traces of nnsight models"):
+    with pytest.raises(
+        sle.InvalidArgument, match=r"apply\(\) is for traces of nnsight models"
+    ):
         sle.splice(gpt2, sae).apply()
 
 
 def test_a_splice_cannot_open_in_the_middle_of_a_run(lm, sae):
     with (
-        pytest.raises(sle.InvalidArgument, match="a trace is running already; open the splice around it, or call its apply"),
+        pytest.raises(
+            sle.InvalidArgument,
+            match="a trace is running already; open the splice around it, or call its apply",
+        ),
         lm.trace(tiny.tokens()),
     ):
         sle.splice(lm, sae).attach()
@@ -233,12 +253,22 @@ def test_a_splice_cannot_open_in_the_middle_of_a_run(lm, sae):
 def test_a_model_without_weights_yet_is_given_them_when_parts_of_it_run(tmp_path, sae):
     folder = tmp_path / "tiny"
     tiny.hf_model("gemma2").save_pretrained(folder)
-    lm = TransformersModel(str(folder), tokenizer=tiny.tokenizer(), task="text-generation", attn_implementation="eager")
+    lm = TransformersModel(
+        str(folder),
+        tokenizer=tiny.tokenizer(),
+        task="text-generation",
+        attn_implementation="eager",
+    )
     tokens = tiny.tokens()
     with sle.splice(lm, sae, k=3):
         found = tiny.logits(lm, tokens)
     torch.testing.assert_close(found, _expected(tokens, sae, k=3), rtol=0, atol=1e-5)
-    later = TransformersModel(str(folder), tokenizer=tiny.tokenizer(), task="text-generation", attn_implementation="eager")
+    later = TransformersModel(
+        str(folder),
+        tokenizer=tiny.tokenizer(),
+        task="text-generation",
+        attn_implementation="eager",
+    )
     frame = sle.sweep_k(later, tokens, copy.deepcopy(sae), ks=[3], progress=False)
     assert frame["ce"].notna().all()
 

@@ -9,7 +9,9 @@ import sae_lens_ext as sle
 SITE = "blocks.1.hook_resid_post"
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.fixture(
+    scope="module", params=[torch.float32, torch.bfloat16, torch.float16], ids=str
+)
 def any_dtype(request):
     return tiny.bridge("gemma2", request.param)
 
@@ -30,7 +32,12 @@ def test_no_edit_means_no_change_to_the_bit_at_any_number_of_sites(any_dtype, la
 def test_an_edit_changes_what_depends_on_it_and_nothing_else(model):
     tokens, sae = tiny.tokens(rows=3), tiny.sae()
     bare = model(tokens)
-    with sle.splice(model, sae, error_term=True, edits=[sle.Steer(5, by=3.0, positions=[6], rows=[1])]):
+    with sle.splice(
+        model,
+        sae,
+        error_term=True,
+        edits=[sle.Steer(5, by=3.0, positions=[6], rows=[1])],
+    ):
         logits = model(tokens)
     changed = (logits != bare).any(-1)
     assert not changed[[0, 2]].any()
@@ -51,15 +58,26 @@ def test_the_output_is_the_formula(model, error_term):
     if error_term:
         output = output + x - sae(x, 3 if error_term is True else sae.config.k)
     seen = {}
-    with sle.splice(model, sae, k=3, error_term=error_term, edits=[sle.Steer(5, by=2.0), sle.Ablate(9)]):
-        model.run_with_hooks(tokens, fwd_hooks=[(SITE, lambda tensor, hook: seen.update(out=tensor.clone()))])
+    with sle.splice(
+        model,
+        sae,
+        k=3,
+        error_term=error_term,
+        edits=[sle.Steer(5, by=2.0), sle.Ablate(9)],
+    ):
+        model.run_with_hooks(
+            tokens,
+            fwd_hooks=[(SITE, lambda tensor, hook: seen.update(out=tensor.clone()))],
+        )
     torch.testing.assert_close(seen["out"], output, rtol=1e-4, atol=1e-5)
 
 
 def test_the_reference_error_is_all_of_the_model_at_the_trained_k(model):
     tokens, sae = tiny.tokens(), tiny.sae()
     bare = model(tokens)
-    with sle.splice(model, sae, k=8, error_term="reference", extrapolate=True) as spliced:
+    with sle.splice(
+        model, sae, k=8, error_term="reference", extrapolate=True
+    ) as spliced:
         assert torch.equal(model(tokens), bare)
         spliced.k = 2
         assert not torch.allclose(model(tokens), bare, atol=1e-3)
@@ -72,7 +90,12 @@ def test_one_encode_and_no_decode_serve_a_splice_with_its_error(model, monkeypat
     for name in ("encode", "decode"):
         original = getattr(sle.SAE, name)
         monkeypatch.setattr(
-            sle.SAE, name, lambda self, *a, _name=name, _original=original, **k: (calls.append(_name), _original(self, *a, **k))[1]
+            sle.SAE,
+            name,
+            lambda self, *a, _name=name, _original=original, **k: (
+                calls.append(_name),
+                _original(self, *a, **k),
+            )[1],
         )
     with sle.splice(model, tiny.sae(), error_term=True, edits=[sle.Ablate(3)]):
         model(tiny.tokens())
@@ -84,10 +107,17 @@ def test_the_sae_computes_in_its_own_dtype_under_autocast(model):
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         seen = {}
         with sle.splice(model, sae, k=3) as spliced:
-            model.run_with_hooks(tokens, fwd_hooks=[(SITE, lambda tensor, hook: seen.update(out=tensor.clone()))])
+            model.run_with_hooks(
+                tokens,
+                fwd_hooks=[
+                    (SITE, lambda tensor, hook: seen.update(out=tensor.clone()))
+                ],
+            )
         _, cache = model.run_with_cache(tokens, names_filter=SITE)
     assert spliced.codes[SITE].values.dtype == torch.float32
-    torch.testing.assert_close(seen["out"], sae(cache[SITE].float(), 3).to(seen["out"].dtype))
+    torch.testing.assert_close(
+        seen["out"], sae(cache[SITE].float(), 3).to(seen["out"].dtype)
+    )
 
 
 @pytest.mark.parametrize("error_term", [False, True, "reference"])
@@ -96,11 +126,22 @@ def test_gradients_are_those_of_the_formula(model, error_term):
     tokens, sae = tiny.tokens(), tiny.sae()
 
     def by_hand(x):
-        kept = {k: torch.zeros(*x.shape[:-1], 48).scatter(-1, sae.encode(x, k).indices, 1.0) for k in (3, 8)}
-        acts = {k: ((x - sae.b_dec) @ sae.W_enc + sae.b_enc).relu() * kept[k] for k in kept}
+        kept = {
+            k: torch.zeros(*x.shape[:-1], 48).scatter(-1, sae.encode(x, k).indices, 1.0)
+            for k in (3, 8)
+        }
+        acts = {
+            k: ((x - sae.b_dec) @ sae.W_enc + sae.b_enc).relu() * kept[k] for k in kept
+        }
         edited = acts[3] * torch.where(torch.arange(48) < 24, 2.0, 1.0)
         output = edited @ sae.W_dec + sae.b_dec
-        return output + x - (acts[8 if error_term == "reference" else 3] @ sae.W_dec + sae.b_dec) if error_term else output
+        return (
+            output
+            + x
+            - (acts[8 if error_term == "reference" else 3] @ sae.W_dec + sae.b_dec)
+            if error_term
+            else output
+        )
 
     found = {}
     for name in ("ours", "by hand"):
@@ -113,10 +154,18 @@ def test_gradients_are_those_of_the_formula(model, error_term):
         sae.zero_grad()
         with model.hooks(fwd_hooks=[(SITE, keep)]):
             if name == "ours":
-                with sle.splice(model, sae, k=3, error_term=error_term, edits=[sle.Scale(range(24), by=2)]):
+                with sle.splice(
+                    model,
+                    sae,
+                    k=3,
+                    error_term=error_term,
+                    edits=[sle.Scale(range(24), by=2)],
+                ):
                     model(tokens).square().sum().backward()
             else:
-                model.run_with_hooks(tokens, fwd_hooks=[(SITE, lambda x, hook: by_hand(x))]).square().sum().backward()
+                model.run_with_hooks(
+                    tokens, fwd_hooks=[(SITE, lambda x, hook: by_hand(x))]
+                ).square().sum().backward()
         found[name] = [leaf["x"].grad, sae.W_dec.grad.clone(), sae.W_enc.grad.clone()]
     model.zero_grad()
     for ours, theirs in zip(found["ours"], found["by hand"], strict=True):
@@ -126,9 +175,14 @@ def test_gradients_are_those_of_the_formula(model, error_term):
 
 @pytest.mark.usefixtures("without_shape_checks")
 def test_what_is_no_error_term_is_said(model):
-    with pytest.raises(sle.InvalidArgument, match="error_term must be False, True or 'reference'; got 'full'"):
+    with pytest.raises(
+        sle.InvalidArgument,
+        match="error_term must be False, True or 'reference'; got 'full'",
+    ):
         sle.splice(model, tiny.sae(), error_term="full")
-    with pytest.raises(sle.InvalidArgument, match="extrapolate must be True or False; got 1"):
+    with pytest.raises(
+        sle.InvalidArgument, match="extrapolate must be True or False; got 1"
+    ):
         sle.splice(model, tiny.sae(), extrapolate=1)
 
 

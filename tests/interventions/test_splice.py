@@ -43,7 +43,9 @@ def test_turning_k_is_bit_identical_to_a_fresh_splice(model, sae):
 def test_after_the_block_nothing_is_left(model, sae):
     tokens = tiny.tokens()
     before, logits = tiny.hooks_of(model), model(tokens)
-    with sle.splice(model, {SITE: sae, "blocks.0.hook_mlp_out": sae, "blocks.2.hook_resid_pre": sae}):
+    with sle.splice(
+        model, {SITE: sae, "blocks.0.hook_mlp_out": sae, "blocks.2.hook_resid_pre": sae}
+    ):
         model(tokens)
     assert tiny.hooks_of(model) == before
     assert torch.equal(model(tokens), logits)
@@ -102,20 +104,30 @@ def test_several_sites_and_a_k_for_each(model, sae):
         spliced.k = {"blocks.2.hook_mlp_out": 4}
         assert spliced.k == {SITE: 2, "blocks.2.hook_mlp_out": 4}
         logits = model(tokens)
-    hooks = [(SITE, lambda x, hook: sae(x, 2)), ("blocks.2.hook_mlp_out", lambda x, hook: other(x, 4))]
+    hooks = [
+        (SITE, lambda x, hook: sae(x, 2)),
+        ("blocks.2.hook_mlp_out", lambda x, hook: other(x, 4)),
+    ]
     assert torch.equal(logits, model.run_with_hooks(tokens, fwd_hooks=hooks))
     with sle.splice(model, saes, k=3) as spliced:
         assert spliced.k == 3
 
 
 def test_splices_nest(model, sae):
-    tokens, other = tiny.tokens(), tiny.sae(seed=1, hook_name="blocks.2.hook_resid_post")
+    tokens, other = (
+        tiny.tokens(),
+        tiny.sae(seed=1, hook_name="blocks.2.hook_resid_post"),
+    )
     with sle.splice(model, sae, k=4):
         outer = model(tokens)
         with sle.splice(model, other, k=2):
             both = model(tokens)
         assert torch.equal(model(tokens), outer)
-    with sle.splice(model, {SITE: sae, "blocks.2.hook_resid_post": other}, k={SITE: 4, "blocks.2.hook_resid_post": 2}):
+    with sle.splice(
+        model,
+        {SITE: sae, "blocks.2.hook_resid_post": other},
+        k={SITE: 4, "blocks.2.hook_resid_post": 2},
+    ):
         assert torch.equal(model(tokens), both)
 
 
@@ -126,7 +138,9 @@ def test_the_users_own_hooks_and_caches_see_the_spliced_value(model, sae):
         _, cache = model.run_with_cache(tokens, names_filter=SITE)
         assert torch.equal(cache[SITE], sae(bare[SITE], 4))
         model.reset_hooks()
-        assert torch.equal(model(tokens), _by_hand_outside(model, sae, tokens)), "reset_hooks should leave the splice alone"
+        assert torch.equal(model(tokens), _by_hand_outside(model, sae, tokens)), (
+            "reset_hooks should leave the splice alone"
+        )
 
 
 def _by_hand_outside(model, sae, tokens):
@@ -163,7 +177,12 @@ def test_listed_token_ids_are_left_alone(model):
 
 @pytest.mark.parametrize(
     "positions",
-    [slice(3, None), slice(-1, None), torch.arange(10) % 2 == 0, torch.stack([torch.arange(10) == 1, torch.arange(10) > 7])],
+    [
+        slice(3, None),
+        slice(-1, None),
+        torch.arange(10) % 2 == 0,
+        torch.stack([torch.arange(10) == 1, torch.arange(10) > 7]),
+    ],
     ids=["slice", "last", "mask", "mask per row"],
 )
 def test_positions_choose_and_the_rest_keeps_its_bits(model, sae, positions):
@@ -182,27 +201,40 @@ def test_positions_choose_and_the_rest_keeps_its_bits(model, sae, positions):
 
 def test_generation_with_a_cache_is_spliced_at_every_step(gpt2):
     sae, prompt = tiny.sae(exclude_special_tokens=True), tiny.tokens(rows=1, length=5)
-    options = {"max_new_tokens": 6, "do_sample": False, "verbose": False, "stop_at_eos": False}
+    options = {
+        "max_new_tokens": 6,
+        "do_sample": False,
+        "verbose": False,
+        "stop_at_eos": False,
+    }
     with sle.splice(gpt2, sae, k=2):
         cached = gpt2.generate(prompt, use_past_kv_cache=True, **options)
         step_by_step = prompt
         for _ in range(6):
-            step_by_step = torch.cat([step_by_step, gpt2(step_by_step)[:, -1:].argmax(-1)], dim=1)
+            step_by_step = torch.cat(
+                [step_by_step, gpt2(step_by_step)[:, -1:].argmax(-1)], dim=1
+            )
     assert torch.equal(cached, step_by_step)
 
 
 def test_the_result_has_the_dtype_of_the_activation():
     model = tiny.bridge("gemma2", torch.bfloat16)
     with sle.splice(model, tiny.sae(), k=4):
-        _, cache = model.run_with_cache(tiny.tokens(), names_filter=[SITE, "blocks.2.hook_resid_post"])
-    assert cache[SITE].dtype == cache["blocks.2.hook_resid_post"].dtype == torch.bfloat16
+        _, cache = model.run_with_cache(
+            tiny.tokens(), names_filter=[SITE, "blocks.2.hook_resid_post"]
+        )
+    assert (
+        cache[SITE].dtype == cache["blocks.2.hook_resid_post"].dtype == torch.bfloat16
+    )
 
 
 def test_gradients_flow_through_to_the_sae_and_below(model, sae):
     with sle.splice(model, sae, k=4) as spliced:
         logits = model(tiny.tokens())
         code = spliced.codes[SITE]
-        (gradient,) = torch.autograd.grad(logits.square().mean(), code.values, retain_graph=True)
+        (gradient,) = torch.autograd.grad(
+            logits.square().mean(), code.values, retain_graph=True
+        )
         assert gradient.abs().sum() > 0
         logits.square().mean().backward()
     assert sae.W_dec.grad.abs().sum() > 0
@@ -216,7 +248,9 @@ def test_attach_and_detach_without_a_block(model, sae):
     assert tiny.hooks_of(model) == before
     spliced.attach()
     assert repr(spliced) == f"Splice({SITE}: k=4; active)"
-    assert torch.equal(model(tokens), _by_hand(model, sae, tokens, 4)) is False, "two splices in a row are not one"
+    assert torch.equal(model(tokens), _by_hand(model, sae, tokens, 4)) is False, (
+        "two splices in a row are not one"
+    )
     with pytest.raises(sle.InvalidArgument, match="this splice is active already"):
         spliced.attach()
     spliced.detach()
@@ -227,20 +261,46 @@ def test_attach_and_detach_without_a_block(model, sae):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (lambda: ({"blocks.1.hook_resid_pst": tiny.sae()},), sle.UnknownSite, "the closest: blocks.1.hook_resid_post"),
-        (lambda: (tiny.sae(hook_name=None),), sle.UnknownSite, "does not say where it belongs"),
-        (lambda: (tiny.sae(d_model=16),), sle.ShapeMismatch, f"{SITE} is 32 wide in this model, and the SAE for it has d_model=16"),
+        (
+            lambda: ({"blocks.1.hook_resid_pst": tiny.sae()},),
+            sle.UnknownSite,
+            "the closest: blocks.1.hook_resid_post",
+        ),
+        (
+            lambda: (tiny.sae(hook_name=None),),
+            sle.UnknownSite,
+            "does not say where it belongs",
+        ),
+        (
+            lambda: (tiny.sae(d_model=16),),
+            sle.ShapeMismatch,
+            f"{SITE} is 32 wide in this model, and the SAE for it has d_model=16",
+        ),
         (lambda: ({},), sle.InvalidArgument, "no SAE to splice"),
-        (lambda: ("sae",), sle.InvalidArgument, "must be an SAE, or a mapping from site names to SAEs; got a str"),
-        (lambda: ({SITE: tiny.sae(), "blocks.1.hook_out": tiny.sae()},), sle.InvalidArgument, "one place in the model"),
+        (
+            lambda: ("sae",),
+            sle.InvalidArgument,
+            "must be an SAE, or a mapping from site names to SAEs; got a str",
+        ),
+        (
+            lambda: ({SITE: tiny.sae(), "blocks.1.hook_out": tiny.sae()},),
+            sle.InvalidArgument,
+            "one place in the model",
+        ),
         (lambda: (tiny.sae(), 9), sle.InvalidK, "k=9 is above k=8"),
         (lambda: (tiny.sae(), 0), sle.InvalidK, "got 0"),
         (lambda: (tiny.sae(), 2.5), sle.InvalidK, "got 2.5"),
-        (lambda: (tiny.sae(), {"blocks.0.hook_resid_post": 2}), sle.UnknownSite, "nothing is spliced at 'blocks.0.hook_resid_post'"),
+        (
+            lambda: (tiny.sae(), {"blocks.0.hook_resid_post": 2}),
+            sle.UnknownSite,
+            "nothing is spliced at 'blocks.0.hook_resid_post'",
+        ),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")
-def test_what_does_not_fit_is_refused_before_anything_is_attached(model, arguments, error, message):
+def test_what_does_not_fit_is_refused_before_anything_is_attached(
+    model, arguments, error, message
+):
     before = tiny.hooks_of(model)
     with pytest.raises(error, match=message):
         sle.splice(model, *arguments()).attach()
@@ -264,16 +324,25 @@ def test_extrapolation_is_for_the_whole_splice(model, sae):
         assert spliced.codes[SITE].k == 48
 
 
-@pytest.mark.parametrize("positions", [3, "last", torch.tensor([1.5]), torch.ones(2, 2, 2, dtype=torch.bool), [], [0.5]])
+@pytest.mark.parametrize(
+    "positions",
+    [3, "last", torch.tensor([1.5]), torch.ones(2, 2, 2, dtype=torch.bool), [], [0.5]],
+)
 @pytest.mark.usefixtures("without_shape_checks")
 def test_positions_that_are_none_are_refused(model, sae, positions):
-    with pytest.raises(sle.InvalidArgument, match="positions must be a slice, a list of whole numbers, a boolean mask"):
+    with pytest.raises(
+        sle.InvalidArgument,
+        match="positions must be a slice, a list of whole numbers, a boolean mask",
+    ):
         sle.splice(model, sae, positions=positions)
 
 
 def test_a_mask_of_another_shape_is_refused_when_the_run_comes(model, sae):
     with (
-        pytest.raises(sle.ShapeMismatch, match=r"the mask in positions is \[9\]; this run has \[2, 10\]"),
+        pytest.raises(
+            sle.ShapeMismatch,
+            match=r"the mask in positions is \[9\]; this run has \[2, 10\]",
+        ),
         sle.splice(model, sae, positions=torch.ones(9, dtype=torch.bool)),
     ):
         model(tiny.tokens())
@@ -281,7 +350,10 @@ def test_a_mask_of_another_shape_is_refused_when_the_run_comes(model, sae):
 
 def test_a_site_whose_width_shows_only_in_the_run_is_checked_there(model):
     with (
-        pytest.raises(sle.ShapeMismatch, match="the activation at blocks.1.mlp.hook_post is .* the SAE spliced there has d_model=32"),
+        pytest.raises(
+            sle.ShapeMismatch,
+            match="the activation at blocks.1.mlp.hook_post is .* the SAE spliced there has d_model=32",
+        ),
         sle.splice(model, {"blocks.1.mlp.hook_post": tiny.sae()}),
     ):
         model(tiny.tokens())
@@ -289,7 +361,10 @@ def test_a_site_whose_width_shows_only_in_the_run_is_checked_there(model):
 
 def test_a_site_that_never_fires_is_said(gemma2):
     tokens = tiny.tokens()
-    with pytest.raises(sle.UnknownSite, match="rotary_emb.hook_out did not fire in this run, so nothing was spliced there"):
+    with pytest.raises(
+        sle.UnknownSite,
+        match="rotary_emb.hook_out did not fire in this run, so nothing was spliced there",
+    ):
         _run_spliced(gemma2, {"rotary_emb.hook_out": tiny.sae(d_model=8)}, tokens)
     # A run that stops before a site says nothing about it.
     with sle.splice(gemma2, {"blocks.3.hook_resid_post": tiny.sae()}):
@@ -308,7 +383,9 @@ def test_positions_are_positions_where_heads_have_an_axis_of_their_own(model, n_
     tokens = tiny.tokens(length=n_pos)
     seen = {}
     with sle.splice(model, {site: tiny.sae()}, positions=slice(1, None)):
-        model.run_with_hooks(tokens, fwd_hooks=[(site, lambda x, hook: seen.update(spliced=x.clone()))])
+        model.run_with_hooks(
+            tokens, fwd_hooks=[(site, lambda x, hook: seen.update(spliced=x.clone()))]
+        )
     _, cache = model.run_with_cache(tokens, names_filter=site)
     changed = (seen["spliced"] != cache[site]).any(-1)
     assert not changed[:, 0].any()
@@ -330,11 +407,17 @@ def test_a_site_that_stops_firing_is_said(gemma2):
 @pytest.mark.usefixtures("without_shape_checks")
 def test_what_would_have_no_effect_cannot_be_set(model):
     spliced = sle.splice(model, tiny.sae())
-    with pytest.raises(AttributeError, match="a splice has no 'edit' to set; what can be set: k, edits, error_term, positions"):
+    with pytest.raises(
+        AttributeError,
+        match="a splice has no 'edit' to set; what can be set: k, edits, error_term, positions",
+    ):
         spliced.edit = [sle.Ablate(3)]
     with pytest.raises(AttributeError):
         spliced.edits.append(sle.Ablate(3))
-    with pytest.raises(sle.InvalidArgument, match="error_term must be False, True or 'reference'; got 'foo'"):
+    with pytest.raises(
+        sle.InvalidArgument,
+        match="error_term must be False, True or 'reference'; got 'foo'",
+    ):
         spliced.error_term = "foo"
 
 
@@ -359,7 +442,9 @@ def test_a_site_answers_to_both_spellings(model):
         model(tiny.tokens())
         assert spliced.k == 3
         assert spliced.codes["blocks.1.hook_out"] is spliced.codes[SITE]
-        with pytest.raises(sle.UnknownSite, match="nothing is spliced at 'blocks.2.hook_out'"):
+        with pytest.raises(
+            sle.UnknownSite, match="nothing is spliced at 'blocks.2.hook_out'"
+        ):
             _ = spliced.codes["blocks.2.hook_out"]
 
 
@@ -373,10 +458,15 @@ def test_a_part_that_is_run_after_a_cached_generation_starts_at_its_own_beginnin
 
 def test_several_k_by_position_can_be_read_back():
     host, by_position = tiny.hf_model("gemma2"), torch.arange(1, 11).clamp(max=8)
-    saes = {site: tiny.sae(hook_name=site) for site in ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")}
+    saes = {
+        site: tiny.sae(hook_name=site)
+        for site in ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
+    }
     assert torch.equal(sle.splice(host, saes, k=by_position).k, by_position)
     mixed = sle.splice(host, saes, k={"blocks.1.hook_resid_post": torch.tensor([4])}).k
-    assert {site: torch.as_tensor(k).tolist() for site, k in mixed.items()} == dict(zip(saes, ([4], 8), strict=True))
+    assert {site: torch.as_tensor(k).tolist() for site, k in mixed.items()} == dict(
+        zip(saes, ([4], 8), strict=True)
+    )
 
 
 def test_nothing_of_a_run_is_left_for_calls_of_a_part():
@@ -393,12 +483,18 @@ def test_nothing_of_a_run_is_left_for_calls_of_a_part():
     with torch.no_grad(), sle.splice(model, tiny.sae(exclude_special_tokens=True)):
         model(tokens)
         x = torch.randn(1, 10, 32)
-        with pytest.raises(sle.InvalidArgument, match="this run was not given token ids"):
-            model.model.layers[1](x, position_embeddings=model.model.rotary_emb(x, torch.arange(10)[None]))
+        with pytest.raises(
+            sle.InvalidArgument, match="this run was not given token ids"
+        ):
+            model.model.layers[1](
+                x, position_embeddings=model.model.rotary_emb(x, torch.arange(10)[None])
+            )
 
 
 # What torch warns about here is a part of its own.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script. is deprecated:DeprecationWarning"
+)
 @pytest.mark.parametrize("error_term", [False, True])
 def test_forward_mode_and_function_transforms_pass_through(error_term):
     model, sae = tiny.hf_model("gemma2").double(), tiny.sae().double()
@@ -408,12 +504,18 @@ def test_forward_mode_and_function_transforms_pass_through(error_term):
     def loss(x):
         return model(inputs_embeds=x).logits.square().mean()
 
-    with sle.splice(model, sae, k=4, error_term=error_term, edits=[sle.Scale([3, 7, 8, 29], by=0.5)]):
+    with sle.splice(
+        model, sae, k=4, error_term=error_term, edits=[sle.Scale([3, 7, 8, 29], by=0.5)]
+    ):
         leaf = x.clone().requires_grad_()
         (expected,) = torch.autograd.grad(loss(leaf), leaf)
         # The model computes some of its norms in float32, whichever way.
-        torch.testing.assert_close(torch.func.grad(loss)(x), expected, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(
+            torch.func.grad(loss)(x), expected, rtol=1e-5, atol=1e-7
+        )
         forward = torch.func.jvp(loss, (x,), (direction,))[1]
-        torch.testing.assert_close(forward, (expected * direction).sum(), rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(
+            forward, (expected * direction).sum(), rtol=1e-4, atol=1e-7
+        )
         with pytest.raises(sle.InvalidArgument, match="under vmap"):
             torch.vmap(lambda row: loss(row[None]))(x)

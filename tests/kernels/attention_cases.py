@@ -30,13 +30,23 @@ class Case:
     blind: bool = False
 
     def __str__(self) -> str:
-        return f"B{self.batch}-H{self.heads}-T{self.pos}-d{self.d}-v{self.d_v}" + ("-blind" if self.blind else "")
+        return f"B{self.batch}-H{self.heads}-T{self.pos}-d{self.d}-v{self.d_v}" + (
+            "-blind" if self.blind else ""
+        )
 
     def inputs(self, c: Coefficients, with_state: bool = False) -> dict[str, Tensor]:
         """q, k and v, in float64, and the parts of a state that many tokens have left."""
         g = torch.Generator().manual_seed(self.pos * 31 + self.d)
         q, k, v = (
-            torch.randn(self.batch, self.heads, self.pos, width, generator=g, dtype=torch.float64) for width in (self.d, self.d, self.d_v)
+            torch.randn(
+                self.batch,
+                self.heads,
+                self.pos,
+                width,
+                generator=g,
+                dtype=torch.float64,
+            )
+            for width in (self.d, self.d, self.d_v)
         )
         # Every query likes its own key, as with all of one sign: what divides is not near 0, where no dtype is exact.
         k = k + 2 * q
@@ -45,7 +55,9 @@ class Case:
         found = {"q": q, "k": k, "v": v}
         if with_state:
             shape = self.batch, self.heads, n_features(self.d, c)
-            found["state_kv"] = torch.randn(*shape, self.d_v, generator=g, dtype=torch.float64)
+            found["state_kv"] = torch.randn(
+                *shape, self.d_v, generator=g, dtype=torch.float64
+            )
             found["state_k"] = torch.zeros(shape, dtype=torch.float64)
             squares = self.d if c[2] else 0
             first = shape[-1] - self.d * (self.d + 1) // 2 if c[2] else 0
@@ -72,9 +84,24 @@ class Attention:
     form: Any
     backend: Any
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, state_kv: Tensor | None = None, state_k: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state_kv: Tensor | None = None,
+        state_k: Tensor | None = None,
+    ) -> Tensor:
         """Out and the state after it, in one row."""
         wide = torch.promote_types(torch.float32, q.dtype)
-        state = None if state_kv is None else AttentionState(state_kv.to(wide), state_k.to(wide))
-        found = quadratic_attention_with_state(q, k, v, self.c, form=self.form, backend=self.backend, state=state)
-        return torch.cat([one.reshape(-1).to(q.dtype) for one in (found.out, *found.state)])
+        state = (
+            None
+            if state_kv is None
+            else AttentionState(state_kv.to(wide), state_k.to(wide))
+        )
+        found = quadratic_attention_with_state(
+            q, k, v, self.c, form=self.form, backend=self.backend, state=state
+        )
+        return torch.cat(
+            [one.reshape(-1).to(q.dtype) for one in (found.out, *found.state)]
+        )

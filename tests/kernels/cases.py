@@ -22,8 +22,14 @@ class Case:
     def code(self) -> dict[str, Tensor]:
         """values, indices, W_dec, b_dec and target, in float64."""
         g = torch.Generator().manual_seed(self.n * 1009 + self.d_model * 31 + self.k)
-        values = torch.rand(self.n, self.k, generator=g, dtype=torch.float64).sort(dim=1, descending=True).values
-        indices = torch.stack([torch.randperm(self.d_sae, generator=g)[: self.k] for _ in range(self.n)])
+        values = (
+            torch.rand(self.n, self.k, generator=g, dtype=torch.float64)
+            .sort(dim=1, descending=True)
+            .values
+        )
+        indices = torch.stack(
+            [torch.randperm(self.d_sae, generator=g)[: self.k] for _ in range(self.n)]
+        )
         if self.kind == "zeros":
             values[:, self.k // 2 :] = 0
             values[0] = 0
@@ -36,7 +42,9 @@ class Case:
             "indices": indices,
             "W_dec": W_dec,
             "b_dec": torch.randn(self.d_model, generator=g, dtype=torch.float64),
-            "target": torch.randn(self.n, self.d_model, generator=g, dtype=torch.float64),
+            "target": torch.randn(
+                self.n, self.d_model, generator=g, dtype=torch.float64
+            ),
         }
 
     def encoder(self) -> dict[str, Tensor]:

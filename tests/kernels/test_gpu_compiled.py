@@ -22,7 +22,10 @@ PLACES = [
 @pytest.mark.parametrize("kernel", resources.KERNELS)
 def test_compiled_it_keeps_everything_in_registers(kernel, target, dtype, aligned):
     place = resources.TARGETS[target]
-    found = resources.resources(resources.compiled(resources.KERNELS[kernel], place, dtype, aligned=aligned), place)
+    found = resources.resources(
+        resources.compiled(resources.KERNELS[kernel], place, dtype, aligned=aligned),
+        place,
+    )
     assert found.registers > 0
     assert found.spills == 0, found
 
@@ -30,7 +33,9 @@ def test_compiled_it_keeps_everything_in_registers(kernel, target, dtype, aligne
 @by_triton
 @pytest.mark.parametrize("architecture", ["gfx90a", "gfx950"])
 def test_half_precision_compiles_where_there_is_no_tf32(architecture):
-    resources.compiled(resources.KERNELS["sum_features"], GPUTarget("hip", architecture, 64), "bf16")
+    resources.compiled(
+        resources.KERNELS["sum_features"], GPUTarget("hip", architecture, 64), "bf16"
+    )
 
 
 @by_triton
@@ -39,11 +44,15 @@ def test_a_spill_would_be_seen(target, width):
     # One warp has no registers for so wide a piece of a row.
     kernel, place = resources.KERNELS["walk, atomic"], resources.TARGETS[target]
     wide = kernel._replace(constants={**kernel.constants, "BD": width})
-    assert resources.resources(resources.compiled(wide, place, "fp32"), place).spills > 0
+    assert (
+        resources.resources(resources.compiled(wide, place, "fp32"), place).spills > 0
+    )
 
 
 @by_triton
 def test_rows_are_read_16_bytes_at_a_time_and_added_by_vector_atomics():
-    binary = resources.compiled(resources.KERNELS["walk, atomic"], resources.TARGETS["sm_90"], "bf16")
+    binary = resources.compiled(
+        resources.KERNELS["walk, atomic"], resources.TARGETS["sm_90"], "bf16"
+    )
     assert "ld.global.v4.b32" in binary.asm["ptx"]
     assert "add.v4.f32" in binary.asm["ptx"]

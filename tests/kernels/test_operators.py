@@ -19,24 +19,46 @@ N, D, F, K = 7, 5, 11, 3
 @pytest.fixture
 def tensors():
     generator = torch.Generator().manual_seed(0)
-    shapes = {"x": (N, D), "W_enc": (D, F), "b_enc": (F,), "W_dec": (F, D), "b_dec": (D,), "target": (N, D)}
-    made = {name: torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for name, shape in shapes.items()}
+    shapes = {
+        "x": (N, D),
+        "W_enc": (D, F),
+        "b_enc": (F,),
+        "W_dec": (F, D),
+        "b_dec": (D,),
+        "target": (N, D),
+    }
+    made = {
+        name: torch.randn(
+            shape, generator=generator, dtype=torch.float64
+        ).requires_grad_()
+        for name, shape in shapes.items()
+    }
     return made
 
 
 def _loss_of(kernel, t, backend):
-    values, indices = topk_encode(t["x"].detach(), t["W_enc"].detach(), t["b_enc"].detach(), K)
+    values, indices = topk_encode(
+        t["x"].detach(), t["W_enc"].detach(), t["b_enc"].detach(), K
+    )
     values = values.detach().requires_grad_()
     if kernel == "topk_encode":
-        return topk_encode(t["x"], t["W_enc"], t["b_enc"], K, backend, centre=t["b_dec"])[0].pow(3).sum(), ["x", "W_enc", "b_enc", "b_dec"]
+        return topk_encode(
+            t["x"], t["W_enc"], t["b_enc"], K, backend, centre=t["b_dec"]
+        )[0].pow(3).sum(), ["x", "W_enc", "b_enc", "b_dec"]
     if kernel == "sparse_decode":
-        return sparse_decode(values, indices, t["W_dec"], t["b_dec"], backend=backend).pow(3).sum(), ["W_dec", "b_dec"]
-    loss = hierarchical_loss(values, indices, t["W_dec"], t["b_dec"], t["target"], backend=backend)
+        return sparse_decode(
+            values, indices, t["W_dec"], t["b_dec"], backend=backend
+        ).pow(3).sum(), ["W_dec", "b_dec"]
+    loss = hierarchical_loss(
+        values, indices, t["W_dec"], t["b_dec"], t["target"], backend=backend
+    )
     return loss, ["W_dec", "b_dec", "target"]
 
 
 @pytest.mark.parametrize("by_backward", [True, False])
-@pytest.mark.parametrize("kernel", ["topk_encode", "sparse_decode", "hierarchical_loss"])
+@pytest.mark.parametrize(
+    "kernel", ["topk_encode", "sparse_decode", "hierarchical_loss"]
+)
 def test_a_penalty_on_gradients_is_that_of_the_definition(tensors, kernel, by_backward):
     found = {}
     for backend in ("reference", "cpu"):
@@ -54,7 +76,9 @@ def test_a_penalty_on_gradients_is_that_of_the_definition(tensors, kernel, by_ba
             found[backend] = torch.autograd.grad(penalty, inputs)
     for name, ours, theirs in zip(names, found["cpu"], found["reference"], strict=True):
         assert theirs.abs().sum() > 0
-        torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            ours, theirs, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_a_gradient_penalty_on_a_reconstruction_is_that_of_dense_algebra():
@@ -65,11 +89,15 @@ def test_a_gradient_penalty_on_a_reconstruction_is_that_of_dense_algebra():
 
     def dense(x):
         pre = ((x - sae.b_dec) @ sae.W_enc + sae.b_enc).relu()
-        return (pre * torch.zeros_like(pre).scatter(1, chosen, 1.0)) @ sae.W_dec + sae.b_dec
+        return (
+            pre * torch.zeros_like(pre).scatter(1, chosen, 1.0)
+        ) @ sae.W_dec + sae.b_dec
 
     penalties = []
     for function in (sae, dense):
-        (gradient,) = torch.autograd.grad(function(x).square().sum(), x, create_graph=True)
+        (gradient,) = torch.autograd.grad(
+            function(x).square().sum(), x, create_graph=True
+        )
         penalties.append(torch.autograd.grad(gradient.square().sum(), x)[0])
     torch.testing.assert_close(*penalties)
 
@@ -77,7 +105,13 @@ def test_a_gradient_penalty_on_a_reconstruction_is_that_of_dense_algebra():
 def _in_a_process(code, **environment):
     # Without run-time shape checks, which the compiler cannot see through.
     command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
     assert done.returncode == 0, done.stderr[-4000:]
 
 
@@ -183,10 +217,19 @@ for form, dynamic in (("auto", None), ("dense", True)):
 
 # One process for all of them: loading the compiler takes longer than most. Other widths and numbers than at first are no reason
 # to leave it, for which no GPU is needed.
-@pytest.mark.parametrize(("backend", "more"), [pytest.param("cpu", _NUMBERS, id="cpu"), pytest.param("gpu", "", id="gpu", marks=by_triton)])
+@pytest.mark.parametrize(
+    ("backend", "more"),
+    [
+        pytest.param("cpu", _NUMBERS, id="cpu"),
+        pytest.param("gpu", "", id="gpu", marks=by_triton),
+    ],
+)
 def test_torch_accepts_the_operators(backend, more):
     environment = {"TRITON_INTERPRET": "1"} if backend == "gpu" else {}
-    _in_a_process(_MADE.format(backend=backend) + _OPCHECKS + _ATTENTION + _COMPILED + more, **environment)
+    _in_a_process(
+        _MADE.format(backend=backend) + _OPCHECKS + _ATTENTION + _COMPILED + more,
+        **environment,
+    )
 
 
 def test_shapes_without_numbers_are_enough():
@@ -204,29 +247,47 @@ def _each(x, **options):
     zeros = torch.zeros(F, dtype=x.dtype), torch.zeros(D, dtype=x.dtype)
     values, indices = topk_encode(x, W_enc, zeros[0], K, **options)
     decoded = sparse_decode(values, indices, W_dec, zeros[1], **options)
-    return decoded.square().sum() + hierarchical_loss(values, indices, W_dec, zeros[1], x, **options)
+    return decoded.square().sum() + hierarchical_loss(
+        values, indices, W_dec, zeros[1], x, **options
+    )
 
 
 # What torch warns about here is a part of its own.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script. is deprecated:DeprecationWarning"
+)
 def test_forward_mode_and_function_transforms_give_the_derivatives_of_the_definition():
-    x, direction = torch.randn(N, D, dtype=torch.float64), torch.randn(N, D, dtype=torch.float64)
+    x, direction = (
+        torch.randn(N, D, dtype=torch.float64),
+        torch.randn(N, D, dtype=torch.float64),
+    )
     leaf = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(_each(leaf), leaf)
     torch.testing.assert_close(torch.func.grad(_each)(x), expected)
-    torch.testing.assert_close(torch.func.jvp(_each, (x,), (direction,))[1], (expected * direction).sum())
+    torch.testing.assert_close(
+        torch.func.jvp(_each, (x,), (direction,))[1], (expected * direction).sum()
+    )
     with forward_ad.dual_level():
         out = forward_ad.unpack_dual(_each(forward_ad.make_dual(x, direction)))
     torch.testing.assert_close(out.tangent, (expected * direction).sum())
-    with pytest.raises(sle.BackendError, match="it has no derivatives for torch.func and forward mode; leave backend out"):
+    with pytest.raises(
+        sle.BackendError,
+        match="it has no derivatives for torch.func and forward mode; leave backend out",
+    ):
         torch.func.grad(lambda x: _each(x, backend="cpu"))(x)
 
 
 @pytest.mark.parametrize("backend", [None, "cpu", "reference"])
 def test_vmap_is_refused_in_words(backend):
     x = torch.randn(2, N, D)
-    for function in (torch.vmap(lambda x: _each(x, backend=backend)), torch.func.grad(lambda x: torch.vmap(_each)(x).sum())):
-        with pytest.raises(sle.InvalidArgument, match="cannot be run under vmap; .* so pass the whole batch at once"):
+    for function in (
+        torch.vmap(lambda x: _each(x, backend=backend)),
+        torch.func.grad(lambda x: torch.vmap(_each)(x).sum()),
+    ):
+        with pytest.raises(
+            sle.InvalidArgument,
+            match="cannot be run under vmap; .* so pass the whole batch at once",
+        ):
             function(x)
     with pytest.raises(sle.InvalidArgument, match="under vmap"):
         torch.vmap(sle.SAE(sle.SAEConfig(d_model=D, d_sae=F, k=K)))(x)

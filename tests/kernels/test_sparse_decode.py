@@ -31,7 +31,12 @@ def test_any_leading_shape_and_strides():
 
 
 def test_no_token_gives_no_row():
-    out = sparse_decode(torch.empty(0, 3), torch.empty(0, 3, dtype=torch.int64), torch.randn(5, 4), torch.zeros(4))
+    out = sparse_decode(
+        torch.empty(0, 3),
+        torch.empty(0, 3, dtype=torch.int64),
+        torch.randn(5, 4),
+        torch.zeros(4),
+    )
     assert out.shape == (0, 4)
 
 
@@ -52,7 +57,15 @@ def _nan_in_one_place(values, indices, W_dec, b_dec):
     return out + torch.zeros_like(out).index_fill(0, torch.tensor([2]), float("nan"))
 
 
-@pytest.mark.parametrize("sabotage", [_swap_two_rows, _drop_the_last_feature, _skip_the_bias_gradient, _nan_in_one_place])
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        _swap_two_rows,
+        _drop_the_last_feature,
+        _skip_the_bias_gradient,
+        _nan_in_one_place,
+    ],
+)
 def test_the_comparison_catches_planted_errors(sabotage):
     with pytest.raises(AssertionError, match="over budget"):
         compare(sabotage, reference.sparse_decode, _inputs(CASES[2]), torch.float32)
@@ -66,9 +79,21 @@ def test_the_comparison_catches_planted_errors(sabotage):
             ShapeMismatch,
             r"values and indices must have one shape .*\[17, 6\] and \[17, 5\]",
         ),
-        ({"indices": torch.zeros(17, 6)}, InvalidArgument, r"indices must hold whole numbers; got torch.float32"),
-        ({"b_dec": torch.zeros(12)}, ShapeMismatch, r"b_dec must be \[d_model=13\], as in W_dec \[29, 13\]; got \[12\]"),
-        ({"W_dec": torch.zeros(29)}, ShapeMismatch, r"W_dec must be \[d_sae, d_model\], neither of them 0; got \[29\]"),
+        (
+            {"indices": torch.zeros(17, 6)},
+            InvalidArgument,
+            r"indices must hold whole numbers; got torch.float32",
+        ),
+        (
+            {"b_dec": torch.zeros(12)},
+            ShapeMismatch,
+            r"b_dec must be \[d_model=13\], as in W_dec \[29, 13\]; got \[12\]",
+        ),
+        (
+            {"W_dec": torch.zeros(29)},
+            ShapeMismatch,
+            r"W_dec must be \[d_sae, d_model\], neither of them 0; got \[29\]",
+        ),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")

@@ -19,7 +19,9 @@ def _rows(kind, n, columns):
         return torch.full_like(rows, -2.0)
     if kind == "few values":
         return rows.round()
-    if kind == "one group":  # all that is large shares a remainder, so that the bound is far too low
+    if (
+        kind == "one group"
+    ):  # all that is large shares a remainder, so that the bound is far too low
         rows[:, 7::64] += 100
     if kind == "infinite":
         rows[rows > 2.5] = float("inf")
@@ -33,7 +35,20 @@ def _rows(kind, n, columns):
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 @pytest.mark.parametrize("columns", [1024, 1025, 4099])
-@pytest.mark.parametrize("kind", ["plain", "rising", "falling", "one value", "few values", "one group", "infinite", "hardly any", "NaN"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "plain",
+        "rising",
+        "falling",
+        "one value",
+        "few values",
+        "one group",
+        "infinite",
+        "hardly any",
+        "NaN",
+    ],
+)
 def test_it_chooses_what_torch_chooses(kind, columns, n_threads):
     rows = _rows(kind, 7, columns)
     values, indices = torch.full((7, K), torch.nan), torch.full((7, K), -1)
@@ -42,14 +57,21 @@ def test_it_chooses_what_torch_chooses(kind, columns, n_threads):
     expected = rows.topk(K).values
     # NaN counts as the largest, as in torch, but has no order against infinity here.
     torch.testing.assert_close(values, expected, rtol=0, atol=0, equal_nan=True)
-    torch.testing.assert_close(rows.gather(1, indices), values, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(
+        rows.gather(1, indices), values, rtol=0, atol=0, equal_nan=True
+    )
     assert all(len(set(row)) == K for row in indices.tolist())
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str
+)
 def test_every_dtype(dtype):
     rows = _rows("plain", 3, 2048).to(dtype)
-    values, indices = torch.empty(3, 32, dtype=dtype), torch.empty(3, 32, dtype=torch.int64)
+    values, indices = (
+        torch.empty(3, 32, dtype=dtype),
+        torch.empty(3, 32, dtype=torch.int64),
+    )
     with compiled.selection(2) as select:
         select(rows, values, indices)
     assert torch.equal(values, rows.topk(32).values)
@@ -57,7 +79,11 @@ def test_every_dtype(dtype):
 
 def test_no_row_is_no_work():
     with compiled.selection(2) as select:
-        select(torch.empty(0, 2048), torch.empty(0, 3), torch.empty(0, 3, dtype=torch.int64))
+        select(
+            torch.empty(0, 2048),
+            torch.empty(0, 3),
+            torch.empty(0, 3, dtype=torch.int64),
+        )
 
 
 @pytest.mark.parametrize("k", [1, 31, 64])

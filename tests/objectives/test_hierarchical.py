@@ -14,12 +14,16 @@ def u():
 def test_hierarchical_is_the_mean_over_levels_of_topk(u):
     sae = tiny.sae()
     single = {k: TopK()(sae, u, k).value.item() for k in range(1, 9)}
-    assert HierarchicalTopK()(sae, u, 8).value.item() == pytest.approx(sum(single.values()) / 8)
+    assert HierarchicalTopK()(sae, u, 8).value.item() == pytest.approx(
+        sum(single.values()) / 8
+    )
     chosen = HierarchicalTopK(levels=[2, 8], weights=[3.0, 1.0])(sae, u, 8).value.item()
     assert chosen == pytest.approx((3 * single[2] + single[8]) / 4)
 
 
-@pytest.mark.parametrize("objective", [TopK(), HierarchicalTopK(), HierarchicalTopK(levels=(1, 8))], ids=str)
+@pytest.mark.parametrize(
+    "objective", [TopK(), HierarchicalTopK(), HierarchicalTopK(levels=(1, 8))], ids=str
+)
 def test_every_weight_learns_and_the_code_is_the_encoder_s(u, objective):
     assert isinstance(objective, Objective)
     sae = tiny.sae()
@@ -46,7 +50,9 @@ def test_levels_fit_k():
     assert HierarchicalTopK(levels=[1, 4]).levels_at(4) == (1, 4)
     assert TopK().levels_at(7) == (7,)
     for levels in ((1, 2), (4, 1), (0, 4), ()):
-        with pytest.raises(sle.InvalidK, match="levels must rise from at least 1 to k=4"):
+        with pytest.raises(
+            sle.InvalidK, match="levels must rise from at least 1 to k=4"
+        ):
             HierarchicalTopK(levels=levels).levels_at(4)
     with pytest.raises(sle.InvalidArgument, match="weights need one level each"):
         HierarchicalTopK(weights=[1.0])
@@ -61,8 +67,14 @@ def test_levels_fit_k():
         ({"levels": 5}, "levels must be 'all' or whole numbers; got 5"),
         ({"levels": "every"}, "levels must be 'all' or whole numbers; got 'every'"),
         ({"levels": [1, 2.5]}, "levels must be 'all' or whole numbers"),
-        ({"levels": [1, 2], "weights": 3}, "weights must be numbers, one per level; got 3"),
-        ({"levels": [1, 2], "weights": "12"}, "weights must be numbers, one per level; got '12'"),
+        (
+            {"levels": [1, 2], "weights": 3},
+            "weights must be numbers, one per level; got 3",
+        ),
+        (
+            {"levels": [1, 2], "weights": "12"},
+            "weights must be numbers, one per level; got '12'",
+        ),
     ],
 )
 def test_levels_and_weights_of_the_wrong_kind_are_said(options, said):

@@ -13,7 +13,9 @@ def code():
 def test_a_prefix_is_the_code_of_a_smaller_k(code):
     assert torch.equal(code.prefix(3).values, code.values[..., :3])
     assert torch.equal(code.prefix(3).indices, code.indices[..., :3])
-    assert code.prefix(3).values.data_ptr() == code.values.data_ptr(), "a prefix should be a view"
+    assert code.prefix(3).values.data_ptr() == code.values.data_ptr(), (
+        "a prefix should be a view"
+    )
 
 
 def test_dense_holds_every_value_at_its_feature(code):
@@ -46,15 +48,22 @@ def test_a_prefix_longer_than_the_code_is_refused(code, k):
 
 @pytest.mark.usefixtures("without_shape_checks")
 def test_values_and_indices_must_fit():
-    with pytest.raises(sle.ShapeMismatch, match=r"one shape \[..., k\]; got \[2\] and \[3\]"):
+    with pytest.raises(
+        sle.ShapeMismatch, match=r"one shape \[..., k\]; got \[2\] and \[3\]"
+    ):
         sle.SparseCode(torch.zeros(2), torch.zeros(3, dtype=torch.int64), 4)
 
 
 @pytest.mark.usefixtures("without_shape_checks")
 def test_codes_that_are_none_are_refused():
-    with pytest.raises(sle.InvalidArgument, match="a code is made of tensors; got list and list"):
+    with pytest.raises(
+        sle.InvalidArgument, match="a code is made of tensors; got list and list"
+    ):
         sle.SparseCode([1.0], [2], 4)
-    with pytest.raises(sle.InvalidArgument, match="the indices of a code are whole numbers; got torch.float32"):
+    with pytest.raises(
+        sle.InvalidArgument,
+        match="the indices of a code are whole numbers; got torch.float32",
+    ):
         sle.SparseCode(torch.ones(2), torch.ones(2), 4)
     with pytest.raises(sle.InvalidArgument, match="names feature 4; d_sae=4"):
         sle.SparseCode(torch.ones(2), torch.tensor([0, 4]), 4).dense()

@@ -9,7 +9,9 @@ from sae_lens_ext.sae import FVU
 
 def _fvu(x, x_hat, split=None):
     fvu = FVU()
-    for part, part_hat in zip(x.split(split or len(x)), x_hat.split(split or len(x)), strict=True):
+    for part, part_hat in zip(
+        x.split(split or len(x)), x_hat.split(split or len(x)), strict=True
+    ):
         fvu.update(part, part_hat)
     return fvu.value()
 
@@ -21,7 +23,9 @@ def test_it_is_0_for_the_truth_and_1_for_the_mean():
 
 
 def test_a_hand_computed_case():
-    x = torch.tensor([[0.0, 0.0], [2.0, 4.0]])  # means 1 and 2, squared distances 2 and 8
+    x = torch.tensor(
+        [[0.0, 0.0], [2.0, 4.0]]
+    )  # means 1 and 2, squared distances 2 and 8
     x_hat = torch.tensor([[0.0, 1.0], [2.0, 2.0]])  # squared errors 1 and 4
     assert _fvu(x, x_hat) == 0.5
 
@@ -48,5 +52,7 @@ def test_nothing_seen_is_not_a_number():
 
 @pytest.mark.usefixtures("without_shape_checks")
 def test_shapes_that_would_broadcast_are_refused():
-    with pytest.raises(sle.ShapeMismatch, match=r"must have one shape; got \[10, 4\] and \[1, 4\]"):
+    with pytest.raises(
+        sle.ShapeMismatch, match=r"must have one shape; got \[10, 4\] and \[1, 4\]"
+    ):
         FVU().update(torch.randn(10, 4), torch.randn(1, 4))

@@ -13,14 +13,21 @@ SITE = "blocks.1.hook_resid_post"
 
 def test_this_is_the_other_environment():
     assert sae_lens.__version__.startswith("6.")
-    assert not hasattr(transformer_lens, "__version__") or not transformer_lens.__version__.startswith("4.")
+    assert not hasattr(
+        transformer_lens, "__version__"
+    ) or not transformer_lens.__version__.startswith("4.")
 
 
 @pytest.fixture(params=["plain", "with constants", "no pre-bias"])
 def ours(request):
-    sae = tiny.sae(levels=tuple(range(1, 9)), apply_b_dec_to_input=request.param != "no pre-bias")
+    sae = tiny.sae(
+        levels=tuple(range(1, 9)), apply_b_dec_to_input=request.param != "no pre-bias"
+    )
     if request.param == "with constants":
-        sae.activation_mean, sae.activation_scale = 3 * torch.randn(32), torch.tensor(0.3)
+        sae.activation_mean, sae.activation_scale = (
+            3 * torch.randn(32),
+            torch.tensor(0.3),
+        )
     return sae
 
 
@@ -31,13 +38,17 @@ def test_saelens_loads_our_folder_and_reconstructs_the_same(ours, tmp_path):
     with torch.no_grad():
         assert (theirs(x) - ours(x)).abs().max() <= 1e-5
         scale = ours.activation_scale
-        torch.testing.assert_close(theirs.encode(x), ours.encode(x).dense() / scale, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            theirs.encode(x), ours.encode(x).dense() / scale, rtol=1e-4, atol=1e-5
+        )
     assert theirs.cfg.metadata.hook_name == SITE
     assert theirs.cfg.metadata.sae_lens_ext["levels"] == list(range(1, 9))
 
 
 def test_we_load_what_saelens_saved(tmp_path):
-    config = sae_lens.TopKSAEConfig(d_in=32, d_sae=48, k=8, rescale_acts_by_decoder_norm=True)
+    config = sae_lens.TopKSAEConfig(
+        d_in=32, d_sae=48, k=8, rescale_acts_by_decoder_norm=True
+    )
     config.metadata.hook_name = SITE
     theirs = sae_lens.TopKSAE(config)
     with torch.no_grad():
@@ -54,7 +65,17 @@ def test_we_load_what_saelens_saved(tmp_path):
 @pytest.fixture(scope="module")
 def hooked_transformer():
     config = transformer_lens.HookedTransformerConfig(
-        n_layers=3, d_model=32, n_ctx=32, d_head=8, n_heads=4, d_mlp=64, d_vocab=96, act_fn="gelu", seed=0, init_weights=True, device="cpu"
+        n_layers=3,
+        d_model=32,
+        n_ctx=32,
+        d_head=8,
+        n_heads=4,
+        d_mlp=64,
+        d_vocab=96,
+        act_fn="gelu",
+        seed=0,
+        init_weights=True,
+        device="cpu",
     )
     with pytest.warns(DeprecationWarning, match="HookedTransformer"):
         return transformer_lens.HookedTransformer(config)
@@ -62,13 +83,22 @@ def hooked_transformer():
 
 @pytest.fixture(params=["HookedTransformer", "TransformerBridge"])
 def model(request):
-    return request.getfixturevalue("hooked_transformer") if request.param == "HookedTransformer" else request.getfixturevalue("gpt2")
+    return (
+        request.getfixturevalue("hooked_transformer")
+        if request.param == "HookedTransformer"
+        else request.getfixturevalue("gpt2")
+    )
 
 
 def test_a_splice_on_transformerlens_3_is_exact_and_leaves_nothing(model):
     sae, tokens = tiny.sae(), tiny.tokens()
     bare = model(tokens)
-    by_hand = {k: model.run_with_hooks(tokens, fwd_hooks=[(SITE, lambda x, hook, k=k: sae(x, k))]) for k in (2, 8)}
+    by_hand = {
+        k: model.run_with_hooks(
+            tokens, fwd_hooks=[(SITE, lambda x, hook, k=k: sae(x, k))]
+        )
+        for k in (2, 8)
+    }
     with sle.splice(model, sae, k=8) as spliced:
         assert torch.equal(model(tokens), by_hand[8])
         spliced.k = 2
@@ -79,7 +109,9 @@ def test_a_splice_on_transformerlens_3_is_exact_and_leaves_nothing(model):
         assert spliced.codes[SITE].k == 2
     assert torch.equal(model(tokens), bare)
     assert not any(len(getattr(module, "fwd_hooks", ())) for module in model.modules())
-    torch.testing.assert_close(cache[SITE], sae(model.run_with_cache(tokens, names_filter=SITE)[1][SITE], 2))
+    torch.testing.assert_close(
+        cache[SITE], sae(model.run_with_cache(tokens, names_filter=SITE)[1][SITE], 2)
+    )
 
 
 def test_a_sweep_on_transformerlens_3_agrees_with_whole_runs(model, monkeypatch):
@@ -89,10 +121,21 @@ def test_a_sweep_on_transformerlens_3_agrees_with_whole_runs(model, monkeypatch)
     short = sle.sweep_k(model, tokens, sae, progress=False)
     monkeypatch.setattr(Runs, "_skipping_is_exact", lambda self: False)
     whole = sle.sweep_k(model, tokens, sae, progress=False)
-    torch.testing.assert_close(torch.tensor(short.to_numpy()), torch.tensor(whole.to_numpy()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.tensor(short.to_numpy()),
+        torch.tensor(whole.to_numpy()),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
-POINTS = ["hook_sae_input", "hook_sae_acts_post", "hook_sae_recons", "hook_sae_error", "hook_sae_output"]
+POINTS = [
+    "hook_sae_input",
+    "hook_sae_acts_post",
+    "hook_sae_recons",
+    "hook_sae_error",
+    "hook_sae_output",
+]
 
 
 def test_error_terms_edits_and_points_on_transformerlens_3(model):
@@ -103,9 +146,13 @@ def test_error_terms_edits_and_points_on_transformerlens_3(model):
         with sle.splice(model, sae, k=3, error_term=True) as spliced:
             assert torch.equal(model(tokens), bare)
             spliced.edits = [sle.Steer(5, by=2.0)]
-            _, inside = model.run_with_cache(tokens, names_filter=lambda name: ".hook_sae_" in name or name == SITE)
+            _, inside = model.run_with_cache(
+                tokens, names_filter=lambda name: ".hook_sae_" in name or name == SITE
+            )
             assert {f"{SITE}.{point}" for point in POINTS} <= set(inside)
-    torch.testing.assert_close(inside[SITE], cache[SITE] + 2 * sae.W_dec[5], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        inside[SITE], cache[SITE] + 2 * sae.W_dec[5], rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(inside[f"{SITE}.hook_sae_input"], cache[SITE])
     assert set(model.hook_dict) == names
     assert torch.equal(model(tokens), bare)
@@ -115,7 +162,13 @@ def test_error_terms_edits_and_points_on_transformerlens_3(model):
 def test_generation_on_transformerlens_3_steers_the_new_tokens(model, use_cache):
     sae, tokens = tiny.sae(), tiny.tokens(rows=1)
     edits = [sle.Steer(range(8), by=4.0, positions=slice(10, None))]
-    options = {"max_new_tokens": 5, "do_sample": False, "stop_at_eos": False, "use_past_kv_cache": use_cache, "verbose": False}
+    options = {
+        "max_new_tokens": 5,
+        "do_sample": False,
+        "stop_at_eos": False,
+        "use_past_kv_cache": use_cache,
+        "verbose": False,
+    }
     with torch.no_grad(), sle.splice(model, sae, error_term=True, edits=edits):
         generated = model.generate(tokens, **options).clone()
         whole = model(generated)
@@ -130,10 +183,18 @@ def test_the_middle_of_a_block_is_a_place_on_a_hooked_transformer(hooked_transfo
     """There the stream itself passes through the hook point, so an edit does what its name says."""
     site, tokens, direction = "blocks.1.hook_resid_mid", tiny.tokens(), torch.randn(32)
     with torch.no_grad():
-        _, bare = hooked_transformer.run_with_cache(tokens, names_filter=[SITE, "blocks.1.hook_mlp_out"])
-        with sle.splice(hooked_transformer, {site: None}, edits=[sle.AddDirection(direction)]):
-            _, steered = hooked_transformer.run_with_cache(tokens, names_filter=[SITE, "blocks.1.hook_mlp_out"])
-    moved = (steered[SITE] - steered["blocks.1.hook_mlp_out"]) - (bare[SITE] - bare["blocks.1.hook_mlp_out"])
+        _, bare = hooked_transformer.run_with_cache(
+            tokens, names_filter=[SITE, "blocks.1.hook_mlp_out"]
+        )
+        with sle.splice(
+            hooked_transformer, {site: None}, edits=[sle.AddDirection(direction)]
+        ):
+            _, steered = hooked_transformer.run_with_cache(
+                tokens, names_filter=[SITE, "blocks.1.hook_mlp_out"]
+            )
+    moved = (steered[SITE] - steered["blocks.1.hook_mlp_out"]) - (
+        bare[SITE] - bare["blocks.1.hook_mlp_out"]
+    )
     torch.testing.assert_close(moved, direction.expand_as(moved), rtol=1e-4, atol=1e-4)
 
 
@@ -141,7 +202,10 @@ def test_any_root_module_with_hook_points_can_be_spliced():
     class Tiny(transformer_lens.HookedRootModule):
         def __init__(self):
             super().__init__()
-            self.embed, self.hook_middle = torch.nn.Embedding(96, 32), transformer_lens.hook_points.HookPoint()
+            self.embed, self.hook_middle = (
+                torch.nn.Embedding(96, 32),
+                transformer_lens.hook_points.HookPoint(),
+            )
             self.setup()
 
         def forward(self, tokens):
@@ -152,7 +216,10 @@ def test_any_root_module_with_hook_points_can_be_spliced():
         bare = model(tokens)
         with sle.splice(model, {"hook_middle": sae}, k=3):
             torch.testing.assert_close(model(tokens), sae(bare, 3))
-            with pytest.raises(sle.UnsupportedHost, match="cannot tell which module of a Tiny makes the logits"):
+            with pytest.raises(
+                sle.UnsupportedHost,
+                match="cannot tell which module of a Tiny makes the logits",
+            ):
                 sle.sweep_k(model, tokens, {"hook_middle": sae}, progress=False)
         assert torch.equal(model(tokens), bare)
 

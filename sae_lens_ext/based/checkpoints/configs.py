@@ -7,7 +7,14 @@ path (``_target_``, ``name``), which is never imported nor believed.
 from typing import Any
 
 from sae_lens_ext.based.checkpoints.fields import Fields
-from sae_lens_ext.based.checkpoints.layouts import FLA, HUB, ZOOLOGY, Layout, Shapes, mixers
+from sae_lens_ext.based.checkpoints.layouts import (
+    FLA,
+    HUB,
+    ZOOLOGY,
+    Layout,
+    Shapes,
+    mixers,
+)
 from sae_lens_ext.based.config import LayerType
 
 # fla's denominators: of its ReBased layer, and of its kernel for Based.
@@ -21,16 +28,28 @@ def from_hub(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
 
     Source: HazyResearch/based, ``based/models/gpt.py`` and the models beside it.
     """
-    n_layers, d_model, heads = fields.size("n_layer"), fields.size("n_embd"), fields.size("n_head")
-    linear, windows = fields.places("alt_mixer_layers", n_layers), fields.places("alt_mixer_2_layers", n_layers)
+    n_layers, d_model, heads = (
+        fields.size("n_layer"),
+        fields.size("n_embd"),
+        fields.size("n_head"),
+    )
+    linear, windows = (
+        fields.places("alt_mixer_layers", n_layers),
+        fields.places("alt_mixer_2_layers", n_layers),
+    )
     if linear & windows:
-        fields.complain(f"layers {sorted(linear & windows)} are in alt_mixer_layers and in alt_mixer_2_layers")
+        fields.complain(
+            f"layers {sorted(linear & windows)} are in alt_mixer_layers and in alt_mixer_2_layers"
+        )
     roles: dict[int, tuple[str, LayerType]] = {
         **dict.fromkeys(range(n_layers), ("mixer", "conv")),
         **dict.fromkeys(linear, ("alt_mixer", "linear_attention")),
         **dict.fromkeys(windows, ("alt_mixer_2", "sliding_attention")),
     }
-    layer_types = [kind if role in fields else "full_attention" for role, kind in (roles[layer] for layer in range(n_layers))]
+    layer_types = [
+        kind if role in fields else "full_attention"
+        for role, kind in (roles[layer] for layer in range(n_layers))
+    ]
     found: dict[str, Any] = {
         "num_hidden_layers": n_layers,
         "hidden_size": d_model,
@@ -38,7 +57,10 @@ def from_hub(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
         "layer_types": layer_types,
         "intermediate_size": fields.size("n_inner"),
         "vocab_size": _rows(fields, HUB, shapes),
-        "max_position_embeddings": fields.size("max_position_embeddings", fields.size("n_positions", 0, least=0), least=0) or None,
+        "max_position_embeddings": fields.size(
+            "max_position_embeddings", fields.size("n_positions", 0, least=0), least=0
+        )
+        or None,
         "norm": "rms" if fields.expect("rms_norm", False, True, False) else "layer",
         "norm_eps": fields.number("layer_norm_epsilon", 1e-5),
         "tie_word_embeddings": fields.expect("tie_word_embeddings", True, True, False),
@@ -47,9 +69,18 @@ def from_hub(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
         "rope_theta": fields.number("rotary_emb_base", 10000.0),
     }
     fields.expect("activation_function", "gelu_new", "swiglu")
-    for key, only in (("prenorm", True), ("parallel_block", False), ("rotary_emb_interleaved", False), ("rotary_emb_scale_base", None)):
+    for key, only in (
+        ("prenorm", True),
+        ("parallel_block", False),
+        ("rotary_emb_interleaved", False),
+        ("rotary_emb_scale_base", None),
+    ):
         fields.expect(key, only, only)
-    for key, only in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False), ("n_head_kv", heads)):
+    for key, only in (
+        ("scale_attn_weights", True),
+        ("scale_attn_by_inverse_layer_idx", False),
+        ("n_head_kv", heads),
+    ):
         fields.expect(key, only, only)
     if "conv" in layer_types:
         found["conv_expansion"] = fields.within("mixer").size("expand_proj", 2)
@@ -58,7 +89,9 @@ def from_hub(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
         attention = fields.within("alt_mixer")
         found["feature_dim"] = attention.size("feature_dim")
         found["attention_eps"] = attention.number("eps", 1e-12)
-        attention.within("feature_map").expect("input_dim", found["feature_dim"], found["feature_dim"])
+        attention.within("feature_map").expect(
+            "input_dim", found["feature_dim"], found["feature_dim"]
+        )
         _same_heads(attention, heads)
     if "sliding_attention" in layer_types:
         window = fields.within("alt_mixer_2")
@@ -84,7 +117,9 @@ def from_zoology(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
     for layer in range(n_layers):
         here = options[layer % len(options)]
         there = by_layer.get(layer, {})
-        layer_types.append("conv" if "projection.weight" in there else "linear_attention")
+        layer_types.append(
+            "conv" if "projection.weight" in there else "linear_attention"
+        )
         if "projection.weight" in there:
             here.expect("use_act", False, False)
         elif "proj_q.weight" not in there:
@@ -95,19 +130,31 @@ def from_zoology(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
         else:
             heads = here.size("num_heads")
             here.expect("num_key_value_heads", heads, heads)
-            of_attention.add((heads, here.size("feature_dim"), here.number("eps", 1e-12)))
-            ablations = [key for key in ("use_gamma", "use_beta", "normalize") if key in here]
+            of_attention.add(
+                (heads, here.size("feature_dim"), here.number("eps", 1e-12))
+            )
+            ablations = [
+                key for key in ("use_gamma", "use_beta", "normalize") if key in here
+            ]
             if kernel == "based" and ablations:
                 fields.complain(
                     f"{here.inside}{ablations[0]} is an option of ReBased, and the weights have no norm of queries and keys: "
                     "say with kernel= which of its ablations it is"
                 )
     if len(of_attention) > 1:
-        fields.complain(f"layers differ in num_heads, feature_dim or eps: {sorted(of_attention)}")
+        fields.complain(
+            f"layers differ in num_heads, feature_dim or eps: {sorted(of_attention)}"
+        )
     heads, feature_dim, attention_eps = min(of_attention, default=(1, 1, 1e-12))
     if any(".state_mixer." in name for name in shapes):
-        fields.complain("its state_mixer has weights, and only the identity is known here")
-    for key, only in (("block_type", "TransformerBlock"), ("pre_norm", True), ("layer_norm_epsilon", 1e-5)):
+        fields.complain(
+            "its state_mixer has weights, and only the identity is known here"
+        )
+    for key, only in (
+        ("block_type", "TransformerBlock"),
+        ("pre_norm", True),
+        ("layer_norm_epsilon", 1e-5),
+    ):
         fields.expect(key, only, only)
     return {
         "num_hidden_layers": n_layers,
@@ -122,7 +169,8 @@ def from_zoology(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
         "norm": "layer",
         "use_rope": False,
         "vocab_size": _rows(fields, ZOOLOGY, shapes),
-        "max_position_embeddings": fields.size("max_position_embeddings", least=0) or None,
+        "max_position_embeddings": fields.size("max_position_embeddings", least=0)
+        or None,
         "embedding_dropout": fields.number("embed_dropout", 0.1),
     }
 
@@ -134,7 +182,11 @@ def from_fla(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
 
     Source: fla-org/flash-linear-attention, ``fla/models/linear_attn`` and ``fla/layers``.
     """
-    n_layers, d_model, heads = fields.size("num_hidden_layers"), fields.size("hidden_size"), fields.size("num_heads")
+    n_layers, d_model, heads = (
+        fields.size("num_hidden_layers"),
+        fields.size("hidden_size"),
+        fields.size("num_heads"),
+    )
     fields.expect("num_kv_heads", heads, heads)
     fields.expect("hidden_act", "swish", "swish", "silu")
     width = int(d_model * fields.number("hidden_ratio", 4.0) * 2 / 3)
@@ -155,7 +207,10 @@ def from_fla(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
         has_window = "window_size" in attention
         kind: LayerType = "sliding_attention" if has_window else "full_attention"
         softmax = attention.places("layers", n_layers)
-        found["layer_types"] = [kind if layer in softmax else "linear_attention" for layer in range(n_layers)]
+        found["layer_types"] = [
+            kind if layer in softmax else "linear_attention"
+            for layer in range(n_layers)
+        ]
         found["rope_theta"] = attention.number("rope_theta", 10000.0)
         if has_window:
             # It counts the token itself.
@@ -173,19 +228,32 @@ def _options(fields: Fields) -> list[Fields]:
     if not isinstance(configs, list) or not configs:
         fields.complain(f"{fields.inside}configs must list mixers, and is {configs!r}")
         return [fields]
-    return [fields.nested(f"configs[{i}]", one).within("kwargs") for i, one in enumerate(configs)]
+    return [
+        fields.nested(f"configs[{i}]", one).within("kwargs")
+        for i, one in enumerate(configs)
+    ]
 
 
 def _rows(fields: Fields, layout: Layout, shapes: Shapes) -> int:
     """The vocabulary, filled up: as many rows as the weights have, if these are enough."""
-    wanted, multiple = fields.size("vocab_size"), fields.size("pad_vocab_size_multiple", 1)
+    wanted, multiple = (
+        fields.size("vocab_size"),
+        fields.size("pad_vocab_size_multiple", 1),
+    )
     there = shapes.get(f"{layout.embeddings}.weight", [0])[0]
     return there if there >= wanted else -(-wanted // multiple) * multiple
 
 
 def _taps(shapes: Shapes) -> int:
     """How many tokens the convolutions see: their last axis. Configurations have it under two names, of which one has no effect."""
-    return next((shape[-1] for name, shape in shapes.items() if name.endswith(".conv.weight") and len(shape) == 3), 3)
+    return next(
+        (
+            shape[-1]
+            for name, shape in shapes.items()
+            if name.endswith(".conv.weight") and len(shape) == 3
+        ),
+        3,
+    )
 
 
 def _same_heads(fields: Fields, heads: int) -> None:

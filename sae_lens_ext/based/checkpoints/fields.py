@@ -13,7 +13,13 @@ class Fields:
     A question that has no good answer is noted and returns a value that lets reading go on; ``check`` raises what was noted.
     """
 
-    def __init__(self, path: Path, values: Mapping[str, Any], inside: str = "", complaints: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        values: Mapping[str, Any],
+        inside: str = "",
+        complaints: list[str] | None = None,
+    ) -> None:
         """Of the object ``values`` in the file ``path``, which is found there under ``inside``."""
         self.path, self.values, self.inside = path, values, inside
         self.complaints: list[str] = [] if complaints is None else complaints
@@ -34,7 +40,9 @@ class Fields:
             FormatError: there was something.
         """
         if self.complaints:
-            raise FormatError(f"{self.path} describes no model that can be loaded here: {'; '.join(self.complaints)}")
+            raise FormatError(
+                f"{self.path} describes no model that can be loaded here: {'; '.join(self.complaints)}"
+            )
 
     def value(self, key: str, default: Any) -> Any:
         """Whatever it says; null is the default too."""
@@ -47,7 +55,9 @@ class Fields:
         if found is None:
             self.complain(f"it lacks {self.inside}{key}")
         elif isinstance(found, bool) or not isinstance(found, int) or found < least:
-            self.complain(f"{self.inside}{key} must be a whole number of at least {least}, and is {found!r}")
+            self.complain(
+                f"{self.inside}{key} must be a whole number of at least {least}, and is {found!r}"
+            )
         else:
             return found
         return least
@@ -55,24 +65,36 @@ class Fields:
     def number(self, key: str, default: float) -> float:
         """A number that is not negative."""
         found = self.value(key, default)
-        if isinstance(found, int | float) and not isinstance(found, bool) and found >= 0:
+        if (
+            isinstance(found, int | float)
+            and not isinstance(found, bool)
+            and found >= 0
+        ):
             return float(found)
-        self.complain(f"{self.inside}{key} must be a number of at least 0, and is {found!r}")
+        self.complain(
+            f"{self.inside}{key} must be a number of at least 0, and is {found!r}"
+        )
         return default
 
     def expect(self, key: str, default: Any, *known: Any) -> Any:
         """One of the values for which there is a model here; the default is what the other library takes if it is not said."""
         found = self.value(key, default)
         if found not in known:
-            self.complain(f"{self.inside}{key} is {found!r}, and only {' or '.join(map(repr, known))} is known here")
+            self.complain(
+                f"{self.inside}{key} is {found!r}, and only {' or '.join(map(repr, known))} is known here"
+            )
             return known[0]
         return found
 
     def places(self, key: str, n_layers: int) -> set[int]:
         """A list of layers; none if it is not there."""
         found = self.value(key, [])
-        if not isinstance(found, list) or not all(isinstance(one, int) and 0 <= one < n_layers for one in found):
-            self.complain(f"{self.inside}{key} must list layers from 0 to {n_layers - 1}, and is {found!r}")
+        if not isinstance(found, list) or not all(
+            isinstance(one, int) and 0 <= one < n_layers for one in found
+        ):
+            self.complain(
+                f"{self.inside}{key} must list layers from 0 to {n_layers - 1}, and is {found!r}"
+            )
             return set()
         return set(found)
 

@@ -40,7 +40,10 @@ class Layout:
 
 
 # fc1 is two halves: what is gated, then the gate.
-_FUSED_MLP = {"mlp.fc1": ("mlp.up_proj", "mlp.gate_proj"), "mlp.fc2": ("mlp.down_proj",)}
+_FUSED_MLP = {
+    "mlp.fc1": ("mlp.up_proj", "mlp.gate_proj"),
+    "mlp.fc2": ("mlp.down_proj",),
+}
 
 HUB = Layout(
     embeddings="transformer.embeddings.word_embeddings",
@@ -70,7 +73,10 @@ FLA = Layout(
     layers="layers",
     mixer=("attn",),
     norms=("attn_norm", "mlp_norm"),
-    mlp={f"mlp.{name}": (f"mlp.{name}",) for name in ("gate_proj", "up_proj", "down_proj")},
+    mlp={
+        f"mlp.{name}": (f"mlp.{name}",)
+        for name in ("gate_proj", "up_proj", "down_proj")
+    },
     norm="norm",
 )
 """The language models of flash-linear-attention. It has layers of Based and ReBased, but no model of them: this is how it names others."""
@@ -90,8 +96,13 @@ _LINEAR_ATTENTION: Spellings = [
     (("o_proj",), ("out_proj", "proj_o", "o_proj")),
 ]
 # Rows of queries, of keys, of values; heads inside.
-_FUSED_ATTENTION: Spellings = [(("q_proj", "k_proj", "v_proj"), ("Wqkv",)), (("o_proj",), ("out_proj",))]
-_ATTENTION: Spellings = [((name,), (name,)) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
+_FUSED_ATTENTION: Spellings = [
+    (("q_proj", "k_proj", "v_proj"), ("Wqkv",)),
+    (("o_proj",), ("out_proj",)),
+]
+_ATTENTION: Spellings = [
+    ((name,), (name,)) for name in ("q_proj", "k_proj", "v_proj", "o_proj")
+]
 
 
 def mixers(layout: Layout, shapes: Shapes) -> tuple[str, dict[int, Shapes]]:
@@ -100,14 +111,24 @@ def mixers(layout: Layout, shapes: Shapes) -> tuple[str, dict[int, Shapes]]:
         found: dict[int, dict[str, Sequence[int]]] = {}
         for name, shape in shapes.items():
             layer, _, rest = name.removeprefix(f"{layout.layers}.").partition(".")
-            if name.startswith(f"{layout.layers}.") and layer.isdecimal() and rest.startswith(f"{mixer}."):
+            if (
+                name.startswith(f"{layout.layers}.")
+                and layer.isdecimal()
+                and rest.startswith(f"{mixer}.")
+            ):
                 found.setdefault(int(layer), {})[rest.removeprefix(f"{mixer}.")] = shape
         if found:
             return mixer, dict(found)
     return layout.mixer[0], {}
 
 
-def places(layout: Layout, config: BasedConfig, shapes: Shapes, norms: Mapping[str, str], ours: Collection[str]) -> Places:
+def places(
+    layout: Layout,
+    config: BasedConfig,
+    shapes: Shapes,
+    norms: Mapping[str, str],
+    ours: Collection[str],
+) -> Places:
     """Which of our parameters a published name stands for; every one of ``ours`` is in it once, but for tied ones.
 
     Args:
@@ -119,7 +140,12 @@ def places(layout: Layout, config: BasedConfig, shapes: Shapes, norms: Mapping[s
     """
     mixer, by_layer = mixers(layout, shapes)
     there = {
-        kind: {name.rpartition(".")[0] for layer in by_layer if _at(config, layer) == kind for name in by_layer[layer]}
+        kind: {
+            name.rpartition(".")[0]
+            for layer in by_layer
+            if _at(config, layer) == kind
+            for name in by_layer[layer]
+        }
         for kind in set(config.layer_types)
     }
     found: Places = {}
@@ -131,7 +157,9 @@ def places(layout: Layout, config: BasedConfig, shapes: Shapes, norms: Mapping[s
     for layer, kind in enumerate(config.layer_types):
         if kind == "linear_attention":
             for published, name in norms.items():
-                found[f"{layout.layers}.{layer}.{mixer}.{published}"] = (f"model.layers.{layer}.mixer.{name}",)
+                found[f"{layout.layers}.{layer}.{mixer}.{published}"] = (
+                    f"model.layers.{layer}.mixer.{name}",
+                )
     return found
 
 
@@ -140,7 +168,10 @@ def _at(config: BasedConfig, layer: int) -> str | None:
 
 
 def _modules(
-    layout: Layout, config: BasedConfig, mixer: str, there: Mapping[str, Collection[str]]
+    layout: Layout,
+    config: BasedConfig,
+    mixer: str,
+    there: Mapping[str, Collection[str]],
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield layout.embeddings, ("model.embed_tokens",)
     yield layout.positions, ("model.embed_positions",)

@@ -45,7 +45,9 @@ class Heads(nn.Module):
         """What each head writes with."""
         return rearrange(self.o_proj.weight, "d (h v) -> h v d", h=self.heads)
 
-    def mix(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
+    def mix(
+        self, z: Float[Tensor, "batch pos head d_head"]
+    ) -> Float[Tensor, "batch pos d_model"]:
         """What the heads add to the stream together, head by head where somebody watches what each adds."""
         z = self.hook_z(z)
         if not is_watched(self.hook_result):

@@ -11,9 +11,24 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.experiments.pretraining.config import PretrainConfig, TextConfig
 from sae_lens_ext.experiments.pretraining.folder import RunFolder
-from sae_lens_ext.experiments.pretraining.models import model_config, n_parameters, new_model
-from sae_lens_ext.experiments.pretraining.perplexity import Recall, recall_mask, split, token_losses
-from sae_lens_ext.experiments.pretraining.text import TokenRows, check_text, load_tokenizer, prepare_tokens, text_files
+from sae_lens_ext.experiments.pretraining.models import (
+    model_config,
+    n_parameters,
+    new_model,
+)
+from sae_lens_ext.experiments.pretraining.perplexity import (
+    Recall,
+    recall_mask,
+    split,
+    token_losses,
+)
+from sae_lens_ext.experiments.pretraining.text import (
+    TokenRows,
+    check_text,
+    load_tokenizer,
+    prepare_tokens,
+    text_files,
+)
 from sae_lens_ext.experiments.pretraining.training import autocast, pretrain
 
 
@@ -30,7 +45,7 @@ def compare_kernels(
     """Train what is not trained yet, test it, and keep everything in ``out``.
 
     Args:
-        kernels: of ``KERNELS``, or "attention".
+        kernels: of ``FEATURE_MAPS``, or "attention".
         out: a folder of its own; ``python -m sae_lens_ext.based.pretrain`` says what it will hold.
         config: the models and their training.
         text: to train on and to test on.
@@ -48,19 +63,29 @@ def compare_kernels(
         NonFinite: a loss that became NaN or infinite.
     """
     if checkpoint_every < 1:
-        raise InvalidArgument(f"checkpoint_every must be at least 1; got {checkpoint_every}")
+        raise InvalidArgument(
+            f"checkpoint_every must be at least 1; got {checkpoint_every}"
+        )
     arguments.device(device)
     tokenizer = load_tokenizer(text.tokenizer)
     # A multiple of 8, as published; the rows above the tokenizer's are never read.
     vocab_size = -(-len(tokenizer) // 8) * 8
-    shapes = {kernel: model_config(kernel, config, vocab_size, tokenizer.eos_token_id) for kernel in dict.fromkeys(kernels)}
+    shapes = {
+        kernel: model_config(kernel, config, vocab_size, tokenizer.eos_token_id)
+        for kernel in dict.fromkeys(kernels)
+    }
     of_rebased = n_parameters(model_config("rebased", config, vocab_size))
-    files = {"text_files": text_files(text.text), "eval_text_files": text_files(text.eval_text)}
+    files = {
+        "text_files": text_files(text.text),
+        "eval_text_files": text_files(text.eval_text),
+    }
     run = RunFolder(out, {**asdict(config), **asdict(text)}, files)
     # Before anything is written, so that another text or another number can be given for the same folder.
     check_text(out / "tokens", config, text)
     run.begin()
-    rows, held_out = prepare_tokens(out / "tokens", config, text, tokenizer, progress=progress)
+    rows, held_out = prepare_tokens(
+        out / "tokens", config, text, tokenizer, progress=progress
+    )
     for kernel, shape in shapes.items():
         if run.has(kernel):
             continue
@@ -85,13 +110,19 @@ def compare_kernels(
             "parameters": size,
             "size": size / of_rebased,
         }
-        speed = {"train_tokens": config.tokens, "seconds": done.seconds, "tokens_per_second": config.tokens / done.seconds}
+        speed = {
+            "train_tokens": config.tokens,
+            "seconds": done.seconds,
+            "tokens_per_second": config.tokens / done.seconds,
+        }
         with autocast(config, device):
             tested = _tested(model, held_out, config.batch_size)
         run.add([{**facts, **perplexities, **speed} for perplexities in tested])
         checkpoint.unlink(missing_ok=True)
     found = run.lines()
-    return pd.DataFrame([line for kernel in shapes for line in found if line["kernel"] == kernel])
+    return pd.DataFrame(
+        [line for kernel in shapes for line in found if line["kernel"] == kernel]
+    )
 
 
 def _tested(model: Any, held_out: TokenRows, batch_size: int) -> list[dict[str, Any]]:
@@ -100,6 +131,17 @@ def _tested(model: Any, held_out: TokenRows, batch_size: int) -> list[dict[str, 
     found = []
     for recall in get_args(Recall):
         these = split(losses, recall_mask(rows, recall))
-        perplexities = {"perplexity": these.all, "perplexity_recall": these.recall, "perplexity_other": these.other}
-        found.append({"recall": recall, **perplexities, "recall_share": these.recall_share, "test_tokens": these.tokens})
+        perplexities = {
+            "perplexity": these.all,
+            "perplexity_recall": these.recall,
+            "perplexity_other": these.other,
+        }
+        found.append(
+            {
+                "recall": recall,
+                **perplexities,
+                "recall_share": these.recall_share,
+                "test_tokens": these.tokens,
+            }
+        )
     return found

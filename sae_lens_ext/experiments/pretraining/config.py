@@ -13,7 +13,9 @@ BYTES = "bytes"
 
 def _option(default: Any, explained: str, kind: type | None = None) -> Any:
     """A field that the command line shows as an option."""
-    return field(default=default, metadata={"help": explained, "type": kind or type(default)})
+    return field(
+        default=default, metadata={"help": explained, "type": kind or type(default)}
+    )
 
 
 def _whole(value: object) -> int:
@@ -43,29 +45,49 @@ class PretrainConfig:
     """
 
     hidden_size: int = _option(128, "Width of the residual stream.")
-    layers: int = _option(4, "Of the linear kernels, convolution and attention in turns; softmax attention has two thirds as many.")
+    layers: int = _option(
+        4,
+        "Of the linear kernels, convolution and attention in turns; softmax attention has two thirds as many.",
+    )
     heads: int = _option(4, "Of attention.")
     feature_dim: int = _option(16, "Of a head's queries and keys in linear attention.")
     seq_len: int = _option(256, "Tokens of a sequence.")
     batch_size: int = _option(16, "Sequences in a step.")
     steps: int = _option(1000, "Of the optimizer.")
     lr: float = _option(1e-3, "Highest learning rate.")
-    warmup: int | None = _option(None, "Steps over which it rises. Default: 200, or a tenth of the steps if that is less.", int)
+    warmup: int | None = _option(
+        None,
+        "Steps over which it rises. Default: 200, or a tenth of the steps if that is less.",
+        int,
+    )
     weight_decay: float = _option(0.1, "Of AdamW, on every weight.")
     clip: float = _option(1.0, "Longest gradient; 0 for any.")
     seed: int = _option(0, "Of the weights and of the order of the text.")
-    dtype: str = _option("float32", "float32, or bfloat16 for the matrix products (weights stay float32).")
+    dtype: str = _option(
+        "float32",
+        "float32, or bfloat16 for the matrix products (weights stay float32).",
+    )
 
     def __post_init__(self) -> None:
         """Report everything that is wrong at once."""
         wrong = [
             f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}"
-            for name in ("hidden_size", "layers", "heads", "feature_dim", "seq_len", "batch_size", "steps")
+            for name in (
+                "hidden_size",
+                "layers",
+                "heads",
+                "feature_dim",
+                "seq_len",
+                "batch_size",
+                "steps",
+            )
             if _whole(getattr(self, name)) < 1
         ]
         # What torch takes for a seed.
         if not 0 <= _whole(self.seed) < 1 << 63:
-            wrong.append(f"seed must be a whole number from 0 to below 2**63, got {self.seed!r}")
+            wrong.append(
+                f"seed must be a whole number from 0 to below 2**63, got {self.seed!r}"
+            )
         if not 0 < as_real(self.lr) < math.inf:
             wrong.append(f"lr must be a number above 0, got {self.lr!r}")
         wrong += [
@@ -73,8 +95,12 @@ class PretrainConfig:
             for name in ("weight_decay", "clip")
             if not 0 <= as_real(getattr(self, name)) < math.inf
         ]
-        if self.warmup is not None and not 0 <= _whole(self.warmup) < max(1, _whole(self.steps)):
-            wrong.append(f"warmup must be a whole number from 0 to below steps={self.steps}, got {self.warmup!r}")
+        if self.warmup is not None and not 0 <= _whole(self.warmup) < max(
+            1, _whole(self.steps)
+        ):
+            wrong.append(
+                f"warmup must be a whole number from 0 to below steps={self.steps}, got {self.warmup!r}"
+            )
         if self.dtype not in ("float32", "bfloat16"):
             wrong.append(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
         if wrong:
@@ -91,7 +117,11 @@ class PretrainConfig:
         warmup = min(200, self.steps // 10) if self.warmup is None else self.warmup
         if step < warmup:
             return self.lr * (step + 1) / warmup
-        return self.lr * (1 + math.cos(math.pi * (step - warmup) / (self.steps - warmup))) / 2
+        return (
+            self.lr
+            * (1 + math.cos(math.pi * (step - warmup) / (self.steps - warmup)))
+            / 2
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,15 +138,30 @@ class TextConfig:
         str,
     )
     column: str = _option("text", "Where JSONL, Parquet and datasets keep the text.")
-    eval_text: str | None = _option(None, "Text to test on, as --text. Default: one in ten documents of --text, by a hash of each.", str)
+    eval_text: str | None = _option(
+        None,
+        "Text to test on, as --text. Default: one in ten documents of --text, by a hash of each.",
+        str,
+    )
     eval_tokens: int = _option(200_000, "Tokens to test on, at most.")
-    tokenizer: str = _option(BYTES, f"{BYTES!r}, or the name or folder of a Hugging Face tokenizer.")
+    tokenizer: str = _option(
+        BYTES, f"{BYTES!r}, or the name or folder of a Hugging Face tokenizer."
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be tested on."""
         if _whole(self.eval_tokens) < 1:
-            raise InvalidArgument(f"eval_tokens must be a whole number of at least 1; got {self.eval_tokens!r}")
-        for name, kinds in (("text", str | None), ("column", str), ("eval_text", str | None), ("tokenizer", str)):
+            raise InvalidArgument(
+                f"eval_tokens must be a whole number of at least 1; got {self.eval_tokens!r}"
+            )
+        for name, kinds in (
+            ("text", str | None),
+            ("column", str),
+            ("eval_text", str | None),
+            ("tokenizer", str),
+        ):
             if not isinstance(getattr(self, name), kinds):
-                raise InvalidArgument(f"{name} must be a string; got {getattr(self, name)!r}")
+                raise InvalidArgument(
+                    f"{name} must be a string; got {getattr(self, name)!r}"
+                )
         _as_python(self)

@@ -20,7 +20,14 @@ from sae_lens_ext.experiments.pretraining.perplexity import Recall
 from sae_lens_ext.formats.atomic import replacing
 
 _FIGURES = {
-    *("layers", "intermediate_size", "parameters", "size", "perplexity", "recall_share"),
+    *(
+        "layers",
+        "intermediate_size",
+        "parameters",
+        "size",
+        "perplexity",
+        "recall_share",
+    ),
     *("test_tokens", "train_tokens", "seconds", "tokens_per_second"),
 }
 # A text can be without a token that has occurred before, or without any other.
@@ -37,7 +44,9 @@ class RunFolder:
         FormatError: a broken ``results.json``.
     """
 
-    def __init__(self, out: Path, settings: dict[str, Any], files: dict[str, str | None]) -> None:
+    def __init__(
+        self, out: Path, settings: dict[str, Any], files: dict[str, str | None]
+    ) -> None:
         """Read what is there; nothing is written yet."""
         self.out, self.path = out, out / "results.json"
         self.settings, self.files, self.is_begun = settings, files, False
@@ -45,9 +54,13 @@ class RunFolder:
             if self.path.exists():
                 self._resume()
             elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-                raise InvalidArgument(f"{out} is not empty and holds no run of this command; give another folder with --out")
+                raise InvalidArgument(
+                    f"{out} is not empty and holds no run of this command; give another folder with --out"
+                )
         except OSError as error:
-            raise InvalidArgument(f"{out} cannot be read ({error}); give another folder with --out") from error
+            raise InvalidArgument(
+                f"{out} cannot be read ({error}); give another folder with --out"
+            ) from error
 
     def begin(self) -> None:
         """Make the folder and write the settings, where that was not done before.
@@ -60,7 +73,9 @@ class RunFolder:
         try:
             self._write(self.lines())
         except OSError as error:
-            raise InvalidArgument(f"{self.out} cannot be written to ({error}); give another folder with --out") from error
+            raise InvalidArgument(
+                f"{self.out} cannot be written to ({error}); give another folder with --out"
+            ) from error
 
     def lines(self) -> list[dict[str, Any]]:
         """The results so far, those of other commands included."""
@@ -73,15 +88,23 @@ class RunFolder:
     def add(self, lines: list[dict[str, Any]]) -> None:
         """Write results, in place of those of the same kernels."""
         kernels = {line["kernel"] for line in lines}
-        self._write([*(line for line in self.lines() if line["kernel"] not in kernels), *lines])
+        self._write(
+            [*(line for line in self.lines() if line["kernel"] not in kernels), *lines]
+        )
 
-    def keep_model(self, kernel: str, model: Any, tokenizer: Any, losses: list[float]) -> None:
+    def keep_model(
+        self, kernel: str, model: Any, tokenizer: Any, losses: list[float]
+    ) -> None:
         """Written beside its place and then moved there, so that a folder of a model is whole."""
-        with tempfile.TemporaryDirectory(prefix=f".{kernel}.", dir=self.out) as temporary:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{kernel}.", dir=self.out
+        ) as temporary:
             whole = Path(temporary, kernel)
             model.save_pretrained(whole)
             tokenizer.save_pretrained(whole)
-            pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses}).to_csv(whole / "losses.csv", index=False)
+            pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses}).to_csv(
+                whole / "losses.csv", index=False
+            )
             # Of a run that was interrupted before it was tested.
             shutil.rmtree(self.out / kernel, ignore_errors=True)
             whole.replace(self.out / kernel)
@@ -93,8 +116,12 @@ class RunFolder:
             for line in lines:
                 _check_line(line)
             found = sorted((line["kernel"], line["recall"]) for line in lines)
-            if found != sorted(itertools.product({kernel for kernel, _ in found}, get_args(Recall))):
-                raise ValueError("not every kernel has one result for each definition of recall")
+            if found != sorted(
+                itertools.product({kernel for kernel, _ in found}, get_args(Recall))
+            ):
+                raise ValueError(
+                    "not every kernel has one result for each definition of recall"
+                )
             return settings, lines
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(
@@ -103,7 +130,11 @@ class RunFolder:
 
     def _resume(self) -> None:
         there, lines = self._read()
-        unknown = [name for name, found in self.files.items() if None in (found, there.get(name))]
+        unknown = [
+            name
+            for name, found in self.files.items()
+            if None in (found, there.get(name))
+        ]
         here = {**self.settings, **self.files}
         changed = [
             f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
@@ -112,7 +143,9 @@ class RunFolder:
         ]
         if not changed:
             self.is_begun = True
-            self.files = {name: found or there.get(name) for name, found in self.files.items()}
+            self.files = {
+                name: found or there.get(name) for name, found in self.files.items()
+            }
         # Where it never got its text, there is nothing that other settings could contradict.
         elif lines or self._has_begun():
             raise InvalidArgument(
@@ -128,12 +161,26 @@ class RunFolder:
             with replacing(self.out / "results.csv") as temporary:
                 pd.DataFrame(lines).to_csv(temporary, index=False)
         with replacing(self.path) as temporary:
-            temporary.write_text(json.dumps({"settings": {**self.settings, **self.files}, "results": lines}, indent=2), encoding="utf-8")
+            temporary.write_text(
+                json.dumps(
+                    {"settings": {**self.settings, **self.files}, "results": lines},
+                    indent=2,
+                ),
+                encoding="utf-8",
+            )
 
 
 def _check_line(line: Any) -> None:
-    if not isinstance(line, dict) or line.keys() != {"kernel", "recall", *_FIGURES, *_MAYBE_NONE}:
+    if not isinstance(line, dict) or line.keys() != {
+        "kernel",
+        "recall",
+        *_FIGURES,
+        *_MAYBE_NONE,
+    }:
         raise ValueError(f"{str(line)[:80]} is no result")
     for name in _FIGURES | _MAYBE_NONE:
-        if not (math.isfinite(as_real(line[name])) or (line[name] is None and name in _MAYBE_NONE)):
+        if not (
+            math.isfinite(as_real(line[name]))
+            or (line[name] is None and name in _MAYBE_NONE)
+        ):
             raise ValueError(f"{name} is {line[name]!r}")

@@ -45,7 +45,13 @@ class Perplexity:
     tokens: int
 
 
-def perplexity(model: Any, rows: Int[Tensor, "row pos"], recall: Recall = "token", *, batch_size: int = 16) -> Perplexity:
+def perplexity(
+    model: Any,
+    rows: Int[Tensor, "row pos"],
+    recall: Recall = "token",
+    *,
+    batch_size: int = 16,
+) -> Perplexity:
     """Perplexity of a causal language model on rows of tokens; the first token of a row is given, not predicted.
 
     Args:
@@ -58,11 +64,15 @@ def perplexity(model: Any, rows: Int[Tensor, "row pos"], recall: Recall = "token
         InvalidArgument: no such definition, rows of fewer than two tokens, or tokens that the model does not know.
         NonFinite: a loss that is NaN or infinite.
     """
-    return split(token_losses(model, rows, batch_size=batch_size), recall_mask(rows, recall))
+    return split(
+        token_losses(model, rows, batch_size=batch_size), recall_mask(rows, recall)
+    )
 
 
 @torch.no_grad()
-def token_losses(model: Any, rows: Int[Tensor, "row pos"], *, batch_size: int = 16) -> Float[Tensor, "row pos-1"]:
+def token_losses(
+    model: Any, rows: Int[Tensor, "row pos"], *, batch_size: int = 16
+) -> Float[Tensor, "row pos-1"]:
     """The loss in nats of every token but the first of each row; see ``perplexity``."""
     _check_rows(rows)
     known = model.get_input_embeddings().num_embeddings
@@ -72,24 +82,36 @@ def token_losses(model: Any, rows: Int[Tensor, "row pos"], *, batch_size: int = 
             "tokenize the text with the tokenizer the model was trained with"
         )
     if (as_integer(batch_size) or 0) < 1:
-        raise InvalidArgument(f"batch_size must be a whole number of at least 1; got {batch_size!r}")
+        raise InvalidArgument(
+            f"batch_size must be a whole number of at least 1; got {batch_size!r}"
+        )
     device, was_training, found = next(model.parameters()).device, model.training, []
     model.eval()
     try:
         for some in rows.split(batch_size):
             tokens = some.to(device, torch.int64)
             logits = model(tokens[:, :-1], use_cache=False).logits.float()
-            found.append(F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(some), -1).cpu())
+            found.append(
+                F.cross_entropy(
+                    logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
+                )
+                .view(len(some), -1)
+                .cpu()
+            )
     finally:
         model.train(was_training)
     losses = torch.cat(found)
     if not torch.isfinite(losses).all():
         bad = int((~torch.isfinite(losses)).sum())
-        raise NonFinite(f"the losses of {bad} of {losses.numel()} tokens are NaN or infinite; look at the model's weights and dtype")
+        raise NonFinite(
+            f"the losses of {bad} of {losses.numel()} tokens are NaN or infinite; look at the model's weights and dtype"
+        )
     return losses
 
 
-def recall_mask(rows: Int[Tensor, "row pos"], recall: Recall = "token") -> Bool[Tensor, "row pos-1"]:
+def recall_mask(
+    rows: Int[Tensor, "row pos"], recall: Recall = "token"
+) -> Bool[Tensor, "row pos-1"]:
     """Which tokens, without the first of each row, could have been recalled.
 
     >>> text = torch.tensor([[0, 1, 2, 0, 1, 0]])
@@ -101,16 +123,22 @@ def recall_mask(rows: Int[Tensor, "row pos"], recall: Recall = "token") -> Bool[
     """
     _check_rows(rows)
     if recall not in get_args(Recall):
-        raise InvalidArgument(f"recall must be one of {', '.join(get_args(Recall))}; got {recall!r}")
+        raise InvalidArgument(
+            f"recall must be one of {', '.join(get_args(Recall))}; got {recall!r}"
+        )
     rows = rows.long()
     if recall == "token":
         return _has_occurred(rows)[:, 1:]
     return _has_occurred(rows[:, :-1] * (rows.max() + 1) + rows[:, 1:])
 
 
-def split(losses: Float[Tensor, "row pos"], is_recall: Bool[Tensor, "row pos"]) -> Perplexity:
+def split(
+    losses: Float[Tensor, "row pos"], is_recall: Bool[Tensor, "row pos"]
+) -> Perplexity:
     """Losses in nats put together as perplexities."""
-    recalled, others = (_perplexity(losses[chosen]) for chosen in (is_recall, ~is_recall))
+    recalled, others = (
+        _perplexity(losses[chosen]) for chosen in (is_recall, ~is_recall)
+    )
     return Perplexity(
         all=losses.double().mean().exp().item(),
         recall=recalled,
@@ -134,6 +162,10 @@ def _has_occurred(codes: Tensor) -> Tensor:
 
 def _check_rows(rows: Tensor) -> None:
     if rows.ndim != 2 or not len(rows) or rows.shape[1] < 2:
-        raise InvalidArgument(f"perplexity needs rows of at least 2 tokens, [row, pos]; got {list(rows.shape)}")
+        raise InvalidArgument(
+            f"perplexity needs rows of at least 2 tokens, [row, pos]; got {list(rows.shape)}"
+        )
     if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
-        raise InvalidArgument(f"perplexity needs token ids, which are whole numbers; got {rows.dtype}")
+        raise InvalidArgument(
+            f"perplexity needs token ids, which are whole numbers; got {rows.dtype}"
+        )

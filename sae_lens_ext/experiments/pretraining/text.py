@@ -24,7 +24,11 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from sae_lens_ext.errors import FormatError, InvalidArgument
-from sae_lens_ext.experiments.pretraining.config import BYTES, PretrainConfig, TextConfig
+from sae_lens_ext.experiments.pretraining.config import (
+    BYTES,
+    PretrainConfig,
+    TextConfig,
+)
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.text import documents, is_held_out
 
@@ -44,7 +48,10 @@ class TokenRows(NamedTuple):
 
     def at(self, rows: Iterable[int]) -> Int[Tensor, "row pos"]:
         """These rows, ``seq_len`` + 1 tokens each."""
-        found = [self.tokens[row * self.seq_len : (row + 1) * self.seq_len + 1] for row in rows]
+        found = [
+            self.tokens[row * self.seq_len : (row + 1) * self.seq_len + 1]
+            for row in rows
+        ]
         return torch.from_numpy(np.stack(found).astype(np.int64))
 
 
@@ -55,9 +62,13 @@ def rows_of_step(step: int, n_rows: int, batch_size: int, seed: int) -> list[int
     [[2, 0], [1, 3], [3, 0], [2, 1]]
     """
     found: list[int] = []
-    for number in range(step * batch_size // n_rows, -(-(step + 1) * batch_size // n_rows)):
+    for number in range(
+        step * batch_size // n_rows, -(-(step + 1) * batch_size // n_rows)
+    ):
         first = max(0, step * batch_size - number * n_rows)
-        found += _order(number, n_rows, seed)[first : (step + 1) * batch_size - number * n_rows].tolist()
+        found += _order(number, n_rows, seed)[
+            first : (step + 1) * batch_size - number * n_rows
+        ].tolist()
     return found
 
 
@@ -74,9 +85,13 @@ def load_tokenizer(name: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         said = " ".join(str(error).split())[:200]
-        raise FormatError(f"no tokenizer can be loaded from {name!r} ({said}); give a folder or a name, or {BYTES!r}") from error
+        raise FormatError(
+            f"no tokenizer can be loaded from {name!r} ({said}); give a folder or a name, or {BYTES!r}"
+        ) from error
     if tokenizer.eos_token_id is None:
-        raise InvalidArgument(f"the tokenizer {name!r} has no eos token to put between documents; give another one")
+        raise InvalidArgument(
+            f"the tokenizer {name!r} has no eos token to put between documents; give another one"
+        )
     return tokenizer
 
 
@@ -88,7 +103,15 @@ def text_files(source: str | None) -> str | None:
     path = Path(source or "").expanduser()
     if not source or not path.exists():
         return None
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    files = (
+        [path]
+        if path.is_file()
+        else [
+            file
+            for file in path.rglob("*")
+            if file.is_file() and not file.name.startswith(".")
+        ]
+    )
     return f"{len(files)} files of {sum(file.stat().st_size for file in files)} bytes"
 
 
@@ -100,14 +123,24 @@ def check_text(folder: Path, config: PretrainConfig, text: TextConfig) -> None:
         InvalidArgument: fewer tokens to test on than one sequence has.
     """
     if text.eval_tokens < config.seq_len:
-        raise InvalidArgument(f"eval_tokens={text.eval_tokens} are less than one sequence of seq_len={config.seq_len}; test on more")
+        raise InvalidArgument(
+            f"eval_tokens={text.eval_tokens} are less than one sequence of seq_len={config.seq_len}; test on more"
+        )
     if not (folder / _FACTS).exists():
-        for source in (text.text, *([] if text.eval_text is None else [text.eval_text])):
+        for source in (
+            text.text,
+            *([] if text.eval_text is None else [text.eval_text]),
+        ):
             next(documents(source, column=text.column), None)
 
 
 def prepare_tokens(
-    folder: Path, config: PretrainConfig, text: TextConfig, tokenizer: Any, *, progress: bool = True
+    folder: Path,
+    config: PretrainConfig,
+    text: TextConfig,
+    tokenizer: Any,
+    *,
+    progress: bool = True,
 ) -> tuple[TokenRows, TokenRows]:
     """Rows to train on and rows to test on; written to ``folder`` by the first call, read from there by later ones of the same settings.
 
@@ -115,24 +148,49 @@ def prepare_tokens(
         FormatError: no text, or files in ``folder`` that are not as they were written.
         InvalidArgument: too little of it, or a tokenizer that gives ids it says it has not.
     """
-    facts, files = folder / _FACTS, {"train": folder / "train.bin", "held_out": folder / "held_out.bin"}
+    facts, files = (
+        folder / _FACTS,
+        {"train": folder / "train.bin", "held_out": folder / "held_out.bin"},
+    )
     dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
     if not facts.exists():
         # Never more than the run reads.
         wanted = [config.tokens + 1, text.eval_tokens + 1]
         with ExitStack() as stack:
-            bar = stack.enter_context(tqdm(total=sum(wanted), desc="tokens", unit="token", unit_scale=True, disable=not progress))
-            opened = [stack.enter_context(stack.enter_context(replacing(file)).open("wb")) for file in files.values()]
-            train, test = (_Side(file, n, tokenizer, dtype) for file, n in zip(opened, wanted, strict=True))
+            bar = stack.enter_context(
+                tqdm(
+                    total=sum(wanted),
+                    desc="tokens",
+                    unit="token",
+                    unit_scale=True,
+                    disable=not progress,
+                )
+            )
+            opened = [
+                stack.enter_context(stack.enter_context(replacing(file)).open("wb"))
+                for file in files.values()
+            ]
+            train, test = (
+                _Side(file, n, tokenizer, dtype)
+                for file, n in zip(opened, wanted, strict=True)
+            )
             for is_test, document in _sided(text, train, test):
                 bar.update((test if is_test else train).write(document))
             _check_length(train, "train on", config, text)
             _check_length(test, "test on", config, text)
         with replacing(facts) as temporary:
-            held = {"dtype": dtype.__name__, "ids": len(tokenizer), "train": train.facts(), "held_out": test.facts()}
+            held = {
+                "dtype": dtype.__name__,
+                "ids": len(tokenizer),
+                "train": train.facts(),
+                "held_out": test.facts(),
+            }
             temporary.write_text(json.dumps(held, indent=2))
     _check_tokens(facts, files, dtype, len(tokenizer))
-    rows, held_out = (TokenRows(np.memmap(file, dtype=dtype, mode="r"), config.seq_len) for file in files.values())
+    rows, held_out = (
+        TokenRows(np.memmap(file, dtype=dtype, mode="r"), config.seq_len)
+        for file in files.values()
+    )
     return rows, held_out
 
 
@@ -145,7 +203,12 @@ class _Side:
     """The file of one side of the split, until it has enough."""
 
     def __init__(self, file: Any, wanted: int, tokenizer: Any, dtype: Any) -> None:
-        self.file, self.wanted, self.tokenizer, self.dtype = file, wanted, tokenizer, dtype
+        self.file, self.wanted, self.tokenizer, self.dtype = (
+            file,
+            wanted,
+            tokenizer,
+            dtype,
+        )
         self.written = self.documents = 0
         self.digest = hashlib.sha256()
 
@@ -158,10 +221,14 @@ class _Side:
         if self.is_full:
             return 0
         # A text in which "</s>" is written out is still one text.
-        ids = self.tokenizer(document, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+        ids = self.tokenizer(
+            document, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )["input_ids"]
         ids = [*ids, self.tokenizer.eos_token_id][: self.wanted - self.written]
         if max(ids) >= len(self.tokenizer):
-            raise InvalidArgument(f"the tokenizer gave token {max(ids)} and says it has {len(self.tokenizer)}; give another one")
+            raise InvalidArgument(
+                f"the tokenizer gave token {max(ids)} and says it has {len(self.tokenizer)}; give another one"
+            )
         written = np.asarray(ids, dtype=self.dtype).tobytes()
         self.file.write(written)
         self.digest.update(written)
@@ -169,7 +236,11 @@ class _Side:
         return len(ids)
 
     def facts(self) -> dict[str, Any]:
-        return {"tokens": self.written, "documents": self.documents, "sha256": self.digest.hexdigest()}
+        return {
+            "tokens": self.written,
+            "documents": self.documents,
+            "sha256": self.digest.hexdigest(),
+        }
 
 
 def _sided(text: TextConfig, train: _Side, test: _Side) -> Iterator[tuple[bool, str]]:
@@ -192,9 +263,17 @@ def _check_tokens(facts: Path, files: dict[str, Path], dtype: Any, n_ids: int) -
     again = f"delete the tokens in {facts.parent} and give the same command again, which makes them anew"
     try:
         held = json.loads(facts.read_text(encoding="utf-8"))
-        ids, wanted = held["ids"], {name: (held[name]["tokens"] * dtype().itemsize, held[name]["sha256"]) for name in files}
+        ids, wanted = (
+            held["ids"],
+            {
+                name: (held[name]["tokens"] * dtype().itemsize, held[name]["sha256"])
+                for name in files
+            },
+        )
     except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{facts} does not say what was tokenized ({error!r}); {again}") from error
+        raise FormatError(
+            f"{facts} does not say what was tokenized ({error!r}); {again}"
+        ) from error
     if ids != n_ids:
         raise FormatError(
             f"the tokens in {facts.parent} are of a tokenizer of {ids!r} ids, and this one has {n_ids}; "
@@ -205,15 +284,23 @@ def _check_tokens(facts: Path, files: dict[str, Path], dtype: Any, n_ids: int) -
         if not file.exists():
             raise FormatError(f"{file} is missing; {again}")
         if file.stat().st_size != n_bytes:
-            raise FormatError(f"{file} has {file.stat().st_size} bytes where {n_bytes} were written; {again}")
+            raise FormatError(
+                f"{file} has {file.stat().st_size} bytes where {n_bytes} were written; {again}"
+            )
         with file.open("rb") as opened:
             if hashlib.file_digest(opened, "sha256").hexdigest() != digest:
                 raise FormatError(f"{file} has other tokens than were written; {again}")
 
 
-def _check_length(side: _Side, purpose: str, config: PretrainConfig, text: TextConfig) -> None:
+def _check_length(
+    side: _Side, purpose: str, config: PretrainConfig, text: TextConfig
+) -> None:
     if side.written <= config.seq_len:
-        split = "; one in ten documents of the text is held out to test on" if text.eval_text is None else ""
+        split = (
+            "; one in ten documents of the text is held out to test on"
+            if text.eval_text is None
+            else ""
+        )
         raise InvalidArgument(
             f"a sequence of seq_len={config.seq_len} needs {config.seq_len + 1} tokens, and there are {side.written} in {side.documents} "
             f"documents to {purpose}{split}; give more text, another text to test on (eval_text), or a smaller seq_len"

@@ -67,7 +67,13 @@ def pretrain(
     moved.to(device).train()
     # Named once where weights are tied.
     parameters = dict(model.named_parameters())
-    optimizer = torch.optim.AdamW(parameters.values(), lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameters.values(),
+        lr=config.lr,
+        betas=(0.9, 0.95),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
     losses: list[float] = []
     before = 0.0
     if checkpoint is not None and checkpoint.exists():
@@ -75,70 +81,136 @@ def pretrain(
     start = time.perf_counter()
     step_tokens = config.batch_size * config.seq_len
     with tqdm(
-        total=config.tokens, initial=len(losses) * step_tokens, desc=name, unit="token", unit_scale=True, disable=not progress
+        total=config.tokens,
+        initial=len(losses) * step_tokens,
+        desc=name,
+        unit="token",
+        unit_scale=True,
+        disable=not progress,
     ) as bar:
         for step in range(len(losses), config.steps):
-            tokens = rows.at(rows_of_step(step, len(rows), config.batch_size, config.seed)).to(device)
+            tokens = rows.at(
+                rows_of_step(step, len(rows), config.batch_size, config.seed)
+            ).to(device)
             for group in optimizer.param_groups:
                 group["lr"] = config.lr_at(step)
             with autocast(config, device):
                 logits = model(tokens[:, :-1], use_cache=False).logits
-            loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+            loss = F.cross_entropy(
+                logits.flatten(0, 1).float(), tokens[:, 1:].flatten()
+            )
             optimizer.zero_grad()
             loss.backward()
             if config.clip:
                 torch.nn.utils.clip_grad_norm_(parameters.values(), config.clip)
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
-                raise NonFinite(f"the loss became {losses[-1]} at step {step + 1} of {config.steps}; try a smaller lr than {config.lr}")
+                raise NonFinite(
+                    f"the loss became {losses[-1]} at step {step + 1} of {config.steps}; try a smaller lr than {config.lr}"
+                )
             optimizer.step()
             bar.update(step_tokens)
             bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-            if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == config.steps):
-                _write(checkpoint, parameters, optimizer, losses, before + time.perf_counter() - start)
+            if checkpoint is not None and (
+                (step + 1) % checkpoint_every == 0 or step + 1 == config.steps
+            ):
+                _write(
+                    checkpoint,
+                    parameters,
+                    optimizer,
+                    losses,
+                    before + time.perf_counter() - start,
+                )
     model.eval()
     return Pretrained(losses, before + time.perf_counter() - start)
 
 
-def autocast(config: PretrainConfig, device: torch.device | str) -> contextlib.AbstractContextManager[Any]:
+def autocast(
+    config: PretrainConfig, device: torch.device | str
+) -> contextlib.AbstractContextManager[Any]:
     """The dtype that the config asks for in matrix products."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16) if config.dtype == "bfloat16" else contextlib.nullcontext()
+    return (
+        torch.autocast(torch.device(device).type, torch.bfloat16)
+        if config.dtype == "bfloat16"
+        else contextlib.nullcontext()
+    )
 
 
-def _write(path: Path, parameters: dict[str, Any], optimizer: torch.optim.Optimizer, losses: list[float], seconds: float) -> None:
-    tensors = {f"weights.{name}": parameter.detach() for name, parameter in parameters.items()}
+def _write(
+    path: Path,
+    parameters: dict[str, Any],
+    optimizer: torch.optim.Optimizer,
+    losses: list[float],
+    seconds: float,
+) -> None:
+    tensors = {
+        f"weights.{name}": parameter.detach() for name, parameter in parameters.items()
+    }
     for name, parameter in parameters.items():
-        tensors |= {f"optimizer.{key}.{name}": value for key, value in optimizer.state[parameter].items()}
+        tensors |= {
+            f"optimizer.{key}.{name}": value
+            for key, value in optimizer.state[parameter].items()
+        }
     tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
     with replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata={"seconds": str(seconds)})
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            temporary,
+            metadata={"seconds": str(seconds)},
+        )
 
 
-def _read(path: Path, parameters: dict[str, Any], optimizer: torch.optim.Optimizer, steps: int) -> tuple[list[float], float]:
+def _read(
+    path: Path, parameters: dict[str, Any], optimizer: torch.optim.Optimizer, steps: int
+) -> tuple[list[float], float]:
     """Weights and optimizer as they were; the losses and the seconds so far."""
     wanted: dict[str, list[int]] = {}
     for name, parameter in parameters.items():
         shape = list(parameter.shape)
-        wanted |= {f"weights.{name}": shape, **{f"optimizer.{key}.{name}": [] if key == "step" else shape for key in _ADAMW}}
+        wanted |= {
+            f"weights.{name}": shape,
+            **{
+                f"optimizer.{key}.{name}": [] if key == "step" else shape
+                for key in _ADAMW
+            },
+        }
     try:
         with safe_open(path, framework="pt") as file:
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            losses, seconds = tensors.pop("losses").tolist(), float((file.metadata() or {})["seconds"])
+            tensors: dict[str, Tensor] = {
+                name: file.get_tensor(name) for name in file.keys()
+            }
+            losses, seconds = (
+                tensors.pop("losses").tolist(),
+                float((file.metadata() or {})["seconds"]),
+            )
         if different := sorted(wanted.keys() ^ tensors.keys()):
-            raise FormatError(f"{different[0]} is {'not there' if different[0] in wanted else 'in no checkpoint of it'}")
+            raise FormatError(
+                f"{different[0]} is {'not there' if different[0] in wanted else 'in no checkpoint of it'}"
+            )
         for name, shape in wanted.items():
             if list(tensors[name].shape) != shape:
-                raise FormatError(f"{name} is {list(tensors[name].shape)} there and {shape} here")
+                raise FormatError(
+                    f"{name} is {list(tensors[name].shape)} there and {shape} here"
+                )
         counted = {int(tensors[f"optimizer.step.{name}"]) for name in parameters}
         if counted != {len(losses)} or len(losses) > steps:
-            raise FormatError(f"it holds {len(losses)} losses after {', '.join(map(str, sorted(counted)))} steps of {steps}")
+            raise FormatError(
+                f"it holds {len(losses)} losses after {', '.join(map(str, sorted(counted)))} steps of {steps}"
+            )
         if not all(map(math.isfinite, losses)):
             raise FormatError("it holds losses that are NaN or infinite")
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise FormatError(f"{path} is no checkpoint of this model, or was cut short ({error}); delete it to start again") from error
+        raise FormatError(
+            f"{path} is no checkpoint of this model, or was cut short ({error}); delete it to start again"
+        ) from error
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"weights.{name}"])
-    state = {number: {key: tensors[f"optimizer.{key}.{name}"] for key in _ADAMW} for number, name in enumerate(parameters)}
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    state = {
+        number: {key: tensors[f"optimizer.{key}.{name}"] for key in _ADAMW}
+        for number, name in enumerate(parameters)
+    }
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
     return losses, seconds

@@ -12,7 +12,9 @@ from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.experiments.recall.task import UNLABELLED
 
 
-def answers_at(tokens: Int[Tensor, "batch pos"], labels: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch query key"]:
+def answers_at(
+    tokens: Int[Tensor, "batch pos"], labels: Int[Tensor, "batch pos"]
+) -> Bool[Tensor, "batch query key"]:
     """Where the answer of every question stands: at the value behind the first occurrence of the key that is asked for.
 
     >>> tokens, labels = torch.tensor([[5, 40, 7, 60, 0, 7, 5, 0]]), torch.tensor([[-100, -100, -100, -100, -100, 60, 40, -100]])
@@ -23,17 +25,24 @@ def answers_at(tokens: Int[Tensor, "batch pos"], labels: Int[Tensor, "batch pos"
         InvalidArgument: a question whose key is not in the sequence before it, or labels of other sequences.
     """
     if tokens.ndim != 2 or tokens.shape != labels.shape:
-        raise InvalidArgument(f"tokens and labels must be [batch, pos], the same; got {list(tokens.shape)} and {list(labels.shape)}")
+        raise InvalidArgument(
+            f"tokens and labels must be [batch, pos], the same; got {list(tokens.shape)} and {list(labels.shape)}"
+        )
     asked = labels != UNLABELLED
     pos = torch.arange(tokens.shape[1], device=tokens.device)
     is_key = (tokens[:, :, None] == tokens[:, None, :]) & (pos < pos[:, None])
     if not bool(is_key.any(-1)[asked].all()):
-        raise InvalidArgument("a labelled position asks for a key that does not occur before it; give tokens and labels of MQAR.sample")
+        raise InvalidArgument(
+            "a labelled position asks for a key that does not occur before it; give tokens and labels of MQAR.sample"
+        )
     first = is_key.int().argmax(-1)
     return (pos == first.unsqueeze(-1) + 1) & asked.unsqueeze(-1)
 
 
-def soft_iou(pattern: Float[Tensor, "batch head query key"], where: Bool[Tensor, "batch query key"]) -> Float[Tensor, " head"]:
+def soft_iou(
+    pattern: Float[Tensor, "batch head query key"],
+    where: Bool[Tensor, "batch query key"],
+) -> Float[Tensor, " head"]:
     """How much of a pattern lies where it should: the sum of the smaller of both over the sum of the larger, for every head.
 
     Only queries that have an answer count. 1 is a head that looks at the answer and nowhere else; one that spreads evenly over n positions
@@ -49,7 +58,9 @@ def soft_iou(pattern: Float[Tensor, "batch head query key"], where: Bool[Tensor,
             f"pattern must be [batch, head, query, key] and where the same without heads; got {list(pattern.shape)} and {list(where.shape)}"
         )
     if not bool(where.any()):
-        raise InvalidArgument("no query of where has an answer, so there is nothing a pattern could agree with")
+        raise InvalidArgument(
+            "no query of where has an answer, so there is nothing a pattern could agree with"
+        )
     there = where.unsqueeze(1).to(pattern.dtype)
     asked = where.any(-1)[:, None, :, None]
     smaller = torch.where(asked, torch.minimum(pattern, there), 0).sum((0, 2, 3))

@@ -23,18 +23,34 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._arguments import as_integer
 from sae_lens_ext.based.model import BasedForCausalLM
 from sae_lens_ext.errors import FormatError, InvalidArgument
-from sae_lens_ext.experiments.recall.task import MQAR, Outcome, Recipe, train_mqar, trained_on
+from sae_lens_ext.experiments.recall.task import (
+    MQAR,
+    Outcome,
+    Recipe,
+    train_mqar,
+    trained_on,
+)
 from sae_lens_ext.formats.atomic import replacing
 
 _KEY = [field.name for kind in (Recipe, MQAR) for field in fields(kind)]
 _COLUMNS = [*_KEY, *(field.name for field in fields(Outcome))]
-_FLOATS = [field.name for kind in (Recipe, MQAR, Outcome) for field in fields(kind) if field.type is float]
+_FLOATS = [
+    field.name
+    for kind in (Recipe, MQAR, Outcome)
+    for field in fields(kind)
+    if field.type is float
+]
 _FACTS = "mqar.json"
 
 
-def grid(base: Recipe, kernels: Sequence[str], lrs: Sequence[float], seeds: Iterable[int]) -> list[Recipe]:
+def grid(
+    base: Recipe, kernels: Sequence[str], lrs: Sequence[float], seeds: Iterable[int]
+) -> list[Recipe]:
     """Every kernel at every learning rate with every seed; all of one seed first, so that what is there early can be compared."""
-    return [replace(base, kernel=kernel, lr=lr, seed=seed) for seed, kernel, lr in itertools.product(seeds, kernels, lrs)]
+    return [
+        replace(base, kernel=kernel, lr=lr, seed=seed)
+        for seed, kernel, lr in itertools.product(seeds, kernels, lrs)
+    ]
 
 
 def run_grid(
@@ -79,18 +95,35 @@ def run_grid(
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
     known = set(_keys(read_table(table)))
-    folders = {recipe: None if models is None else model_folder(models, recipe, task) for recipe in recipes}
-    missing = [recipe for recipe, folder in folders.items() if _key(recipe, task) not in known or (folder and not _is_kept(folder))]
+    folders = {
+        recipe: None if models is None else model_folder(models, recipe, task)
+        for recipe in recipes
+    }
+    missing = [
+        recipe
+        for recipe, folder in folders.items()
+        if _key(recipe, task) not in known or (folder and not _is_kept(folder))
+    ]
     others = active_children()
-    with tqdm(total=len(missing), desc="training", disable=not progress, unit="model") as bar, _pool(jobs) as pool:
-        running = {pool.submit(_train, recipe, task, device, folders[recipe]): recipe for recipe in missing}
+    with (
+        tqdm(
+            total=len(missing), desc="training", disable=not progress, unit="model"
+        ) as bar,
+        _pool(jobs) as pool,
+    ):
+        running = {
+            pool.submit(_train, recipe, task, device, folders[recipe]): recipe
+            for recipe in missing
+        }
         try:
             for finished in as_completed(running):
                 recipe, (outcome, failure) = running[finished], finished.result()
                 _add(table, recipe, task, outcome)
                 if failure is not None:
                     raise failure
-                bar.set_postfix_str(f"{recipe.kernel} lr={recipe.lr:g} seed={recipe.seed}: {outcome.accuracy:.3f}")
+                bar.set_postfix_str(
+                    f"{recipe.kernel} lr={recipe.lr:g} seed={recipe.seed}: {outcome.accuracy:.3f}"
+                )
                 bar.update()
         except BaseException:
             # A failure, or control-C, ends it now: a pool by itself would first train all that is waiting.
@@ -101,7 +134,9 @@ def run_grid(
             raise
     done = read_table(table)
     line_of = {key: line for line, key in enumerate(_keys(done))}
-    return done.iloc[[line_of[_key(recipe, task)] for recipe in dict.fromkeys(recipes)]].reset_index(drop=True)
+    return done.iloc[
+        [line_of[_key(recipe, task)] for recipe in dict.fromkeys(recipes)]
+    ].reset_index(drop=True)
 
 
 def read_table(table: Path) -> pd.DataFrame:
@@ -116,9 +151,13 @@ def read_table(table: Path) -> pd.DataFrame:
         # Python reads a number as it was written; pandas 2 can be a rounding off, and a run would not be found again.
         found = pd.read_csv(table, converters=dict.fromkeys(_FLOATS, float))
     except ValueError as error:
-        raise FormatError(f"{table} is no table of results: {error}; name another file, or delete it") from error
+        raise FormatError(
+            f"{table} is no table of results: {error}; name another file, or delete it"
+        ) from error
     if list(found.columns) != _COLUMNS:
-        raise FormatError(f"{table} is no table of results of this version: its columns are {list(found.columns)}; name another file")
+        raise FormatError(
+            f"{table} is no table of results of this version: its columns are {list(found.columns)}; name another file"
+        )
     return found
 
 
@@ -128,7 +167,9 @@ def model_folder(models: Path, recipe: Recipe, task: MQAR) -> Path:
     return models / f"{recipe.kernel}-lr{recipe.lr:g}-seed{recipe.seed}-{mark}"
 
 
-def save_model(folder: Path, model: BasedForCausalLM, recipe: Recipe, task: MQAR, outcome: Outcome) -> None:
+def save_model(
+    folder: Path, model: BasedForCausalLM, recipe: Recipe, task: MQAR, outcome: Outcome
+) -> None:
     """Write a folder for ``BasedForCausalLM.from_pretrained``, and beside the model what it was trained for; all of it or nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -137,15 +178,23 @@ def save_model(folder: Path, model: BasedForCausalLM, recipe: Recipe, task: MQAR
         whole = temporary / folder.name
         whole.mkdir()
         model.save_pretrained(whole)
-        facts = {"recipe": asdict(recipe), "task": asdict(task), "outcome": asdict(outcome)}
-        (whole / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        facts = {
+            "recipe": asdict(recipe),
+            "task": asdict(task),
+            "outcome": asdict(outcome),
+        }
+        (whole / _FACTS).write_text(
+            json.dumps(facts, indent=2) + "\n", encoding="utf-8"
+        )
         whole.rename(folder)
     finally:
         shutil.rmtree(temporary)
 
 
 def _pool(jobs: int) -> Executor:
-    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_start_worker)
+    return ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_start_worker
+    )
 
 
 def _start_worker() -> None:
@@ -161,7 +210,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _train(recipe: Recipe, task: MQAR, device: str, folder: Path | None) -> tuple[Outcome, OSError | None]:
+def _train(
+    recipe: Recipe, task: MQAR, device: str, folder: Path | None
+) -> tuple[Outcome, OSError | None]:
     model, outcome = train_mqar(recipe, task, device=device)
     try:
         if folder is not None and not _is_kept(folder):
@@ -179,7 +230,9 @@ def _add(table: Path, recipe: Recipe, task: MQAR, outcome: Outcome) -> None:
     # Read again: another command may have written to it meanwhile.
     done: Any = read_table(table)
     done = done[[key != _key(recipe, task) for key in _keys(done)]]
-    row = pd.DataFrame([{**asdict(recipe), **asdict(task), **asdict(outcome)}], columns=_COLUMNS)
+    row = pd.DataFrame(
+        [{**asdict(recipe), **asdict(task), **asdict(outcome)}], columns=_COLUMNS
+    )
     with replacing(table) as temporary:
         (row if done.empty else pd.concat([done, row])).to_csv(temporary, index=False)
 

@@ -12,8 +12,14 @@ import pandas as pd
 def at_best_lr(results: Any) -> pd.DataFrame:
     """The runs of each kernel at the learning rate at which they are best on average; the lower one of equals."""
     means = results.groupby(["kernel", "lr"])["accuracy"].mean()
-    best = {kernel: means[kernel].idxmax() for kernel in dict.fromkeys(results["kernel"])}
-    return results[results["lr"] == results["kernel"].map(best)].sort_values("seed", kind="stable").reset_index(drop=True)
+    best = {
+        kernel: means[kernel].idxmax() for kernel in dict.fromkeys(results["kernel"])
+    }
+    return (
+        results[results["lr"] == results["kernel"].map(best)]
+        .sort_values("seed", kind="stable")
+        .reset_index(drop=True)
+    )
 
 
 def summary(results: Any) -> pd.DataFrame:
@@ -52,7 +58,18 @@ def differences(results: Any) -> pd.DataFrame:
     """
     lines, found = [], summary(results).to_dict(orient="records")
     for first, second in itertools.combinations(found, 2):
-        difference, se = second["accuracy"] - first["accuracy"], (first["se"] ** 2 + second["se"] ** 2) ** 0.5
+        difference, se = (
+            second["accuracy"] - first["accuracy"],
+            (first["se"] ** 2 + second["se"] ** 2) ** 0.5,
+        )
         t = difference / se if se > 0 else float("nan")
-        lines.append({"first": first["kernel"], "second": second["kernel"], "difference": difference, "se": se, "t": t})
+        lines.append(
+            {
+                "first": first["kernel"],
+                "second": second["kernel"],
+                "difference": difference,
+                "se": se,
+                "t": t,
+            }
+        )
     return pd.DataFrame(lines, columns=["first", "second", "difference", "se", "t"])

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._arguments import as_integer, as_real
-from sae_lens_ext.based.config import ATTENTION, KERNELS, BasedConfig, LayerType
+from sae_lens_ext.based.config import ATTENTION, FEATURE_MAPS, BasedConfig, LayerType
 from sae_lens_ext.based.model import BasedForCausalLM
 from sae_lens_ext.errors import InvalidArgument
 
@@ -76,18 +76,27 @@ class MQAR:
                 f"vocab_size must be at least {least}, for {self.pairs} keys, as many values and the filler; got {self.vocab_size}"
             )
 
-    def sample(self, n: int, generator: np.random.Generator) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
+    def sample(
+        self, n: int, generator: np.random.Generator
+    ) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
         """Sequences and their labels, ``UNLABELLED`` where nothing is asked."""
         half, context = self.vocab_size // 2, 2 * self.pairs
         keys = 1 + _distinct(generator, n, half - 1, self.pairs)
         values = half + _distinct(generator, n, self.vocab_size - half, self.pairs)
         slots = np.arange(1, (self.seq_len - context) // 2 + 1)
         # Numbers with Gumbel noise on the logarithms of their probabilities, largest first, are draws one after the other.
-        weights = (self.power_a - 1) * np.log(slots) + generator.gumbel(size=(n, len(slots)))
+        weights = (self.power_a - 1) * np.log(slots) + generator.gumbel(
+            size=(n, len(slots))
+        )
         places = context + 2 * np.argsort(-weights, axis=1)[:, : self.pairs]
-        tokens, labels = np.zeros((n, self.seq_len), dtype=np.int64), np.full((n, self.seq_len), UNLABELLED, dtype=np.int64)
+        tokens, labels = (
+            np.zeros((n, self.seq_len), dtype=np.int64),
+            np.full((n, self.seq_len), UNLABELLED, dtype=np.int64),
+        )
         if self.random_non_queries:
-            tokens[:, context:] = generator.integers(self.vocab_size, size=(n, self.seq_len - context))
+            tokens[:, context:] = generator.integers(
+                self.vocab_size, size=(n, self.seq_len - context)
+            )
         tokens[:, 0:context:2], tokens[:, 1:context:2] = keys, values
         np.put_along_axis(tokens, places, keys, axis=1)
         np.put_along_axis(labels, places, values, axis=1)
@@ -99,7 +108,7 @@ class Recipe:
     """A model for the task and how it is trained.
 
     Attributes:
-        kernel: of linear attention (see ``KERNELS``), or "attention": softmax attention after the same convolution, which is how far
+        kernel: of linear attention (see ``FEATURE_MAPS``), or "attention": softmax attention after the same convolution, which is how far
             one can get.
         d_model: width of the residual stream.
         heads: of linear attention; softmax attention has one.
@@ -140,9 +149,19 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse what is no recipe."""
-        if self.kernel not in (*KERNELS, ATTENTION):
-            raise InvalidArgument(f"kernel must be one of {', '.join((*KERNELS, ATTENTION))}; got {self.kernel!r}")
-        for name in ("d_model", "heads", "feature_dim", "steps", "batch_size", "test_examples", "evaluations"):
+        if self.kernel not in (*FEATURE_MAPS, ATTENTION):
+            raise InvalidArgument(
+                f"kernel must be one of {', '.join((*FEATURE_MAPS, ATTENTION))}; got {self.kernel!r}"
+            )
+        for name in (
+            "d_model",
+            "heads",
+            "feature_dim",
+            "steps",
+            "batch_size",
+            "test_examples",
+            "evaluations",
+        ):
             _whole(self, name)
         for name in ("fewest_pairs", "train_seq_len", "train_examples"):
             if getattr(self, name) is not None:
@@ -155,7 +174,9 @@ class Recipe:
         _real(self, "weight_decay", 0.0, is_least_allowed=True)
         _truth(self, "learned_positions")
         if self.d_model < self.heads:
-            raise InvalidArgument(f"d_model={self.d_model} leaves no value for each of {self.heads} heads; give fewer heads")
+            raise InvalidArgument(
+                f"d_model={self.d_model} leaves no value for each of {self.heads} heads; give fewer heads"
+            )
         if self.train_examples is not None and self.train_examples < self.batch_size:
             raise InvalidArgument(
                 f"train_examples={self.train_examples} are fewer than one batch of batch_size={self.batch_size}; "
@@ -191,7 +212,10 @@ def model_for(recipe: Recipe, task: MQAR) -> BasedForCausalLM:
 
 def _new_model(recipe: Recipe, task: MQAR) -> BasedForCausalLM:
     is_softmax = recipe.kernel == ATTENTION
-    layers: list[LayerType] = ["conv", "full_attention" if is_softmax else "linear_attention"]
+    layers: list[LayerType] = [
+        "conv",
+        "full_attention" if is_softmax else "linear_attention",
+    ]
     config = BasedConfig(
         kernel="based" if is_softmax else recipe.kernel,  # pyright: ignore[reportArgumentType] - checked by Recipe
         vocab_size=task.vocab_size,
@@ -228,17 +252,26 @@ def trained_on(recipe: Recipe, task: MQAR) -> list[MQAR]:
         try:
             task = replace(task, seq_len=recipe.train_seq_len)
         except InvalidArgument as error:
-            raise InvalidArgument(f"train_seq_len={recipe.train_seq_len} cannot be trained on: {error}") from error
+            raise InvalidArgument(
+                f"train_seq_len={recipe.train_seq_len} cannot be trained on: {error}"
+            ) from error
     found, pairs = [task], recipe.fewest_pairs or task.pairs
     if pairs > task.pairs:
-        raise InvalidArgument(f"fewest_pairs={pairs} are more than the task's pairs={task.pairs}; give fewer, or none")
+        raise InvalidArgument(
+            f"fewest_pairs={pairs} are more than the task's pairs={task.pairs}; give fewer, or none"
+        )
     while pairs < task.pairs:
         found.insert(-1, replace(task, pairs=pairs))
         pairs *= 2
     return found
 
 
-def accuracy(model: BasedForCausalLM, tokens: Int[Tensor, "n pos"], labels: Int[Tensor, "n pos"], batch_size: int | None = None) -> float:
+def accuracy(
+    model: BasedForCausalLM,
+    tokens: Int[Tensor, "n pos"],
+    labels: Int[Tensor, "n pos"],
+    batch_size: int | None = None,
+) -> float:
     """The share of labelled positions at which the model's first choice, among all tokens, is the label.
 
     Args:
@@ -251,21 +284,32 @@ def accuracy(model: BasedForCausalLM, tokens: Int[Tensor, "n pos"], labels: Int[
         InvalidArgument: no position has a label, tokens and labels differ in shape, or ``batch_size`` is none.
     """
     if tokens.shape != labels.shape or tokens.ndim != 2:
-        raise InvalidArgument(f"tokens and labels must both be [n, pos]; got {tuple(tokens.shape)} and {tuple(labels.shape)}")
+        raise InvalidArgument(
+            f"tokens and labels must both be [n, pos]; got {tuple(tokens.shape)} and {tuple(labels.shape)}"
+        )
     if batch_size is None:
         batch_size = max(1, 65_536 // tokens.shape[1])
     elif (as_integer(batch_size) or 0) < 1:
-        raise InvalidArgument(f"batch_size must be a whole number from 1 on; got {batch_size!r}")
+        raise InvalidArgument(
+            f"batch_size must be a whole number from 1 on; got {batch_size!r}"
+        )
     if not bool((labels != UNLABELLED).any()):
-        raise InvalidArgument(f"there is nothing to answer: every label is {UNLABELLED}; give tokens and labels of MQAR.sample")
+        raise InvalidArgument(
+            f"there is nothing to answer: every label is {UNLABELLED}; give tokens and labels of MQAR.sample"
+        )
     was_training = model.training
     model.eval()
     right = total = 0
     try:
         with torch.no_grad():
-            for some_tokens, some_labels in zip(tokens.split(batch_size), labels.split(batch_size), strict=True):
+            for some_tokens, some_labels in zip(
+                tokens.split(batch_size), labels.split(batch_size), strict=True
+            ):
                 logits, wanted = _labelled_logits(model, some_tokens, some_labels)
-                right, total = right + int((logits.argmax(-1) == wanted).sum()), total + len(wanted)
+                right, total = (
+                    right + int((logits.argmax(-1) == wanted).sum()),
+                    total + len(wanted),
+                )
     finally:
         model.train(was_training)
     return right / total
@@ -295,17 +339,31 @@ def train_mqar(
     arguments.device(device)
     batches = _batches(recipe, task)
     start = time.perf_counter()
-    with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
+    with torch.random.fork_rng(
+        devices=[device] if torch.device(device).type == "cuda" else []
+    ):
         torch.manual_seed(recipe.seed)
         model: Any = _new_model(recipe, task)
         model.to(device).train()
-        test_tokens, test_labels = (one.to(device) for one in task.sample(recipe.test_examples, np.random.default_rng(_TESTED_ON)))
-        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+        test_tokens, test_labels = (
+            one.to(device)
+            for one in task.sample(
+                recipe.test_examples, np.random.default_rng(_TESTED_ON)
+            )
+        )
+        optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
         found: list[tuple[int, float]] = []
         every, diverged = math.ceil(recipe.steps / recipe.evaluations), False
         for step, (tokens, labels) in enumerate(batches, start=1):
-            logits, wanted = _labelled_logits(model, tokens.to(device), labels.to(device))
+            logits, wanted = _labelled_logits(
+                model, tokens.to(device), labels.to(device)
+            )
             loss = F.cross_entropy(logits.float(), wanted)
             optimizer.zero_grad()
             loss.backward()
@@ -315,14 +373,18 @@ def train_mqar(
                 continue
             # Asked only here, because a GPU would have to be waited for; once weights are not finite, no later loss is.
             diverged = not math.isfinite(loss.item())
-            found.append((step, 0.0 if diverged else accuracy(model, test_tokens, test_labels)))
+            found.append(
+                (step, 0.0 if diverged else accuracy(model, test_tokens, test_labels))
+            )
             if on_test is not None:
                 on_test(*found[-1])
             if diverged or found[-1][1] > 0.99:
                 break
     solved = next((step for step, share in found if share >= 0.9), -1)
     best = max(share for _, share in found)
-    return model.eval(), Outcome(best, found[-1][1], solved, time.perf_counter() - start, diverged)
+    return model.eval(), Outcome(
+        best, found[-1][1], solved, time.perf_counter() - start, diverged
+    )
 
 
 # What is given becomes Python's own number, so that equal tasks and recipes are written the same way.
@@ -331,15 +393,29 @@ def train_mqar(
 def _whole(given: object, name: str, least: int = 1) -> None:
     number = as_integer(value := getattr(given, name))
     if number is None or number < least:
-        raise InvalidArgument(f"{name} must be a whole number from {least} on; got {value!r}")
+        raise InvalidArgument(
+            f"{name} must be a whole number from {least} on; got {value!r}"
+        )
     object.__setattr__(given, name, number)
 
 
-def _real(given: object, name: str, least: float, *, is_least_allowed: bool = False) -> None:
+def _real(
+    given: object, name: str, least: float, *, is_least_allowed: bool = False
+) -> None:
     number = as_real(value := getattr(given, name))
-    if not math.isfinite(number) or number < least or (number == least and not is_least_allowed):
-        wanted = "finite number" if math.isinf(least) else f"number {'from' if is_least_allowed else 'above'} {least:g}"
-        raise InvalidArgument(f"{name} must be a {wanted}{' on' * is_least_allowed}; got {value!r}")
+    if (
+        not math.isfinite(number)
+        or number < least
+        or (number == least and not is_least_allowed)
+    ):
+        wanted = (
+            "finite number"
+            if math.isinf(least)
+            else f"number {'from' if is_least_allowed else 'above'} {least:g}"
+        )
+        raise InvalidArgument(
+            f"{name} must be a {wanted}{' on' * is_least_allowed}; got {value!r}"
+        )
     object.__setattr__(given, name, number)
 
 
@@ -349,7 +425,9 @@ def _truth(given: object, name: str) -> None:
     object.__setattr__(given, name, bool(value))
 
 
-def _labelled_logits(model: BasedForCausalLM, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _labelled_logits(
+    model: BasedForCausalLM, tokens: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
     """Logits where something is asked, and what is right there: most of the work of the head is for the others."""
     is_labelled = labels != UNLABELLED
     hidden = model.model(tokens, use_cache=False).last_hidden_state
@@ -357,23 +435,34 @@ def _labelled_logits(model: BasedForCausalLM, tokens: Tensor, labels: Tensor) ->
 
 
 def _batches(recipe: Recipe, task: MQAR) -> Iterator[tuple[Tensor, Tensor]]:
-    generator, tasks = np.random.default_rng((recipe.seed, _ORDER)), trained_on(recipe, task)
+    generator, tasks = (
+        np.random.default_rng((recipe.seed, _ORDER)),
+        trained_on(recipe, task),
+    )
     make = _new if recipe.train_examples is None else _shuffled
     endless = [make(recipe, one, generator) for one in tasks]
     return (next(endless[generator.integers(len(tasks))]) for _ in range(recipe.steps))
 
 
-def _new(recipe: Recipe, task: MQAR, generator: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def _new(
+    recipe: Recipe, task: MQAR, generator: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Other examples every time."""
     while True:
         yield task.sample(recipe.batch_size, generator)
 
 
-def _shuffled(recipe: Recipe, task: MQAR, generator: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def _shuffled(
+    recipe: Recipe, task: MQAR, generator: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The same examples again and again, in another order each time."""
-    tokens, labels = task.sample(recipe.train_examples or 0, np.random.default_rng(_TRAINED_ON))
+    tokens, labels = task.sample(
+        recipe.train_examples or 0, np.random.default_rng(_TRAINED_ON)
+    )
     while True:
-        for some in torch.from_numpy(generator.permutation(len(tokens))).split(recipe.batch_size):
+        for some in torch.from_numpy(generator.permutation(len(tokens))).split(
+            recipe.batch_size
+        ):
             if len(some) == recipe.batch_size:
                 yield tokens[some], labels[some]
 
@@ -389,6 +478,11 @@ def _distinct(generator: np.random.Generator, n: int, below: int, count: int) ->
         if count * count > below:
             # So many would be drawn again that shuffling is faster; of a few rows at a time, because all numbers below take part.
             rows = max(1, (1 << 22) // below)
-            shuffled = (generator.random((len(some), below)) for some in np.array_split(found, math.ceil(n / rows)))
-            return np.concatenate([np.argsort(some, axis=1)[:, :count].copy() for some in shuffled])
+            shuffled = (
+                generator.random((len(some), below))
+                for some in np.array_split(found, math.ceil(n / rows))
+            )
+            return np.concatenate(
+                [np.argsort(some, axis=1)[:, :count].copy() for some in shuffled]
+            )
         found[again] = generator.integers(below, size=(int(again.sum()), count))

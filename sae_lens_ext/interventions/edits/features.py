@@ -16,7 +16,12 @@ from torch import Tensor
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._arguments import as_python, mask_length
 from sae_lens_ext.errors import FormatError, InvalidArgument, ShapeMismatch
-from sae_lens_ext.interventions.positions.window import Window, frozen_positions, positions_from_json, positions_to_json
+from sae_lens_ext.interventions.positions.window import (
+    Window,
+    frozen_positions,
+    positions_from_json,
+    positions_to_json,
+)
 from sae_lens_ext.interventions.recording import Run
 from sae_lens_ext.kernels import holds_numbers
 
@@ -41,7 +46,9 @@ class Edit:
 
     def __post_init__(self) -> None:
         """Check what is shared, and bring lists and tensors into a form that can be compared."""
-        object.__setattr__(self, "positions", frozen_positions(self.positions, "positions"))
+        object.__setattr__(
+            self, "positions", frozen_positions(self.positions, "positions")
+        )
         object.__setattr__(self, "rows", frozen_positions(self.rows, "rows"))
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,7 +70,9 @@ class Edit:
     def __repr__(self) -> str:
         """As it would be typed, without what is left at its default."""
         # What an edit does first, then where.
-        named = sorted(fields(self), key=lambda item: item.name in ("positions", "rows"))
+        named = sorted(
+            fields(self), key=lambda item: item.name in ("positions", "rows")
+        )
         shown = [
             f"{item.name}={_shown(value[0] if item.name == 'features' and len(value) == 1 else value)}"
             for item in named
@@ -105,7 +114,11 @@ class FeatureEdit(Edit):
         return None
 
     def edited(
-        self, acts: Float[Tensor, "batch pos features"], where: Bool[Tensor, "batch pos"], window: Window, site: str
+        self,
+        acts: Float[Tensor, "batch pos features"],
+        where: Bool[Tensor, "batch pos"],
+        window: Window,
+        site: str,
     ) -> Float[Tensor, "batch pos features"]:
         """New activations for these features; only those at the tokens in ``where`` count."""
         raise NotImplementedError
@@ -126,9 +139,13 @@ class Ablate(FeatureEdit):
         """Check what to replace activations by."""
         super().__post_init__()
         if isinstance(self.to, str) and self.to not in ("zero", "mean"):
-            raise InvalidArgument(f"to must be 'zero', 'mean', a number, one number per feature, or a Run; got {self.to!r}")
+            raise InvalidArgument(
+                f"to must be 'zero', 'mean', a number, one number per feature, or a Run; got {self.to!r}"
+            )
         if not isinstance(self.to, Run | str):
-            object.__setattr__(self, "to", _number_or_numbers(self.to, "to", n=len(self.ids)))
+            object.__setattr__(
+                self, "to", _number_or_numbers(self.to, "to", n=len(self.ids))
+            )
 
     @property
     def run(self) -> Run | None:
@@ -140,7 +157,9 @@ class Ablate(FeatureEdit):
         if self.to == "zero":
             return torch.zeros_like(acts)
         if isinstance(self.to, Run):
-            return torch.where(acts != 0, _from_run(self.to, self, acts, where, window, site), acts)
+            return torch.where(
+                acts != 0, _from_run(self.to, self, acts, where, window, site), acts
+            )
         elif self.to == "mean":
             if window.start:
                 raise InvalidArgument(
@@ -167,7 +186,9 @@ class Steer(FeatureEdit):
     def __post_init__(self) -> None:
         """Check how much."""
         super().__post_init__()
-        object.__setattr__(self, "by", _number_or_numbers(self.by, "by", n=len(self.ids)))
+        object.__setattr__(
+            self, "by", _number_or_numbers(self.by, "by", n=len(self.ids))
+        )
 
     def edited(self, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
         """See ``FeatureEdit.edited``."""
@@ -187,7 +208,9 @@ class Clamp(FeatureEdit):
     def __post_init__(self) -> None:
         """Check to what."""
         super().__post_init__()
-        object.__setattr__(self, "to", _number_or_numbers(self.to, "to", n=len(self.ids)))
+        object.__setattr__(
+            self, "to", _number_or_numbers(self.to, "to", n=len(self.ids))
+        )
 
     def edited(self, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
         """See ``FeatureEdit.edited``."""
@@ -207,7 +230,9 @@ class Scale(FeatureEdit):
     def __post_init__(self) -> None:
         """Check by how much."""
         super().__post_init__()
-        object.__setattr__(self, "by", _number_or_numbers(self.by, "by", n=len(self.ids)))
+        object.__setattr__(
+            self, "by", _number_or_numbers(self.by, "by", n=len(self.ids))
+        )
 
     def edited(self, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
         """See ``FeatureEdit.edited``."""
@@ -267,11 +292,15 @@ class AddDirection(Edit):
             ShapeMismatch: a vector of another width.
         """
         if len(self.vector) != x.shape[-1]:
-            raise ShapeMismatch(f"the direction to add has {len(self.vector)} numbers; the activation there is {x.shape[-1]} wide")
+            raise ShapeMismatch(
+                f"the direction to add has {len(self.vector)} numbers; the activation there is {x.shape[-1]} wide"
+            )
         return x.new_tensor(self.vector) * self.scale
 
 
-_KINDS: dict[str, type[Edit]] = {kind.__name__: kind for kind in (Ablate, Steer, Clamp, Scale, Patch, AddDirection)}
+_KINDS: dict[str, type[Edit]] = {
+    kind.__name__: kind for kind in (Ablate, Steer, Clamp, Scale, Patch, AddDirection)
+}
 
 
 def edits_to_json(edits: Iterable[Edit] | Mapping[str, Iterable[Edit]]) -> str:
@@ -284,7 +313,9 @@ def edits_to_json(edits: Iterable[Edit] | Mapping[str, Iterable[Edit]]) -> str:
 def _dicts(edits: Iterable[Edit]) -> list[dict[str, Any]]:
     some = list(edits) if isinstance(edits, Iterable) else [None]
     if not all(isinstance(edit, Edit) for edit in some):
-        raise InvalidArgument(f"edits are a list of edits such as [Ablate(17)], or such lists by site; got {edits!r}")
+        raise InvalidArgument(
+            f"edits are a list of edits such as [Ablate(17)], or such lists by site; got {edits!r}"
+        )
     return [edit.to_dict() for edit in some if edit is not None]
 
 
@@ -300,8 +331,13 @@ def edits_from_json(text: str) -> list[Edit] | dict[str, list[Edit]]:
         raise FormatError(f"edits must be JSON text: {error}") from error
     by_site = content if isinstance(content, dict) else {"": content}
     if not all(isinstance(items, list) for items in by_site.values()):
-        raise FormatError(f"edits are written as a list, or as lists by site; this is {text[:60]!r}")
-    found = {site: [edit_from_dict(item) for item in items] for site, items in by_site.items()}
+        raise FormatError(
+            f"edits are written as a list, or as lists by site; this is {text[:60]!r}"
+        )
+    found = {
+        site: [edit_from_dict(item) for item in items]
+        for site, items in by_site.items()
+    }
     return found if isinstance(content, dict) else found[""]
 
 
@@ -311,8 +347,14 @@ def edit_from_dict(content: Any) -> Edit:
     Raises:
         FormatError: not an edit.
     """
-    if not isinstance(content, dict) or not isinstance(content.get("edit"), str) or content["edit"] not in _KINDS:
-        raise FormatError(f"an edit is an object whose 'edit' is one of {', '.join(_KINDS)}; got {content!r}")
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("edit"), str)
+        or content["edit"] not in _KINDS
+    ):
+        raise FormatError(
+            f"an edit is an object whose 'edit' is one of {', '.join(_KINDS)}; got {content!r}"
+        )
     options = {name: value for name, value in content.items() if name != "edit"}
     for name in ("positions", "rows"):
         if name in options:
@@ -326,9 +368,14 @@ def edit_from_dict(content: Any) -> Edit:
         raise FormatError(f"{content['edit']} is not written right: {error}") from error
 
 
-def _from_run(run: Run, edit: FeatureEdit, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
+def _from_run(
+    run: Run, edit: FeatureEdit, acts: Tensor, where: Tensor, window: Window, site: str
+) -> Tensor:
     """The activations of the edit's features in another run, at the same rows and positions; ``acts`` where it kept none."""
-    known = window.of(run.mask(site), f"the run to take activations from at {site}", acts) != 0
+    known = (
+        window.of(run.mask(site), f"the run to take activations from at {site}", acts)
+        != 0
+    )
     # In cached generation a run of the prompt ends before what is generated; in a run of whole texts it should not.
     missing = where & ~known
     if not window.start and holds_numbers(missing) and missing.any():
@@ -337,29 +384,49 @@ def _from_run(run: Run, edit: FeatureEdit, acts: Tensor, where: Tensor, window: 
             f"{edit!r} reaches positions {_shown(tuple(missing))}, where the run it takes activations from kept none at {site}; choose "
             "positions=, or capture that run on as long a text and with the positions that are needed"
         )
-    new = window.of(run.activations(site, edit.ids), f"the run to take activations from at {site}", acts)
+    new = window.of(
+        run.activations(site, edit.ids),
+        f"the run to take activations from at {site}",
+        acts,
+    )
     return torch.where(known.unsqueeze(-1), new, acts)
 
 
 def _number(value: Any, name: str) -> float:
     number = as_python(value)
-    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _LARGEST:
+    if (
+        isinstance(number, bool)
+        or not isinstance(number, int | float)
+        or not abs(number) <= _LARGEST
+    ):
         raise InvalidArgument(f"{name} must be a finite number; got {value!r}")
     return float(number)
 
 
 def _numbers(values: Any, name: str, n: int | None = None) -> tuple[float, ...]:
     if isinstance(values, Tensor) and values.requires_grad:
-        raise InvalidArgument(f"{name} is a tensor that wants a gradient, and edits hold plain numbers; give {name}.detach()")
+        raise InvalidArgument(
+            f"{name} is a tensor that wants a gradient, and edits hold plain numbers; give {name}.detach()"
+        )
     given = as_python(values)
-    if not isinstance(given, list | tuple) or not given or (n is not None and len(given) != n):
-        wanted = "several numbers" if n is None else f"one number, or one for each of the {n} features"
+    if (
+        not isinstance(given, list | tuple)
+        or not given
+        or (n is not None and len(given) != n)
+    ):
+        wanted = (
+            "several numbers"
+            if n is None
+            else f"one number, or one for each of the {n} features"
+        )
         raise InvalidArgument(f"{name} must be {wanted}; got {_shown(values)}")
     return tuple(_number(value, f"each of {name}") for value in given)
 
 
 def _number_or_numbers(value: Any, name: str, n: int) -> float | tuple[float, ...]:
-    several = isinstance(as_python(value), list | tuple) or (isinstance(value, Tensor) and value.requires_grad)
+    several = isinstance(as_python(value), list | tuple) or (
+        isinstance(value, Tensor) and value.requires_grad
+    )
     return _numbers(value, name, n) if several else _number(value, name)
 
 

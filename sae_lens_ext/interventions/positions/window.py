@@ -43,17 +43,31 @@ class Window:
         Raises:
             ShapeMismatch: a mask of another shape than the run, or a row that it does not have.
         """
-        mask = torch.ones(self.batch, self.length, dtype=torch.bool) if positions is None else self._positions(positions)
+        mask = (
+            torch.ones(self.batch, self.length, dtype=torch.bool)
+            if positions is None
+            else self._positions(positions)
+        )
         if rows is not None:
-            outside = [] if isinstance(rows, slice) else [row for row in rows if not -self.batch <= row < self.batch]
+            outside = (
+                []
+                if isinstance(rows, slice)
+                else [row for row in rows if not -self.batch <= row < self.batch]
+            )
             if outside:
-                raise ShapeMismatch(f"rows names row {outside[0]}; this run has {self.batch}, from 0 on")
+                raise ShapeMismatch(
+                    f"rows names row {outside[0]}; this run has {self.batch}, from 0 on"
+                )
             mask = mask & _indices(rows, self.batch).unsqueeze(1)
         return mask
 
-    def spliced(self, acts: Float[Tensor, "batch pos features"]) -> Bool[Tensor, "batch pos"]:
+    def spliced(
+        self, acts: Float[Tensor, "batch pos features"]
+    ) -> Bool[Tensor, "batch pos"]:
         """Where the splice acts, on the device of ``acts``."""
-        everywhere = torch.ones(self.batch, self.length, dtype=torch.bool, device=acts.device)
+        everywhere = torch.ones(
+            self.batch, self.length, dtype=torch.bool, device=acts.device
+        )
         return everywhere if self.mask is None else self.mask.to(acts.device)
 
     def of(self, source: Tensor, what: str, like: Tensor) -> Tensor:
@@ -63,23 +77,33 @@ class Window:
             ShapeMismatch: another number of rows.
         """
         if source.shape[0] not in (1, self.batch):
-            raise ShapeMismatch(f"{what} has {source.shape[0]} rows; this run has {self.batch}")
+            raise ShapeMismatch(
+                f"{what} has {source.shape[0]} rows; this run has {self.batch}"
+            )
         part = source[:, self.start : self.start + self.length].to(like)
         missing = self.length - part.shape[1]
         if missing:
-            part = torch.cat([part, part.new_zeros(part.shape[0], missing, *part.shape[2:])], dim=1)
+            part = torch.cat(
+                [part, part.new_zeros(part.shape[0], missing, *part.shape[2:])], dim=1
+            )
         return part.expand(self.batch, *part.shape[1:])
 
     def _positions(self, positions: Positions) -> Bool[Tensor, "batch pos"]:
         total = self.start + self.length
         mask = _as_mask(positions)
         if mask is None:
-            return _indices(positions, total)[self.start :].expand(self.batch, self.length)
+            return _indices(positions, total)[self.start :].expand(
+                self.batch, self.length
+            )
         # A mask is for the text the run began with; tokens that are generated after it are outside of it.
         fits = mask.shape[-1] <= total if self.start else mask.shape[-1] == total
         if not fits or (mask.ndim == 2 and mask.shape[0] not in (1, self.batch)):
-            raise ShapeMismatch(f"the mask in positions is {list(mask.shape)}; this run has {[self.batch, total]} (batch, pos)")
-        mask = torch.cat([mask, mask.new_zeros(*mask.shape[:-1], total - mask.shape[-1])], dim=-1)
+            raise ShapeMismatch(
+                f"the mask in positions is {list(mask.shape)}; this run has {[self.batch, total]} (batch, pos)"
+            )
+        mask = torch.cat(
+            [mask, mask.new_zeros(*mask.shape[:-1], total - mask.shape[-1])], dim=-1
+        )
         return mask[..., self.start :].expand(self.batch, self.length)
 
 
@@ -98,7 +122,9 @@ class SplicedPositions:
     left_alone: tuple[int, ...]
 
     @classmethod
-    def of(cls, host: Host, sae: SAE | None, positions: Positions) -> "SplicedPositions":
+    def of(
+        cls, host: Host, sae: SAE | None, positions: Positions
+    ) -> "SplicedPositions":
         """Check the user's choice, and where none was made ask the SAE.
 
         Raises:
@@ -108,14 +134,21 @@ class SplicedPositions:
         frozen = frozen_positions(positions, "positions")
         if positions is not None:
             return cls(frozen, ())
-        return cls(frozen, tuple(sorted(host.special_token_ids())) if sae is None else _untrained_token_ids(host, sae))
+        return cls(
+            frozen,
+            tuple(sorted(host.special_token_ids()))
+            if sae is None
+            else _untrained_token_ids(host, sae),
+        )
 
     @property
     def are_all(self) -> bool:
         """Whether it acts everywhere, whatever the tokens."""
         return self.chosen is None and not self.left_alone
 
-    def mask(self, window: Window, tokens: Int[Tensor, "batch pos"] | None) -> Bool[Tensor, "batch pos"] | None:
+    def mask(
+        self, window: Window, tokens: Int[Tensor, "batch pos"] | None
+    ) -> Bool[Tensor, "batch pos"] | None:
         """Where it acts in the run in progress, or None for everywhere.
 
         Raises:
@@ -136,7 +169,11 @@ class SplicedPositions:
     def mask_of(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
         """Where it acts in a run of these whole texts."""
         mask = self.mask(Window(tokens.shape[0], tokens.shape[1]), tokens)
-        return torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.to(tokens.device)
+        return (
+            torch.ones_like(tokens, dtype=torch.bool)
+            if mask is None
+            else mask.to(tokens.device)
+        )
 
 
 def frozen_positions(positions: Any, name: str) -> Any:
@@ -148,31 +185,62 @@ def frozen_positions(positions: Any, name: str) -> Any:
     if positions is None or (isinstance(positions, str) and positions == "all"):
         return None
     if isinstance(positions, slice):
-        bounds = [as_integer(bound) for bound in (positions.start, positions.stop, positions.step) if bound is not None]
+        bounds = [
+            as_integer(bound)
+            for bound in (positions.start, positions.stop, positions.step)
+            if bound is not None
+        ]
         if None in bounds or (positions.step is not None and positions.step < 1):
-            raise InvalidArgument(f"a slice of {name} must have whole numbers and go forward; got {positions}")
+            raise InvalidArgument(
+                f"a slice of {name} must have whole numbers and go forward; got {positions}"
+            )
         return positions
     try:
         tensor = torch.as_tensor(positions)
     except (TypeError, ValueError, RuntimeError):
         tensor = torch.zeros(())
-    if tensor.dtype == torch.bool and tensor.ndim in ((1, 2) if name == "positions" else (1,)):
+    if tensor.dtype == torch.bool and tensor.ndim in (
+        (1, 2) if name == "positions" else (1,)
+    ):
         return _nested_tuple(tensor.tolist())
-    if tensor.ndim == 1 and tensor.numel() and not tensor.is_floating_point() and tensor.dtype != torch.bool:
+    if (
+        tensor.ndim == 1
+        and tensor.numel()
+        and not tensor.is_floating_point()
+        and tensor.dtype != torch.bool
+    ):
         return tuple(tensor.tolist())
-    mask = "a boolean mask [batch, pos] or [pos]" if name == "positions" else "a boolean mask"
-    got = f"a {tensor.dtype} tensor {list(tensor.shape)}" if isinstance(positions, Tensor) else repr(positions)
-    raise InvalidArgument(f"{name} must be a slice, a list of whole numbers, {mask}, 'all' or None; got {got}")
+    mask = (
+        "a boolean mask [batch, pos] or [pos]"
+        if name == "positions"
+        else "a boolean mask"
+    )
+    got = (
+        f"a {tensor.dtype} tensor {list(tensor.shape)}"
+        if isinstance(positions, Tensor)
+        else repr(positions)
+    )
+    raise InvalidArgument(
+        f"{name} must be a slice, a list of whole numbers, {mask}, 'all' or None; got {got}"
+    )
 
 
 def positions_to_json(positions: Any) -> Any:
     """What ``frozen_positions`` gives, as a JSON value."""
-    return {"slice": [positions.start, positions.stop, positions.step]} if isinstance(positions, slice) else positions
+    return (
+        {"slice": [positions.start, positions.stop, positions.step]}
+        if isinstance(positions, slice)
+        else positions
+    )
 
 
 def positions_from_json(content: Any) -> Any:
     """The inverse of ``positions_to_json``."""
-    return slice(*content["slice"]) if isinstance(content, dict) and set(content) == {"slice"} else content
+    return (
+        slice(*content["slice"])
+        if isinstance(content, dict) and set(content) == {"slice"}
+        else content
+    )
 
 
 def _untrained_token_ids(host: Host, sae: SAE) -> tuple[int, ...]:
@@ -205,7 +273,9 @@ def _indices(chosen: Any, total: int) -> Bool[Tensor, " total"]:
     numbers = torch.as_tensor(chosen)
     if numbers.dtype == torch.bool:
         if len(numbers) != total:
-            raise ShapeMismatch(f"the mask in rows has {len(numbers)} entries; this run has {total} rows")
+            raise ShapeMismatch(
+                f"the mask in rows has {len(numbers)} entries; this run has {total} rows"
+            )
         return numbers
     numbers = torch.where(numbers < 0, numbers + total, numbers)
     mask[numbers[(numbers >= 0) & (numbers < total)]] = True
@@ -213,4 +283,6 @@ def _indices(chosen: Any, total: int) -> Bool[Tensor, " total"]:
 
 
 def _nested_tuple(values: list[Any]) -> tuple[Any, ...]:
-    return tuple(_nested_tuple(value) if isinstance(value, list) else value for value in values)
+    return tuple(
+        _nested_tuple(value) if isinstance(value, list) else value for value in values
+    )

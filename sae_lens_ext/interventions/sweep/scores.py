@@ -15,7 +15,9 @@ def rows_that_fit(host: Host, scored: Int[Tensor, " scored"], memory_mb: int) ->
         UnsupportedHost: the model does not say how many words it knows.
     """
     if host.d_vocab is None:
-        raise UnsupportedHost(f"cannot tell which module of a {type(host.model).__name__} makes the logits; give a language model")
+        raise UnsupportedHost(
+            f"cannot tell which module of a {type(host.model).__name__} makes the logits; give a language model"
+        )
     return max(1, (memory_mb << 20) // (4 * host.d_vocab * len(scored)))
 
 
@@ -38,12 +40,16 @@ class BareScores:
         self._probs = self._log_probs.exp()
         self.ce = self._cross_entropy(self._log_probs)
 
-    def compare(self, logits: Float[Tensor, "batch scored d_vocab"]) -> tuple[float, float]:
+    def compare(
+        self, logits: Float[Tensor, "batch scored d_vocab"]
+    ) -> tuple[float, float]:
         """(cross-entropy, KL divergence from the bare distribution), each summed."""
         log_probs = logits.float().log_softmax(dim=-1)
         ce = self._cross_entropy(log_probs)
         # The difference first: summing p log p and p log q apart would cancel, and err by more than small divergences.
-        return ce, self._sum(torch.linalg.vecdot(self._probs, log_probs.neg_().add_(self._log_probs)))
+        return ce, self._sum(
+            torch.linalg.vecdot(self._probs, log_probs.neg_().add_(self._log_probs))
+        )
 
     def _cross_entropy(self, log_probs: Float[Tensor, "batch scored d_vocab"]) -> float:
         return self._sum(-log_probs.gather(-1, self._targets.unsqueeze(-1)).squeeze(-1))

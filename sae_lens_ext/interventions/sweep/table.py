@@ -19,8 +19,20 @@ from torch import Tensor
 from sae_lens_ext._arguments import as_integer
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument, InvalidK
-from sae_lens_ext.hosts import Host, Site, capture, host_for, next_token_logits, resume, token_rows
-from sae_lens_ext.interventions.positions.window import Positions, SplicedPositions, frozen_positions
+from sae_lens_ext.hosts import (
+    Host,
+    Site,
+    capture,
+    host_for,
+    next_token_logits,
+    resume,
+    token_rows,
+)
+from sae_lens_ext.interventions.positions.window import (
+    Positions,
+    SplicedPositions,
+    frozen_positions,
+)
 from sae_lens_ext.interventions.sites import checked_sites, saes_by_site
 from sae_lens_ext.interventions.sweep.scores import BareScores, rows_that_fit
 from sae_lens_ext.sae import FVU, SAE, SparseCode
@@ -88,39 +100,79 @@ def sweep_k(
         InvalidArgument: tokens that are not ``[batch, pos]``, or nothing left to splice or to score.
         InvalidK, UnknownSite, ShapeMismatch, NonFinite: as in ``splice``.
     """
-    pandas, tqdm = require("pandas", "sweep_k"), require("tqdm.auto", "Showing progress").tqdm
+    pandas, tqdm = (
+        require("pandas", "sweep_k"),
+        require("tqdm.auto", "Showing progress").tqdm,
+    )
     host, saes = host_for(model).plain(), saes_by_site(sae)
     sites = checked_sites(host, saes)
-    where = {name: SplicedPositions.of(host, one, positions) for name, one in saes.items()}
+    where = {
+        name: SplicedPositions.of(host, one, positions) for name, one in saes.items()
+    }
     ks = _checked_ks(ks, saes, extrapolate)
     tokens = token_rows(host, tokens)
     if tokens.shape[1] < 2:
-        raise InvalidArgument("a single position has no next token to predict; give rows of at least two positions")
-    for name, size in (("batch_size", 1 if batch_size is None else batch_size), ("memory_mb", memory_mb)):
+        raise InvalidArgument(
+            "a single position has no next token to predict; give rows of at least two positions"
+        )
+    for name, size in (
+        ("batch_size", 1 if batch_size is None else batch_size),
+        ("memory_mb", memory_mb),
+    ):
         if (as_integer(size) or 0) < 1:
-            raise InvalidArgument(f"{name} must be a whole number of at least 1; got {size!r}")
+            raise InvalidArgument(
+                f"{name} must be a whole number of at least 1; got {size!r}"
+            )
     scored = _scored_positions(tokens, score)
     targets = tokens[:, scored + 1]
-    counts = ~torch.isin(targets, torch.tensor(sorted(host.special_token_ids()), dtype=targets.dtype, device=targets.device))
+    counts = ~torch.isin(
+        targets,
+        torch.tensor(
+            sorted(host.special_token_ids()), dtype=targets.dtype, device=targets.device
+        ),
+    )
     if not counts.any():
-        raise InvalidArgument("nothing to score: every next token at the scored positions is a special token")
+        raise InvalidArgument(
+            "nothing to score: every next token at the scored positions is a special token"
+        )
     masks = {name: one.mask_of(tokens) for name, one in where.items()}
     if not all(mask.any() for mask in masks.values()):
         raise InvalidArgument("nothing to splice: positions chooses no token of these")
     with torch.no_grad():
         n_rows = rows_that_fit(host, scored, memory_mb)
-        runs = Runs(host, tokens, sites, saes, masks, min(batch_size or n_rows, len(tokens)), max(ks), extrapolate)
+        runs = Runs(
+            host,
+            tokens,
+            sites,
+            saes,
+            masks,
+            min(batch_size or n_rows, len(tokens)),
+            max(ks),
+            extrapolate,
+        )
         conditions: list[str | int] = ["mean", "zero", *ks]
         n_worlds = max(1, n_rows // runs.batch_size)
         ce = dict.fromkeys(["bare", *conditions], 0.0)
         kl = dict.fromkeys(conditions, 0.0)
-        with tqdm(total=len(runs.batches) * (1 + len(conditions)), desc="sweep", unit="run", disable=not progress) as bar:
+        with tqdm(
+            total=len(runs.batches) * (1 + len(conditions)),
+            desc="sweep",
+            unit="run",
+            disable=not progress,
+        ) as bar:
             for rows in runs.batches:
-                bare = BareScores(runs.logits(rows, [None], scored)[0], targets[rows], counts[rows])
+                bare = BareScores(
+                    runs.logits(rows, [None], scored)[0], targets[rows], counts[rows]
+                )
                 ce["bare"] += bare.ce
                 bar.update()
-                for at_once in (conditions[start : start + n_worlds] for start in range(0, len(conditions), n_worlds)):
-                    for condition, logits in zip(at_once, runs.logits(rows, at_once, scored), strict=True):
+                for at_once in (
+                    conditions[start : start + n_worlds]
+                    for start in range(0, len(conditions), n_worlds)
+                ):
+                    for condition, logits in zip(
+                        at_once, runs.logits(rows, at_once, scored), strict=True
+                    ):
                         loss, divergence = bare.compare(logits)
                         ce[condition] += loss
                         kl[condition] += divergence
@@ -154,7 +206,11 @@ def sweep_k(
 
 
 def _recovered(bare: float, spliced: float, ablated: float) -> float:
-    return (ablated - spliced) / (ablated - bare) if abs(ablated - bare) > _SMALLEST_DISTANCE else float("nan")
+    return (
+        (ablated - spliced) / (ablated - bare)
+        if abs(ablated - bare) > _SMALLEST_DISTANCE
+        else float("nan")
+    )
 
 
 @dataclass(frozen=True)
@@ -181,27 +237,52 @@ class Runs:
     ) -> None:
         """Run the model up to the last site, and encode what is there."""
         self.batch_size, self._masks = batch_size, masks
-        self._host, self._tokens, self._sites, self._saes, self._extrapolate = host, tokens, sites, saes, extrapolate
-        self.batches = [slice(start, start + batch_size) for start in range(0, len(tokens), batch_size)]
+        self._host, self._tokens, self._sites, self._saes, self._extrapolate = (
+            host,
+            tokens,
+            sites,
+            saes,
+            extrapolate,
+        )
+        self.batches = [
+            slice(start, start + batch_size)
+            for start in range(0, len(tokens), batch_size)
+        ]
         self._n_skipped = min(site.blocks_before for site in sites.values())
-        start_site = host.site(f"blocks.{self._n_skipped - 1}.hook_resid_post") if self._n_skipped else None
+        start_site = (
+            host.site(f"blocks.{self._n_skipped - 1}.hook_resid_post")
+            if self._n_skipped
+            else None
+        )
         wanted = {*sites.values(), *([start_site] if start_site else [])}
         parts = [capture(host, tokens[rows], wanted) for rows in self.batches]
         at = {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
         self._start = at[start_site] if start_site else None
         self._activations = {name: at[site] for name, site in sites.items()}
         # Only what happens at the first site does not depend on what is spliced elsewhere.
-        self._first = next(name for site in at for name, other in sites.items() if other == site)
-        self._codes = {name: self._encode(name, x.where(self._masks[name].unsqueeze(-1), 0), k) for name, x in self._activations.items()}
-        self._means = {name: x[self._masks[name]].mean(0) for name, x in self._activations.items()}
+        self._first = next(
+            name for site in at for name, other in sites.items() if other == site
+        )
+        self._codes = {
+            name: self._encode(name, x.where(self._masks[name].unsqueeze(-1), 0), k)
+            for name, x in self._activations.items()
+        }
+        self._means = {
+            name: x[self._masks[name]].mean(0) for name, x in self._activations.items()
+        }
         self.n_spliced = int(sum(mask.sum() for mask in self._masks.values()))
         self._inliers = {name: self._inlier_mask(name) for name in sites}
-        self.n_outliers = self.n_spliced - int(sum(mask.sum() for mask in self._inliers.values()))
+        self.n_outliers = self.n_spliced - int(
+            sum(mask.sum() for mask in self._inliers.values())
+        )
         if self._n_skipped and not self._skipping_is_exact():
             self._n_skipped = 0
 
     def logits(
-        self, rows: slice, conditions: Sequence[str | int | None], scored: Int[Tensor, " scored"]
+        self,
+        rows: slice,
+        conditions: Sequence[str | int | None],
+        scored: Int[Tensor, " scored"],
     ) -> Float[Tensor, "worlds batch scored d_vocab"]:
         """Logits with every site replaced: by "mean", by "zero", by the reconstruction at a k, or not at all (None).
 
@@ -210,19 +291,35 @@ class Runs:
 
         def replaced(name: str, x: Tensor) -> Tensor:
             worlds = x.chunk(len(conditions))
-            return torch.cat([self._replaced(name, world, rows, condition) for world, condition in zip(worlds, conditions, strict=True)])
+            return torch.cat(
+                [
+                    self._replaced(name, world, rows, condition)
+                    for world, condition in zip(worlds, conditions, strict=True)
+                ]
+            )
 
         with ExitStack() as stack:
-            start = None if self._start is None else self._start[rows].repeat(len(conditions), 1, 1)
+            start = (
+                None
+                if self._start is None
+                else self._start[rows].repeat(len(conditions), 1, 1)
+            )
             for name, site in self._sites.items():
                 if name == self._first and site.is_residual and self._n_skipped:
                     # Here the activation at the site is what the skipped blocks hand on.
-                    start = replaced(name, self._activations[name][rows].repeat(len(conditions), 1, 1))
+                    start = replaced(
+                        name,
+                        self._activations[name][rows].repeat(len(conditions), 1, 1),
+                    )
                 elif any(condition is not None for condition in conditions):
-                    stack.callback(self._host.attach(site, lambda x, name=name: replaced(name, x)))
+                    stack.callback(
+                        self._host.attach(site, lambda x, name=name: replaced(name, x))
+                    )
             if self._n_skipped and start is not None:
                 stack.enter_context(resume(self._host, self._n_skipped, start))
-            logits = next_token_logits(self._host, self._tokens[rows].repeat(len(conditions), 1), scored)
+            logits = next_token_logits(
+                self._host, self._tokens[rows].repeat(len(conditions), 1), scored
+            )
             return logits.unflatten(0, (len(conditions), -1))
 
     def fidelity(self, k: int) -> _Fidelity:
@@ -232,14 +329,23 @@ class Runs:
             code = self._codes[name].prefix(k)
             recons = sae.decode(code)
             everything, inliers = FVU(), FVU()
-            everything.update(self._activations[name][self._masks[name]], recons[self._masks[name]])
-            inliers.update(self._activations[name][self._inliers[name]], recons[self._inliers[name]])
+            everything.update(
+                self._activations[name][self._masks[name]], recons[self._masks[name]]
+            )
+            inliers.update(
+                self._activations[name][self._inliers[name]],
+                recons[self._inliers[name]],
+            )
             active.append(code.l0()[self._masks[name]].double().mean().item())
             by_site[name] = everything.value()
             inliers_only.append(inliers.value())
-        return _Fidelity(mean(active), mean(by_site.values()), mean(inliers_only), by_site)
+        return _Fidelity(
+            mean(active), mean(by_site.values()), mean(inliers_only), by_site
+        )
 
-    def _replaced(self, name: str, x: Tensor, rows: slice, condition: str | int | None) -> Tensor:
+    def _replaced(
+        self, name: str, x: Tensor, rows: slice, condition: str | int | None
+    ) -> Tensor:
         if condition is None:
             return x
         mask = self._masks[name][rows].unsqueeze(-1)
@@ -249,27 +355,45 @@ class Runs:
             return self._means[name].to(x.dtype).where(mask, x)
         assert isinstance(condition, int)
         is_known = name == self._first
-        code = self._codes[name][rows].prefix(condition) if is_known else self._encode(name, x.where(mask, 0), condition)
+        code = (
+            self._codes[name][rows].prefix(condition)
+            if is_known
+            else self._encode(name, x.where(mask, 0), condition)
+        )
         return self._saes[name].decode(code).to(x).where(mask, x)
 
     def _encode(self, name: str, x: Tensor, k: int) -> SparseCode:
         sae = self._saes[name]
-        return sae.encode(x.to(sae.W_enc.device), k, extrapolate=self._extrapolate).to(x.device)
+        return sae.encode(x.to(sae.W_enc.device), k, extrapolate=self._extrapolate).to(
+            x.device
+        )
 
     def _inlier_mask(self, name: str) -> Bool[Tensor, "batch pos"]:
         norms = self._activations[name].float().norm(dim=-1)
-        return self._masks[name] & (norms <= _OUTLIER_NORM * norms[self._masks[name]].median())
+        return self._masks[name] & (
+            norms <= _OUTLIER_NORM * norms[self._masks[name]].median()
+        )
 
     def _skipping_is_exact(self) -> bool:
         row, last = slice(0, 1), torch.tensor([self._tokens.shape[1] - 1])
         (skipped,) = self.logits(row, [None], last)
-        return bool((next_token_logits(self._host, self._tokens[row], last) - skipped).abs().max() <= _RESUME_TOLERANCE)
+        return bool(
+            (next_token_logits(self._host, self._tokens[row], last) - skipped)
+            .abs()
+            .max()
+            <= _RESUME_TOLERANCE
+        )
 
 
-def _checked_ks(ks: Iterable[int] | None, saes: Mapping[str, SAE], extrapolate: bool) -> list[int]:
+def _checked_ks(
+    ks: Iterable[int] | None, saes: Mapping[str, SAE], extrapolate: bool
+) -> list[int]:
     smallest = min(sae.config.k for sae in saes.values())
     if ks is None:
-        return sorted({2**power for power in range(smallest.bit_length()) if 2**power <= smallest} | {smallest})
+        return sorted(
+            {2**power for power in range(smallest.bit_length()) if 2**power <= smallest}
+            | {smallest}
+        )
     try:
         ks = list(ks)
     except TypeError:
@@ -281,7 +405,9 @@ def _checked_ks(ks: Iterable[int] | None, saes: Mapping[str, SAE], extrapolate: 
     return list(dict.fromkeys(ks))
 
 
-def _scored_positions(tokens: Tensor, score: slice | Tensor | Sequence[int] | None) -> Int[Tensor, " scored"]:
+def _scored_positions(
+    tokens: Tensor, score: slice | Tensor | Sequence[int] | None
+) -> Int[Tensor, " scored"]:
     last = tokens.shape[1] - 2
     predicting = torch.arange(last + 1, device=tokens.device)
     if score is None:
@@ -292,8 +418,14 @@ def _scored_positions(tokens: Tensor, score: slice | Tensor | Sequence[int] | No
         try:
             chosen = torch.as_tensor(score, device=tokens.device)
         except (TypeError, ValueError, RuntimeError):
-            raise InvalidArgument(f"score must be a slice, positions, or a boolean mask; got {score!r}") from None
-        if chosen.dtype == torch.bool and chosen.ndim == 1 and len(chosen) in (last + 1, last + 2):
+            raise InvalidArgument(
+                f"score must be a slice, positions, or a boolean mask; got {score!r}"
+            ) from None
+        if (
+            chosen.dtype == torch.bool
+            and chosen.ndim == 1
+            and len(chosen) in (last + 1, last + 2)
+        ):
             chosen = predicting[chosen[: last + 1]]
         elif (
             chosen.dtype == torch.bool
@@ -301,7 +433,11 @@ def _scored_positions(tokens: Tensor, score: slice | Tensor | Sequence[int] | No
             or chosen.ndim != 1
             or not bool(((chosen >= 0) & (chosen <= last)).all())
         ):
-            raise InvalidArgument(f"score must hold positions from 0 to {last}, which have a next token; got {score}")
+            raise InvalidArgument(
+                f"score must hold positions from 0 to {last}, which have a next token; got {score}"
+            )
     if not len(chosen):
-        raise InvalidArgument(f"nothing to score: {score} chooses none of the {len(predicting)} positions that have a next token")
+        raise InvalidArgument(
+            f"nothing to score: {score} chooses none of the {len(predicting)} positions that have a next token"
+        )
     return chosen.long()

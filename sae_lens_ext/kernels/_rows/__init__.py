@@ -14,7 +14,9 @@ from torch import Tensor
 class Rows(Protocol):
     """An implementation. Tensors of floats are contiguous and of one dtype, which the results have too; indices are int64."""
 
-    def weighted_row_sum(self, values: Tensor, indices: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
+    def weighted_row_sum(
+        self, values: Tensor, indices: Tensor, table: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
         """A @ table + bias: row n is the sum over j of ``values[n, j] * table[indices[n, j]]``. [N, K], [N, K], [F, D] -> [N, D]."""
         ...
 
@@ -22,7 +24,9 @@ class Rows(Protocol):
         """Entry (n, j) is the product of ``rows[n]`` with ``table[indices[n, j]]``. Shapes [N, D], [N, K], [F, D] -> [N, K]."""
         ...
 
-    def scatter_row_sum(self, values: Tensor, indices: Tensor, rows: Tensor, n_rows: int) -> Tensor:
+    def scatter_row_sum(
+        self, values: Tensor, indices: Tensor, rows: Tensor, n_rows: int
+    ) -> Tensor:
         """A.T @ rows: row f is the sum of ``values[n, j] * rows[n]`` where ``indices[n, j] == f``, in a fixed order. -> [n_rows, D]."""
         ...
 

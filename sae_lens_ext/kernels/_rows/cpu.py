@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 
-def weighted_row_sum(values: Tensor, indices: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
+def weighted_row_sum(
+    values: Tensor, indices: Tensor, table: Tensor, bias: Tensor | None = None
+) -> Tensor:
     """See ``Rows.weighted_row_sum``."""
     sums = embedding_bag(indices, table, mode="sum", per_sample_weights=values)
     return sums if bias is None else sums.add_(bias)
@@ -22,11 +24,15 @@ def row_dots(rows: Tensor, indices: Tensor, table: Tensor) -> Tensor:
     n, k = indices.shape
     offsets = torch.arange(0, n * k, k)
     bags = torch.arange(n).repeat_interleave(k)
-    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(rows, table, indices.reshape(-1), offsets, bags, mode=0)
+    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        rows, table, indices.reshape(-1), offsets, bags, mode=0
+    )
     return dots.view(n, k)
 
 
-def scatter_row_sum(values: Tensor, indices: Tensor, rows: Tensor, n_rows: int) -> Tensor:
+def scatter_row_sum(
+    values: Tensor, indices: Tensor, rows: Tensor, n_rows: int
+) -> Tensor:
     """See ``Rows.scatter_row_sum``.
 
     Sorting the N*K entries by feature turns the scatter into the same gather as above, without races and in a fixed order.
@@ -37,9 +43,13 @@ def scatter_row_sum(values: Tensor, indices: Tensor, rows: Tensor, n_rows: int) 
     tokens = order.div(indices.shape[1], rounding_mode="floor")
     counts = torch.bincount(flat, minlength=n_rows)
     offsets = counts.cumsum(0) - counts
-    return embedding_bag(tokens, rows, offsets, mode="sum", per_sample_weights=values.reshape(-1)[order])
+    return embedding_bag(
+        tokens, rows, offsets, mode="sum", per_sample_weights=values.reshape(-1)[order]
+    )
 
 
 def scatter_sum(values: Tensor, indices: Tensor, n: int) -> Tensor:
     """See ``Rows.scatter_sum``."""
-    return torch.zeros(n, dtype=values.dtype).index_add_(0, indices.reshape(-1), values.reshape(-1))
+    return torch.zeros(n, dtype=values.dtype).index_add_(
+        0, indices.reshape(-1), values.reshape(-1)
+    )

@@ -21,7 +21,9 @@ _SEGMENT_WARPS = 4
 _SEGMENT_WIDTH = 1024
 
 
-def weighted_row_sum(values: Tensor, indices: Tensor, table: Tensor, bias: Tensor | None = None) -> Tensor:
+def weighted_row_sum(
+    values: Tensor, indices: Tensor, table: Tensor, bias: Tensor | None = None
+) -> Tensor:
     """See ``Rows.weighted_row_sum``."""
     n, k = values.shape
     n_rows, width = table.shape
@@ -30,7 +32,14 @@ def weighted_row_sum(values: Tensor, indices: Tensor, table: Tensor, bias: Tenso
     if out.numel():
         given = values, indices, table, table if bias is None else bias
         sizes = k, width, n_rows, bias is not None, _ROWS, block
-        launch(_weighted_row_sum, (n, triton.cdiv(width, block)), *given, out, *sizes, num_warps=1)
+        launch(
+            _weighted_row_sum,
+            (n, triton.cdiv(width, block)),
+            *given,
+            out,
+            *sizes,
+            num_warps=1,
+        )
     return out
 
 
@@ -40,23 +49,48 @@ def row_dots(rows: Tensor, indices: Tensor, table: Tensor) -> Tensor:
     out = table.new_empty(n, k)
     if out.numel():
         sizes = k, width, n_rows, _ROWS, tile(width)
-        launch(_row_dots, (n, triton.cdiv(k, _ROWS)), rows, indices, table, out, *sizes, num_warps=1)
+        launch(
+            _row_dots,
+            (n, triton.cdiv(k, _ROWS)),
+            rows,
+            indices,
+            table,
+            out,
+            *sizes,
+            num_warps=1,
+        )
     return out
 
 
-def scatter_row_sum(values: Tensor, indices: Tensor, rows: Tensor, n_rows: int) -> Tensor:
+def scatter_row_sum(
+    values: Tensor, indices: Tensor, rows: Tensor, n_rows: int
+) -> Tensor:
     """See ``Rows.scatter_row_sum``. Entries are sorted by feature, so that each row is one program's: no atomics."""
     out = rows.new_empty(n_rows, rows.shape[1])
     features, order = torch.sort(indices.reshape(-1), stable=True)
     targets = torch.arange(n_rows, device=rows.device)
-    starts, stops = (torch.searchsorted(features, targets, right=right) for right in (False, True))
-    add_segments(out, targets, starts, stops, values, order, rows, entries_per_row=indices.shape[1], add=False)
+    starts, stops = (
+        torch.searchsorted(features, targets, right=right) for right in (False, True)
+    )
+    add_segments(
+        out,
+        targets,
+        starts,
+        stops,
+        values,
+        order,
+        rows,
+        entries_per_row=indices.shape[1],
+        add=False,
+    )
     return out
 
 
 def scatter_sum(values: Tensor, indices: Tensor, n: int) -> Tensor:
     """See ``Rows.scatter_sum``."""
-    return scatter_row_sum(values, indices, values.new_ones(len(values), 1), n).flatten()
+    return scatter_row_sum(
+        values, indices, values.new_ones(len(values), 1), n
+    ).flatten()
 
 
 def add_segments(
@@ -89,10 +123,24 @@ def add_segments(
         return
     block = tile(width, _SEGMENT_WIDTH)
     sizes = entries_per_row, width, add, _ROWS, block
-    launch(_add_segments, (len(targets),), out, targets, starts, stops, values, order, rows, *sizes, num_warps=_SEGMENT_WARPS)
+    launch(
+        _add_segments,
+        (len(targets),),
+        out,
+        targets,
+        starts,
+        stops,
+        values,
+        order,
+        rows,
+        *sizes,
+        num_warps=_SEGMENT_WARPS,
+    )
 
 
-def launch(program: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int) -> None:
+def launch(
+    program: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int
+) -> None:
     """Run a program on the device of its first argument. Products and sums may be joined, which Triton 3.9 wants to be said."""
     # Triton launches on the current device, and asks no tensor.
     with torch.cuda.device_of(arguments[0]):
@@ -133,14 +181,20 @@ def _weighted_row_sum(
         m_row = (b_index >= 0) & (b_index < F)
         b_value = tl.where(m_row, b_value, float("nan"))
         # [BK, BD]
-        b_rows = tl.load(p_table + b_index[:, None] * D + o_d[None, :], mask=(m_k & m_row)[:, None] & m_d[None, :], other=0)
+        b_rows = tl.load(
+            p_table + b_index[:, None] * D + o_d[None, :],
+            mask=(m_k & m_row)[:, None] & m_d[None, :],
+            other=0,
+        )
         b_sum += tl.sum(b_value[:, None] * b_rows.to(tl.float32), axis=0)
     tl.store(p_out + i_n * D + o_d, b_sum.to(p_out.dtype.element_ty), mask=m_d)
 
 
 @triton.jit
 @no_type_check
-def _row_dots(p_rows, p_indices, p_table, p_out, K, D, F, BK: tl.constexpr, BD: tl.constexpr):
+def _row_dots(
+    p_rows, p_indices, p_table, p_out, K, D, F, BK: tl.constexpr, BD: tl.constexpr
+):
     i_n = tl.program_id(0).to(tl.int64)
     o_k = tl.program_id(1) * BK + tl.arange(0, BK)
     m_k = o_k < K
@@ -152,7 +206,11 @@ def _row_dots(p_rows, p_indices, p_table, p_out, K, D, F, BK: tl.constexpr, BD: 
         m_d = o_d < D
         b_row = tl.load(p_rows + i_n * D + o_d, mask=m_d, other=0).to(tl.float32)
         # [BK, BD]
-        b_chosen = tl.load(p_table + b_index[:, None] * D + o_d[None, :], mask=(m_k & m_row)[:, None] & m_d[None, :], other=0)
+        b_chosen = tl.load(
+            p_table + b_index[:, None] * D + o_d[None, :],
+            mask=(m_k & m_row)[:, None] & m_d[None, :],
+            other=0,
+        )
         b_products += b_row[None, :] * b_chosen.to(tl.float32)
     b_dots = tl.where(m_row, tl.sum(b_products, axis=1), float("nan"))
     tl.store(p_out + i_n * K + o_k, b_dots.to(p_out.dtype.element_ty), mask=m_k)
@@ -194,6 +252,10 @@ def _add_segments(
             b_value = tl.load(p_values + b_entry, mask=m_entry, other=0).to(tl.float32)
             b_row = b_entry // ENTRIES_PER_ROW
             # [BE, BD]
-            b_rows = tl.load(p_rows + b_row[:, None] * D + o_d[None, :], mask=m_entry[:, None] & m_d[None, :], other=0)
+            b_rows = tl.load(
+                p_rows + b_row[:, None] * D + o_d[None, :],
+                mask=m_entry[:, None] & m_d[None, :],
+                other=0,
+            )
             b_sum += tl.sum(b_value[:, None] * b_rows.to(tl.float32), axis=0)
         tl.store(p_row_out, b_sum.to(p_out.dtype.element_ty), mask=m_d)

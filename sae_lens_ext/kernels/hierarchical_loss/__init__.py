@@ -83,7 +83,18 @@ def hierarchical_loss(
     Source: Balagansky, Aksenov et al. 2025, "Train One Sparse Autoencoder Across Multiple Sparsity Budgets to Preserve
     Interpretability and Accuracy" (arXiv 2505.24473).
     """
-    return _computed(values, indices, W_dec, b_dec, target, levels, weights, backend, deterministic, details=False)[0]
+    return _computed(
+        values,
+        indices,
+        W_dec,
+        b_dec,
+        target,
+        levels,
+        weights,
+        backend,
+        deterministic,
+        details=False,
+    )[0]
 
 
 def hierarchical_loss_parts(
@@ -109,8 +120,22 @@ def hierarchical_loss_parts(
     >>> parts.per_level.tolist(), parts.reconstruction.tolist()
     ([0.5, 0.0], [[2.0, 1.0]])
     """
-    found = _computed(values, indices, W_dec, b_dec, target, levels, weights, backend, deterministic, details=True)
-    per_level, reconstruction = (tensor.detach().to(accumulator(values, W_dec)) for tensor in (found[1], found[2]))
+    found = _computed(
+        values,
+        indices,
+        W_dec,
+        b_dec,
+        target,
+        levels,
+        weights,
+        backend,
+        deterministic,
+        details=True,
+    )
+    per_level, reconstruction = (
+        tensor.detach().to(accumulator(values, W_dec))
+        for tensor in (found[1], found[2])
+    )
     return HierarchicalParts(found[0], per_level, reconstruction.view(target.shape))
 
 
@@ -132,19 +157,36 @@ def _computed(
     k, d_model = values.shape[-1], W_dec.shape[1]
     check_target(target, values, W_dec)
     if values.numel() == 0:
-        raise ShapeMismatch(f"the loss of no token is not defined; got values {list(values.shape)}")
+        raise ShapeMismatch(
+            f"the loss of no token is not defined; got values {list(values.shape)}"
+        )
     if deterministic is not None and not isinstance(deterministic, bool):
-        raise InvalidArgument(f"deterministic must be True, False or None; got {deterministic!r}")
+        raise InvalidArgument(
+            f"deterministic must be True, False or None; got {deterministic!r}"
+        )
     task = Task(
         *_levels_and_weights(k, levels, weights),
-        needs=[torch.is_grad_enabled() and tensor.requires_grad for tensor in (values, W_dec, b_dec, target)],
+        needs=[
+            torch.is_grad_enabled() and tensor.requires_grad
+            for tensor in (values, W_dec, b_dec, target)
+        ],
         details=details,
-        deterministic=torch.are_deterministic_algorithms_enabled() if deterministic is None else deterministic,
+        deterministic=torch.are_deterministic_algorithms_enabled()
+        if deterministic is None
+        else deterministic,
     )
-    tensors = values.reshape(-1, k), indices.reshape(-1, k).long(), W_dec, b_dec, target.reshape(-1, d_model)
+    tensors = (
+        values.reshape(-1, k),
+        indices.reshape(-1, k).long(),
+        W_dec,
+        b_dec,
+        target.reshape(-1, d_model),
+    )
     chosen = resolve(backend, values, W_dec, b_dec, target)
     if chosen == "gpu":
-        from sae_lens_ext.kernels.hierarchical_loss import gpu  # loads Triton, so only when needed
+        from sae_lens_ext.kernels.hierarchical_loss import (
+            gpu,
+        )  # loads Triton, so only when needed
 
         return gpu.hierarchical_loss(*tensors, task)
     if chosen == "cpu":
@@ -153,25 +195,42 @@ def _computed(
     return reference.hierarchical_parts(*tensors, task.levels, task.weights)
 
 
-def _levels_and_weights(k: int, levels: Sequence[int] | None, weights: Sequence[float] | None) -> tuple[list[int], list[float]]:
+def _levels_and_weights(
+    k: int, levels: Sequence[int] | None, weights: Sequence[float] | None
+) -> tuple[list[int], list[float]]:
     """The prefix lengths that count, and their weights, which sum to 1."""
     numbers = tuple(range(1, k + 1)) if levels is None else as_integers(levels)
     if numbers is None or any(not 1 <= level <= k for level in numbers):
         got = levels if numbers is None else list(numbers)
-        raise InvalidK(f"each level must be a whole number from 1 to k={k}, the number of features per token; got {got}")
+        raise InvalidK(
+            f"each level must be a whole number from 1 to k={k}, the number of features per token; got {got}"
+        )
     if not numbers or len(set(numbers)) != len(numbers):
-        raise InvalidArgument(f"levels must name at least one prefix length and none twice; got {list(numbers)}")
+        raise InvalidArgument(
+            f"levels must name at least one prefix length and none twice; got {list(numbers)}"
+        )
     try:
         given = [1.0] * len(numbers) if weights is None else list(weights)
-        if isinstance(weights, (str, dict, set)) or any(isinstance(weight, str) for weight in given):
+        if isinstance(weights, (str, dict, set)) or any(
+            isinstance(weight, str) for weight in given
+        ):
             raise TypeError
         shares = [float(weight) for weight in given]
     except (TypeError, ValueError, OverflowError):
-        raise InvalidArgument(f"weights must be numbers, one per level; got {weights!r}") from None
+        raise InvalidArgument(
+            f"weights must be numbers, one per level; got {weights!r}"
+        ) from None
     if len(shares) != len(numbers):
-        raise InvalidArgument(f"weights must hold one number per level: {len(numbers)} levels, {len(shares)} weights")
-    if not all(math.isfinite(share) and share >= 0 for share in shares) or max(shares) <= 0:
-        raise InvalidArgument(f"weights must be finite, none below 0, and not all 0; got {shares}")
+        raise InvalidArgument(
+            f"weights must hold one number per level: {len(numbers)} levels, {len(shares)} weights"
+        )
+    if (
+        not all(math.isfinite(share) and share >= 0 for share in shares)
+        or max(shares) <= 0
+    ):
+        raise InvalidArgument(
+            f"weights must be finite, none below 0, and not all 0; got {shares}"
+        )
     # By the largest first, because the sum of large numbers can be infinite.
     shares = [share / max(shares) for share in shares]
     total = sum(shares)

@@ -32,20 +32,41 @@ _AHEAD = 24
 
 
 def loss_and_gradients(
-    values: Tensor, indices: Tensor, W_dec: Tensor, bias_error: Tensor, weights: Tensor, details: bool, n_threads: int
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    bias_error: Tensor,
+    weights: Tensor,
+    details: bool,
+    n_threads: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Same contract as ``cpu._loss_and_gradients``; the squared errors are those at every rank."""
     d_sae, d_model = W_dec.shape
     by_pieces = values.numel() >= _OFTEN * d_sae
-    parts = max(1, min(n_threads, -(-d_model // WIDTH) if by_pieces else d_model // _MIN_COORDINATES))
+    parts = max(
+        1,
+        min(
+            n_threads,
+            -(-d_model // WIDTH) if by_pieces else d_model // _MIN_COORDINATES,
+        ),
+    )
     dots = torch.zeros(parts, *values.shape, dtype=values.dtype)
     squares = torch.zeros(parts, values.shape[1], dtype=torch.float64)
-    grad_W, suffix = torch.empty_like(W_dec) if by_pieces else torch.zeros_like(W_dec), torch.empty_like(bias_error)
+    grad_W, suffix = (
+        torch.empty_like(W_dec) if by_pieces else torch.zeros_like(W_dec),
+        torch.empty_like(bias_error),
+    )
     last_error = torch.empty_like(bias_error if details else bias_error[:0])
-    arrays = [tensor.detach().contiguous().numpy() for tensor in (values, indices, W_dec, bias_error, weights)]
+    arrays = [
+        tensor.detach().contiguous().numpy()
+        for tensor in (values, indices, W_dec, bias_error, weights)
+    ]
 
     def run(part: int) -> None:
-        results = [tensor.numpy() for tensor in (dots[part], squares[part], grad_W, suffix, last_error)]
+        results = [
+            tensor.numpy()
+            for tensor in (dots[part], squares[part], grad_W, suffix, last_error)
+        ]
         walk: Any = _walk_pieces if by_pieces else _walk_rows
         walk(*arrays, *results, part, parts)
 
@@ -56,10 +77,26 @@ def loss_and_gradients(
 
 @numba.njit(nogil=True, cache=True)
 @no_type_check  # or the run-time shape checks of the tests would wrap what numba has to read
-def _walk_pieces(values, indices, W_dec, bias_error, weights, dots, squares, grad_W, suffix, last_error, part, parts):
+def _walk_pieces(
+    values,
+    indices,
+    W_dec,
+    bias_error,
+    weights,
+    dots,
+    squares,
+    grad_W,
+    suffix,
+    last_error,
+    part,
+    parts,
+):
     n_tokens, k = values.shape
     n_rows, d_model = W_dec.shape
-    table, grads = np.empty((n_rows, WIDTH), W_dec.dtype), np.empty((n_rows, WIDTH), W_dec.dtype)
+    table, grads = (
+        np.empty((n_rows, WIDTH), W_dec.dtype),
+        np.empty((n_rows, WIDTH), W_dec.dtype),
+    )
     error, tail = np.empty(WIDTH, W_dec.dtype), np.empty(WIDTH, W_dec.dtype)
     lanes = np.zeros((k, LANES), W_dec.dtype)
     for start in range(part * WIDTH, d_model, parts * WIDTH):
@@ -76,7 +113,9 @@ def _walk_pieces(values, indices, W_dec, bias_error, weights, dots, squares, gra
             error[width:] = 0
             for d in range(width):
                 error[d] = bias_error[token, start + d]
-            walk_token(values, indices, table, grads, weights, dots, lanes, error, tail, token)
+            walk_token(
+                values, indices, table, grads, weights, dots, lanes, error, tail, token
+            )
             for d in range(width):
                 suffix[token, start + d] = tail[d]
             if len(last_error) > 0:
@@ -97,7 +136,20 @@ def _walk_pieces(values, indices, W_dec, bias_error, weights, dots, squares, gra
 # Reassociation lets the dot products run in vector registers; NaN and infinity keep their meaning.
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 @no_type_check
-def _walk_rows(values, indices, W_dec, bias_error, weights, dots, squares, grad_W, suffix, last_error, part, parts):
+def _walk_rows(
+    values,
+    indices,
+    W_dec,
+    bias_error,
+    weights,
+    dots,
+    squares,
+    grad_W,
+    suffix,
+    last_error,
+    part,
+    parts,
+):
     n_tokens, k = values.shape
     d_model = W_dec.shape[1]
     first, last = d_model * part // parts, d_model * (part + 1) // parts

@@ -60,14 +60,24 @@ _SCHEMA = (
 Implementation = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Task], Results]
 
 
-def run(name: str, values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, task: Task) -> Results:
+def run(
+    name: str,
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor,
+    target: Tensor,
+    task: Task,
+) -> Results:
     """The operator ``name``, on ``values`` and ``indices [n, k]``, ``W_dec [d_sae, d_model]``, ``b_dec`` and ``target [n, d_model]``."""
     return Results(*_operator.call(name, values, indices, W_dec, b_dec, target, *task))
 
 
 def accumulator(*tensors: Tensor) -> torch.dtype:
     """The dtype of sums: half precision would lose the small differences between neighbouring prefixes."""
-    return torch.promote_types(torch.float32, torch.promote_types(tensors[0].dtype, tensors[-1].dtype))
+    return torch.promote_types(
+        torch.float32, torch.promote_types(tensors[0].dtype, tensors[-1].dtype)
+    )
 
 
 def register(name: str, implementation: Implementation) -> None:
@@ -88,9 +98,19 @@ def register(name: str, implementation: Implementation) -> None:
         check_features(indices, W_dec)
         task = Task(levels, weights, needs, details, deterministic)
         found = implementation(values, indices, W_dec, b_dec, target, task)
-        return found.loss, found.per_level, found.reconstruction, found.values, found.W_dec, found.b_dec, found.target
+        return (
+            found.loss,
+            found.per_level,
+            found.reconstruction,
+            found.values,
+            found.W_dec,
+            found.b_dec,
+            found.target,
+        )
 
-    _operator.register(name, forward, shapes=_shapes, keep=_keep, backward=_backward, schema=_SCHEMA)
+    _operator.register(
+        name, forward, shapes=_shapes, keep=_keep, backward=_backward, schema=_SCHEMA
+    )
 
 
 def _shapes(
@@ -109,7 +129,10 @@ def _shapes(
     per_level = values.new_empty(len(levels) if details else 0, dtype=dtype)
     reconstruction = target.new_empty(target.shape if details else (0,), dtype=dtype)
     tensors = zip((values, W_dec, b_dec, target), needs, strict=True)
-    gradients = [tensor.new_empty(tensor.shape if is_needed else (0,), dtype=dtype) for tensor, is_needed in tensors]
+    gradients = [
+        tensor.new_empty(tensor.shape if is_needed else (0,), dtype=dtype)
+        for tensor, is_needed in tensors
+    ]
     return values.new_empty(()), per_level, reconstruction, *gradients
 
 
@@ -127,13 +150,20 @@ def _backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ..
     found: list[Tensor | None] = [None] * 4
     if upstream is not None and torch.is_grad_enabled():
 
-        def definition(values: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor) -> Tensor:
-            return reference.hierarchical_loss(values, indices, W_dec, b_dec, target, task.levels, task.weights)
+        def definition(
+            values: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor
+        ) -> Tensor:
+            return reference.hierarchical_loss(
+                values, indices, W_dec, b_dec, target, task.levels, task.weights
+            )
 
         found = gradients_by_definition(definition, inputs, needed, upstream)
     elif upstream is not None:
         pairs = zip(gradients, inputs, needed, strict=True)
-        found = [_scaled(gradient, upstream, tensor.dtype) if is_needed else None for gradient, tensor, is_needed in pairs]
+        found = [
+            _scaled(gradient, upstream, tensor.dtype) if is_needed else None
+            for gradient, tensor, is_needed in pairs
+        ]
     return found[0], None, *found[1:], *(None,) * len(task)
 
 
@@ -143,4 +173,6 @@ def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     if factor.device.type == "cpu" and factor == 1:
         return gradient.to(dtype)
     # One pass over what can be the largest tensor there is, rather than one for the factor and one for the dtype.
-    return torch.mul(gradient, factor.to(gradient.dtype), out=torch.empty_like(gradient, dtype=dtype))
+    return torch.mul(
+        gradient, factor.to(gradient.dtype), out=torch.empty_like(gradient, dtype=dtype)
+    )

@@ -5,14 +5,26 @@ from torch import Tensor
 
 
 def hierarchical_loss(
-    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, levels: list[int], weights: list[float]
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor,
+    target: Tensor,
+    levels: list[int],
+    weights: list[float],
 ) -> Tensor:
     """The loss alone."""
     return hierarchical_parts(values, indices, W_dec, b_dec, target, levels, weights)[0]
 
 
 def hierarchical_parts(
-    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor, levels: list[int], weights: list[float]
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor,
+    target: Tensor,
+    levels: list[int],
+    weights: list[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Every prefix's reconstruction by a cumulative sum over ranks; holds ``[n, k, d_model]`` several times over.
 
@@ -21,4 +33,9 @@ def hierarchical_parts(
     prefixes = b_dec + (values.unsqueeze(-1) * W_dec[indices]).cumsum(dim=1)
     ranks = torch.tensor(levels, device=values.device) - 1
     per_level = (prefixes - target.unsqueeze(1)).square().mean(dim=(0, 2))[ranks]
-    return per_level @ torch.tensor(weights, dtype=per_level.dtype, device=per_level.device), per_level, prefixes[:, -1]
+    return (
+        per_level
+        @ torch.tensor(weights, dtype=per_level.dtype, device=per_level.device),
+        per_level,
+        prefixes[:, -1],
+    )

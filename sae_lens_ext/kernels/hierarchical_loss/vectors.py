@@ -41,7 +41,9 @@ class Vectors:
         """A vector of one number."""
         nothing, index = ir.Constant(self._type, ir.Undefined), ir.IntType(32)
         first = self._builder.insert_element(nothing, number, ir.Constant(index, 0))
-        return self._builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(index, LANES), [0] * LANES))
+        return self._builder.shuffle_vector(
+            first, nothing, ir.Constant(ir.VectorType(index, LANES), [0] * LANES)
+        )
 
     def plus(self, one: Any, other: Any) -> Any:
         """``one + other``."""
@@ -49,18 +51,26 @@ class Vectors:
 
     def plus_product(self, vector: Any, one: Any, other: Any) -> Any:
         """``vector + one * other``."""
-        return self._builder.fadd(vector, self._builder.fmul(one, other, flags=_JOINED), flags=_JOINED)
+        return self._builder.fadd(
+            vector, self._builder.fmul(one, other, flags=_JOINED), flags=_JOINED
+        )
 
     def minus_product(self, vector: Any, one: Any, other: Any) -> Any:
         """``vector - one * other``."""
-        return self._builder.fsub(vector, self._builder.fmul(one, other, flags=_JOINED), flags=_JOINED)
+        return self._builder.fsub(
+            vector, self._builder.fmul(one, other, flags=_JOINED), flags=_JOINED
+        )
 
     def total(self, vector: Any) -> Any:
         """The sum of its numbers, in any order."""
         kind = {"float": "f32", "double": "f64"}[str(self._number)]
         function = ir.FunctionType(self._number, [self._number, self._type])
-        add = cgutils.get_or_insert_function(self._builder.module, function, f"llvm.vector.reduce.fadd.v{LANES}{kind}")
-        return self._builder.call(add, [ir.Constant(self._number, 0.0), vector], fastmath=("reassoc",))
+        add = cgutils.get_or_insert_function(
+            self._builder.module, function, f"llvm.vector.reduce.fadd.v{LANES}{kind}"
+        )
+        return self._builder.call(
+            add, [ir.Constant(self._number, 0.0), vector], fastmath=("reassoc",)
+        )
 
     @property
     def _alignment(self) -> int:
@@ -68,4 +78,6 @@ class Vectors:
         return 4 if str(self._number) == "float" else 8
 
     def _at(self, pointer: Any, offset: Any) -> Any:
-        return self._builder.bitcast(self._builder.gep(pointer, [offset]), self._type.as_pointer())
+        return self._builder.bitcast(
+            self._builder.gep(pointer, [offset]), self._type.as_pointer()
+        )

@@ -42,11 +42,26 @@ def walk_token(
         tail: [WIDTH], becomes S at the first rank.
         token: which one.
     """
-    signature = types.void(values, indices, table, grads, weights, dots, squares, error, tail, token)
+    signature = types.void(
+        values, indices, table, grads, weights, dots, squares, error, tail, token
+    )
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        arrays = [context.make_array(kind)(context, builder, one) for kind, one in zip(signature.args[:-1], arguments[:-1], strict=True)]
-        p_values, p_indices, p_table, p_grads, p_weights, p_dots, p_squares, p_error, p_tail = [array.data for array in arrays]
+        arrays = [
+            context.make_array(kind)(context, builder, one)
+            for kind, one in zip(signature.args[:-1], arguments[:-1], strict=True)
+        ]
+        (
+            p_values,
+            p_indices,
+            p_table,
+            p_grads,
+            p_weights,
+            p_dots,
+            p_squares,
+            p_error,
+            p_tail,
+        ) = [array.data for array in arrays]
         token = arguments[-1]
         n_ranks = cgutils.unpack_tuple(builder, arrays[0].shape, 2)[1]
         first = builder.mul(token, n_ranks)
@@ -58,7 +73,10 @@ def walk_token(
         def rank_at(index: Any) -> tuple[Any, Any, Any]:
             """Where a rank's numbers are, where its row begins, and its value."""
             here = builder.add(first, index)
-            row = builder.mul(builder.load(builder.gep(p_indices, [here])), ir.Constant(token.type, WIDTH))
+            row = builder.mul(
+                builder.load(builder.gep(p_indices, [here])),
+                ir.Constant(token.type, WIDTH),
+            )
             return here, row, v.filled(builder.load(builder.gep(p_values, [here])))
 
         with cgutils.for_range(builder, n_ranks) as loop:
@@ -70,15 +88,24 @@ def walk_token(
             v.store(builder.load(error), p_error, offset)
 
         with cgutils.for_range(builder, n_ranks) as loop:
-            rank = builder.sub(builder.sub(n_ranks, ir.Constant(token.type, 1)), loop.index)
+            rank = builder.sub(
+                builder.sub(n_ranks, ir.Constant(token.type, 1)), loop.index
+            )
             here, row, value = rank_at(rank)
             weight = v.filled(builder.load(builder.gep(p_weights, [rank])))
             dot = square = v.zero
             for offset, error, tail in zip(offsets, errors, tails, strict=True):
                 place = builder.add(row, offset)
-                entry, grad, old = v.load(p_table, place), v.load(p_grads, place), builder.load(error)
+                entry, grad, old = (
+                    v.load(p_table, place),
+                    v.load(p_grads, place),
+                    builder.load(error),
+                )
                 new = v.plus_product(builder.load(tail), weight, old)
-                square, dot = v.plus_product(square, old, old), v.plus_product(dot, entry, new)
+                square, dot = (
+                    v.plus_product(square, old, old),
+                    v.plus_product(dot, entry, new),
+                )
                 v.store(v.plus_product(grad, value, new), p_grads, place)
                 builder.store(v.minus_product(old, value, entry), error)
                 builder.store(new, tail)

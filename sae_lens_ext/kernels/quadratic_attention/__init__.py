@@ -21,14 +21,18 @@ from sae_lens_ext.kernels.quadratic_attention.features import (
     feature_pairs,
     n_features,
 )
-from sae_lens_ext.kernels.quadratic_attention.reference import AttentionState, Kernel, divisor
+from sae_lens_ext.kernels.quadratic_attention.reference import (
+    AttentionState,
+    FeatureMap,
+    divisor,
+)
 
 __all__ = [
     "Attended",
     "AttentionState",
     "Coefficients",
+    "FeatureMap",
     "Form",
-    "Kernel",
     "divisor",
     "feature_map",
     "feature_pairs",
@@ -144,7 +148,9 @@ def quadratic_attention_with_state(
         BackendError: likewise.
     """
     check_attention(q, k, v)
-    out, final_state = _attend(q, k, v, c, scale, form, backend, eps, state, wants_state=True)
+    out, final_state = _attend(
+        q, k, v, c, scale, form, backend, eps, state, wants_state=True
+    )
     assert final_state is not None
     return Attended(out, final_state)
 
@@ -182,7 +188,9 @@ def quadratic_attention_step(
     """
     check_attention(q, k, v, axes="...")
     tensors = q.unsqueeze(-2), k.unsqueeze(-2), v.unsqueeze(-2)
-    out, final_state = _attend(*tensors, c, scale, "recurrent", None, eps, state, wants_state=True)
+    out, final_state = _attend(
+        *tensors, c, scale, "recurrent", None, eps, state, wants_state=True
+    )
     assert final_state is not None
     return Attended(out.squeeze(-2), final_state)
 
@@ -201,38 +209,60 @@ def _attend(
 ) -> tuple[Tensor, AttentionState | None]:
     if form not in _FORMS:
         raise InvalidArgument(f"form must be one of {', '.join(_FORMS)}; got {form!r}")
-    kernel = _kernel(c, scale, eps, q)
+    feature_map = _feature_map(c, scale, eps, q)
     if state is not None:
-        _check_state(state, v, n_features(q.shape[-1], kernel.c), reference.accumulator(q))
+        _check_state(
+            state, v, n_features(q.shape[-1], feature_map.c), reference.accumulator(q)
+        )
     chosen = resolve(backend, q, k, v, *(state or ()))
-    if backend in ("cpu", "gpu") and (form == "recurrent" or (form, backend) == ("dense", "cpu")):
+    if backend in ("cpu", "gpu") and (
+        form == "recurrent" or (form, backend) == ("dense", "cpu")
+    ):
         raise BackendError(
             f"backend={backend!r} was asked for, but form={form!r} is plain torch; leave backend out or pass backend='reference'"
         )
     # One token after a state has nothing to be laid out for, and an operator's own cost would be most of it.
-    is_one_token = form == "auto" and backend is None and state is not None and q.shape[-2] == 1
+    is_one_token = (
+        form == "auto" and backend is None and state is not None and q.shape[-2] == 1
+    )
     if form == "recurrent" or is_one_token:
-        return reference.recurrent(q, k, v, kernel, state)
+        return reference.recurrent(q, k, v, feature_map, state)
     if chosen == "gpu":
-        from sae_lens_ext.kernels.quadratic_attention import gpu  # loads Triton, so only when needed
+        from sae_lens_ext.kernels.quadratic_attention import (
+            gpu,
+        )  # loads Triton, so only when needed
 
-        return gpu.attend(q, k, v, kernel, state, wants_state, form)
+        return gpu.attend(q, k, v, feature_map, state, wants_state, form)
     if chosen == "cpu" and form != "dense":
-        return chunked.attend(q, k, v, kernel, state, wants_state, form)
-    return (reference.chunked if form == "chunked" else reference.dense)(q, k, v, kernel, state, wants_state)
+        return chunked.attend(q, k, v, feature_map, state, wants_state, form)
+    return (reference.chunked if form == "chunked" else reference.dense)(
+        q, k, v, feature_map, state, wants_state
+    )
 
 
-def _kernel(c: object, scale: object, eps: object, q: Tensor) -> Kernel:
+def _feature_map(c: object, scale: object, eps: object, q: Tensor) -> FeatureMap:
     dtype = reference.accumulator(q)
     smallest = torch.finfo(dtype).tiny
     if not smallest <= as_real(eps) < math.inf:
-        raise InvalidArgument(f"eps must be a number above 0, and at least {smallest:.2g}, the smallest of {dtype}; got {eps!r}")
-    return Kernel(checked_coefficients(c), 1 / math.sqrt(q.shape[-1]) if scale is None else checked_scale(scale), as_real(eps))
+        raise InvalidArgument(
+            f"eps must be a number above 0, and at least {smallest:.2g}, the smallest of {dtype}; got {eps!r}"
+        )
+    return FeatureMap(
+        checked_coefficients(c),
+        1 / math.sqrt(q.shape[-1]) if scale is None else checked_scale(scale),
+        as_real(eps),
+    )
 
 
 def _check_state(state: object, v: Tensor, n_features: int, dtype: torch.dtype) -> None:
-    if not isinstance(state, AttentionState) or not all(isinstance(part, Tensor) for part in state):
-        found = ", ".join(type(part).__name__ for part in state) if isinstance(state, AttentionState) else f"a {type(state).__name__}"
+    if not isinstance(state, AttentionState) or not all(
+        isinstance(part, Tensor) for part in state
+    ):
+        found = (
+            ", ".join(type(part).__name__ for part in state)
+            if isinstance(state, AttentionState)
+            else f"a {type(state).__name__}"
+        )
         raise InvalidArgument(
             f"state must be an AttentionState of two tensors; got {found}; take it from the .state of quadratic_attention_with_state"
         )

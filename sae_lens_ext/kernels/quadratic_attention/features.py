@@ -23,9 +23,19 @@ Coefficients = tuple[float, float, float]
 def checked_coefficients(c: object) -> Coefficients:
     """``c`` as floats; refuse what is not three numbers, none below 0 and not all 0."""
     # torch.compile of torch 2.8 knows no union of types.
-    numbers = [as_real(one) for one in c] if isinstance(c, tuple) or isinstance(c, list) else []  # noqa: SIM101
-    if len(numbers) != 3 or not all(0 <= one < math.inf for one in numbers) or not any(numbers):
-        raise InvalidArgument(f"c must be three numbers c0, c1, c2, none below 0 and not all 0; got {c!r}")
+    numbers = (
+        [as_real(one) for one in c]
+        if isinstance(c, tuple) or isinstance(c, list)
+        else []
+    )
+    if (
+        len(numbers) != 3
+        or not all(0 <= one < math.inf for one in numbers)
+        or not any(numbers)
+    ):
+        raise InvalidArgument(
+            f"c must be three numbers c0, c1, c2, none below 0 and not all 0; got {c!r}"
+        )
     c0, c1, c2 = numbers
     return c0, c1, c2
 
@@ -34,7 +44,9 @@ def checked_scale(scale: object) -> float:
     """``scale`` as a float; refuse what is no number above 0."""
     # Compared, not asked whether it is finite, which torch.compile cannot do for a number that changes from call to call.
     if not 0 < as_real(scale) < math.inf:
-        raise InvalidArgument(f"scale must be a number above 0; got {scale!r}; for another scale of every query, multiply q by a tensor")
+        raise InvalidArgument(
+            f"scale must be a number above 0; got {scale!r}; for another scale of every query, multiply q by a tensor"
+        )
     return as_real(scale)
 
 
@@ -56,7 +68,9 @@ def feature_pairs(d: int) -> Int[Tensor, "pairs 2"]:
     return torch.stack([first, (first + distance) % d], dim=1)
 
 
-def feature_map(x: Float[Tensor, "*batch d"], c: Coefficients, scale: float) -> Float[Tensor, "*batch features"]:
+def feature_map(
+    x: Float[Tensor, "*batch d"], c: Coefficients, scale: float
+) -> Float[Tensor, "*batch features"]:
     """phi(x): the features of degree 0, of degree 1 and of degree 2, the last in the order of ``feature_pairs``; in the dtype of x.
 
     >>> q, k = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -1.0])
@@ -77,7 +91,9 @@ def feature_map(x: Float[Tensor, "*batch d"], c: Coefficients, scale: float) -> 
     if c1:
         parts.append(x * math.sqrt(c1 * scale))
     if c2:
-        products = (x.unsqueeze(-2) * shifted(x) * pair_weights(x, c2, scale)).flatten(-2)
+        products = (x.unsqueeze(-2) * shifted(x) * pair_weights(x, c2, scale)).flatten(
+            -2
+        )
         parts.append(products[..., : x.shape[-1] * (x.shape[-1] + 1) // 2])
     return torch.cat(parts, dim=-1)
 

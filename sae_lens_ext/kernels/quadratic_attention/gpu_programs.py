@@ -20,7 +20,9 @@ ROUNDING = tl.constexpr(2.0**-23)
 @no_type_check
 def _tile(p_x, i_n, o_t, o_d, T, D):
     m_x = (o_t < T)[:, None] & (o_d < D)[None, :]
-    return tl.load(p_x + (i_n * T + o_t)[:, None] * D + o_d[None, :], mask=m_x, other=0).to(tl.float32)
+    return tl.load(
+        p_x + (i_n * T + o_t)[:, None] * D + o_d[None, :], mask=m_x, other=0
+    ).to(tl.float32)
 
 
 @triton.jit
@@ -37,11 +39,29 @@ def _rows_of(i_kind, D, C0: tl.constexpr, C1: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _phi(p_x, i_n, o_t, o_d, i_kind, T, D, C0: tl.constexpr, C1: tl.constexpr, W0, W1, W_SQUARE, W_PAIR):
+def _phi(
+    p_x,
+    i_n,
+    o_t,
+    o_d,
+    i_kind,
+    T,
+    D,
+    C0: tl.constexpr,
+    C1: tl.constexpr,
+    W0,
+    W1,
+    W_SQUARE,
+    W_PAIR,
+):
     i_distance = i_kind - (C0 != 0) - (C1 != 0)
     o_shifted = (o_d + tl.maximum(i_distance, 0)) % D
     b_x = _tile(p_x, i_n, o_t, o_d, T, D)
-    b_phi = b_x * _tile(p_x, i_n, o_t, o_shifted, T, D) * tl.where(i_distance == 0, W_SQUARE, W_PAIR)
+    b_phi = (
+        b_x
+        * _tile(p_x, i_n, o_t, o_shifted, T, D)
+        * tl.where(i_distance == 0, W_SQUARE, W_PAIR)
+    )
     if C1 != 0:
         b_phi = tl.where(i_distance == -1, b_x * W1, b_phi)
     if C0 != 0:
@@ -97,24 +117,47 @@ def sum_values(
     b_sum = tl.zeros([BT, BV], tl.float32)
     b_normalizer = tl.zeros([BT], tl.float32)
     i_first = i_block * BT if REVERSE else i_chunk * CHUNK
-    i_stop = tl.minimum((i_chunk + 1) * CHUNK, T) if REVERSE else tl.minimum((i_block + 1) * BT, T)
+    i_stop = (
+        tl.minimum((i_chunk + 1) * CHUNK, T)
+        if REVERSE
+        else tl.minimum((i_block + 1) * BT, T)
+    )
     # Where a product is made of six, there are no registers left to load ahead.
-    for i_y in tl.range(i_first, i_stop, BT, num_stages=1 if PRECISION == "bf16x6" else None):
+    for i_y in tl.range(
+        i_first, i_stop, BT, num_stages=1 if PRECISION == "bf16x6" else None
+    ):
         o_y = i_y + tl.arange(0, BT)
-        b_scores = tl.dot(b_x, tl.trans(_tile(p_y, i_n, o_y, o_d, T, D)), input_precision=PRECISION) * SCALE
-        m_pair = o_y[None, :] >= o_t[:, None] if REVERSE else o_y[None, :] <= o_t[:, None]
-        b_weights = tl.where(m_pair & (o_y < T)[None, :], C0 + b_scores * (C1 + C2 * b_scores), 0.0)
-        b_sum += tl.dot(b_weights, _tile(p_value, i_n, o_y, o_v, T, V), input_precision=PRECISION)
+        b_scores = (
+            tl.dot(
+                b_x,
+                tl.trans(_tile(p_y, i_n, o_y, o_d, T, D)),
+                input_precision=PRECISION,
+            )
+            * SCALE
+        )
+        m_pair = (
+            o_y[None, :] >= o_t[:, None] if REVERSE else o_y[None, :] <= o_t[:, None]
+        )
+        b_weights = tl.where(
+            m_pair & (o_y < T)[None, :], C0 + b_scores * (C1 + C2 * b_scores), 0.0
+        )
+        b_sum += tl.dot(
+            b_weights, _tile(p_value, i_n, o_y, o_v, T, V), input_precision=PRECISION
+        )
         b_normalizer += tl.sum(b_weights, 1)
     if HAS_STATE:
         i_slot = i_n * SLOTS + i_chunk + (1 if REVERSE else 0)
         p_slot_kv, p_slot_k = p_kv + i_slot * F * V, p_k + i_slot * F
         for i_kind in range(0, KINDS):
-            b_phi = _phi(p_x, i_n, o_t, o_d, i_kind, T, D, C0, C1, W0, W1, W_SQUARE, W_PAIR)
+            b_phi = _phi(
+                p_x, i_n, o_t, o_d, i_kind, T, D, C0, C1, W0, W1, W_SQUARE, W_PAIR
+            )
             i_row, n_rows = _rows_of(i_kind, D, C0, C1)
             o_row = i_row + o_d
             m_kv = (o_d < n_rows)[:, None] & (o_v < V)[None, :]
-            b_kv = tl.load(p_slot_kv + o_row[:, None] * V + o_v[None, :], mask=m_kv, other=0)
+            b_kv = tl.load(
+                p_slot_kv + o_row[:, None] * V + o_v[None, :], mask=m_kv, other=0
+            )
             b_sum += tl.dot(b_phi, b_kv, input_precision=PRECISION)
             if not REVERSE:
                 b_k = tl.load(p_slot_k + o_row, mask=o_d < n_rows, other=0)
@@ -123,13 +166,23 @@ def sum_values(
         b_divisor = b_normalizer + eps
         if HAS_STATE:
             b_square = SCALE * tl.sum(b_x * b_x, 1)
-            b_noise = ROUNDING * tl.sqrt(C0 + b_square * (C1 + C2 * b_square)) * tl.load(p_norm + i_slot)
-            b_divisor = tl.where(tl.abs(b_normalizer) <= b_noise, float("inf"), b_divisor)
+            b_noise = (
+                ROUNDING
+                * tl.sqrt(C0 + b_square * (C1 + C2 * b_square))
+                * tl.load(p_norm + i_slot)
+            )
+            b_divisor = tl.where(
+                tl.abs(b_normalizer) <= b_noise, float("inf"), b_divisor
+            )
         b_sum = b_sum / b_divisor[:, None]
         if i_v == 0:
             tl.store(p_divisor + i_n * T + o_t, b_divisor, mask=o_t < T)
     m_out = (o_t < T)[:, None] & (o_v < V)[None, :]
-    tl.store(p_out + (i_n * T + o_t)[:, None] * V + o_v[None, :], b_sum.to(p_out.dtype.element_ty), mask=m_out)
+    tl.store(
+        p_out + (i_n * T + o_t)[:, None] * V + o_v[None, :],
+        b_sum.to(p_out.dtype.element_ty),
+        mask=m_out,
+    )
 
 
 @triton.jit
@@ -176,7 +229,11 @@ def grad_scores(
     b_x_normalizer = tl.load(p_x_normalizer + i_n * T + o_t, mask=o_t < T, other=0)
     b_grad = tl.zeros([BT, BD], tl.float32)
     i_first = i_block * BT if REVERSE else i_chunk * CHUNK
-    i_stop = tl.minimum((i_chunk + 1) * CHUNK, T) if REVERSE else tl.minimum((i_block + 1) * BT, T)
+    i_stop = (
+        tl.minimum((i_chunk + 1) * CHUNK, T)
+        if REVERSE
+        else tl.minimum((i_block + 1) * BT, T)
+    )
     for i_y in range(i_first, i_stop, BT):
         o_y = i_y + tl.arange(0, BT)
         b_y = _tile(p_y, i_n, o_y, o_d, T, D)
@@ -187,28 +244,78 @@ def grad_scores(
             o_v = i_v + tl.arange(0, BV)
             b_x_value = _tile(p_x_value, i_n, o_t, o_v, T, V)
             b_y_value = _tile(p_y_value, i_n, o_y, o_v, T, V)
-            b_grad_weights += tl.dot(b_x_value, tl.trans(b_y_value), input_precision=PRECISION)
-        m_pair = o_y[None, :] >= o_t[:, None] if REVERSE else o_y[None, :] <= o_t[:, None]
-        b_grad_scores = tl.where(m_pair, b_grad_weights * (C1 + 2 * C2 * b_scores) * SCALE, 0.0)
+            b_grad_weights += tl.dot(
+                b_x_value, tl.trans(b_y_value), input_precision=PRECISION
+            )
+        m_pair = (
+            o_y[None, :] >= o_t[:, None] if REVERSE else o_y[None, :] <= o_t[:, None]
+        )
+        b_grad_scores = tl.where(
+            m_pair, b_grad_weights * (C1 + 2 * C2 * b_scores) * SCALE, 0.0
+        )
         b_grad += tl.dot(b_grad_scores, b_y, input_precision=PRECISION)
     if HAS_STATE:
         i_slot = i_n * SLOTS + i_chunk + (1 if REVERSE else 0)
         p_slot_kv, p_slot_k = p_kv + i_slot * F * V, p_k + i_slot * F
         if C1 != 0:
             o_row = (C0 != 0) + o_d
-            b_phi = _grad_features(p_x_value, b_x_normalizer, p_slot_kv, p_slot_k, i_n, o_t, o_d, o_row, T, D, V, PRECISION, BT, BD, BV)
+            b_phi = _grad_features(
+                p_x_value,
+                b_x_normalizer,
+                p_slot_kv,
+                p_slot_k,
+                i_n,
+                o_t,
+                o_d,
+                o_row,
+                T,
+                D,
+                V,
+                PRECISION,
+                BT,
+                BD,
+                BV,
+            )
             b_grad += b_phi * W1
         if C2 != 0:
             # Every coordinate with every other, each pair from both sides.
             for i_shift in range(0, D):
                 o_other = (o_d + i_shift) % D
                 i_distance = tl.minimum(i_shift, D - i_shift)
-                o_first = tl.where(2 * i_shift < D, o_d, tl.where(2 * i_shift == D, tl.minimum(o_d, o_other), o_other))
+                o_first = tl.where(
+                    2 * i_shift < D,
+                    o_d,
+                    tl.where(2 * i_shift == D, tl.minimum(o_d, o_other), o_other),
+                )
                 o_row = (C0 != 0) + (C1 != 0) * D + i_distance * D + o_first
-                b_phi = _grad_features(p_x_value, b_x_normalizer, p_slot_kv, p_slot_k, i_n, o_t, o_d, o_row, T, D, V, PRECISION, BT, BD, BV)
-                b_grad += b_phi * _tile(p_x, i_n, o_t, o_other, T, D) * tl.where(i_shift == 0, 2 * W_SQUARE, W_PAIR)
+                b_phi = _grad_features(
+                    p_x_value,
+                    b_x_normalizer,
+                    p_slot_kv,
+                    p_slot_k,
+                    i_n,
+                    o_t,
+                    o_d,
+                    o_row,
+                    T,
+                    D,
+                    V,
+                    PRECISION,
+                    BT,
+                    BD,
+                    BV,
+                )
+                b_grad += (
+                    b_phi
+                    * _tile(p_x, i_n, o_t, o_other, T, D)
+                    * tl.where(i_shift == 0, 2 * W_SQUARE, W_PAIR)
+                )
     m_out = (o_t < T)[:, None] & (o_d < D)[None, :]
-    tl.store(p_out + (i_n * T + o_t)[:, None] * D + o_d[None, :], b_grad.to(p_out.dtype.element_ty), mask=m_out)
+    tl.store(
+        p_out + (i_n * T + o_t)[:, None] * D + o_d[None, :],
+        b_grad.to(p_out.dtype.element_ty),
+        mask=m_out,
+    )
 
 
 @triton.jit
@@ -235,8 +342,16 @@ def _grad_features(
     b_phi = b_normalizer[:, None] * b_k[None, :]
     for i_v in range(0, V, BV):
         o_v = i_v + tl.arange(0, BV)
-        b_kv = tl.load(p_kv + o_row[:, None] * V + o_v[None, :], mask=(o_d < D)[:, None] & (o_v < V)[None, :], other=0)
-        b_phi += tl.dot(_tile(p_value, i_n, o_t, o_v, T, V), tl.trans(b_kv), input_precision=PRECISION)
+        b_kv = tl.load(
+            p_kv + o_row[:, None] * V + o_v[None, :],
+            mask=(o_d < D)[:, None] & (o_v < V)[None, :],
+            other=0,
+        )
+        b_phi += tl.dot(
+            _tile(p_value, i_n, o_t, o_v, T, V),
+            tl.trans(b_kv),
+            input_precision=PRECISION,
+        )
     return b_phi
 
 
@@ -280,14 +395,22 @@ def sum_features(
     for i_t in range(i_chunk * CHUNK, tl.minimum((i_chunk + 1) * CHUNK, T), BT):
         o_t = i_t + tl.arange(0, BT)
         b_phi = _phi(p_x, i_n, o_t, o_d, i_kind, T, D, C0, C1, W0, W1, W_SQUARE, W_PAIR)
-        b_kv += tl.dot(tl.trans(b_phi), _tile(p_value, i_n, o_t, o_v, T, V), input_precision=PRECISION)
+        b_kv += tl.dot(
+            tl.trans(b_phi),
+            _tile(p_value, i_n, o_t, o_v, T, V),
+            input_precision=PRECISION,
+        )
         b_normalizer = tl.load(p_normalizer + i_n * T + o_t, mask=o_t < T, other=0)
         b_k += tl.sum(b_phi * b_normalizer[:, None], 0)
     i_row, n_rows = _rows_of(i_kind, D, C0, C1)
     i_slot = i_n * SLOTS + i_chunk + (0 if REVERSE else 1)
     o_row = i_slot * F + i_row + o_d
     m_row = o_d < n_rows
-    tl.store(p_kv + o_row[:, None] * V + o_v[None, :], b_kv, mask=m_row[:, None] & (o_v < V)[None, :])
+    tl.store(
+        p_kv + o_row[:, None] * V + o_v[None, :],
+        b_kv,
+        mask=m_row[:, None] & (o_v < V)[None, :],
+    )
     if i_v == 0:
         tl.store(p_k + o_row, b_k, mask=m_row)
 

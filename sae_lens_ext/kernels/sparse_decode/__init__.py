@@ -35,7 +35,9 @@ def sparse_decode(
     check_decoder(values, indices, W_dec, b_dec)
     chosen = resolve(backend, values, W_dec, b_dec)
     if chosen == "gpu":
-        from sae_lens_ext.kernels.sparse_decode import gpu  # loads Triton, so only when needed
+        from sae_lens_ext.kernels.sparse_decode import (
+            gpu,
+        )  # loads Triton, so only when needed
 
         return gpu.sparse_decode(values, indices, W_dec, b_dec)
     if chosen == "cpu":

@@ -6,7 +6,9 @@ from sae_lens_ext.kernels._rows import cpu as cpu_rows
 from sae_lens_ext.kernels.sparse_decode import operator
 
 
-def sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+def sparse_decode(
+    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor
+) -> Tensor:
     """As in ``reference``."""
     return operator.run("sparse_decode_cpu", values, indices, W_dec, b_dec)
 

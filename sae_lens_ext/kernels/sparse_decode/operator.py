@@ -12,10 +12,14 @@ from sae_lens_ext.kernels._second_order import gradients_by_definition
 from sae_lens_ext.kernels.sparse_decode import reference
 
 
-def run(name: str, values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+def run(
+    name: str, values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor
+) -> Tensor:
     """The operator ``name`` on tensors with any leading shape."""
     k = values.shape[-1]
-    flat = _operator.call(name, values.reshape(-1, k), indices.reshape(-1, k).long(), W_dec, b_dec)
+    flat = _operator.call(
+        name, values.reshape(-1, k), indices.reshape(-1, k).long(), W_dec, b_dec
+    )
     return flat.view(*values.shape[:-1], W_dec.shape[1])
 
 
@@ -24,12 +28,34 @@ def register(name: str, rows: Rows) -> None:
 
     def decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
         check_features(indices, W_dec)
-        return rows.weighted_row_sum(values.contiguous(), indices.contiguous(), W_dec.contiguous(), b_dec.contiguous())
+        return rows.weighted_row_sum(
+            values.contiguous(),
+            indices.contiguous(),
+            W_dec.contiguous(),
+            b_dec.contiguous(),
+        )
 
-    def gradients(grad: Tensor, values: Tensor, indices: Tensor, W_dec: Tensor, needs_values: bool, needs_W: bool) -> tuple[Tensor, Tensor]:
-        grad, values, indices = grad.contiguous(), values.contiguous(), indices.contiguous()
-        grad_values = rows.row_dots(grad, indices, W_dec.contiguous()) if needs_values else grad.new_empty(0)
-        return grad_values, rows.scatter_row_sum(values, indices, grad, W_dec.shape[0]) if needs_W else grad.new_empty(0)
+    def gradients(
+        grad: Tensor,
+        values: Tensor,
+        indices: Tensor,
+        W_dec: Tensor,
+        needs_values: bool,
+        needs_W: bool,
+    ) -> tuple[Tensor, Tensor]:
+        grad, values, indices = (
+            grad.contiguous(),
+            values.contiguous(),
+            indices.contiguous(),
+        )
+        grad_values = (
+            rows.row_dots(grad, indices, W_dec.contiguous())
+            if needs_values
+            else grad.new_empty(0)
+        )
+        return grad_values, rows.scatter_row_sum(
+            values, indices, grad, W_dec.shape[0]
+        ) if needs_W else grad.new_empty(0)
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, indices, W_dec, b_dec = ctx.saved_tensors
@@ -39,9 +65,16 @@ def register(name: str, rows: Rows) -> None:
             def definition(values: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
                 return reference.sparse_decode(values, indices, W_dec, b_dec)
 
-            found = gradients_by_definition(definition, (values, W_dec, b_dec), (needs_values, needs_W, needs_b), grad)
+            found = gradients_by_definition(
+                definition,
+                (values, W_dec, b_dec),
+                (needs_values, needs_W, needs_b),
+                grad,
+            )
             return found[0], None, found[1], found[2]
-        found = _operator.call(f"{name}_gradients", grad, values, indices, W_dec, needs_values, needs_W)
+        found = _operator.call(
+            f"{name}_gradients", grad, values, indices, W_dec, needs_values, needs_W
+        )
         grad_values, grad_W = _operator.optional(found, (needs_values, needs_W))
         return grad_values, None, grad_W, grad.sum(0) if needs_b else None
 
@@ -58,6 +91,13 @@ def _keep(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _gradient_shapes(
-    grad: Tensor, values: Tensor, indices: Tensor, W_dec: Tensor, needs_values: bool, needs_W: bool
+    grad: Tensor,
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    needs_values: bool,
+    needs_W: bool,
 ) -> tuple[Tensor, Tensor]:
-    return values.new_empty(values.shape if needs_values else (0,)), W_dec.new_empty(W_dec.shape if needs_W else (0,))
+    return values.new_empty(values.shape if needs_values else (0,)), W_dec.new_empty(
+        W_dec.shape if needs_W else (0,)
+    )

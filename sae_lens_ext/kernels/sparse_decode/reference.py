@@ -4,6 +4,10 @@ from einops import einsum
 from torch import Tensor
 
 
-def sparse_decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+def sparse_decode(
+    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor
+) -> Tensor:
     """Gather the chosen decoder rows and sum them; holds ``[..., k, d_model]``."""
-    return b_dec + einsum(values, W_dec[indices.long()], "... k, ... k d_model -> ... d_model")
+    return b_dec + einsum(
+        values, W_dec[indices.long()], "... k, ... k d_model -> ... d_model"
+    )

@@ -52,7 +52,11 @@ def topk_encode(
     k = arguments.k(k, W_enc.shape[1])
     chosen = resolve(backend, x, W_enc, b_enc, *([] if centre is None else [centre]))
     if chosen == "gpu":
-        from sae_lens_ext.kernels.topk_encode import gpu  # loads Triton, so only when needed
+        from sae_lens_ext.kernels.topk_encode import (
+            gpu,
+        )  # loads Triton, so only when needed
 
         return gpu.topk_encode(x, W_enc, b_enc, k, centre)
-    return (cpu if chosen == "cpu" else reference).topk_encode(x, W_enc, b_enc, k, centre)
+    return (cpu if chosen == "cpu" else reference).topk_encode(
+        x, W_enc, b_enc, k, centre
+    )

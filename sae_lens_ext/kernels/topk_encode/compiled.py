@@ -43,7 +43,10 @@ def selection(n_threads: int) -> Iterator[Select]:
             found = torch.empty(values.shape, dtype=wide.dtype)
             arrays = wide.numpy(), found.numpy(), indices.numpy()
             edges = [len(wide) * part // n_threads for part in range(n_threads + 1)]
-            parts = [[array[first:last] for array in arrays] for first, last in itertools.pairwise(edges)]
+            parts = [
+                [array[first:last] for array in arrays]
+                for first, last in itertools.pairwise(edges)
+            ]
             width = _width(values.shape[1])
             list(pool.map(lambda part: _select(*part, width), parts))  # pyright: ignore[reportCallIssue] - it counts a list as one
             values.copy_(found)
@@ -75,7 +78,11 @@ def _select(rows, values, indices, width):
                 part = row[start : min(start + width, last)]
                 for j in range(len(part)):
                     # In this form NaN counts as larger than all numbers, and stays.
-                    highest[j] = highest[j] if part[j] <= highest[j] or highest[j] != highest[j] else part[j]
+                    highest[j] = (
+                        highest[j]
+                        if part[j] <= highest[j] or highest[j] != highest[j]
+                        else part[j]
+                    )
         overall[:] = -np.inf
         for segment in range(n_segments):
             highest = maxima[segment]
@@ -92,7 +99,9 @@ def _select(rows, values, indices, width):
                 if not maxima[segment, j] < bound:
                     for column in range(first + j, last, width):
                         if not row[column] < bound:
-                            keys[n] = row[column] if row[column] == row[column] else np.inf
+                            keys[n] = (
+                                row[column] if row[column] == row[column] else np.inf
+                            )
                             ids[n] = column
                             n += 1
         _largest_first(keys, ids, n, k)

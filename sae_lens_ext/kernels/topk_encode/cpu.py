@@ -17,7 +17,9 @@ _CHUNK_ELEMENTS = 1 << 23
 _COMPILED_FROM = 1 << 17
 
 
-def topk_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def topk_encode(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, centre: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """As in ``reference``."""
     return operator.run("topk_encode_cpu", x, W_enc, b_enc, centre, k)
 
@@ -34,10 +36,14 @@ def _encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Te
     return values.relu_(), indices
 
 
-def _selection(n: int, d_sae: int, k: int) -> AbstractContextManager[Callable[[Tensor, Tensor, Tensor], None]]:
+def _selection(
+    n: int, d_sae: int, k: int
+) -> AbstractContextManager[Callable[[Tensor, Tensor, Tensor], None]]:
     """What writes the k largest of the rows of its first argument, and where they are, into the other two."""
     if n * d_sae >= _COMPILED_FROM and has_numba():
-        from sae_lens_ext.kernels.topk_encode import compiled  # loads numba, so only when needed
+        from sae_lens_ext.kernels.topk_encode import (
+            compiled,
+        )  # loads numba, so only when needed
 
         if compiled.saves_work(d_sae, k):
             return compiled.selection(torch.get_num_threads())

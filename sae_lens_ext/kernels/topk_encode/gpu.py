@@ -21,7 +21,9 @@ _COLUMNS = 4096
 _WARPS = 8
 
 
-def topk_encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, centre: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def topk_encode(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, centre: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """As in ``reference``."""
     return operator.run("topk_encode_gpu", x, W_enc, b_enc, centre, k)
 
@@ -30,13 +32,18 @@ def _encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Te
     n, d_sae = x.shape[0], W_enc.shape[1]
     rows = max(1, min(n, _PIECE_ELEMENTS // _COLUMNS))
     columns = max(1, _PIECE_ELEMENTS // (rows * _COLUMNS)) * _COLUMNS
-    values, indices = x.new_empty(n, k), torch.empty(n, k, dtype=torch.int64, device=x.device)
+    values, indices = (
+        x.new_empty(n, k),
+        torch.empty(n, k, dtype=torch.int64, device=x.device),
+    )
     for start in range(0, n, rows):
         part = slice(start, start + rows)
         best = indices.new_empty(len(x[part]), 0)
         for first in range(0, d_sae, columns):
             piece = slice(first, first + columns)
-            found = largest(torch.addmm(b_enc[piece], x[part], W_enc[:, piece]), k, first)
+            found = largest(
+                torch.addmm(b_enc[piece], x[part], W_enc[:, piece]), k, first
+            )
             best = torch.cat([best, found], dim=1)
             best = torch.topk(best, min(k, best.shape[1]), dim=1, sorted=True).values
         values[part], indices[part] = _unpacked(best)
@@ -52,10 +59,14 @@ def largest(pre: Tensor, k: int, first: int) -> Tensor:
     pieces = triton.cdiv(n_columns, _COLUMNS)
     # All pieces but the last give as many.
     each, last = min(k, _COLUMNS), min(k, n_columns - (pieces - 1) * _COLUMNS)
-    out = torch.empty(n, (pieces - 1) * each + last, dtype=torch.int64, device=pre.device)
+    out = torch.empty(
+        n, (pieces - 1) * each + last, dtype=torch.int64, device=pre.device
+    )
     if n:
         sizes = n_columns, out.shape[1], each, first, _COLUMNS
-        gpu_rows.launch(_select, (n, pieces), pre.contiguous(), out, *sizes, num_warps=_WARPS)
+        gpu_rows.launch(
+            _select, (n, pieces), pre.contiguous(), out, *sizes, num_warps=_WARPS
+        )
     return out
 
 

@@ -12,19 +12,29 @@ from sae_lens_ext.kernels._rows import Rows
 from sae_lens_ext.kernels._second_order import gradients_by_definition
 
 
-def run(name: str, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+def run(
+    name: str, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int
+) -> tuple[Tensor, Tensor]:
     """The operator ``name`` on ``x`` with any leading shape."""
-    values, indices = _operator.call(name, x.reshape(-1, x.shape[-1]), W_enc, b_enc, centre, k)
+    values, indices = _operator.call(
+        name, x.reshape(-1, x.shape[-1]), W_enc, b_enc, centre, k
+    )
     return values.view(*x.shape[:-1], k), indices.view(*x.shape[:-1], k)
 
 
-def register(name: str, encode: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]], rows: Rows) -> None:
+def register(
+    name: str,
+    encode: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]],
+    rows: Rows,
+) -> None:
     """Make the operator ``name`` of ``x [n, d_model]``, ``W_enc [d_model, d_sae]``, ``b_enc [d_sae]``, ``centre [d_model]`` and k.
 
     Its gradients are those of the chosen features only, which is all of them.
     """
 
-    def forward(x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+    def forward(
+        x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int
+    ) -> tuple[Tensor, Tensor]:
         return encode(_centred(x, centre), W_enc, b_enc, k)
 
     def gradients(
@@ -45,7 +55,9 @@ def register(name: str, encode: Callable[[Tensor, Tensor, Tensor, int], tuple[Te
             grad_x = rows.weighted_row_sum(grad_pre, indices, W_enc.T.contiguous())
         if needs_W:
             # The transpose of a [d_sae, d_model] result: a W_enc stored feature by feature gets a gradient laid out like it.
-            grad_W = rows.scatter_row_sum(grad_pre, indices, _centred(x, centre).contiguous(), d_sae).T
+            grad_W = rows.scatter_row_sum(
+                grad_pre, indices, _centred(x, centre).contiguous(), d_sae
+            ).T
         if needs_b or needs_centre:
             column_sums = rows.scatter_sum(grad_pre, indices, d_sae)
             grad_b = column_sums if needs_b else grad_b
@@ -58,11 +70,23 @@ def register(name: str, encode: Callable[[Tensor, Tensor, Tensor, int], tuple[Te
         needs = list(ctx.needs_input_grad[:4])
         if torch.is_grad_enabled():
 
-            def chosen(x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None) -> Tensor:
-                return (einsum(_centred(x, centre), W_enc.T[indices], "n d, n k d -> n k") + b_enc[indices]).relu()
+            def chosen(
+                x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None
+            ) -> Tensor:
+                return (
+                    einsum(_centred(x, centre), W_enc.T[indices], "n d, n k d -> n k")
+                    + b_enc[indices]
+                ).relu()
 
-            return (*gradients_by_definition(chosen, (x, W_enc, b_enc, centre), needs, grad_values), None)
-        found = _operator.call(f"{name}_gradients", grad_values, x, W_enc, centre, values, indices, *needs)
+            return (
+                *gradients_by_definition(
+                    chosen, (x, W_enc, b_enc, centre), needs, grad_values
+                ),
+                None,
+            )
+        found = _operator.call(
+            f"{name}_gradients", grad_values, x, W_enc, centre, values, indices, *needs
+        )
         return (*_operator.optional(found, needs), None)
 
     _operator.register(name, forward, shapes=_shapes, keep=_keep, backward=backward)
@@ -73,7 +97,9 @@ def _centred(x: Tensor, centre: Tensor | None) -> Tensor:
     return x if centre is None else x - centre
 
 
-def _shapes(x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
+def _shapes(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int
+) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
 
 

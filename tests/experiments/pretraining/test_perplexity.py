@@ -8,7 +8,12 @@ import torch
 
 import sae_lens_ext as sle
 from sae_lens_ext.based import BasedConfig, BasedForCausalLM
-from sae_lens_ext.experiments.pretraining.perplexity import perplexity, recall_mask, split, token_losses
+from sae_lens_ext.experiments.pretraining.perplexity import (
+    perplexity,
+    recall_mask,
+    split,
+    token_losses,
+)
 
 
 class Table(torch.nn.Module):
@@ -54,7 +59,12 @@ def test_perplexity_is_that_computed_by_hand(recall, of_recall, of_other, share)
 
 def test_recall_is_what_a_loop_over_the_text_finds():
     rows = torch.randint(0, 6, (7, 23), generator=torch.Generator().manual_seed(3))
-    for row, by_token, by_pair in zip(rows.tolist(), recall_mask(rows).tolist(), recall_mask(rows, "ngram").tolist(), strict=True):
+    for row, by_token, by_pair in zip(
+        rows.tolist(),
+        recall_mask(rows).tolist(),
+        recall_mask(rows, "ngram").tolist(),
+        strict=True,
+    ):
         assert by_token == [row[at] in row[:at] for at in range(1, 23)]
         pairs = list(itertools.pairwise(row))
         assert by_pair == [pair in pairs[:at] for at, pair in enumerate(pairs)]
@@ -69,19 +79,37 @@ def test_a_set_without_tokens_has_no_perplexity():
 
 
 def test_losses_do_not_depend_on_the_batch_and_the_model_stays_in_training():
-    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "feature_dim": 4}
+    shape = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "feature_dim": 4,
+    }
     model = BasedForCausalLM(BasedConfig(vocab_size=24, **shape)).train()
     rows = torch.randint(0, 24, (5, 9), generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(token_losses(model, rows, batch_size=2), token_losses(model, rows, batch_size=5), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        token_losses(model, rows, batch_size=2),
+        token_losses(model, rows, batch_size=5),
+        rtol=1e-6,
+        atol=0,
+    )
     assert model.training
 
 
 @pytest.mark.parametrize(
     ("rows", "recall", "said"),
     [
-        (torch.tensor([[0, 1, 9]]), "token", "the rows hold token 9 and the model knows 0 to 3; tokenize the text with the tokenizer"),
+        (
+            torch.tensor([[0, 1, 9]]),
+            "token",
+            "the rows hold token 9 and the model knows 0 to 3; tokenize the text with the tokenizer",
+        ),
         (torch.tensor([[0, -100]]), "token", "the rows hold token -100 and"),
-        (torch.tensor([[0]]), "token", r"perplexity needs rows of at least 2 tokens, \[row, pos\]; got \[1, 1\]"),
+        (
+            torch.tensor([[0]]),
+            "token",
+            r"perplexity needs rows of at least 2 tokens, \[row, pos\]; got \[1, 1\]",
+        ),
         (TEXT, "bigram", "recall must be one of token, ngram; got 'bigram'"),
     ],
 )
@@ -95,7 +123,9 @@ def test_a_broken_model_is_said():
     model = table()
     with torch.no_grad():
         model.embedding.weight[2] = float("nan")
-    with pytest.raises(sle.NonFinite, match="the losses of 1 of 5 tokens are NaN or infinite"):
+    with pytest.raises(
+        sle.NonFinite, match="the losses of 1 of 5 tokens are NaN or infinite"
+    ):
         perplexity(model, TEXT)
 
 

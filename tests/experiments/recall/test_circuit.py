@@ -9,7 +9,13 @@ import torch
 import sae_lens_ext as sle
 from sae_lens_ext.based import boot
 from sae_lens_ext.experiments.recall.circuit import answers_at, soft_iou
-from sae_lens_ext.experiments.recall.task import MQAR, UNLABELLED, Recipe, model_for, train_mqar
+from sae_lens_ext.experiments.recall.task import (
+    MQAR,
+    UNLABELLED,
+    Recipe,
+    model_for,
+    train_mqar,
+)
 from sae_lens_ext.experiments.recall.task import accuracy as share_right
 from sae_lens_ext.training import TrainConfig, collect_activations, train
 
@@ -104,7 +110,10 @@ def test_answers_stand_behind_the_keys(questions):
     assert torch.equal(tokens[batch, key], labels[batch, query])
     assert torch.equal(tokens[batch, key - 1], tokens[batch, query])
     moved = labels.roll(1, dims=1)
-    with pytest.raises(sle.InvalidArgument, match="asks for a key that does not occur before it; give tokens and labels of MQAR.sample"):
+    with pytest.raises(
+        sle.InvalidArgument,
+        match="asks for a key that does not occur before it; give tokens and labels of MQAR.sample",
+    ):
         answers_at(tokens, moved)
 
 
@@ -117,14 +126,18 @@ def test_the_overlap_is_one_where_it_should_be_and_counts_both_sides():
     half[where] = 0.5
     right[0, 0, 0] = 1  # a query that has no answer
     found = soft_iou(torch.stack([right, even, half], 1), where)
-    torch.testing.assert_close(found, torch.tensor([1.0, (1 / 3 + 1 / 4) / (2 + 2 / 3 + 3 / 4), 0.5]))
+    torch.testing.assert_close(
+        found, torch.tensor([1.0, (1 / 3 + 1 / 4) / (2 + 2 / 3 + 3 / 4), 0.5])
+    )
 
 
 def test_the_convolution_writes_the_key_onto_its_value(accuracy):
     assert accuracy() > 0.95
     # The tap of the token before, in the context alone: without it no value knows its key.
     assert accuracy(without_tap(1, slice(0, 2 * TASK.pairs))) < CHANCE + 0.1
-    assert accuracy(without_tap(0)) > 0.8, "the tap of two tokens back is not part of it"
+    assert accuracy(without_tap(0)) > 0.8, (
+        "the tap of two tokens back is not part of it"
+    )
 
 
 def test_attention_retrieves(accuracy, questions, cache):
@@ -134,9 +147,16 @@ def test_attention_retrieves(accuracy, questions, cache):
         return pattern.masked_fill(where.unsqueeze(1), 0)
 
     def there_alone(pattern, hook):
-        return torch.where(where.any(-1)[:, None, :, None], where.unsqueeze(1).to(pattern.dtype), pattern)
+        return torch.where(
+            where.any(-1)[:, None, :, None],
+            where.unsqueeze(1).to(pattern.dtype),
+            pattern,
+        )
 
-    assert accuracy((f"{ATTENTION}.hook_out", lambda out, hook: torch.zeros_like(out))) < CHANCE
+    assert (
+        accuracy((f"{ATTENTION}.hook_out", lambda out, hook: torch.zeros_like(out)))
+        < CHANCE
+    )
     assert accuracy((f"{ATTENTION}.hook_pattern", elsewhere)) < CHANCE
     assert accuracy((f"{ATTENTION}.hook_pattern", there_alone)) > 0.98
     even = torch.ones(TASK.seq_len, TASK.seq_len).tril()
@@ -152,15 +172,24 @@ def test_the_state_holds_what_was_said(accuracy, questions, cache):
     assert accuracy(without_tap(1, context), *of_the_clean_run(cache)) > 0.95
     # Other values behind the same keys: the state of the other sequence answers for it.
     others = tokens.clone()
-    others[:, 1 : 2 * TASK.pairs : 2] = tokens[:, 1 : 2 * TASK.pairs : 2].roll(1, dims=1)
+    others[:, 1 : 2 * TASK.pairs : 2] = tokens[:, 1 : 2 * TASK.pairs : 2].roll(
+        1, dims=1
+    )
     assert accuracy(tokens=others) < CHANCE
-    assert accuracy(*of_the_clean_run(cache, slice(2 * TASK.pairs, None)), tokens=others) > 0.95
+    assert (
+        accuracy(*of_the_clean_run(cache, slice(2 * TASK.pairs, None)), tokens=others)
+        > 0.95
+    )
 
 
-def test_an_sae_of_its_residual_stream_is_spliced_at_every_k(trained, bridge, questions, accuracy):
+def test_an_sae_of_its_residual_stream_is_spliced_at_every_k(
+    trained, bridge, questions, accuracy
+):
     site = "blocks.0.hook_resid_post"
     rows, _ = TASK.sample(4000, np.random.default_rng(1))
-    activations = collect_activations(trained, rows, site, batch_size=100, progress=False)
+    activations = collect_activations(
+        trained, rows, site, batch_size=100, progress=False
+    )
     sae = train(activations, TrainConfig(d_sae=256, k=16), progress=False).sae
     found = []
     for k in (2, 8, 16):

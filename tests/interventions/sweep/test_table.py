@@ -20,7 +20,15 @@ def _by_hand(model, saes, tokens, ks, mask, scored=slice(None)):
     counts = ~torch.isin(targets, torch.tensor([0, 1, 2, 3]))
 
     def run(replace):
-        hooks = [(name, lambda x, hook, name=name: torch.where(mask[..., None], replace(name, x), x)) for name in saes]
+        hooks = [
+            (
+                name,
+                lambda x, hook, name=name: torch.where(
+                    mask[..., None], replace(name, x), x
+                ),
+            )
+            for name in saes
+        ]
         return model.run_with_hooks(tokens, fwd_hooks=hooks)[:, :-1][:, scored].double()
 
     def ce(logits):
@@ -39,17 +47,35 @@ def _by_hand(model, saes, tokens, ks, mask, scored=slice(None)):
         fvus, l0s = [], []
         for name, sae in saes.items():
             x = cache[name][mask].double()
-            fvus.append((((x - sae(cache[name][mask], k)) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()).item())
-            l0s.append((sae.encode(cache[name][mask], k).values > 0).sum(-1).double().mean().item())
-        kl = kl_div(logits[counts].log_softmax(-1), bare[counts].log_softmax(-1), log_target=True, reduction="batchmean").item()
+            fvus.append(
+                (
+                    ((x - sae(cache[name][mask], k)) ** 2).sum()
+                    / ((x - x.mean(0)) ** 2).sum()
+                ).item()
+            )
+            l0s.append(
+                (sae.encode(cache[name][mask], k).values > 0)
+                .sum(-1)
+                .double()
+                .mean()
+                .item()
+            )
+        kl = kl_div(
+            logits[counts].log_softmax(-1),
+            bare[counts].log_softmax(-1),
+            log_target=True,
+            reduction="batchmean",
+        ).item()
         rows.append(
             {
                 "k": k,
                 "l0": sum(l0s) / len(l0s),
                 "fvu": sum(fvus) / len(fvus),
                 "ce": ce(logits),
-                "ce_recovered": (ends["ce_mean"] - ce(logits)) / (ends["ce_mean"] - ends["ce_bare"]),
-                "ce_recovered_zero": (ends["ce_zero"] - ce(logits)) / (ends["ce_zero"] - ends["ce_bare"]),
+                "ce_recovered": (ends["ce_mean"] - ce(logits))
+                / (ends["ce_mean"] - ends["ce_bare"]),
+                "ce_recovered_zero": (ends["ce_zero"] - ce(logits))
+                / (ends["ce_zero"] - ends["ce_bare"]),
                 "kl": kl,
             }
         )
@@ -62,8 +88,14 @@ def _assert_table(frame, rows, ends):
         for name in COLUMNS:
             # A share errs by the rounding of its ends over their distance, which an untrained model can make small.
             end = {"ce_recovered": "ce_mean", "ce_recovered_zero": "ce_zero"}.get(name)
-            rounding = 2.0**-23 * ends["ce_bare"] / abs(ends[end] - ends["ce_bare"]) if end else 0.0
-            assert found[name] == pytest.approx(expected[name], rel=2e-4 + rounding, abs=2e-5), f"{name} at k={expected['k']}"
+            rounding = (
+                2.0**-23 * ends["ce_bare"] / abs(ends[end] - ends["ce_bare"])
+                if end
+                else 0.0
+            )
+            assert found[name] == pytest.approx(
+                expected[name], rel=2e-4 + rounding, abs=2e-5
+            ), f"{name} at k={expected['k']}"
     for name, value in ends.items():
         assert frame.attrs[name] == pytest.approx(value, rel=1e-5)
 
@@ -71,19 +103,29 @@ def _assert_table(frame, rows, ends):
 @pytest.fixture
 def tokens():
     tokens = tiny.tokens(rows=5, length=12)
-    tokens[2, 7] = 1  # a special token in the middle: not spliced, and not scored as a target
+    tokens[2, 7] = (
+        1  # a special token in the middle: not spliced, and not scored as a target
+    )
     return tokens
 
 
 @pytest.mark.parametrize(
     "name",
-    ["blocks.1.hook_resid_post", "blocks.1.hook_resid_pre", "blocks.0.hook_resid_pre", "blocks.2.hook_mlp_out", "blocks.0.hook_attn_out"],
+    [
+        "blocks.1.hook_resid_post",
+        "blocks.1.hook_resid_pre",
+        "blocks.0.hook_resid_pre",
+        "blocks.2.hook_mlp_out",
+        "blocks.0.hook_attn_out",
+    ],
 )
 def test_every_number_is_what_whole_runs_give(model, tokens, name):
     sae = tiny.sae(exclude_special_tokens=True, hook_name=name)
     mask = ~torch.isin(tokens, torch.tensor([0, 1, 2, 3]))
     rows, ends = _by_hand(model, {name: sae}, tokens, [1, 4, 8], mask)
-    _assert_table(sle.sweep_k(model, tokens, sae, ks=[1, 4, 8], progress=False), rows, ends)
+    _assert_table(
+        sle.sweep_k(model, tokens, sae, ks=[1, 4, 8], progress=False), rows, ends
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
@@ -91,13 +133,25 @@ def test_the_batch_size_changes_nothing(model, tokens, batch_size):
     sae = tiny.sae()
     mask = torch.ones_like(tokens, dtype=torch.bool)
     rows, ends = _by_hand(model, {SITE: sae}, tokens, [2, 3], mask)
-    _assert_table(sle.sweep_k(model, tokens, sae, ks=[2, 3], batch_size=batch_size, progress=False), rows, ends)
+    _assert_table(
+        sle.sweep_k(
+            model, tokens, sae, ks=[2, 3], batch_size=batch_size, progress=False
+        ),
+        rows,
+        ends,
+    )
 
 
 def test_several_sites_at_once(model, tokens):
-    names = ("blocks.2.hook_resid_pre", "blocks.1.hook_attn_out", "blocks.1.hook_mlp_out")
+    names = (
+        "blocks.2.hook_resid_pre",
+        "blocks.1.hook_attn_out",
+        "blocks.1.hook_mlp_out",
+    )
     saes = {name: tiny.sae(seed=i, hook_name=name) for i, name in enumerate(names)}
-    rows, ends = _by_hand(model, saes, tokens, [1, 8], torch.ones_like(tokens, dtype=torch.bool))
+    rows, ends = _by_hand(
+        model, saes, tokens, [1, 8], torch.ones_like(tokens, dtype=torch.bool)
+    )
     frame = sle.sweep_k(model, tokens, saes, ks=[1, 8], progress=False)
     _assert_table(frame, rows, ends)
     assert frame.attrs["sites"] == list(names)
@@ -106,25 +160,71 @@ def test_several_sites_at_once(model, tokens):
 
 def test_positions_and_scored_positions_are_two_things(model, tokens):
     sae, chosen = tiny.sae(), torch.arange(12) > 5
-    rows, ends = _by_hand(model, {SITE: sae}, tokens, [4], chosen.expand(5, 12), scored=slice(None, None, 3))
-    frame = sle.sweep_k(model, tokens, sae, ks=[4], positions=chosen, score=slice(None, None, 3), progress=False)
+    rows, ends = _by_hand(
+        model,
+        {SITE: sae},
+        tokens,
+        [4],
+        chosen.expand(5, 12),
+        scored=slice(None, None, 3),
+    )
+    frame = sle.sweep_k(
+        model,
+        tokens,
+        sae,
+        ks=[4],
+        positions=chosen,
+        score=slice(None, None, 3),
+        progress=False,
+    )
     _assert_table(frame, rows, ends)
-    same = sle.sweep_k(model, tokens, sae, ks=[4], positions=chosen, score=torch.tensor([0, 3, 6, 9]), progress=False)
+    same = sle.sweep_k(
+        model,
+        tokens,
+        sae,
+        ks=[4],
+        positions=chosen,
+        score=torch.tensor([0, 3, 6, 9]),
+        progress=False,
+    )
     assert same.equals(frame)
-    masked = sle.sweep_k(model, tokens.tolist(), sae, ks=iter([4, 4]), positions=chosen, score=torch.arange(12) % 3 == 0, progress=False)
+    masked = sle.sweep_k(
+        model,
+        tokens.tolist(),
+        sae,
+        ks=iter([4, 4]),
+        positions=chosen,
+        score=torch.arange(12) % 3 == 0,
+        progress=False,
+    )
     assert masked.equals(frame)
     assert frame.attrs["n_spliced"] == 30
-    assert frame.attrs["n_scored"] == 19, "four positions in five rows, less the special token that one of them predicts"
+    assert frame.attrs["n_scored"] == 19, (
+        "four positions in five rows, less the special token that one of them predicts"
+    )
 
 
 def test_by_default_k_doubles_up_to_the_trained_maximum(model, tokens):
-    assert sle.sweep_k(model, tokens, tiny.sae(k=8), progress=False)["k"].tolist() == [1, 2, 4, 8]
-    assert sle.sweep_k(model, tokens, tiny.sae(k=6), progress=False)["k"].tolist() == [1, 2, 4, 6]
+    assert sle.sweep_k(model, tokens, tiny.sae(k=8), progress=False)["k"].tolist() == [
+        1,
+        2,
+        4,
+        8,
+    ]
+    assert sle.sweep_k(model, tokens, tiny.sae(k=6), progress=False)["k"].tolist() == [
+        1,
+        2,
+        4,
+        6,
+    ]
 
 
 def test_blocks_below_the_site_run_once(gemma2, tokens):
     ran = []
-    handles = [block.mlp.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(gemma2.blocks)]
+    handles = [
+        block.mlp.register_forward_hook(lambda *_, i=i: ran.append(i))
+        for i, block in enumerate(gemma2.blocks)
+    ]
     sle.sweep_k(gemma2, tokens, tiny.sae(), ks=[1, 2, 4], batch_size=5, progress=False)
     for handle in handles:
         handle.remove()
@@ -134,22 +234,43 @@ def test_blocks_below_the_site_run_once(gemma2, tokens):
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 12, 1000])
-def test_values_of_k_run_at_once_as_far_as_memory_goes(model, tokens, monkeypatch, n_rows):
-    expected = sle.sweep_k(model, tokens, tiny.sae(), ks=[1, 4, 8], batch_size=3, progress=False)
+def test_values_of_k_run_at_once_as_far_as_memory_goes(
+    model, tokens, monkeypatch, n_rows
+):
+    expected = sle.sweep_k(
+        model, tokens, tiny.sae(), ks=[1, 4, 8], batch_size=3, progress=False
+    )
     sizes = []
     original = sweep.next_token_logits
-    monkeypatch.setattr(sweep, "next_token_logits", lambda host, rows, scored: (sizes.append(len(rows)), original(host, rows, scored))[1])
+    monkeypatch.setattr(
+        sweep,
+        "next_token_logits",
+        lambda host, rows, scored: (
+            sizes.append(len(rows)),
+            original(host, rows, scored),
+        )[1],
+    )
     monkeypatch.setattr(sweep, "rows_that_fit", lambda *_: n_rows)
-    found = sle.sweep_k(model, tokens, tiny.sae(), ks=[1, 4, 8], batch_size=3, progress=False)
+    found = sle.sweep_k(
+        model, tokens, tiny.sae(), ks=[1, 4, 8], batch_size=3, progress=False
+    )
     assert max(sizes) == {1: 3, 7: 6, 12: 12, 1000: 15}[n_rows]
     for column in COLUMNS:
-        assert found[column].tolist() == pytest.approx(expected[column].tolist(), rel=1e-4, abs=1e-6), column
+        assert found[column].tolist() == pytest.approx(
+            expected[column].tolist(), rel=1e-4, abs=1e-6
+        ), column
 
 
-def test_a_model_in_which_skipping_is_not_exact_is_run_whole(gemma2, tokens, monkeypatch):
+def test_a_model_in_which_skipping_is_not_exact_is_run_whole(
+    gemma2, tokens, monkeypatch
+):
     expected = sle.sweep_k(gemma2, tokens, tiny.sae(), ks=[1, 4], progress=False)
     original = runs._forward_replaced
-    monkeypatch.setattr(runs, "_forward_replaced", lambda block, answer: original(block, None if answer is None else answer + 1))
+    monkeypatch.setattr(
+        runs,
+        "_forward_replaced",
+        lambda block, answer: original(block, None if answer is None else answer + 1),
+    )
     frame = sle.sweep_k(gemma2, tokens, tiny.sae(), ks=[1, 4], progress=False)
     assert frame["ce"].tolist() == pytest.approx(expected["ce"].tolist(), rel=1e-6)
 
@@ -158,20 +279,26 @@ def test_one_encode_serves_every_k(gemma2, tokens, monkeypatch):
     sae = tiny.sae()
     calls = []
     original = sae.encode
-    monkeypatch.setattr(sae, "encode", lambda *a, **k: (calls.append(a), original(*a, **k))[1])
+    monkeypatch.setattr(
+        sae, "encode", lambda *a, **k: (calls.append(a), original(*a, **k))[1]
+    )
     sle.sweep_k(gemma2, tokens, sae, ks=[1, 2, 4, 8], progress=False)
     assert len(calls) == 1
 
 
 def test_outliers_are_counted_and_reported_apart(gemma2, tokens):
     sae = tiny.sae(hook_name="blocks.0.hook_resid_pre")
-    handle = gemma2.embed.register_forward_hook(lambda module, args, out: out * torch.where(args[0] == 7, 50.0, 1.0)[..., None])
+    handle = gemma2.embed.register_forward_hook(
+        lambda module, args, out: out * torch.where(args[0] == 7, 50.0, 1.0)[..., None]
+    )
     tokens = torch.where(tokens == 7, 8, tokens)
     tokens[0, 3] = tokens[4, 9] = 7
     frame = sle.sweep_k(gemma2, tokens, sae, ks=[8], progress=False)
     handle.remove()
     assert frame.attrs["n_outliers"] == 2
-    assert frame.attrs["fvu_without_outliers"][8] != pytest.approx(frame["fvu"][0], rel=0.1)
+    assert frame.attrs["fvu_without_outliers"][8] != pytest.approx(
+        frame["fvu"][0], rel=0.1
+    )
 
 
 def test_the_model_is_as_before(gemma2, tokens):
@@ -182,7 +309,9 @@ def test_the_model_is_as_before(gemma2, tokens):
 
 
 def test_where_the_site_is_worth_nothing_no_share_of_it_is_given(gemma2, tokens):
-    frame = sle.sweep_k(gemma2, tokens, tiny.sae(), ks=[4], positions=slice(-1, None), progress=False)
+    frame = sle.sweep_k(
+        gemma2, tokens, tiny.sae(), ks=[4], positions=slice(-1, None), progress=False
+    )
     assert math.isnan(frame["ce_recovered"][0])
     assert frame["kl"][0] == pytest.approx(0, abs=1e-7)
 
@@ -198,37 +327,110 @@ def test_text_is_tokenised_by_the_model(gemma2):
     [
         ({"ks": [9]}, sle.InvalidK, "k=9 is above k=8"),
         ({"ks": []}, sle.InvalidK, "a sweep needs at least one k"),
-        ({"tokens": torch.zeros(3, 4)}, sle.InvalidArgument, r"tokens must be ids \[batch, pos\], .*torch.float32 \[3, 4\]"),
-        ({"tokens": torch.zeros(3, 1, dtype=torch.int64)}, sle.InvalidArgument, "at least two positions"),
-        ({"tokens": torch.full((2, 5), 2)}, sle.InvalidArgument, "every next token at the scored positions is a special token"),
-        ({"score": slice(40, None)}, sle.InvalidArgument, "chooses none of the 11 positions"),
-        ({"score": torch.tensor([11])}, sle.InvalidArgument, "score must hold positions from 0 to 10"),
-        ({"score": [-1]}, sle.InvalidArgument, "score must hold positions from 0 to 10"),
-        ({"score": torch.tensor([1.7])}, sle.InvalidArgument, "score must hold positions from 0 to 10"),
-        ({"score": "a"}, sle.InvalidArgument, "score must be a slice, positions, or a boolean mask"),
+        (
+            {"tokens": torch.zeros(3, 4)},
+            sle.InvalidArgument,
+            r"tokens must be ids \[batch, pos\], .*torch.float32 \[3, 4\]",
+        ),
+        (
+            {"tokens": torch.zeros(3, 1, dtype=torch.int64)},
+            sle.InvalidArgument,
+            "at least two positions",
+        ),
+        (
+            {"tokens": torch.full((2, 5), 2)},
+            sle.InvalidArgument,
+            "every next token at the scored positions is a special token",
+        ),
+        (
+            {"score": slice(40, None)},
+            sle.InvalidArgument,
+            "chooses none of the 11 positions",
+        ),
+        (
+            {"score": torch.tensor([11])},
+            sle.InvalidArgument,
+            "score must hold positions from 0 to 10",
+        ),
+        (
+            {"score": [-1]},
+            sle.InvalidArgument,
+            "score must hold positions from 0 to 10",
+        ),
+        (
+            {"score": torch.tensor([1.7])},
+            sle.InvalidArgument,
+            "score must hold positions from 0 to 10",
+        ),
+        (
+            {"score": "a"},
+            sle.InvalidArgument,
+            "score must be a slice, positions, or a boolean mask",
+        ),
         ({"ks": 5}, sle.InvalidK, "ks must be a list of values of k; got 5"),
-        ({"batch_size": 0}, sle.InvalidArgument, "batch_size must be a whole number of at least 1; got 0"),
-        ({"tokens": ["w1 w2 w3", "w1 w2"]}, sle.InvalidArgument, r"different lengths \(4, 3 tokens\)"),
-        ({"tokens": None}, sle.InvalidArgument, "tokens must be ids .* or text; got a NoneType"),
+        (
+            {"batch_size": 0},
+            sle.InvalidArgument,
+            "batch_size must be a whole number of at least 1; got 0",
+        ),
+        (
+            {"tokens": ["w1 w2 w3", "w1 w2"]},
+            sle.InvalidArgument,
+            r"different lengths \(4, 3 tokens\)",
+        ),
+        (
+            {"tokens": None},
+            sle.InvalidArgument,
+            "tokens must be ids .* or text; got a NoneType",
+        ),
         ({"tokens": []}, sle.InvalidArgument, "at least one of each"),
-        ({"positions": slice(None, None, -1)}, sle.InvalidArgument, "must have whole numbers and go forward"),
-        ({"positions": torch.zeros(12, dtype=torch.bool)}, sle.InvalidArgument, "positions chooses no token"),
+        (
+            {"positions": slice(None, None, -1)},
+            sle.InvalidArgument,
+            "must have whole numbers and go forward",
+        ),
+        (
+            {"positions": torch.zeros(12, dtype=torch.bool)},
+            sle.InvalidArgument,
+            "positions chooses no token",
+        ),
         ({"positions": 4}, sle.InvalidArgument, "positions must be a slice"),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")
 def test_bad_input_is_refused_in_words(gemma2, tokens, arguments, error, message):
     with pytest.raises(error, match=message):
-        sle.sweep_k(**{"model": gemma2, "tokens": tokens, "sae": tiny.sae(), "progress": False, **arguments})
+        sle.sweep_k(
+            **{
+                "model": gemma2,
+                "tokens": tokens,
+                "sae": tiny.sae(),
+                "progress": False,
+                **arguments,
+            }
+        )
 
 
 def test_two_saes_for_one_place_are_refused(gemma2, tokens):
-    with pytest.raises(sle.InvalidArgument, match="two of these names are one place in the model"):
-        sle.sweep_k(gemma2, tokens, {"blocks.1.hook_resid_post": tiny.sae(), "blocks.1.hook_out": tiny.sae(seed=1)}, progress=False)
+    with pytest.raises(
+        sle.InvalidArgument, match="two of these names are one place in the model"
+    ):
+        sle.sweep_k(
+            gemma2,
+            tokens,
+            {
+                "blocks.1.hook_resid_post": tiny.sae(),
+                "blocks.1.hook_out": tiny.sae(seed=1),
+            },
+            progress=False,
+        )
 
 
 def test_words_that_the_model_does_not_know_are_refused(gemma2):
-    with pytest.raises(sle.InvalidArgument, match="token ids must be from 0 to 95 for this model; they run from 4 to 96"):
+    with pytest.raises(
+        sle.InvalidArgument,
+        match="token ids must be from 0 to 95 for this model; they run from 4 to 96",
+    ):
         sle.sweep_k(gemma2, torch.tensor([[4, 5, 96]]), tiny.sae(), progress=False)
 
 
@@ -237,5 +439,8 @@ def test_a_table_that_lost_its_ends_is_not_plotted(gemma2, tokens, tmp_path):
 
     frame = sle.sweep_k(gemma2, tokens, tiny.sae(), progress=False)
     frame.to_csv(tmp_path / "sweep.csv", index=False)
-    with pytest.raises(sle.InvalidArgument, match=r"has no attrs\['ce_bare'\]: a table that was read from a CSV file"):
+    with pytest.raises(
+        sle.InvalidArgument,
+        match=r"has no attrs\['ce_bare'\]: a table that was read from a CSV file",
+    ):
         plot_frontier(pandas.read_csv(tmp_path / "sweep.csv"))

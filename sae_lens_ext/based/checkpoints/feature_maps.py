@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from sae_lens_ext.based.checkpoints.layouts import Shapes
-from sae_lens_ext.based.config import KERNELS, KernelName
+from sae_lens_ext.based.config import FEATURE_MAPS, FeatureMapName
 from sae_lens_ext.errors import FormatError
 
 
@@ -32,27 +32,44 @@ def find_norms(mixers: Iterable[Shapes]) -> Norms | None:
     modules = [
         name.removesuffix(".weight")
         for name, shape in shapes.items()
-        if name.endswith(".weight") and len(shape) == 1 and f"{name.removesuffix('.weight')}.bias" in shapes
+        if name.endswith(".weight")
+        and len(shape) == 1
+        and f"{name.removesuffix('.weight')}.bias" in shapes
     ]
     of_queries = [name for name in modules if "q" in name and "k" not in name]
     of_keys = [name for name in modules if "k" in name and "q" not in name]
     if len(of_queries) != 1 or len(of_keys) != 1:
         return None
     pairs = (of_queries[0], "ln_q"), (of_keys[0], "ln_k")
-    return Norms("wide", {f"{published}.{leaf}": f"{ours}.{leaf}" for published, ours in pairs for leaf in ("weight", "bias")})
+    return Norms(
+        "wide",
+        {
+            f"{published}.{leaf}": f"{ours}.{leaf}"
+            for published, ours in pairs
+            for leaf in ("weight", "bias")
+        },
+    )
 
 
-def choose_kernel(wanted: KernelName | None, norms: Norms | None, path: Path) -> KernelName:
+def choose_kernel(
+    wanted: FeatureMapName | None, norms: Norms | None, path: Path
+) -> FeatureMapName:
     """What the caller wants, if the weights can be that; else what they are.
 
     Raises:
         FormatError: the weights are those of another kernel.
     """
-    fitting = [name for name, kernel in KERNELS.items() if kernel.has_gamma == kernel.has_beta == (norms is not None)]
+    fitting = [
+        name
+        for name, feature_map in FEATURE_MAPS.items()
+        if feature_map.has_gamma == feature_map.has_beta == (norms is not None)
+    ]
     if wanted is None:
         return "based" if norms is None else "rebased"
     if wanted not in fitting:
-        there = "there is none" if norms is None else f"there is {', '.join(norms.names)}"
+        there = (
+            "there is none" if norms is None else f"there is {', '.join(norms.names)}"
+        )
         raise FormatError(
             f"kernel={wanted!r} has other parameters for the norm of queries and keys than the weights of {path.parent} have "
             f"({there}); leave kernel out, or give one of {', '.join(fitting)}"
