@@ -14,7 +14,7 @@ PACKAGE = Path(sae_lens_ext.__file__).parent
 # Low to high. A module may import from rows below its own; names in one row do not import each other.
 LAYERS = [
     {"_types", "errors"},
-    {"_arguments", "_optional"},
+    {"_arguments", "_fields", "_optional"},
     {"kernels", "formats", "text"},
     {"sae", "based"},
     {"objectives"},

@@ -7,21 +7,18 @@ protocol, once. No host library is imported until one of its models arrives.
 from typing import Any
 
 from sae_lens_ext.errors import UnsupportedHost
-from sae_lens_ext.hosts.base import Host, Points, Site
+from sae_lens_ext.hosts.base import Host, Points, Site, TracingHost
 from sae_lens_ext.hosts.names import spellings
-from sae_lens_ext.hosts.partial import (
-    RunWatch,
-    capture,
-    next_token_logits,
-    resume,
-    token_rows,
-)
+from sae_lens_ext.hosts.partial import capture, next_token_logits, resume
+from sae_lens_ext.hosts.tokens import token_rows
+from sae_lens_ext.hosts.tracking import PassTracker
 
 __all__ = [
     "Host",
     "Points",
-    "RunWatch",
+    "PassTracker",
     "Site",
+    "TracingHost",
     "capture",
     "host_for",
     "next_token_logits",

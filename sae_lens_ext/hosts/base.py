@@ -134,3 +134,26 @@ class Host(Protocol):
             UnsupportedHost: runs of that module would not be runs of this model.
         """
         ...
+
+
+@runtime_checkable
+class TracingHost(Host, Protocol):
+    """A host whose runs are traces, into which a splice can also be written step by step."""
+
+    def attach_now(self, site: Site, function: SiteFunction) -> None:
+        """``attach`` for the running trace alone: the next time the model reaches the site.
+
+        Raises:
+            InvalidArgument: no trace is running.
+        """
+        ...
+
+    def watch_now(
+        self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object]
+    ) -> None:
+        """``watch`` for the running trace alone, before anything else of it was asked for.
+
+        Raises:
+            InvalidArgument: no trace is running.
+        """
+        ...

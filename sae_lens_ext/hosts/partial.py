@@ -6,15 +6,14 @@ A sweep over k runs the same tokens many times and changes nothing before its fi
 skips on a TransformerBridge, and the unembedding of Gemma 3 270M costs twice its blocks.)
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sae_lens_ext.errors import InvalidArgument, UnknownSite, UnsupportedHost
+from sae_lens_ext.errors import UnknownSite, UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Site, SiteFunction
 
 
@@ -109,88 +108,3 @@ def next_token_logits(
         return host.logits(tokens)
     finally:
         handle.remove()
-
-
-def token_rows(host: Host, tokens: Any) -> Int[Tensor, "batch pos"]:
-    """Token ids as ``[batch, pos]`` on the model's device, from a tensor, an array, lists of ids, a text or texts of one length.
-
-    Raises:
-        InvalidArgument: anything else, no row at all, or texts of different lengths (padding would be counted as text).
-    """
-    if isinstance(tokens, str) or (
-        isinstance(tokens, list | tuple)
-        and tokens
-        and all(isinstance(text, str) for text in tokens)
-    ):
-        rows = [
-            host.to_tokens(text)
-            for text in ([tokens] if isinstance(tokens, str) else tokens)
-        ]
-        if len({row.shape[1] for row in rows}) > 1:
-            lengths = ", ".join(str(row.shape[1]) for row in rows)
-            raise InvalidArgument(
-                f"the texts have different lengths ({lengths} tokens); give one at a time, or rows of one length"
-            )
-        ids = torch.cat(rows)
-    else:
-        try:
-            ids = torch.as_tensor(tokens)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InvalidArgument(
-                f"tokens must be ids [batch, pos] or text; got a {type(tokens).__name__} ({error})"
-            ) from error
-    ids = ids.unsqueeze(0) if ids.ndim == 1 else ids
-    if (
-        ids.ndim != 2
-        or ids.is_floating_point()
-        or ids.dtype == torch.bool
-        or 0 in ids.shape
-    ):
-        raise InvalidArgument(
-            f"tokens must be ids [batch, pos], at least one of each; got {ids.dtype} {list(ids.shape)}"
-        )
-    if host.d_vocab is not None and not (
-        int(ids.min()) >= 0 and int(ids.max()) < host.d_vocab
-    ):
-        raise InvalidArgument(
-            f"token ids must be from 0 to {host.d_vocab - 1} for this model; they run from {int(ids.min())} to {int(ids.max())}"
-        )
-    device = next(
-        (parameter.device for parameter in host.model.parameters()), ids.device
-    )
-    return ids.to(device, torch.int64)
-
-
-class RunWatch:
-    """Knows the token ids and the positions of the run in progress, so that a function at a site can choose among them.
-
-    Attributes:
-        tokens: ids of the run in progress, ``[batch, pos]``; in cached generation those of the current step. None when the
-            model was not given tokens.
-        start: how many positions came before this run's, in a cache.
-    """
-
-    def __init__(
-        self, at_start: Callable[[], object], at_end: Callable[[], object]
-    ) -> None:
-        """Know nothing yet; ``at_start`` is called whenever a run begins, ``at_end`` when it is whole."""
-        self.tokens: Tensor | None = None
-        self.start = 0
-        self._at_start, self._at_end = at_start, at_end
-
-    def begin(self, start: int) -> None:
-        """A run begins, behind ``start`` positions in a cache."""
-        # Otherwise a run that starts from activations would be masked by the tokens of the run before it.
-        self.tokens, self.start = None, start
-        self._at_start()
-
-    def keep(self, tokens: Tensor) -> None:
-        """These are its tokens."""
-        self.tokens = tokens
-
-    def end(self, whole: bool) -> None:
-        """The run is over; ``whole`` unless it was cut short."""
-        # What is run next without its beginning being seen, such as a part of the model, has nothing of this run's.
-        self.tokens, self.start = None, 0
-        if whole:
-            self._at_end()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, NonFinite, ShapeMismatch, UnknownSite
-from sae_lens_ext.hosts import Host, Points, RunWatch, host_for
+from sae_lens_ext.hosts import Host, PassTracker, Points, TracingHost, host_for
 from sae_lens_ext.interventions.arithmetic import (
     POINTS,
     ErrorTerm,
@@ -123,7 +123,7 @@ class Splice(SpliceSettings):
             )
         with ExitStack() as stack:
             reached: set[str] = set()
-            watch = RunWatch(
+            watch = PassTracker(
                 lambda: (self.codes.clear(), reached.clear()),
                 lambda: self._refuse_silent(reached),
             )
@@ -161,12 +161,12 @@ class Splice(SpliceSettings):
         Raises:
             InvalidArgument: not an nnsight model, or no trace is running.
         """
-        if not hasattr(self._host, "attach_now"):
+        host = self._host
+        if not isinstance(host, TracingHost):
             raise InvalidArgument(
                 "apply() is for traces of nnsight models; on this one use the splice as a with block, or attach()"
             )
-        host: Any = self._host
-        watch = RunWatch(self.codes.clear, lambda: None)
+        watch = PassTracker(self.codes.clear, lambda: None)
         if not all(where.are_all for where in self._where.values()):
             host.watch_now(watch.begin, watch.keep)
         times = {name: site.when for name, site in self._sites.items()}
@@ -215,7 +215,7 @@ class Splice(SpliceSettings):
             )
 
     def _function(
-        self, name: str, watch: RunWatch, points: Points, reached: set[str]
+        self, name: str, watch: PassTracker, points: Points, reached: set[str]
     ) -> Callable[[Tensor], Tensor]:
         sae = self.saes.get(name)
 

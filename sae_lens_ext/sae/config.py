@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sae_lens_ext import _arguments as arguments
-from sae_lens_ext._arguments import FieldChecks
+from sae_lens_ext._fields import FieldChecks
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 
 
