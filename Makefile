@@ -2,6 +2,7 @@
 #   make demo    install, then run the main job on a small real model
 #   make test    install, then run every check
 #   make bench   run the benchmarks
+#   make docs    build the documentation and serve it on this machine
 #   make test-lowest   run the tests on the oldest releases that pyproject.toml allows (downloads several GB)
 #   make venv    only install
 
@@ -13,16 +14,24 @@ LOWEST_VENV := .venv-lowest
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 RUN := $(VENV)/bin
 
-.PHONY: demo test bench venv lint types unit test-saelens test-lowest wheel clean
+.PHONY: demo test bench docs venv lint types unit site test-saelens test-lowest wheel clean
 
 demo: venv
 	$(RUN)/sae-lens-ext demo
 
-test: lint types unit test-saelens wheel
+test: lint types unit site test-saelens wheel
 	@echo "make test: all green"
 
 bench: $(SAELENS_VENV)/.installed $(PEER_VENV)/.installed
 	$(RUN)/python -m benchmarks all --peer-python $(SAELENS_VENV)/bin/python --peer-python $(PEER_VENV)/bin/python
+
+# Strictly: a warning, or a link inside the site that leads nowhere, is an error.
+site: venv
+	$(RUN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/site
+
+docs: site
+	@echo "http://127.0.0.1:8000 (interrupt to stop)"
+	@$(RUN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 venv: $(VENV)/.installed
 
