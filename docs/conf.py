@@ -38,8 +38,8 @@ html_title = f"sae_lens_ext {release}"
 html_show_copyright = False
 copybutton_exclude = ".linenos, .gp"
 
-# Every reference to a name of this package must lead somewhere. Other packages' names have
-# no page to lead to, because their inventories would have to be downloaded.
+# Every reference to a name of this package must lead somewhere. Names of other packages
+# have no page to lead to, because their inventories would have to be downloaded.
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!sae_lens_ext).*\..*"),
@@ -55,7 +55,7 @@ def setup(app):
 
 
 def resolve_public_name(app, env, node, contents):
-    """A link to ``InvalidK`` and the like, which docstrings write without the package."""
+    """A link to a name such as ``InvalidK``, written without its package."""
     name = node.get("reftarget", "").rsplit(".", 1)[-1]
     if node.get("refdomain") != "py" or name not in sae_lens_ext._PUBLIC:
         return None
