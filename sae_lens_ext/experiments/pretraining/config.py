@@ -92,10 +92,12 @@ class PretrainConfig:
             check(arguments.integer, "seed", at_least=0, at_most=_LARGEST_SEED)
             check(arguments.choice, "dtype", choices=("float32", "bfloat16"))
 
-        with FieldChecks(self) as check:
+            # Compared only where both are integers; the checks above report the rest.
+            steps = arguments.as_integer(self.steps)
+            warmup = arguments.as_integer(self.warmup)
             check.that(
-                self.warmup is None or self.warmup < self.steps,
-                f"warmup must be less than steps={self.steps}; got {self.warmup}",
+                steps is None or warmup is None or warmup < steps,
+                f"warmup must be less than steps={steps}; got {warmup}",
             )
 
     @property
