@@ -85,9 +85,9 @@ class PretrainConfig:
                 "batch_size",
                 "steps",
             )
-            check(arguments.finite, "lr", above=0)
+            check(arguments.finite, "lr", above=0.0)
             check(arguments.integer, "warmup", at_least=0, optional=True)
-            check(arguments.finite, "weight_decay", "clip", at_least=0)
+            check(arguments.finite, "weight_decay", "clip", at_least=0.0)
             # The range that torch accepts for a seed.
             check(arguments.integer, "seed", at_least=0, at_most=_LARGEST_SEED)
             check(arguments.choice, "dtype", choices=("float32", "bfloat16"))

@@ -1,8 +1,8 @@
 """The folder of a run: its settings, its results, its models.
 
 ``results.json`` is written first, so a folder without it does not belong to a run.
-Results are not kept in memory: several commands can train different kernels of one run at
-a time, and each reads what the others have added before it writes.
+Results are not kept in memory: several commands can train different kernels of one run
+at a time, and each reads what the others have added before it writes.
 """
 
 import itertools
