@@ -1,7 +1,7 @@
 """Published weights give the published logits.
 
-Random weights under published names are loaded and compared with ``published.py``, which
-knows no model of this package.
+Random weights under published names are loaded and compared with ``published.py``,
+which knows no model of this package.
 """
 
 import pytest
@@ -21,8 +21,8 @@ from published import (
 
 from sae_lens_ext.based import load_checkpoint
 
-# Without attention over a window there are no rotary positions, whose angles are float32
-# here as in what is published.
+# Without attention over a window there are no rotary positions, whose angles are
+# float32 here as in what is published.
 EXACT_HUB = with_changes(HUB_CONFIG, alt_mixer_2_layers=[])
 EXACT_FLA = with_changes(FLA_CONFIG, attn={"layers": []})
 ROTARY = 1e-6

@@ -18,8 +18,8 @@ def test_one_message_names_everything_wrong_with_a_config(tmp_path, refusal):
     )
     write_folder(tmp_path, weights_of("hub", HUB_CONFIG), config)
     assert refusal(tmp_path) == (
-        f"{tmp_path / 'config.json'} does not describe a model that can be loaded here: "
-        "it lacks n_inner; activation_function is 'relu', and only 'swiglu' is "
+        f"{tmp_path / 'config.json'} does not describe a model that can be loaded "
+        "here: it lacks n_inner; activation_function is 'relu', and only 'swiglu' is "
         "supported here; it lacks alt_mixer_2.window_size"
     )
 
