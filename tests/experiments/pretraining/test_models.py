@@ -1,4 +1,4 @@
-"""The models of all kernels have one size, and their first weights follow from a seed."""
+"""Models of all kernels have one size, and their first weights follow from a seed."""
 
 import pytest
 import small_run
