@@ -44,6 +44,7 @@ def find_norms(mixers: Iterable[Shapes]) -> Norms | None:
     if _SHARED_NAMES.keys() <= shapes.keys():
         return Norms("shared", _SHARED_NAMES)
 
+    # Modules that look like a LayerNorm.
     modules = [
         name.removesuffix(".weight")
         for name, shape in shapes.items()
@@ -53,6 +54,7 @@ def find_norms(mixers: Iterable[Shapes]) -> Norms | None:
     ]
     query_norms = [name for name in modules if "q" in name and "k" not in name]
     key_norms = [name for name in modules if "k" in name and "q" not in name]
+    # Of several candidates, none can be trusted to be the norm.
     if len(query_norms) != 1 or len(key_norms) != 1:
         return None
 
@@ -79,6 +81,7 @@ def choose_kernel(
     if kernel is None:
         return "based" if norms is None else "rebased"
 
+    # A kernel with a factor and no shift fits neither.
     has_norms = norms is not None
     fitting = [
         name

@@ -44,6 +44,7 @@ class Fields:
 
     def report(self, problem: str) -> None:
         """Remember a problem for ``check``."""
+        # Layers that share their options report the same problem.
         if problem not in self.problems:
             self.problems.append(problem)
 

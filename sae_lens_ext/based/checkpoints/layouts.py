@@ -165,19 +165,21 @@ def places(
             modules = modules_of_type[config.layer_types[layer]]
             modules.update(name.rpartition(".")[0] for name in tensors)
 
-    found_places: Places = {}
+    # Biases are where our model has them, whichever the spelling of the module.
+    tensor_places: Places = {}
     for published, modules in _modules(layout, config, mixer, modules_of_type):
         for leaf in ("weight", "bias"):
             names = tuple(f"{module}.{leaf}" for module in modules)
             if all(name in ours for name in names):
-                found_places[f"{published}.{leaf}"] = names
+                tensor_places[f"{published}.{leaf}"] = names
 
+    # Norms are not among the spellings, since they are found by their shape.
     for layer, layer_type in enumerate(config.layer_types):
         if layer_type == "linear_attention":
             for published, name in norms.items():
                 path = f"{layout.layers}.{layer}.{mixer}.{published}"
-                found_places[path] = (f"model.layers.{layer}.mixer.{name}",)
-    return found_places
+                tensor_places[path] = (f"model.layers.{layer}.mixer.{name}",)
+    return tensor_places
 
 
 def _modules(

@@ -86,6 +86,7 @@ def load_checkpoint(
         "nothing says how its weights are put together: add the config.json it was "
         "published with",
     )
+    # Before the weights, which take far longer to read.
     generation_config = _generation_config(folder)
     weights = _without_extras(read_weights(folder))
 
@@ -149,6 +150,7 @@ def _empty_model(
     kernel: FeatureMapName | None,
 ) -> tuple[BasedForCausalLM, Places]:
     """Make the model that a config describes, and find the places of its parameters."""
+    # A folder that this package has written.
     if description.get("model_type") == BasedConfig.model_type:
         model = empty_model(_own_config(path, description, kernel))
         own_places: Places = {
@@ -210,6 +212,7 @@ def _drop_tied_head(
 ) -> None:
     """Take out a head that the config says is the embedding, if it is the embedding."""
     head = weights.pop("lm_head.weight", None)
+    # Some uploads hold the head as well, others leave it out.
     embedding = next(
         name
         for name, parameters in tensor_places.items()

@@ -84,10 +84,12 @@ def read_checkpoint(
             "delete it to start again"
         ) from error
 
+    # Copied into, since the optimizer and the model hold these very tensors.
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"weights.{name}"])
 
+    # torch numbers parameters in the order in which the optimizer was given them.
     state = {
         number: {key: tensors[f"optimizer.{key}.{name}"] for key in _ADAMW}
         for number, name in enumerate(parameters)
@@ -132,6 +134,7 @@ def _check_losses(
         )
 
     counts = {int(tensors[f"optimizer.step.{name}"]) for name in parameters}
+    # Every step leaves one loss and changes every parameter once.
     if counts != {len(losses)} or len(losses) > steps:
         counted = ", ".join(str(count) for count in sorted(counts))
         raise FormatError(

@@ -83,14 +83,7 @@ def compare_kernels(
     }
     rebased_size = n_parameters(model_config("rebased", config, vocab_size))
 
-    files = {
-        "text_files": describe_files(text.text),
-        "eval_text_files": describe_files(text.eval_text),
-    }
-    folder = RunFolder(out, {**asdict(config), **asdict(text)}, files)
-    # Before anything is written, so that the same folder can be used after an error.
-    check_text(out / "tokens", config, text)
-    folder.begin()
+    folder = _begin(out, config, text)
     rows, held_out = prepare_tokens(
         out / "tokens", config, text, tokenizer, progress=progress
     )
@@ -132,6 +125,19 @@ def compare_kernels(
     )
 
 
+def _begin(out: Path, config: PretrainConfig, text: TextConfig) -> RunFolder:
+    """Make the folder of a run, or go on with it."""
+    files = {
+        "text_files": describe_files(text.text),
+        "eval_text_files": describe_files(text.eval_text),
+    }
+    folder = RunFolder(out, {**asdict(config), **asdict(text)}, files)
+    # Before anything is written, so that the same folder can be used after an error.
+    check_text(out / "tokens", config, text)
+    folder.begin()
+    return folder
+
+
 def _facts(kernel: str, shape: BasedConfig, rebased_size: int) -> dict[str, Any]:
     size = n_parameters(shape)
     return {
@@ -156,6 +162,7 @@ def _test(model: Any, held_out: TokenRows, batch_size: int) -> list[dict[str, An
     rows = held_out.at(range(len(held_out)))
     losses = token_losses(model, rows, batch_size=batch_size)
 
+    # The losses are the same for every definition of recall.
     tests = []
     for recall in get_args(Recall):
         perplexity = split(losses, recall_mask(rows, recall))

@@ -89,6 +89,7 @@ class RunFolder:
         """
         if self.is_begun:
             return
+        # Another command may have begun the run meanwhile, and have results.
         try:
             self._write(self.results())
         except OSError as error:
@@ -109,6 +110,7 @@ class RunFolder:
 
     def add(self, results: list[dict[str, Any]]) -> None:
         """Write results, in the place of those of the same kernels."""
+        # A kernel that two commands have trained is kept once.
         kernels = {result["kernel"] for result in results}
         others = [
             result for result in self.results() if result["kernel"] not in kernels
@@ -197,6 +199,7 @@ def _check_results(results: list[Any]) -> None:
     for result in results:
         _check_result(result)
 
+    # They are written together, so part of them is a sign of damage.
     pairs = sorted((result["kernel"], result["recall"]) for result in results)
     kernels = {kernel for kernel, _ in pairs}
     if pairs != sorted(itertools.product(kernels, get_args(Recall))):

@@ -81,6 +81,7 @@ def token_losses(
 ) -> Float[Tensor, "row pos-1"]:
     """The loss in nats of every token but the first of each row; see ``perplexity``."""
     _check_rows(rows)
+    # On a GPU, an id without an embedding would fail without saying which it is.
     _check_vocabulary(rows, model.get_input_embeddings().num_embeddings)
     batch_size = arguments.positive_int(batch_size, "batch_size")
 
@@ -92,6 +93,7 @@ def token_losses(
         for batch in rows.split(batch_size):
             tokens = batch.to(device, torch.int64)
             targets = tokens[:, 1:]
+            # In float32, whatever dtype the model computes in.
             logits = model(tokens[:, :-1], use_cache=False).logits.float()
             losses = F.cross_entropy(
                 logits.flatten(0, 1), targets.flatten(), reduction="none"
@@ -156,6 +158,7 @@ def split(
 def _perplexity(losses: Float[Tensor, " token"]) -> float | None:
     if not len(losses):
         return None
+    # In float64, where a mean of millions of losses keeps its digits.
     return losses.double().mean().exp().item()
 
 

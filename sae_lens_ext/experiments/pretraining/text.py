@@ -29,6 +29,7 @@ def load_tokenizer(name: str) -> Any:
         InvalidArgument: it has no token for the end of a text.
     """
     if name == BYTES:
+        # The extra ids are for filling gaps in a text, which is not done here.
         return ByT5Tokenizer(extra_ids=0)
 
     try:
@@ -105,6 +106,7 @@ def documents_by_side(
                 return
         return
 
+    # One text after the other, each read no further than it is needed.
     sources: dict[Side, str | None] = {"train": text.text, "held_out": text.eval_text}
     for side, source in sources.items():
         for document in documents(source, column=text.column):

@@ -228,6 +228,7 @@ def _write_tokens(
         for side, document in documents_by_side(text, is_full):
             bar.update(writers[side].write(document))
 
+        # Inside of the block, so that files that are too short are not kept.
         for side, writer in writers.items():
             _check_length(writer, _PURPOSES[side], config, text)
 

@@ -63,6 +63,7 @@ def pretrain(
         FormatError: a checkpoint of another model or of more steps, or a broken one.
         NonFinite: the loss became NaN or infinite.
     """
+    # transformers wraps `to`, and type checkers then take the device for `self`.
     moved: Any = model
     moved.to(device).train()
     # A tied weight is in here once, under one name.
@@ -132,6 +133,7 @@ def _train_step(
 
     with autocast(config, tokens.device):
         logits = model(tokens[:, :-1], use_cache=False).logits
+    # The softmax over the vocabulary is in float32 whatever the dtype of the products.
     loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
 
     optimizer.zero_grad()

@@ -30,8 +30,8 @@ class Table(torch.nn.Module):
         return SimpleNamespace(logits=self.embedding(tokens))
 
 
-# (token, next token) -> the loss in bits. What is left of each row of probabilities is on
-# a token that does not occur.
+# (token, next token) -> the loss in bits. What is left of each row of probabilities is
+# on a token that does not occur.
 BITS = {(0, 1): 1, (1, 2): 2, (2, 0): 1, (1, 0): 3}
 # The losses, in bits: 1, 2, 1, 1, 3.
 TEXT = torch.tensor([[0, 1, 2, 0, 1, 0]])

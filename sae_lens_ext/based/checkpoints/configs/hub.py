@@ -23,6 +23,7 @@ def from_hub(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
     """Fields of ``BasedConfig`` from a config on the hub."""
     n_heads = fields.integer("n_head")
     layer_types = _layer_types(fields)
+    # Under either name; zero where positions are not learned.
     n_positions = fields.integer("n_positions", 0, at_least=0)
     n_positions = fields.integer("max_position_embeddings", n_positions, at_least=0)
     config: dict[str, Any] = {
@@ -75,6 +76,7 @@ def _layer_types(fields: Fields) -> list[LayerType]:
         elif layer in linear:
             role = "alt_mixer"
             layer_type = "linear_attention"
+        # As in hazyresearch/attn-360m, where no role has a mixer.
         layer_types.append(layer_type if role in fields else "full_attention")
     return layer_types
 

@@ -33,6 +33,7 @@ def from_zoology(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
     layer_types: list[LayerType] = []
     attentions: set[_Attention] = set()
     for layer in range(n_layers):
+        # Options take turns, as the mixers of a hybrid do.
         mixer = options[layer % len(options)]
         tensors = by_layer.get(layer, {})
         if "projection.weight" in tensors:
