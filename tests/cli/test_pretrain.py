@@ -192,4 +192,4 @@ def test_the_python_in_the_documentation_runs(tmp_path, monkeypatch):
     for block in documented("python"):
         exec(block, names)
     assert names["text"].startswith("If the key is not in")
-    assert names["found"].tokens == 2 * 16
+    assert names["result"].tokens == 2 * 16

@@ -6,6 +6,7 @@ import pandas
 import pytest
 import small_run
 
+import sae_lens_ext as sle
 from sae_lens_ext.experiments.pretraining.compare import compare_kernels
 from sae_lens_ext.experiments.pretraining.config import TextConfig
 from sae_lens_ext.experiments.pretraining.folder import RunFolder
@@ -26,6 +27,15 @@ def compare(tmp_path):
 
 def kernels_in(path):
     return pandas.read_csv(path)["kernel"].tolist()
+
+
+def test_rejects_an_unknown_kernel_before_anything_is_written(tmp_path, compare):
+    with pytest.raises(
+        sle.InvalidArgument,
+        match="kernel must be one of based, .*, attention; got 'softmax'",
+    ):
+        compare("softmax")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_kernel_is_added_to_a_run_and_others_are_left_alone(tmp_path, compare):
