@@ -28,7 +28,7 @@ class Norms(NamedTuple):
     layout: Literal["wide", "shared"]
     """``norm_layout`` of ``BasedConfig``."""
     names: dict[str, str]
-    """Published names of their parameters, relative to a mixer -> names in ours."""
+    """Published names of their parameters, relative to a mixer -> our names."""
 
 
 def find_norms(mixers: Iterable[Shapes]) -> Norms | None:

@@ -1,4 +1,4 @@
-"""Where publications keep the parameters of a model, and which of ours each one is.
+"""Where publications keep the parameters of a model, and what we call each of them.
 
 A layout says what the parts of a model are called around the mixers. The parts of a
 mixer are recognised by what is there: a publication spells each of them in one of a few
@@ -14,7 +14,7 @@ Shapes = Mapping[str, Sequence[int]]
 """Tensors by name, of which only the shape counts."""
 
 Places = dict[str, tuple[str, ...]]
-"""Published name -> names of ours; several where one tensor holds them one under the
+"""Published name -> our names; several where one tensor holds them one under the
 other."""
 
 
@@ -89,7 +89,7 @@ It has layers of Based and ReBased but no model of them; this is how it names ot
 """
 
 Spellings = Sequence[tuple[tuple[str, ...], tuple[str, ...]]]
-"""Modules of ours in a mixer, and how publications spell the one that holds them.
+"""Our modules of a mixer, and how publications spell the one that holds them.
 
 A module that is not there counts as missing under its first spelling.
 """
@@ -154,7 +154,7 @@ def places(
         layout: what modules are called.
         config: of our model.
         shapes: of the published tensors, by which spellings are told apart.
-        norms: parameters of ReBased's norms, relative to the mixer -> names of ours.
+        norms: parameters of ReBased's norms, relative to the mixer -> our names.
         ours: names of our model's parameters.
     """
     mixer, by_layer = mixers(layout, shapes)
@@ -188,7 +188,7 @@ def _modules(
     mixer: str,
     modules_of_type: Mapping[str, Collection[str]],
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Published modules, each with the modules of ours that it holds."""
+    """Published modules, each with those of our modules that it holds."""
     yield layout.embeddings, ("model.embed_tokens",)
     yield layout.positions, ("model.embed_positions",)
     yield layout.norm, ("model.norm",)
