@@ -7,6 +7,9 @@ leaves, in ``--out``: a folder per kernel that ``transformers`` loads, with its 
 """
 
 import argparse
+import ast
+import inspect
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -25,6 +28,19 @@ from sae_lens_ext.experiments.pretraining.perplexity import Recall
 _KERNELS = ("rebased", "based", ATTENTION)
 
 
+def _explanations(config: type) -> dict[str, str]:
+    """The sentence under each field of a config class, by the field's name."""
+    definition: Any = ast.parse(inspect.getsource(config)).body[0]
+    explanations = {}
+    for field, literal in itertools.pairwise(definition.body):
+        match field, literal:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                value=ast.Constant(value=str(text))
+            ):
+                explanations[name] = " ".join(text.split())
+    return explanations
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sae_lens_ext.based.pretrain",
@@ -38,18 +54,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KERNEL",
         help=f"Of {known}. Default: {' '.join(_KERNELS)}.",
     )
+    explanations = _explanations(PretrainConfig) | _explanations(TextConfig)
     for option in (*fields(PretrainConfig), *fields(TextConfig)):
         default = "" if option.default is None else f" Default: {option.default}."
-        flag, kind, explained = (
-            f"--{option.name.replace('_', '-')}",
-            option.metadata["type"],
-            option.metadata["help"],
-        )
+        # The class that a field holds beside None.
+        kind: Any = (get_args(option.type) or (option.type,))[0]
         parser.add_argument(
-            flag,
+            f"--{option.name.replace('_', '-')}",
             type=kind,
             default=option.default,
-            help=explained + default,
+            help=explanations[option.name] + default,
             metavar=kind.__name__.upper(),
         )
     parser.add_argument(

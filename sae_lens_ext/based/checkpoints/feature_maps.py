@@ -1,10 +1,14 @@
-"""Based or ReBased? The weights say so, or the caller; what a config calls its classes does not count.
+"""Whether weights are of Based or ReBased, or of one of the kernels between them.
 
-``elephantmipt/rebased-360M`` has the config of a Based model. What tells them apart is that ReBased has a norm of its queries and keys with
-parameters, and Based has none. As corl-team/rebased and elephantmipt/rebased_minimal write them, these are two LayerNorms ``ln_q`` and
-``ln_k`` over all heads. How the models on the hub name them could not be looked up, so any two modules of a mixer pass for them that have
-a weight and a bias of one axis, one with a q in its name and no k, the other with a k and no q. fla has one norm for both, over each head:
-``feature_map.gamma`` and ``feature_map.beta``.
+The weights decide, or the caller; the classes that a config names do not count, since
+``elephantmipt/rebased-360M`` has the config of a Based model. What tells the two apart
+is that ReBased has a norm of its queries and keys with parameters, and Based has none.
+
+corl-team/rebased and elephantmipt/rebased_minimal write that norm as two LayerNorms
+``ln_q`` and ``ln_k`` over all heads. How the models on the hub name them could not be
+looked up, so any two modules of a mixer pass for them that have a weight and a bias of
+one axis, one with a q in its name and no k, the other with a k and no q. fla has one
+norm for both, over each head: ``feature_map.gamma`` and ``feature_map.beta``.
 """
 
 from collections.abc import Iterable
@@ -15,20 +19,32 @@ from sae_lens_ext.based.checkpoints.layouts import Shapes
 from sae_lens_ext.based.config import FEATURE_MAPS, FeatureMapName
 from sae_lens_ext.errors import FormatError
 
+_SHARED_NAMES = {"feature_map.gamma": "ln_q.weight", "feature_map.beta": "ln_q.bias"}
+
 
 class Norms(NamedTuple):
-    """Of queries and keys: their layout, and which of a mixer's published parameters are which of ours."""
+    """The norms of queries and keys in published weights."""
 
     layout: Literal["wide", "shared"]
+    """``norm_layout`` of ``BasedConfig``."""
     names: dict[str, str]
+    """Published names of their parameters, relative to a mixer -> our names."""
 
 
 def find_norms(mixers: Iterable[Shapes]) -> Norms | None:
-    """What norm of queries and keys the layers of linear attention have, if any has one."""
+    """Find the norms of queries and keys among the tensors of linear attention.
+
+    Args:
+        mixers: the tensors of each layer's mixer, relative to it.
+
+    Returns:
+        None if the layers have no such norms.
+    """
     shapes = {name: shape for mixer in mixers for name, shape in mixer.items()}
-    shared = {"feature_map.gamma": "ln_q.weight", "feature_map.beta": "ln_q.bias"}
-    if shared.keys() <= shapes.keys():
-        return Norms("shared", shared)
+    if _SHARED_NAMES.keys() <= shapes.keys():
+        return Norms("shared", _SHARED_NAMES)
+
+    # Modules that look like a LayerNorm.
     modules = [
         name.removesuffix(".weight")
         for name, shape in shapes.items()
@@ -36,42 +52,47 @@ def find_norms(mixers: Iterable[Shapes]) -> Norms | None:
         and len(shape) == 1
         and f"{name.removesuffix('.weight')}.bias" in shapes
     ]
-    of_queries = [name for name in modules if "q" in name and "k" not in name]
-    of_keys = [name for name in modules if "k" in name and "q" not in name]
-    if len(of_queries) != 1 or len(of_keys) != 1:
+    query_norms = [name for name in modules if "q" in name and "k" not in name]
+    key_norms = [name for name in modules if "k" in name and "q" not in name]
+    # Of several candidates, none can be trusted to be the norm.
+    if len(query_norms) != 1 or len(key_norms) != 1:
         return None
-    pairs = (of_queries[0], "ln_q"), (of_keys[0], "ln_k")
-    return Norms(
-        "wide",
-        {
-            f"{published}.{leaf}": f"{ours}.{leaf}"
-            for published, ours in pairs
-            for leaf in ("weight", "bias")
-        },
-    )
+
+    names = {}
+    for published, ours in ((query_norms[0], "ln_q"), (key_norms[0], "ln_k")):
+        for leaf in ("weight", "bias"):
+            names[f"{published}.{leaf}"] = f"{ours}.{leaf}"
+    return Norms("wide", names)
 
 
 def choose_kernel(
-    wanted: FeatureMapName | None, norms: Norms | None, path: Path
+    kernel: FeatureMapName | None, norms: Norms | None, path: Path
 ) -> FeatureMapName:
-    """What the caller wants, if the weights can be that; else what they are.
+    """Return the kernel that the caller names, or else the one that the weights are of.
+
+    Args:
+        kernel: named by the caller, or None.
+        norms: what ``find_norms`` has found.
+        path: the ``config.json`` beside the weights.
 
     Raises:
-        FormatError: the weights are those of another kernel.
+        FormatError: the weights cannot be of that kernel.
     """
+    if kernel is None:
+        return "based" if norms is None else "rebased"
+
+    # A kernel with a factor and no shift fits neither.
+    has_norms = norms is not None
     fitting = [
         name
         for name, feature_map in FEATURE_MAPS.items()
-        if feature_map.has_gamma == feature_map.has_beta == (norms is not None)
+        if feature_map.has_gamma == feature_map.has_beta == has_norms
     ]
-    if wanted is None:
-        return "based" if norms is None else "rebased"
-    if wanted not in fitting:
-        there = (
-            "there is none" if norms is None else f"there is {', '.join(norms.names)}"
-        )
+    if kernel not in fitting:
+        parameters = "none" if norms is None else ", ".join(norms.names)
         raise FormatError(
-            f"kernel={wanted!r} has other parameters for the norm of queries and keys than the weights of {path.parent} have "
-            f"({there}); leave kernel out, or give one of {', '.join(fitting)}"
+            f"kernel={kernel!r} has other parameters for the norm of queries and keys "
+            f"than the weights of {path.parent} ({parameters}); leave kernel out, or "
+            f"use one of {', '.join(fitting)}"
         )
-    return wanted
+    return kernel

@@ -1,110 +1,126 @@
-"""Reading another library's ``config.json``: every complaint is kept, so that a user reads all of them at once."""
+"""Reading the ``config.json`` of another library.
+
+Problems are collected while reading goes on, so that a user sees all of them at once.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_lens_ext.errors import FormatError
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext.errors import FormatError, InvalidArgument
 
 
 class Fields:
-    """A JSON object with questions that remember what was wrong with the answer.
+    """A JSON object whose fields are read with checks.
 
-    A question that has no good answer is noted and returns a value that lets reading go on; ``check`` raises what was noted.
+    A field that fails its check is reported and replaced by a value with which reading
+    can go on; ``check`` raises everything that was reported.
     """
 
     def __init__(
         self,
         path: Path,
         values: Mapping[str, Any],
-        inside: str = "",
-        complaints: list[str] | None = None,
+        prefix: str = "",
+        problems: list[str] | None = None,
     ) -> None:
-        """Of the object ``values`` in the file ``path``, which is found there under ``inside``."""
-        self.path, self.values, self.inside = path, values, inside
-        self.complaints: list[str] = [] if complaints is None else complaints
+        """Read an object of a file.
+
+        Args:
+            path: the file.
+            values: the object.
+            prefix: where in the file the object is, such as ``"attn."``.
+            problems: the list to report to; None for a new one.
+        """
+        self.path = path
+        self.values = values
+        self.prefix = prefix
+        self.problems: list[str] = [] if problems is None else problems
 
     def __contains__(self, key: str) -> bool:
-        """Whether it says anything else than null."""
+        """Whether a field has a value other than null."""
         return self.values.get(key) is not None
 
-    def complain(self, text: str) -> None:
-        """Note what is wrong."""
-        if text not in self.complaints:
-            self.complaints.append(text)
+    def report(self, problem: str) -> None:
+        """Remember a problem for ``check``."""
+        # Layers that share their options report the same problem.
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def check(self) -> None:
-        """Raise everything that was noted.
+        """Raise all the problems so far.
 
         Raises:
-            FormatError: there was something.
+            FormatError: there are any.
         """
-        if self.complaints:
+        if self.problems:
             raise FormatError(
-                f"{self.path} describes no model that can be loaded here: {'; '.join(self.complaints)}"
+                f"{self.path} does not describe a model that can be loaded here: "
+                f"{'; '.join(self.problems)}"
             )
 
     def value(self, key: str, default: Any) -> Any:
-        """Whatever it says; null is the default too."""
-        found = self.values.get(key)
-        return default if found is None else found
+        """A field as it is, or the default where it is missing or null."""
+        value = self.values.get(key)
+        return default if value is None else value
 
-    def size(self, key: str, default: int | None = None, least: int = 1) -> int:
-        """A whole number; without a default it must be there."""
-        found = self.value(key, default)
-        if found is None:
-            self.complain(f"it lacks {self.inside}{key}")
-        elif isinstance(found, bool) or not isinstance(found, int) or found < least:
-            self.complain(
-                f"{self.inside}{key} must be a whole number of at least {least}, and is {found!r}"
-            )
-        else:
-            return found
-        return least
+    def integer(self, key: str, default: int | None = None, at_least: int = 1) -> int:
+        """An integer; a field without a default must be there."""
+        value = self.value(key, default)
+        if value is None:
+            self.report(f"it lacks {self.prefix}{key}")
+            return at_least
+        try:
+            return arguments.integer(value, f"{self.prefix}{key}", at_least=at_least)
+        except InvalidArgument as error:
+            self.report(str(error))
+            return at_least
 
     def number(self, key: str, default: float) -> float:
-        """A number that is not negative."""
-        found = self.value(key, default)
-        if (
-            isinstance(found, int | float)
-            and not isinstance(found, bool)
-            and found >= 0
-        ):
-            return float(found)
-        self.complain(
-            f"{self.inside}{key} must be a number of at least 0, and is {found!r}"
-        )
-        return default
+        """A non-negative number."""
+        value = self.value(key, default)
+        try:
+            return arguments.finite(value, f"{self.prefix}{key}", at_least=0.0)
+        except InvalidArgument as error:
+            self.report(str(error))
+            return default
 
-    def expect(self, key: str, default: Any, *known: Any) -> Any:
-        """One of the values for which there is a model here; the default is what the other library takes if it is not said."""
-        found = self.value(key, default)
-        if found not in known:
-            self.complain(
-                f"{self.inside}{key} is {found!r}, and only {' or '.join(map(repr, known))} is known here"
+    def expect(self, key: str, default: Any, *supported: Any) -> Any:
+        """One of the values that a model of this package can have.
+
+        ``default`` is what the other library takes where the field is missing.
+        """
+        value = self.value(key, default)
+        if value not in supported:
+            choices = " or ".join(map(repr, supported))
+            self.report(
+                f"{self.prefix}{key} is {value!r}, and only {choices} is supported here"
             )
-            return known[0]
-        return found
+            return supported[0]
+        return value
 
-    def places(self, key: str, n_layers: int) -> set[int]:
-        """A list of layers; none if it is not there."""
-        found = self.value(key, [])
-        if not isinstance(found, list) or not all(
-            isinstance(one, int) and 0 <= one < n_layers for one in found
-        ):
-            self.complain(
-                f"{self.inside}{key} must list layers from 0 to {n_layers - 1}, and is {found!r}"
+    def layers(self, key: str, n_layers: int) -> set[int]:
+        """A list of layer numbers; empty where it is missing."""
+        value = self.value(key, [])
+        is_valid = isinstance(value, list) and all(
+            isinstance(layer, int) and 0 <= layer < n_layers for layer in value
+        )
+        if not is_valid:
+            self.report(
+                f"{self.prefix}{key} must list layers from 0 to {n_layers - 1}; "
+                f"got {value!r}"
             )
             return set()
-        return set(found)
+        return set(value)
 
-    def within(self, key: str) -> "Fields":
-        """An object inside of it; an empty one if it is not there."""
+    def section(self, key: str) -> "Fields":
+        """The object in a field; an empty one where it is missing."""
         return self.nested(key, self.value(key, {}))
 
-    def nested(self, name: str, found: Any) -> "Fields":
-        """The same for a value that was found under a name."""
-        if not isinstance(found, Mapping):
-            self.complain(f"{self.inside}{name} must be an object, and is {found!r}")
-            found = {}
-        return Fields(self.path, found, f"{self.inside}{name}.", self.complaints)
+    def nested(self, name: str, value: Any) -> "Fields":
+        """An object that stands inside of this one under ``name``."""
+        if not isinstance(value, Mapping):
+            self.report(f"{self.prefix}{name} must be an object; got {value!r}")
+            value = {}
+        return Fields(self.path, value, f"{self.prefix}{name}.", self.problems)

@@ -1,7 +1,8 @@
-"""Where publications keep the parameters of a model, and which of ours each one is.
+"""Where publications keep the parameters of a model, and what we call each of them.
 
-A layout says what the parts of a model are called around the mixers. Mixers are found by what is there: a publication spells a part of
-them in one of a few ways, and the same way in all of its layers.
+A layout says what the parts of a model are called around the mixers. The parts of a
+mixer are recognised by what is there: a publication spells each of them in one of a few
+ways, the same way in all of its layers.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,15 +11,18 @@ from dataclasses import dataclass
 from sae_lens_ext.based.config import BasedConfig
 
 Shapes = Mapping[str, Sequence[int]]
-"""Tensors by name, of which only the shape is looked at."""
+"""Tensors by name, of which only the shape counts."""
 
 Places = dict[str, tuple[str, ...]]
-"""Published name -> our names; several where one tensor holds them one under the other."""
+"""Published name -> our names; several where one tensor holds them one under the
+other."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a publication calls the modules of a model; inside a layer, names are relative to it.
+    """What a publication calls the modules of a model.
+
+    Inside a layer, names are relative to it.
 
     Attributes:
         embeddings: of tokens.
@@ -26,7 +30,7 @@ class Layout:
         layers: without the layer's number.
         mixer: in a layer; the first of these that any layer has.
         norms: in a layer, before the mixer and before the MLP.
-        mlp: in a layer, and which of our modules it holds, one under the other.
+        mlp: in a layer, and which of our modules each holds, one under the other.
         norm: the last one.
     """
 
@@ -39,22 +43,21 @@ class Layout:
     norm: str
 
 
-# fc1 is two halves: what is gated, then the gate.
-_FUSED_MLP = {
-    "mlp.fc1": ("mlp.up_proj", "mlp.gate_proj"),
-    "mlp.fc2": ("mlp.down_proj",),
-}
-
 HUB = Layout(
     embeddings="transformer.embeddings.word_embeddings",
     positions="transformer.embeddings.position_embeddings",
     layers="transformer.layers",
     mixer=("mixer",),
     norms=("norm1", "norm2"),
-    mlp=_FUSED_MLP,
+    mlp={
+        # Two halves: what is gated, then the gate.
+        "mlp.fc1": ("mlp.up_proj", "mlp.gate_proj"),
+        "mlp.fc2": ("mlp.down_proj",),
+    },
     norm="transformer.ln_f",
 )
-"""``hazyresearch/based-*`` and ``elephantmipt/*based-*``: a GPT of flash-attn with other mixers."""
+"""``hazyresearch/based-*``, ``elephantmipt/*based-*``: a GPT of flash-attn with other
+mixers."""
 
 ZOOLOGY = Layout(
     embeddings="backbone.embeddings.word_embeddings",
@@ -74,15 +77,22 @@ FLA = Layout(
     mixer=("attn",),
     norms=("attn_norm", "mlp_norm"),
     mlp={
-        f"mlp.{name}": (f"mlp.{name}",)
-        for name in ("gate_proj", "up_proj", "down_proj")
+        "mlp.gate_proj": ("mlp.gate_proj",),
+        "mlp.up_proj": ("mlp.up_proj",),
+        "mlp.down_proj": ("mlp.down_proj",),
     },
     norm="norm",
 )
-"""The language models of flash-linear-attention. It has layers of Based and ReBased, but no model of them: this is how it names others."""
+"""The language models of flash-linear-attention.
+
+It has layers of Based and ReBased but no model of them; this is how it names others.
+"""
 
 Spellings = Sequence[tuple[tuple[str, ...], tuple[str, ...]]]
-"""Our modules of a mixer, and how publications spell the one that holds them. What is not there is missed under the first spelling."""
+"""Our modules of a mixer, and how publications spell the one that holds them.
+
+A module that is not there counts as missing under its first spelling.
+"""
 
 _CONVOLUTION: Spellings = [
     (("in_proj",), ("in_proj", "projection")),
@@ -95,30 +105,37 @@ _LINEAR_ATTENTION: Spellings = [
     (("v_proj",), ("proj_v", "v_proj")),
     (("o_proj",), ("out_proj", "proj_o", "o_proj")),
 ]
-# Rows of queries, of keys, of values; heads inside.
+# Rows of queries, of keys, of values; heads inside each.
 _FUSED_ATTENTION: Spellings = [
     (("q_proj", "k_proj", "v_proj"), ("Wqkv",)),
     (("o_proj",), ("out_proj",)),
 ]
 _ATTENTION: Spellings = [
-    ((name,), (name,)) for name in ("q_proj", "k_proj", "v_proj", "o_proj")
+    (("q_proj",), ("q_proj",)),
+    (("k_proj",), ("k_proj",)),
+    (("v_proj",), ("v_proj",)),
+    (("o_proj",), ("o_proj",)),
 ]
 
 
 def mixers(layout: Layout, shapes: Shapes) -> tuple[str, dict[int, Shapes]]:
-    """What mixers are called in a layer, and the tensors of each layer's, relative to it."""
+    """Find the mixers of a publication.
+
+    Returns:
+        What a mixer is called in a layer, and the tensors of each layer's mixer,
+        relative to it; the latter are empty where the publication has another layout.
+    """
     for mixer in layout.mixer:
-        found: dict[int, dict[str, Sequence[int]]] = {}
+        by_layer: dict[int, dict[str, Sequence[int]]] = {}
         for name, shape in shapes.items():
-            layer, _, rest = name.removeprefix(f"{layout.layers}.").partition(".")
-            if (
-                name.startswith(f"{layout.layers}.")
-                and layer.isdecimal()
-                and rest.startswith(f"{mixer}.")
-            ):
-                found.setdefault(int(layer), {})[rest.removeprefix(f"{mixer}.")] = shape
-        if found:
-            return mixer, dict(found)
+            if not name.startswith(f"{layout.layers}."):
+                continue
+            layer, _, path = name.removeprefix(f"{layout.layers}.").partition(".")
+            if layer.isdecimal() and path.startswith(f"{mixer}."):
+                tensors = by_layer.setdefault(int(layer), {})
+                tensors[path.removeprefix(f"{mixer}.")] = shape
+        if by_layer:
+            return mixer, dict(by_layer)
     return layout.mixer[0], {}
 
 
@@ -129,67 +146,70 @@ def places(
     norms: Mapping[str, str],
     ours: Collection[str],
 ) -> Places:
-    """Which of our parameters a published name stands for; every one of ``ours`` is in it once, but for tied ones.
+    """Which of our parameters each published tensor holds.
+
+    Every one of ``ours`` is in it once, except for tied ones.
 
     Args:
         layout: what modules are called.
         config: of our model.
-        shapes: of what is published, by which spellings are told apart.
-        norms: the parameters of ReBased's norms, relative to the mixer -> ours.
+        shapes: of the published tensors, by which spellings are told apart.
+        norms: parameters of ReBased's norms, relative to the mixer -> our names.
         ours: names of our model's parameters.
     """
     mixer, by_layer = mixers(layout, shapes)
-    there = {
-        kind: {
-            name.rpartition(".")[0]
-            for layer in by_layer
-            if _at(config, layer) == kind
-            for name in by_layer[layer]
-        }
-        for kind in set(config.layer_types)
-    }
-    found: Places = {}
-    for published, modules in _modules(layout, config, mixer, there):
+    # Type of layer -> modules that the mixers of such layers have.
+    modules_of_type: dict[str, set[str]] = {kind: set() for kind in config.layer_types}
+    for layer, tensors in by_layer.items():
+        if layer < len(config.layer_types):
+            modules = modules_of_type[config.layer_types[layer]]
+            modules.update(name.rpartition(".")[0] for name in tensors)
+
+    # Biases are where our model has them, whichever the spelling of the module.
+    tensor_places: Places = {}
+    for published, modules in _modules(layout, config, mixer, modules_of_type):
         for leaf in ("weight", "bias"):
             names = tuple(f"{module}.{leaf}" for module in modules)
             if all(name in ours for name in names):
-                found[f"{published}.{leaf}"] = names
-    for layer, kind in enumerate(config.layer_types):
-        if kind == "linear_attention":
+                tensor_places[f"{published}.{leaf}"] = names
+
+    # Norms are not among the spellings, since they are found by their shape.
+    for layer, layer_type in enumerate(config.layer_types):
+        if layer_type == "linear_attention":
             for published, name in norms.items():
-                found[f"{layout.layers}.{layer}.{mixer}.{published}"] = (
-                    f"model.layers.{layer}.mixer.{name}",
-                )
-    return found
-
-
-def _at(config: BasedConfig, layer: int) -> str | None:
-    return config.layer_types[layer] if layer < len(config.layer_types) else None
+                path = f"{layout.layers}.{layer}.{mixer}.{published}"
+                tensor_places[path] = (f"model.layers.{layer}.mixer.{name}",)
+    return tensor_places
 
 
 def _modules(
     layout: Layout,
     config: BasedConfig,
     mixer: str,
-    there: Mapping[str, Collection[str]],
+    modules_of_type: Mapping[str, Collection[str]],
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Published modules, each with those of our modules that it holds."""
     yield layout.embeddings, ("model.embed_tokens",)
     yield layout.positions, ("model.embed_positions",)
     yield layout.norm, ("model.norm",)
     yield "lm_head", ("lm_head",)
-    for layer, kind in enumerate(config.layer_types):
-        here, our = f"{layout.layers}.{layer}", f"model.layers.{layer}"
+
+    for layer, layer_type in enumerate(config.layer_types):
         parts = {layout.norms[0]: ("norm1",), layout.norms[1]: ("norm2",), **layout.mlp}
-        for modules, spellings in _spellings(kind, there[kind]):
-            name = next((one for one in spellings if one in there[kind]), spellings[0])
+        published_modules = modules_of_type[layer_type]
+        for modules, spellings in _spellings(layer_type, published_modules):
+            present = [name for name in spellings if name in published_modules]
+            name = present[0] if present else spellings[0]
             parts[f"{mixer}.{name}"] = tuple(f"mixer.{module}" for module in modules)
+
         for published, modules in parts.items():
-            yield f"{here}.{published}", tuple(f"{our}.{module}" for module in modules)
+            ours = tuple(f"model.layers.{layer}.{module}" for module in modules)
+            yield f"{layout.layers}.{layer}.{published}", ours
 
 
-def _spellings(kind: str, there: Collection[str]) -> Spellings:
-    if kind == "conv":
+def _spellings(layer_type: str, published_modules: Collection[str]) -> Spellings:
+    if layer_type == "conv":
         return _CONVOLUTION
-    if kind == "linear_attention":
+    if layer_type == "linear_attention":
         return _LINEAR_ATTENTION
-    return _ATTENTION if "q_proj" in there else _FUSED_ATTENTION
+    return _ATTENTION if "q_proj" in published_modules else _FUSED_ATTENTION

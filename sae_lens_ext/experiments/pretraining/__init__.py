@@ -1,1 +1,4 @@
-"""Pretraining of Based, ReBased and softmax attention of one size on one text, and their comparison."""
+"""Pretraining of Based, ReBased and softmax attention, and their comparison.
+
+All are of one size and trained on one text; ``compare.compare_kernels`` does it all.
+"""

@@ -1,78 +1,82 @@
-"""What a pretraining run is made of. The fields are also the options of ``python -m sae_lens_ext.based.pretrain``."""
+"""Settings of a pretraining run.
+
+The command line is made from these two classes: each field is an option, and the
+sentence under it is the option's help.
+"""
 
 import math
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 
-from sae_lens_ext._arguments import as_integer, as_python, as_real
-from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._fields import FieldChecks
 
 BYTES = "bytes"
-"""In place of a tokenizer's name: one token per byte of UTF-8."""
+"""Stands for a tokenizer with one token per byte of UTF-8."""
 
-
-def _option(default: Any, explained: str, kind: type | None = None) -> Any:
-    """A field that the command line shows as an option."""
-    return field(
-        default=default, metadata={"help": explained, "type": kind or type(default)}
-    )
-
-
-def _whole(value: object) -> int:
-    """-1, which no field takes, for what is no whole number."""
-    number = as_integer(value)
-    return -1 if number is None else number
-
-
-def _as_python(config: Any) -> None:
-    """numpy's numbers are taken too; the settings of a run are written as JSON, which knows none of them."""
-    for option in fields(config):
-        object.__setattr__(config, option.name, as_python(getattr(config, option.name)))
+_LARGEST_SEED = (1 << 63) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """The shape of the models and how they are trained; the defaults suit a laptop. Each field's ``metadata["help"]`` says what it is.
+    """The shape of the models and their training; the defaults suit a laptop.
 
-    AdamW with betas 0.9 and 0.95 and weight decay on everything; the learning rate rises linearly, then falls to 0 along half a cosine;
-    the norm of the gradient is clipped. The published runs: ``hidden_size=768, layers=18, heads=12, seq_len=4096, steps=20_000,
-    warmup=200``.
+    Models are trained with AdamW (betas 0.9 and 0.95, weight decay on every weight).
+    The learning rate rises linearly, then falls to 0 along half a cosine. The norm of
+    the gradient is clipped. The published runs: ``hidden_size=768, layers=18,
+    heads=12, seq_len=4096, steps=20_000, warmup=200``.
 
     Raises:
-        InvalidArgument: values that make no run; all of them are named.
+        InvalidArgument: a field is out of range; the message names every such field.
 
     Source: Aksenov et al. 2024 (arXiv 2402.10644), Section 5.
     """
 
-    hidden_size: int = _option(128, "Width of the residual stream.")
-    layers: int = _option(
-        4,
-        "Of the linear kernels, convolution and attention in turns; softmax attention has two thirds as many.",
-    )
-    heads: int = _option(4, "Of attention.")
-    feature_dim: int = _option(16, "Of a head's queries and keys in linear attention.")
-    seq_len: int = _option(256, "Tokens of a sequence.")
-    batch_size: int = _option(16, "Sequences in a step.")
-    steps: int = _option(1000, "Of the optimizer.")
-    lr: float = _option(1e-3, "Highest learning rate.")
-    warmup: int | None = _option(
-        None,
-        "Steps over which it rises. Default: 200, or a tenth of the steps if that is less.",
-        int,
-    )
-    weight_decay: float = _option(0.1, "Of AdamW, on every weight.")
-    clip: float = _option(1.0, "Longest gradient; 0 for any.")
-    seed: int = _option(0, "Of the weights and of the order of the text.")
-    dtype: str = _option(
-        "float32",
-        "float32, or bfloat16 for the matrix products (weights stay float32).",
-    )
+    hidden_size: int = 128
+    """Width of the residual stream."""
+
+    layers: int = 4
+    """Layers of a linear-attention model, convolution and attention in turns;
+    the softmax-attention model has two thirds as many."""
+
+    heads: int = 4
+    """Attention heads of a layer."""
+
+    feature_dim: int = 16
+    """Width of a head's queries and keys in linear attention."""
+
+    seq_len: int = 256
+    """Tokens of a sequence."""
+
+    batch_size: int = 16
+    """Sequences of a step."""
+
+    steps: int = 1000
+    """Steps of the optimizer."""
+
+    lr: float = 1e-3
+    """Highest learning rate."""
+
+    warmup: int | None = None
+    """Steps over which the learning rate rises; by default 200, or a tenth of the
+    steps if that is less."""
+
+    weight_decay: float = 0.1
+    """Weight decay of AdamW, on every weight."""
+
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 for no limit."""
+
+    seed: int = 0
+    """Seed of the first weights and of the order of the text."""
+
+    dtype: str = "float32"
+    """float32, or bfloat16 for the matrix products (weights stay float32)."""
 
     def __post_init__(self) -> None:
-        """Report everything that is wrong at once."""
-        wrong = [
-            f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}"
-            for name in (
+        """Check every field."""
+        with FieldChecks(self) as check:
+            check(
+                arguments.positive_int,
                 "hidden_size",
                 "layers",
                 "heads",
@@ -81,87 +85,72 @@ class PretrainConfig:
                 "batch_size",
                 "steps",
             )
-            if _whole(getattr(self, name)) < 1
-        ]
-        # What torch takes for a seed.
-        if not 0 <= _whole(self.seed) < 1 << 63:
-            wrong.append(
-                f"seed must be a whole number from 0 to below 2**63, got {self.seed!r}"
+            check(arguments.finite, "lr", above=0.0)
+            check(arguments.integer, "warmup", at_least=0, optional=True)
+            check(arguments.finite, "weight_decay", "clip", at_least=0.0)
+            # The range that torch accepts for a seed.
+            check(arguments.integer, "seed", at_least=0, at_most=_LARGEST_SEED)
+            check(arguments.choice, "dtype", choices=("float32", "bfloat16"))
+
+            # Compared only where both are integers; the checks above report the rest.
+            steps = arguments.as_integer(self.steps)
+            warmup = arguments.as_integer(self.warmup)
+            check.that(
+                steps is None or warmup is None or warmup < steps,
+                f"warmup must be less than steps={steps}; got {warmup}",
             )
-        if not 0 < as_real(self.lr) < math.inf:
-            wrong.append(f"lr must be a number above 0, got {self.lr!r}")
-        wrong += [
-            f"{name} must be a number of at least 0, got {getattr(self, name)!r}"
-            for name in ("weight_decay", "clip")
-            if not 0 <= as_real(getattr(self, name)) < math.inf
-        ]
-        if self.warmup is not None and not 0 <= _whole(self.warmup) < max(
-            1, _whole(self.steps)
-        ):
-            wrong.append(
-                f"warmup must be a whole number from 0 to below steps={self.steps}, got {self.warmup!r}"
-            )
-        if self.dtype not in ("float32", "bfloat16"):
-            wrong.append(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
-        if wrong:
-            raise InvalidArgument("; ".join(wrong))
-        _as_python(self)
 
     @property
     def tokens(self) -> int:
-        """That are trained on, repeats counted."""
+        """Number of tokens that a model is trained on, repetitions included."""
         return self.steps * self.batch_size * self.seq_len
 
     def lr_at(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
-        warmup = min(200, self.steps // 10) if self.warmup is None else self.warmup
+        """Learning rate of a step, counted from 0.
+
+        >>> config = PretrainConfig(steps=100, warmup=10, lr=0.5)
+        >>> config.lr_at(0), config.lr_at(10), round(config.lr_at(55), 3)
+        (0.05, 0.5, 0.25)
+        """
+        warmup = self.warmup
+        if warmup is None:
+            warmup = min(200, self.steps // 10)
+
         if step < warmup:
             return self.lr * (step + 1) / warmup
-        return (
-            self.lr
-            * (1 + math.cos(math.pi * (step - warmup) / (self.steps - warmup)))
-            / 2
-        )
+
+        angle = math.pi * (step - warmup) / (self.steps - warmup)
+        return self.lr * (1 + math.cos(angle)) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """What the models are trained on and tested on; see ``PretrainConfig`` for where its fields are explained.
+    """The text that models are trained on, and the text that they are tested on.
 
     Raises:
-        InvalidArgument: no tokens to test on, or names that are no strings.
+        InvalidArgument: a field has the wrong type; the message names every such field.
     """
 
-    text: str | None = _option(
-        None,
-        "File or folder of .txt, .md, .jsonl or .parquet, or name of a dataset on the hub. Default: prose that comes with Python.",
-        str,
-    )
-    column: str = _option("text", "Where JSONL, Parquet and datasets keep the text.")
-    eval_text: str | None = _option(
-        None,
-        "Text to test on, as --text. Default: one in ten documents of --text, by a hash of each.",
-        str,
-    )
-    eval_tokens: int = _option(200_000, "Tokens to test on, at most.")
-    tokenizer: str = _option(
-        BYTES, f"{BYTES!r}, or the name or folder of a Hugging Face tokenizer."
-    )
+    text: str | None = None
+    """File or folder of .txt, .md, .jsonl or .parquet, or name of a dataset on the hub;
+    by default prose that comes with Python."""
+
+    column: str = "text"
+    """Column or key in which JSONL, Parquet and datasets hold the text."""
+
+    eval_text: str | None = None
+    """Text to test on, in the same forms as --text; by default one in ten documents of
+    --text, by a hash of each."""
+
+    eval_tokens: int = 200_000
+    """Largest number of tokens to test on."""
+
+    tokenizer: str = BYTES
+    """'bytes', or the name or folder of a Hugging Face tokenizer."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be tested on."""
-        if _whole(self.eval_tokens) < 1:
-            raise InvalidArgument(
-                f"eval_tokens must be a whole number of at least 1; got {self.eval_tokens!r}"
-            )
-        for name, kinds in (
-            ("text", str | None),
-            ("column", str),
-            ("eval_text", str | None),
-            ("tokenizer", str),
-        ):
-            if not isinstance(getattr(self, name), kinds):
-                raise InvalidArgument(
-                    f"{name} must be a string; got {getattr(self, name)!r}"
-                )
-        _as_python(self)
+        """Check every field."""
+        with FieldChecks(self) as check:
+            check(arguments.string, "text", "eval_text", optional=True)
+            check(arguments.string, "column", "tokenizer")
+            check(arguments.positive_int, "eval_tokens")
