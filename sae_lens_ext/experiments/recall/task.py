@@ -65,7 +65,7 @@ class MQAR:
     """Fill the positions where nothing is asked with random tokens instead of 0."""
 
     def __post_init__(self) -> None:
-        """Check the fields, then that sequence and vocabulary have room for the pairs."""
+        """Check the fields, then that sequence and vocabulary have room for pairs."""
         with FieldChecks(self) as check:
             check(arguments.positive_int, "seq_len", "pairs", "vocab_size")
             check(arguments.finite, "power_a")
