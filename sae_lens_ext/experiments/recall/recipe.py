@@ -85,8 +85,8 @@ class Recipe:
             )
             # A table of results holds seeds as signed 64-bit integers.
             check(arguments.integer, "seed", at_least=0, at_most=(1 << 63) - 1)
-            check(arguments.finite, "init_std", "lr", above=0)
-            check(arguments.finite, "weight_decay", at_least=0)
+            check(arguments.finite, "init_std", "lr", above=0.0)
+            check(arguments.finite, "weight_decay", at_least=0.0)
             check(arguments.flag, "learned_positions")
 
         with FieldChecks(self) as check:
