@@ -107,6 +107,7 @@ def train_grid(
         for future in as_completed(futures):
             recipe = futures[future]
             outcome, failure = future.result()
+            # Before a failure is raised: the outcome counts without a saved model too.
             add_line(table, recipe, task, outcome)
             if failure is not None:
                 raise failure

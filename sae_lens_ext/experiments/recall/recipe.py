@@ -143,6 +143,8 @@ def build_model(recipe: Recipe, task: MQAR) -> BasedForCausalLM:
         heads = recipe.heads
         feature_map = recipe.kernel
 
+    # As the papers' models for synthetic tasks: without an MLP, and without smaller
+    # initial weights where layers write into the residual stream.
     config = BasedConfig(
         kernel=feature_map,  # pyright: ignore[reportArgumentType] - checked by Recipe
         vocab_size=task.vocab_size,

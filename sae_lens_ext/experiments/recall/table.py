@@ -55,7 +55,10 @@ def add_line(path: Path, recipe: Recipe, task: MQAR, outcome: Outcome) -> None:
     """Write the line of a recipe, in place of an earlier line of it."""
     # Read again, because another command may have added lines meanwhile.
     table: Any = read_table(path)
-    table = table[[key != line_key(recipe, task) for key in line_keys(table)]]
+    own_key = line_key(recipe, task)
+    is_other = [key != own_key for key in line_keys(table)]
+    table = table[is_other]
+
     values = {**asdict(recipe), **asdict(task), **asdict(outcome)}
     line = pd.DataFrame([values], columns=_COLUMNS)
 

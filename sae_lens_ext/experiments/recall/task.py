@@ -10,7 +10,7 @@ keys (k: key, v: value, 0: filler)::
 Only the labelled positions count. Every second position after the context is a slot
 that can hold a question, and early slots are likelier: the keys draw their slots in the
 order in which they are named, without replacement, the r-th slot with a probability
-proportional to r^(a - 1).
+proportional to r^(a - 1); a is ``power_a``.
 
 In a model of two layers the expected circuit is a convolution that writes each key onto
 the position of its value, and attention that finds the key there and copies the value.
@@ -60,7 +60,7 @@ class MQAR:
     vocab_size: int = 8192
     """Number of tokens: the filler 0, keys in the lower half, values in the upper."""
     power_a: float = 0.01
-    """Where questions are asked: 1 is anywhere, and the smaller, the earlier."""
+    """Exponent of where questions are: 1 is anywhere, and the smaller, the earlier."""
     random_non_queries: bool = False
     """Fill the positions where nothing is asked with random tokens instead of 0."""
 
@@ -97,7 +97,8 @@ class MQAR:
         first_value = self.vocab_size // 2
         n_values = self.vocab_size - first_value
 
-        # The order of the draws is part of what a seed means.
+        # Keys start at 1, because 0 is the filler. The order of the draws is part of
+        # what a seed means.
         keys = 1 + _distinct(generator, n, first_value - 1, self.pairs)
         values = first_value + _distinct(generator, n, n_values, self.pairs)
         questions = context + 2 * self._slots(n, generator)
@@ -122,8 +123,9 @@ class MQAR:
         """
         ranks = np.arange(1, (self.seq_len - 2 * self.pairs) // 2 + 1)
         log_probabilities = (self.power_a - 1) * np.log(ranks)
-        noisy = log_probabilities + generator.gumbel(size=(n, len(ranks)))
-        return np.argsort(-noisy, axis=1)[:, : self.pairs]
+        noise = generator.gumbel(size=(n, len(ranks)))
+        order = np.argsort(-(log_probabilities + noise), axis=1)
+        return order[:, : self.pairs]
 
 
 def _distinct(
