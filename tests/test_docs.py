@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 import sae_lens_ext as sle
 from sae_lens_ext.cli.app import app
-from sae_lens_ext.experiments.recall.grid import save_model
-from sae_lens_ext.experiments.recall.task import MQAR, Outcome, Recipe, model_for
+from sae_lens_ext.experiments.recall import MQAR, Outcome, Recipe, model_for
+from sae_lens_ext.experiments.recall.saved_models import save_model
 
 DOCS = REPOSITORY / "docs"
 SITE = "blocks.12.hook_resid_post"
@@ -211,7 +211,10 @@ def test_every_name_in_the_tables_is_public():
 
 
 def _recall_commands():
-    """The options of every ``sae-lens-ext mqar`` of the document, with the shell's line breaks and variables taken out."""
+    """The options of every ``sae-lens-ext mqar`` of the document.
+
+    The shell's line breaks and variables are taken out.
+    """
     text = "\n".join(
         re.findall(
             r"```bash\n(.*?)```",
@@ -231,14 +234,17 @@ def _recall_commands():
 def test_the_recall_document_shows_what_its_commands_print(
     tmp_path, monkeypatch, command
 ):
-    """The runs are kept in benchmarks/results, so a command has nothing left to train; the models it would save are not kept."""
-    from sae_lens_ext.experiments.recall import grid as mqar_grid
+    """Results are in benchmarks/results, so a command has nothing left to train.
+
+    The models that it would save are not there.
+    """
+    from sae_lens_ext.experiments.recall import grid, workers
 
     trained = []
     monkeypatch.setattr(
-        mqar_grid, "train_mqar", lambda recipe, *_, **__: trained.append(recipe)
+        grid, "train_mqar", lambda recipe, *_, **__: trained.append(recipe)
     )
-    monkeypatch.setattr(mqar_grid, "_pool", concurrent.futures.ThreadPoolExecutor)
+    monkeypatch.setattr(workers, "process_pool", concurrent.futures.ThreadPoolExecutor)
     command = [option for option in command if option != "--save"]
     shutil.copy(DOCS.parent / "benchmarks" / "results" / "mqar.csv", tmp_path)
     done = CliRunner().invoke(
@@ -269,10 +275,8 @@ def test_the_published_protocol_is_a_command(monkeypatch):
 
 
 def test_the_models_of_the_recall_document_are_asked(tmp_path, capfd):
-    recipe, task = (
-        Recipe(d_model=4, heads=1, feature_dim=2, learned_positions=False),
-        MQAR(seq_len=64, pairs=16, vocab_size=256),
-    )
+    recipe = Recipe(d_model=4, heads=1, feature_dim=2, learned_positions=False)
+    task = MQAR(seq_len=64, pairs=16, vocab_size=256)
     save_model(
         tmp_path / "kept",
         model_for(recipe, task),

@@ -155,7 +155,7 @@ def mqar(
 ) -> None:
     """Train small models to recall, and compare kernels of linear attention. The defaults are the published task and training."""
     from sae_lens_ext.cli.mqar import run_mqar
-    from sae_lens_ext.experiments.recall.task import MQAR, Recipe
+    from sae_lens_ext.experiments.recall import MQAR, Recipe
 
     task = MQAR(
         seq_len=seq_len,

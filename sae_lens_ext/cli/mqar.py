@@ -8,9 +8,11 @@ from typing import Any
 import typer
 
 from sae_lens_ext.errors import InvalidArgument
-from sae_lens_ext.experiments.recall.grid import grid, model_folder, run_grid
+from sae_lens_ext.experiments.recall.grid import grid, train_grid
+from sae_lens_ext.experiments.recall.recipe import Recipe
 from sae_lens_ext.experiments.recall.results import at_best_lr, differences, summary
-from sae_lens_ext.experiments.recall.task import MQAR, Recipe
+from sae_lens_ext.experiments.recall.saved_models import model_folder
+from sae_lens_ext.experiments.recall.task import MQAR
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.viz.recall import plot_recall
 
@@ -36,7 +38,7 @@ def run_mqar(
         out / "models" if save else None,
     )
     try:
-        results = run_grid(
+        results = train_grid(
             task,
             recipes,
             out / "mqar.csv",

@@ -1,4 +1,4 @@
-"""What an SAE is trained to minimise: functions of its weights and a batch, with no state of their own."""
+"""What an SAE is trained to minimise: functions of its weights and a batch."""
 
 from sae_lens_ext.objectives.base import Loss, Objective
 from sae_lens_ext.objectives.hierarchical import HierarchicalTopK

@@ -1,4 +1,4 @@
-"""What every objective offers."""
+"""The interface of every objective."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -9,10 +9,10 @@ from sae_lens_ext.sae import SAE, SparseCode
 
 
 class Loss(NamedTuple):
-    """A batch's loss, and the code it was computed from."""
+    """The loss of a batch, and the code it was computed from."""
 
     value: Float[Tensor, ""]
-    """Mean squared error per coordinate, in units of the normalised activations; differentiable."""
+    """Mean squared error per coordinate of normalised activations, with a gradient."""
     code: SparseCode
     """The k strongest features of every token."""
 
@@ -22,13 +22,16 @@ class Objective(Protocol):
     """A loss for TopK SAEs."""
 
     def levels_at(self, k: int) -> tuple[int, ...]:
-        """The values of k this objective looks at when the largest is ``k``; rising, ending in ``k``.
+        """The values of k that count in the loss when the largest is ``k``.
+
+        Returns:
+            Rising values that end in ``k``.
 
         Raises:
-            InvalidK: it cannot be trained at ``k``.
+            InvalidK: the objective does not allow training at ``k``.
         """
         ...
 
     def __call__(self, sae: SAE, u: Float[Tensor, "batch d_model"], k: int) -> Loss:
-        """The loss of a batch of activations that are centred and scaled already."""
+        """The loss of a batch of activations that are already centred and scaled."""
         ...

@@ -23,7 +23,11 @@ class TopK:
         return (k,)
 
     def __call__(self, sae: SAE, u: Float[Tensor, "batch d_model"], k: int) -> Loss:
-        """See ``Objective.__call__``."""
+        """See ``Objective.__call__``.
+
+        Raises:
+            ShapeMismatch: the batch has no tokens.
+        """
         if u.numel() == 0:
             raise ShapeMismatch(
                 f"the loss of no token is not defined; got activations {list(u.shape)}"

@@ -6,7 +6,7 @@ import torch
 
 import sae_lens_ext as sle
 from sae_lens_ext.based import PRESETS, BasedConfig, BasedForCausalLM, preset
-from sae_lens_ext.experiments.recall.task import MQAR, Recipe, model_for
+from sae_lens_ext.experiments.recall import MQAR, Recipe, model_for
 
 
 def count(model):

@@ -1,82 +1,61 @@
+"""HierarchicalTopK is a weighted mean of TopK over levels, which have to fit k."""
+
 import pytest
 import tiny
-import torch
 
 import sae_lens_ext as sle
-from sae_lens_ext.objectives import HierarchicalTopK, Objective, TopK
-
-
-@pytest.fixture
-def u():
-    return torch.randn(20, 32)
+from sae_lens_ext.objectives import HierarchicalTopK, TopK
 
 
 def test_hierarchical_is_the_mean_over_levels_of_topk(u):
     sae = tiny.sae()
-    single = {k: TopK()(sae, u, k).value.item() for k in range(1, 9)}
-    assert HierarchicalTopK()(sae, u, 8).value.item() == pytest.approx(
-        sum(single.values()) / 8
-    )
-    chosen = HierarchicalTopK(levels=[2, 8], weights=[3.0, 1.0])(sae, u, 8).value.item()
-    assert chosen == pytest.approx((3 * single[2] + single[8]) / 4)
+    topk = {k: TopK()(sae, u, k).value.item() for k in range(1, 9)}
+    all_levels = HierarchicalTopK()(sae, u, 8).value.item()
+    assert all_levels == pytest.approx(sum(topk.values()) / 8)
+
+    weighted = HierarchicalTopK(levels=[2, 8], weights=[3.0, 1.0])
+    expected = (3 * topk[2] + topk[8]) / 4
+    assert weighted(sae, u, 8).value.item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    "objective", [TopK(), HierarchicalTopK(), HierarchicalTopK(levels=(1, 8))], ids=str
-)
-def test_every_weight_learns_and_the_code_is_the_encoder_s(u, objective):
-    assert isinstance(objective, Objective)
-    sae = tiny.sae()
-    loss = objective(sae, u, 8)
-    loss.value.backward()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in sae.parameters())
-    assert torch.equal(loss.code.values, sae.encode(u, 8).values)
-    assert not loss.code.values.requires_grad
-
-
-def test_the_bias_before_the_encoder_gets_its_gradient_too(u):
-    """b_dec is used twice; its gradient is that of both uses, checked against autograd on dense algebra."""
-    sae = tiny.sae()
-    TopK()(sae, u, 5).value.backward()
-    b_dec = sae.b_dec.detach().clone().requires_grad_()
-    values, indices = ((u - b_dec) @ sae.W_enc.detach() + sae.b_enc.detach()).topk(5)
-    dense = torch.zeros(20, 48).scatter(1, indices, values.relu())
-    (dense @ sae.W_dec.detach() + b_dec - u).square().mean().backward()
-    torch.testing.assert_close(sae.b_dec.grad, b_dec.grad)
-
-
-def test_levels_fit_k():
+def test_levels_end_in_k():
     assert HierarchicalTopK().levels_at(3) == (1, 2, 3)
     assert HierarchicalTopK(levels=[1, 4]).levels_at(4) == (1, 4)
-    assert TopK().levels_at(7) == (7,)
-    for levels in ((1, 2), (4, 1), (0, 4), ()):
-        with pytest.raises(
-            sle.InvalidK, match="levels must rise from at least 1 to k=4"
-        ):
-            HierarchicalTopK(levels=levels).levels_at(4)
-    with pytest.raises(sle.InvalidArgument, match="weights need one level each"):
-        HierarchicalTopK(weights=[1.0])
-    with pytest.raises(sle.InvalidArgument, match="weights need one level each"):
-        HierarchicalTopK(levels=[1, 2], weights=[1.0])
+
+
+@pytest.mark.parametrize("levels", [(1, 2), (4, 1), (0, 4), ()])
+def test_rejects_levels_that_do_not_rise_to_k(levels):
+    with pytest.raises(sle.InvalidK, match="levels must rise from at least 1 to k=4"):
+        HierarchicalTopK(levels=levels).levels_at(4)
+
+
+@pytest.mark.parametrize("levels", [{}, {"levels": [1, 2]}])
+def test_rejects_weights_without_one_level_each(levels):
+    message = "weights must have one number per level, and levels must be listed; got "
+    with pytest.raises(sle.InvalidArgument, match=message):
+        HierarchicalTopK(**levels, weights=[1.0])
 
 
 @pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ({"levels": 5}, "levels must be 'all' or whole numbers; got 5"),
-        ({"levels": "every"}, "levels must be 'all' or whole numbers; got 'every'"),
-        ({"levels": [1, 2.5]}, "levels must be 'all' or whole numbers"),
+        ({"levels": 5}, "levels must be 'all' or a list of integers; got 5"),
+        (
+            {"levels": "every"},
+            "levels must be 'all' or a list of integers; got 'every'",
+        ),
+        ({"levels": [1, 2.5]}, "levels must be 'all' or a list of integers"),
         (
             {"levels": [1, 2], "weights": 3},
-            "weights must be numbers, one per level; got 3",
+            "weights must be a list of numbers, one per level; got 3",
         ),
         (
             {"levels": [1, 2], "weights": "12"},
-            "weights must be numbers, one per level; got '12'",
+            "weights must be a list of numbers, one per level; got '12'",
         ),
     ],
 )
-def test_levels_and_weights_of_the_wrong_kind_are_said(options, said):
-    with pytest.raises(sle.InvalidArgument, match=said):
+def test_rejects_levels_and_weights_of_the_wrong_kind(options, message):
+    with pytest.raises(sle.InvalidArgument, match=message):
         HierarchicalTopK(**options)

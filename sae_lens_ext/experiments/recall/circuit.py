@@ -1,7 +1,8 @@
-"""Where a model that answers MQAR has to look, and how much of its attention lies there.
+"""Where a model has to look to answer MQAR, and how much of its attention lies there.
 
-The expected circuit of a convolution followed by attention: the convolution's tap of the previous token writes each key onto the position
-of its value, and attention finds the key there and copies the value (Arora et al. 2023; Aksenov et al. 2024, section 5).
+The expected circuit of a convolution followed by attention: the convolution's tap of
+the previous token writes each key onto the position of its value, and attention finds
+the key there and copies the value (Arora et al. 2023; Aksenov et al. 2024, section 5).
 """
 
 import torch
@@ -15,54 +16,76 @@ from sae_lens_ext.experiments.recall.task import UNLABELLED
 def answers_at(
     tokens: Int[Tensor, "batch pos"], labels: Int[Tensor, "batch pos"]
 ) -> Bool[Tensor, "batch query key"]:
-    """Where the answer of every question stands: at the value behind the first occurrence of the key that is asked for.
+    """The position that answers each question, as a mask like an attention pattern.
 
-    >>> tokens, labels = torch.tensor([[5, 40, 7, 60, 0, 7, 5, 0]]), torch.tensor([[-100, -100, -100, -100, -100, 60, 40, -100]])
+    It is the position after the first occurrence of the key that is asked for.
+
+    >>> tokens = torch.tensor([[5, 40, 7, 60, 0, 7, 5, 0]])
+    >>> labels = torch.tensor([[-100, -100, -100, -100, -100, 60, 40, -100]])
     >>> answers_at(tokens, labels).nonzero().tolist()
     [[0, 5, 3], [0, 6, 1]]
 
     Raises:
-        InvalidArgument: a question whose key is not in the sequence before it, or labels of other sequences.
+        InvalidArgument: a question whose key is not in the sequence before it, or
+            tokens and labels of different shapes.
     """
     if tokens.ndim != 2 or tokens.shape != labels.shape:
         raise InvalidArgument(
-            f"tokens and labels must be [batch, pos], the same; got {list(tokens.shape)} and {list(labels.shape)}"
+            "tokens and labels must both have the shape [batch, pos]; "
+            f"got {list(tokens.shape)} and {list(labels.shape)}"
         )
-    asked = labels != UNLABELLED
+
+    is_question = labels != UNLABELLED
     pos = torch.arange(tokens.shape[1], device=tokens.device)
-    is_key = (tokens[:, :, None] == tokens[:, None, :]) & (pos < pos[:, None])
-    if not bool(is_key.any(-1)[asked].all()):
+    is_earlier = pos < pos[:, None]
+    has_same_token = tokens[:, :, None] == tokens[:, None, :]
+    is_key = has_same_token & is_earlier
+    if not bool(is_key.any(-1)[is_question].all()):
         raise InvalidArgument(
-            "a labelled position asks for a key that does not occur before it; give tokens and labels of MQAR.sample"
+            "a labelled position asks for a key that does not occur before it; give "
+            "tokens and labels of MQAR.sample"
         )
-    first = is_key.int().argmax(-1)
-    return (pos == first.unsqueeze(-1) + 1) & asked.unsqueeze(-1)
+
+    # The first of equal values: argmax finds the first occurrence.
+    first_key = is_key.int().argmax(-1)
+    is_after_key = pos == first_key.unsqueeze(-1) + 1
+    return is_after_key & is_question.unsqueeze(-1)
 
 
 def soft_iou(
     pattern: Float[Tensor, "batch head query key"],
     where: Bool[Tensor, "batch query key"],
 ) -> Float[Tensor, " head"]:
-    """How much of a pattern lies where it should: the sum of the smaller of both over the sum of the larger, for every head.
+    """The overlap of an attention pattern with the positions where it should lie.
 
-    Only queries that have an answer count. 1 is a head that looks at the answer and nowhere else; one that spreads evenly over n positions
-    gets 1 / (2 n - 1). Aksenov et al. 2024 report an intersection over union in Table 5 without saying how it is computed, so numbers of
-    this function are not comparable with theirs.
+    For every head: the sum of the smaller of both over the sum of the larger, at the
+    queries that have an answer. A head that looks at the answer and nowhere else gets
+    1; one that spreads evenly over n positions gets 1 / (2 n - 1).
+
+    Aksenov et al. 2024 report an intersection over union in Table 5 without saying how
+    it is computed, so numbers of this function are not comparable with theirs.
+
+    Args:
+        pattern: attention of every head.
+        where: the positions of the answers; see ``answers_at``.
 
     Raises:
-        InvalidArgument: shapes that do not belong together, or no query that has an answer.
+        InvalidArgument: shapes that do not belong together, or a mask without an
+            answer.
     """
-    batch, _, *pairs = pattern.shape if pattern.ndim == 4 else (None, None)
-    if [batch, *pairs] != list(where.shape):
+    without_heads = [*pattern.shape[:1], *pattern.shape[2:]]
+    if pattern.ndim != 4 or without_heads != list(where.shape):
         raise InvalidArgument(
-            f"pattern must be [batch, head, query, key] and where the same without heads; got {list(pattern.shape)} and {list(where.shape)}"
+            "pattern must have the shape [batch, head, query, key] and where the same "
+            f"without heads; got {list(pattern.shape)} and {list(where.shape)}"
         )
     if not bool(where.any()):
         raise InvalidArgument(
-            "no query of where has an answer, so there is nothing a pattern could agree with"
+            "where must mark the answer of at least one query; all of it is False"
         )
-    there = where.unsqueeze(1).to(pattern.dtype)
-    asked = where.any(-1)[:, None, :, None]
-    smaller = torch.where(asked, torch.minimum(pattern, there), 0).sum((0, 2, 3))
-    larger = torch.where(asked, torch.maximum(pattern, there), 0).sum((0, 2, 3))
-    return smaller / larger
+
+    target = where.unsqueeze(1).to(pattern.dtype)
+    has_answer = where.any(-1)[:, None, :, None]
+    smaller = torch.where(has_answer, torch.minimum(pattern, target), 0)
+    larger = torch.where(has_answer, torch.maximum(pattern, target), 0)
+    return smaller.sum((0, 2, 3)) / larger.sum((0, 2, 3))

@@ -1,6 +1,7 @@
-"""What a table of ``run_grid`` says: the best learning rate of each kernel, how well it does there, and by how much kernels differ.
+"""What a table of ``train_grid`` shows: how well each kernel does, and how they differ.
 
-The best learning rate is chosen by the same runs that are then averaged, as published; every kernel has that advantage.
+A kernel counts at its best learning rate. That rate is chosen by the same models whose
+accuracy is then averaged, as published; every kernel has that advantage.
 """
 
 import itertools
@@ -10,66 +11,71 @@ import pandas as pd
 
 
 def at_best_lr(results: Any) -> pd.DataFrame:
-    """The runs of each kernel at the learning rate at which they are best on average; the lower one of equals."""
+    """The lines of each kernel at the learning rate with the best mean accuracy.
+
+    Of equally good learning rates the lower one counts.
+    """
     means = results.groupby(["kernel", "lr"])["accuracy"].mean()
-    best = {
-        kernel: means[kernel].idxmax() for kernel in dict.fromkeys(results["kernel"])
-    }
-    return (
-        results[results["lr"] == results["kernel"].map(best)]
-        .sort_values("seed", kind="stable")
-        .reset_index(drop=True)
-    )
+    kernels = dict.fromkeys(results["kernel"])
+    best_lr = {kernel: means[kernel].idxmax() for kernel in kernels}
+
+    is_best = results["lr"] == results["kernel"].map(best_lr)
+    return results[is_best].sort_values("seed", kind="stable").reset_index(drop=True)
 
 
 def summary(results: Any) -> pd.DataFrame:
     """One line per kernel, at its best learning rate, in the order of ``results``.
 
-    Columns: ``kernel``; ``lr``; ``runs``, how many seeds; ``accuracy``, their mean; ``std`` of the runs and ``se`` of the mean, NaN for one
-    run; ``solved``, the share of runs in which a test found at least 90 %; ``steps_to_solve``, the median of these; ``seconds`` of a run.
+    Columns: ``kernel``; ``lr``; ``runs``, the number of seeds; ``accuracy``, their
+    mean; ``std`` over the seeds and ``se`` of the mean, NaN for one seed; ``solved``,
+    the share of seeds with which a test found at least 90 %; ``steps_to_solve``, the
+    median over these; ``seconds``, the mean duration of a training.
     """
-    lines, best = [], at_best_lr(results)
+    best = at_best_lr(results)
+    lines = []
     for kernel in dict.fromkeys(results["kernel"]):
-        runs: Any = best[best["kernel"] == kernel]
-        solved: Any = runs[runs["solved_at"] > 0]
+        of_kernel: Any = best[best["kernel"] == kernel]
+        accuracy = of_kernel["accuracy"]
+        solved: Any = of_kernel[of_kernel["solved_at"] > 0]
         lines.append(
             {
                 "kernel": kernel,
-                "lr": runs["lr"].iloc[0],
-                "runs": len(runs),
-                "accuracy": runs["accuracy"].mean(),
-                "std": runs["accuracy"].std(),
-                "se": runs["accuracy"].sem(),
-                "solved": len(solved) / len(runs),
+                "lr": of_kernel["lr"].iloc[0],
+                "runs": len(of_kernel),
+                "accuracy": accuracy.mean(),
+                "std": accuracy.std(),
+                "se": accuracy.sem(),
+                "solved": len(solved) / len(of_kernel),
                 "steps_to_solve": solved["solved_at"].median(),
-                "seconds": runs["seconds"].mean(),
+                "seconds": of_kernel["seconds"].mean(),
             }
         )
     return pd.DataFrame(lines)
 
 
 def differences(results: Any) -> pd.DataFrame:
-    """How much better the second of every two kernels is than the first, each at its best learning rate.
+    """How much better the second of every two kernels is than the first.
 
-    Columns: ``first``; ``second``; ``difference`` of the means; ``se``, its standard error without assuming that both spread alike; and
-    ``t``, how many standard errors it is, NaN where one run leaves the error unknown or all runs agree.
+    Both are at their best learning rates. Columns: ``first``; ``second``;
+    ``difference`` of the means; ``se``, its standard error without the assumption that
+    both spread alike; ``t``, the difference in standard errors, NaN where one seed
+    leaves the error unknown or all seeds agree.
 
     Source: Welch 1947, for the standard error.
     """
-    lines, found = [], summary(results).to_dict(orient="records")
-    for first, second in itertools.combinations(found, 2):
-        difference, se = (
-            second["accuracy"] - first["accuracy"],
-            (first["se"] ** 2 + second["se"] ** 2) ** 0.5,
-        )
-        t = difference / se if se > 0 else float("nan")
+    lines = []
+    kernels = summary(results).to_dict(orient="records")
+    for first, second in itertools.combinations(kernels, 2):
+        difference = second["accuracy"] - first["accuracy"]
+        se = (first["se"] ** 2 + second["se"] ** 2) ** 0.5
         lines.append(
             {
                 "first": first["kernel"],
                 "second": second["kernel"],
                 "difference": difference,
                 "se": se,
-                "t": t,
+                "t": difference / se if se > 0 else float("nan"),
             }
         )
+    # Named, because a single kernel leaves no lines to take the columns from.
     return pd.DataFrame(lines, columns=["first", "second", "difference", "se", "t"])

@@ -1,0 +1,28 @@
+"""A fixed split of documents into those to train on and those held out."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+from sae_lens_ext import _arguments as arguments
+
+
+def split_documents(
+    documents: Iterable[str], *, held_out: bool, one_in: int = 10
+) -> Iterator[str]:
+    """The documents of one side of the split.
+
+    By a hash of the text, one document in ten is held out. No document is on both
+    sides, and its side depends on nothing but its text.
+    """
+    return (text for text in documents if is_held_out(text, one_in=one_in) == held_out)
+
+
+def is_held_out(text: str, *, one_in: int = 10) -> bool:
+    """Whether the split holds a document out.
+
+    Raises:
+        InvalidArgument: ``one_in`` is not an integer of at least 2.
+    """
+    one_in = arguments.integer(one_in, "one_in", at_least=2)
+    digest = hashlib.sha256(text.encode("utf-8", errors="replace")).digest()
+    return int.from_bytes(digest[:8], "big") % one_in == 0
