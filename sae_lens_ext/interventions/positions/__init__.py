@@ -1,1 +1,28 @@
-"""."""
+"""Which positions of a run an intervention touches.
+
+Positions count from the beginning of the text. ``selection`` is how users write them,
+``Window`` the part of the text that the run in progress covers, and ``SplicedPositions``
+where in its runs a splice acts.
+"""
+
+from sae_lens_ext.interventions.positions.selection import (
+    Positions,
+    checked_slice,
+    frozen_positions,
+    frozen_rows,
+    positions_from_json,
+    positions_to_json,
+)
+from sae_lens_ext.interventions.positions.spliced import SplicedPositions
+from sae_lens_ext.interventions.positions.window import Window
+
+__all__ = [
+    "Positions",
+    "SplicedPositions",
+    "Window",
+    "checked_slice",
+    "frozen_positions",
+    "frozen_rows",
+    "positions_from_json",
+    "positions_to_json",
+]

@@ -28,10 +28,10 @@ from sae_lens_ext.hosts import (
     resume,
     token_rows,
 )
-from sae_lens_ext.interventions.positions.window import (
+from sae_lens_ext.interventions.positions import (
     Positions,
     SplicedPositions,
-    frozen_positions,
+    checked_slice,
 )
 from sae_lens_ext.interventions.sites import checked_sites, saes_by_site
 from sae_lens_ext.interventions.sweep.scores import BareScores, rows_that_fit
@@ -413,7 +413,7 @@ def _scored_positions(
     if score is None:
         return predicting
     if isinstance(score, slice):
-        chosen = predicting[frozen_positions(score, "score")]
+        chosen = predicting[checked_slice(score, "score")]
     else:
         try:
             chosen = torch.as_tensor(score, device=tokens.device)
