@@ -1,13 +1,13 @@
 """The door for values that users pass: one check, and one wording, per kind of value.
 
-The functions of the first part read a value without judging it. Those of the second check
-it: they take the value and the name that the user knows it by, return it as Python's own
-type, and raise an error that says what was expected and what came. Numbers of numpy and
-tensors with one element are accepted wherever Python's numbers are.
+The functions named ``as_...`` convert a value without judging it. The others check it:
+they take the value and the name that the user knows it by, return the value as Python's
+own type, and raise an error that says what was expected and what came. Integers of
+numpy and tensors with one integer are accepted wherever Python's integers are.
 
-Public functions check what they are given here, once; the code behind them relies on it.
-Modules write ``from sae_lens_ext import _arguments as arguments``, so that a check reads
-``arguments.positive_int(jobs, "jobs")``.
+Public functions check their arguments here, once; the code behind them relies on that.
+Modules write ``from sae_lens_ext import _arguments as arguments``, so that a check
+reads ``arguments.positive_int(jobs, "jobs")``.
 """
 
 import math
@@ -21,6 +21,10 @@ import torch
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, InvalidK
+
+Number = int | float
+
+_FLOATING_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def as_integer(value: object) -> int | None:
@@ -42,8 +46,8 @@ def as_integer(value: object) -> int | None:
 def as_integers(values: object) -> tuple[int, ...] | None:
     """An iterable of integers as a tuple; None if ``values`` is anything else.
 
-    >>> as_integers(range(1, 4)), as_integers([1, 2.5]), as_integers("12"), as_integers(3)
-    ((1, 2, 3), None, None, None)
+    >>> as_integers(range(1, 4)), as_integers([1, 2.5]), as_integers("12")
+    ((1, 2, 3), None, None)
     """
     if isinstance(values, str) or not isinstance(values, Iterable):
         return None
@@ -70,7 +74,7 @@ def as_real(value: object) -> float:
 
 
 def as_python(value: Any) -> Any:
-    """Tensors and numpy arrays as lists and numbers of Python; anything else as it is."""
+    """Tensors and numpy arrays as Python lists and numbers; anything else as it is."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -121,10 +125,10 @@ def finite(
     value: object,
     name: str,
     *,
-    above: float | None = None,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
+    above: Number | None = None,
+    at_least: Number | None = None,
+    at_most: Number | None = None,
+    below: Number | None = None,
 ) -> float:
     """A finite number within bounds: ``above`` and ``below`` exclude the bound itself.
 
@@ -135,7 +139,7 @@ def finite(
         InvalidArgument: not a number, infinite, NaN, or out of bounds.
     """
     number = as_real(value)
-    # Compared, because torch.compile cannot trace math.isfinite of a number that changes.
+    # Compared, because torch.compile cannot trace math.isfinite of a varying number.
     is_valid = (
         -math.inf < number < math.inf
         and (above is None or number > above)
@@ -189,8 +193,8 @@ def string(value: object, name: str) -> str:
     return value
 
 
-def device(value: torch.device | str, name: str = "device") -> torch.device:
-    """A device on which tensors can be made now: found out before hours of work, not after.
+def device(value: Any, name: str = "device") -> torch.device:
+    """A device on which tensors can be made: found out before hours of work, not after.
 
     Raises:
         InvalidArgument: no such device here, or ``meta``, which holds no numbers.
@@ -207,7 +211,7 @@ def device(value: torch.device | str, name: str = "device") -> torch.device:
     return torch.device(value)
 
 
-def dtype(value: torch.dtype | str, name: str = "dtype") -> torch.dtype:
+def dtype(value: object, name: str = "dtype") -> torch.dtype:
     """A floating-point dtype of at least 16 bits, from torch's object or its name.
 
     >>> dtype("bfloat16"), dtype(torch.float32)
@@ -223,7 +227,8 @@ def dtype(value: torch.dtype | str, name: str = "dtype") -> torch.dtype:
     )
     if named not in _FLOATING_DTYPES:
         raise InvalidArgument(
-            f"{name} must be a floating-point dtype such as torch.float32 or 'bfloat16'; got {value!r}"
+            f"{name} must be a floating-point dtype such as torch.float32 or "
+            f"'bfloat16'; got {value!r}"
         )
     return named
 
@@ -237,7 +242,8 @@ def k(value: object, d_sae: int, size_name: str = "d_sae") -> int:
     number = as_integer(value)
     if number is None or not 1 <= number <= d_sae:
         raise InvalidK(
-            f"k must be an integer from 1 to {size_name}={d_sae}; got {_described(value)}"
+            f"k must be an integer from 1 to {size_name}={d_sae}; "
+            f"got {_described(value)}"
         )
     return number
 
@@ -272,14 +278,12 @@ def features(value: Any, name: str = "features") -> tuple[int, ...]:
     chosen = as_integers(numbers)
     if not chosen or min(chosen) < 0:
         raise InvalidArgument(
-            f"{name} must be one or more non-negative integers, or a boolean mask over all features; got {value!r}"
+            f"{name} must be one or more non-negative integers, or a boolean mask over "
+            f"all features; got {value!r}"
         )
     if len(set(chosen)) < len(chosen):
         raise InvalidArgument(f"{name} must not repeat a feature; got {value!r}")
     return chosen
-
-
-_FLOATING_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def _integer_within(at_least: int | None, at_most: int | None) -> str:
@@ -292,10 +296,10 @@ def _integer_within(at_least: int | None, at_most: int | None) -> str:
 
 
 def _number_within(
-    above: float | None,
-    at_least: float | None,
-    at_most: float | None,
-    below: float | None,
+    above: Number | None,
+    at_least: Number | None,
+    at_most: Number | None,
+    below: Number | None,
 ) -> str:
     bounds = {
         "above": above,
@@ -318,7 +322,7 @@ def _number_within(
 
 
 def _described(value: object) -> str:
-    """A value for a message: tensors by dtype and shape, everything else by its repr."""
+    """A value in a message: tensors by dtype and shape, anything else by its repr."""
     if isinstance(value, Tensor) and value.ndim:
         return f"a {value.dtype} tensor {list(value.shape)}"
     return repr(value)

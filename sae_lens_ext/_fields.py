@@ -9,9 +9,9 @@ from sae_lens_ext.errors import InvalidArgument, SaeLensExtError
 class FieldChecks:
     """Checks the fields of a config and raises one error for all that are invalid.
 
-    A checked field is replaced by what the check returns, so that equal configs are written
-    to JSON alike. Relations between fields go into a second block, which is reached only if
-    the fields themselves are valid::
+    A checked field is replaced by the value that the check returns, so that equal
+    configs are written to JSON alike. Relations between fields go into a second block,
+    which is reached only if the fields themselves are valid::
 
         with FieldChecks(self) as check:
             check(arguments.positive_int, "d_model", "heads")
@@ -21,7 +21,7 @@ class FieldChecks:
             check.that(self.heads <= self.d_model, "heads must not exceed d_model")
 
     Raises:
-        InvalidArgument: several fields are invalid. One invalid field raises its own error.
+        InvalidArgument: several fields are invalid. A single one raises its own error.
     """
 
     def __init__(self, config: object) -> None:
@@ -36,7 +36,7 @@ class FieldChecks:
         optional: bool = False,
         **options: Any,
     ) -> None:
-        """Apply ``check(value, name, **options)`` to fields; ``optional`` allows None."""
+        """Apply ``check(value, name, **options)``; ``optional`` allows None."""
         for name in names:
             value = getattr(self._config, name)
             if value is None and optional:

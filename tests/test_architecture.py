@@ -1,34 +1,14 @@
-"""The layers and fences of CONTRIBUTING.md, as tests."""
+"""Imports point down the layers, form no circle, and respect private modules."""
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
+import imports
+import layers
 import pytest
 
-import sae_lens_ext
-
-PACKAGE = Path(sae_lens_ext.__file__).parent
-
-# Low to high. A module may import from rows below its own; names in one row do not import each other.
-LAYERS = [
-    {"_types", "errors"},
-    {"_arguments", "_fields", "_optional"},
-    {"kernels", "formats", "text"},
-    {"sae", "based"},
-    {"objectives"},
-    {"hosts"},
-    {"interventions"},
-    {"training"},
-    {"viz"},
-    {"demo"},
-    {"experiments"},
-    {"cli"},
-]
-RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
-
-# Third-party package -> where it may be imported, as path prefixes inside the package.
+# Third-party package -> where it may be imported, as paths inside the package.
 FENCES = {
     "triton": ("kernels/*/gpu*.py",),
     "numba": (
@@ -41,97 +21,80 @@ FENCES = {
     "nnsight": ("hosts/nnsight.py",),
     "sae_lens": (),
     "matplotlib": ("viz/*.py",),
-    "typer": ("cli/*.py",),
+    "tyro": ("cli/*.py",),
+    "datasets": ("text/*.py",),
+    "pyarrow": ("text/*.py",),
 }
+# What `import sae_lens_ext` must not load.
 HEAVY = [
     "torch._dynamo",
     *FENCES,
     "transformers",
-    "datasets",
     "pandas",
     "huggingface_hub",
 ]
+SOURCES = imports.package_sources()
 
 
-def imports(source: str) -> list[tuple[str, int]]:
-    """Every module a source imports, by a statement or through a function that does it, with its line."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found += [(alias.name, node.lineno) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, "imports are written out from the package's name"
-            # A public name of the package stands for the module it comes from.
-            public = [
-                sae_lens_ext._PUBLIC[alias.name]
-                for alias in node.names
-                if alias.name in sae_lens_ext._PUBLIC
-            ]
-            modules = (
-                [f"sae_lens_ext.{name}" for name in public]
-                if node.module == "sae_lens_ext" and public
-                else [node.module]
-            )
-            found += [(module, node.lineno) for module in modules]
-        elif (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name | ast.Attribute)
-            and node.args
-        ):
-            called = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-            if called in ("require", "import_module", "__import__") and isinstance(
-                node.args[0], ast.Constant
-            ):
-                found.append((str(node.args[0].value), node.lineno))
-    return found
+def violations(path: str, source: str, files: set[str]) -> list[str]:
+    """What is wrong with the imports of one module, a sentence each."""
+    here = layers.row_of(path)
+    if here is None:
+        return [f"{path} has no row in tests/layers.py"]
+
+    sentences = []
+    for imported in imports.imports_of(source):
+        where = f"{path}:{imported.line} imports {imported.dotted}"
+        library = imported.module.split(".")[0]
+        allowed = FENCES.get(library)
+        if allowed is not None and not any(Path(path).match(glob) for glob in allowed):
+            sentences.append(f"{where}, which belongs in {allowed or 'no module'}")
+
+        target = imports.file_of(imported, files)
+        # The package's own __init__ is no layer: it loads names when they are used.
+        if target in (None, "__init__.py"):
+            continue
+        if _is_private_elsewhere(imported.dotted, path):
+            sentences.append(f"{where}, which is private to its package")
+        there = layers.row_of(target)
+        is_below = there is not None and (there[0] < here[0] or there == here)
+        if not is_below:
+            sentences.append(f"{where}, which is not below it")
+    return sentences
 
 
-def violations(path: str, source: str) -> list[str]:
-    """What one module imports and should not."""
-    here = path.split("/")[0].removesuffix(".py")
-    wrong = []
-    for module, line in imports(source):
-        first, *rest = module.split(".")
-        if (
-            first == "sae_lens_ext"
-            and rest
-            and here in RANK
-            and rest[0] != here
-            and RANK.get(rest[0], -1) >= RANK[here]
-        ):
-            wrong.append(f"{path}:{line} imports {module}, which is not below it")
-        if first in FENCES and not any(
-            Path(path).match(pattern) for pattern in FENCES[first]
-        ):
-            wrong.append(
-                f"{path}:{line} imports {module}, which belongs in {FENCES[first] or 'no module at all'}"
-            )
-    return wrong
+def _is_private_elsewhere(dotted: str, importer: str) -> bool:
+    """Whether a name with an underscore is imported from outside its folder."""
+    parts = dotted.split(".")[1:]
+    folders = Path(importer).parts[:-1]
+    for depth, part in enumerate(parts):
+        is_private = part.startswith("_") and not part.startswith("__")
+        if is_private and list(folders[:depth]) != parts[:depth]:
+            return True
+    return False
 
 
-def _modules():
-    return [
-        path
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if path.parent != PACKAGE or path.stem in RANK
-    ]
+def checked_modules() -> list[str]:
+    return [path for path in SOURCES if path != "__init__.py"]
 
 
-def test_every_folder_has_a_row():
-    folders = {
-        path.name
-        for path in PACKAGE.iterdir()
-        if path.is_dir() and (path / "__init__.py").exists()
-    }
-    assert folders <= set(RANK)
-
-
-@pytest.mark.parametrize(
-    "path", _modules(), ids=lambda path: str(path.relative_to(PACKAGE))
-)
+@pytest.mark.parametrize("path", checked_modules())
 def test_imports_point_down_and_stay_inside_their_fences(path):
-    wrong = violations(str(path.relative_to(PACKAGE)), path.read_text(encoding="utf-8"))
-    assert not wrong
+    assert violations(path, SOURCES[path], set(SOURCES)) == []
+
+
+def test_files_import_each_other_in_no_circle():
+    assert imports.circles(imports.graph(SOURCES)) == []
+
+
+def test_every_row_has_a_module():
+    names = {row[1] for path in checked_modules() if (row := layers.row_of(path))}
+    assert names == {name for row in layers.LAYERS for name in row}
+
+
+def test_contributing_shows_the_table():
+    document = layers.CONTRIBUTING.read_text(encoding="utf-8")
+    assert layers.with_table(document) == document
 
 
 @pytest.mark.parametrize(
@@ -140,38 +103,47 @@ def test_imports_point_down_and_stay_inside_their_fences(path):
         ("kernels/x.py", "from sae_lens_ext.sae import SAE"),
         ("viz/x.py", "def f():\n    from sae_lens_ext.cli.app import app"),
         ("sae/x.py", "import sae_lens_ext.based"),
+        ("kernels/x.py", "from sae_lens_ext import SAE"),
+        ("based/x.py", "from sae_lens_ext.based.pretrain import main"),
         ("hosts/torch.py", "import transformer_lens"),
         ("training/x.py", "plt = require('matplotlib.pyplot', 'A picture')"),
         ("kernels/topk_encode/cpu.py", "import triton.language as tl"),
         ("formats/saelens.py", "from sae_lens import SAE"),
-        ("kernels/x.py", "from sae_lens_ext import SAE"),
-        (
-            "hosts/x.py",
-            "import importlib\n\nlens = importlib.import_module('transformer_lens')",
-        ),
+        ("hosts/x.py", "import importlib\nimportlib.import_module('transformer_lens')"),
+        ("sae/x.py", "from sae_lens_ext.kernels._rows import cpu"),
+        ("sae/x.py", "from sae_lens_ext.kernels import _rows"),
+        ("based/x.py", "from sae_lens_ext.kernels._backend import has_numba"),
+        ("unlisted/x.py", "import torch"),
     ],
 )
-def test_a_planted_import_is_caught(path, source):
-    assert violations(path, source)
+def test_a_planted_import_is_found(path, source):
+    assert violations(path, source, set(SOURCES))
 
 
-def test_importing_the_package_loads_nothing_heavy():
-    code = f"import sys, sae_lens_ext, sae_lens_ext.kernels, sae_lens_ext.sae; print([m for m in {HEAVY!r} if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
+def test_a_planted_circle_is_found():
+    sources = {
+        **SOURCES,
+        "sae/x.py": "from sae_lens_ext.sae.y import b",
+        "sae/y.py": "def f():\n    from sae_lens_ext.sae import z",
+        "sae/z.py": "import sae_lens_ext.sae.x",
+    }
+    circles = imports.circles(imports.graph(sources))
+    assert circles == [["sae/x.py", "sae/y.py", "sae/z.py"]]
+
+
+def test_importing_the_package_loads_no_heavy_library():
+    code = (
+        "import sys, sae_lens_ext, sae_lens_ext.kernels, sae_lens_ext.sae\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert done.stderr == ""
 
 
-def test_importing_the_package_alone_does_not_even_load_torch():
+def test_importing_the_package_alone_does_not_load_torch():
     code = "import sys, sae_lens_ext; print('torch' in sys.modules)"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "False"
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
