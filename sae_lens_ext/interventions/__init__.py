@@ -1,4 +1,4 @@
-"""What to do to activations while a model runs: splice SAEs in, edit features, turn k."""
+"""Interventions on activations while a model runs: splices, edits, sweeps over k."""
 
 from sae_lens_ext.interventions.dial import KRule, until_fvu
 from sae_lens_ext.interventions.directions import difference_in_means

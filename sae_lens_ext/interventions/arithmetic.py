@@ -1,4 +1,4 @@
-"""What a splice does to the activation at one site, as arithmetic on tensors.
+"""The arithmetic of a splice at one site, on tensors.
 
 Models and hooks are not known here. With x the activation, c its code at the current k,
 K the k that the SAE was trained at, and E the change that edits make to a code:
@@ -40,7 +40,7 @@ POINTS = (
     "hook_sae_error",
     "hook_sae_output",
 )
-"""Names of the points inside a splice, as in SAELens, in the order in which they fire."""
+"""Names of the points inside a splice, as in SAELens, in the order they fire in."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def spliced_activation(
 ) -> tuple[Float[Tensor, "batch pos d_model"], SparseCode]:
     """The activation to put in the place of ``x``.
 
-    Fires the points between ``hook_sae_input`` and ``hook_sae_output``, which belong to the
-    activation at every position.
+    Fires the points between ``hook_sae_input`` and ``hook_sae_output``, which belong to
+    the activation at every position.
 
     Args:
         x: the activation.
@@ -92,8 +92,8 @@ def spliced_activation(
         extrapolate: whether k may exceed the k that the SAE was trained at.
 
     Returns:
-        The output, in the wider of the dtypes of ``x`` and the SAE, and the code of ``x``
-        before edits.
+        The output, in the wider of the dtypes of ``x`` and the SAE, and the code of
+        ``x`` before edits.
     """
     k_to_encode = largest_k(sae, k)
     if error_term == "reference":
@@ -185,8 +185,8 @@ def _after_listeners(
 ) -> Tensor:
     """The output after listeners saw the parts it is made of, and perhaps changed them.
 
-    A part is computed only where a listener is at its point. A change of a part is added to
-    the output, so that the output keeps its bits where nothing was changed.
+    A part is computed only where a listener is at its point. A change of a part is
+    added to the output, so that the output keeps its bits where nothing was changed.
 
     Args:
         out: the output so far.
@@ -194,8 +194,8 @@ def _after_listeners(
         sae: the SAE that is spliced.
         code: the code of ``x`` before edits.
         change: what edits change.
-        explained: the code whose reconstruction the error term completes; None without an
-            error term.
+        explained: the code whose reconstruction the error term completes; None without
+            an error term.
         points: where the listeners are.
     """
 

@@ -1,4 +1,4 @@
-"""What can be set of a splice, before it is active and while it is."""
+"""The controls of a splice: k, edits, the error term and positions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,10 +25,12 @@ Edits = Sequence[Edit] | Mapping[str, Sequence[Edit]]
 class Controls:
     """k, edits, the error term and positions of a splice, each checked when assigned.
 
-    An assignment that fails changes nothing. See ``Splice`` for what can be assigned; the
-    values that a run uses at one site are ``k_at``, ``edits_at`` and ``positions_at``.
+    An assignment that fails changes nothing. See ``Splice`` for what can be assigned;
+    the values that a run uses at one site are ``k_at``, ``edits_at`` and
+    ``positions_at``.
 
     Attributes:
+        saes: the SAEs by site name.
         extrapolate: whether k may exceed the k that an SAE was trained at.
     """
 
@@ -51,7 +53,7 @@ class Controls:
         """
         self._host = host
         self._names = list(sites)
-        self._saes = saes
+        self.saes = saes
         self.extrapolate = arguments.flag(extrapolate, "extrapolate")
         self.error_term = error_term
         self.positions = positions
@@ -84,7 +86,7 @@ class Controls:
     @positions.setter
     def positions(self, positions: Positions) -> None:
         self._where = {
-            name: SplicedPositions.of(self._host, self._saes.get(name), positions)
+            name: SplicedPositions.of(self._host, self.saes.get(name), positions)
             for name in self._names
         }
         self._positions = positions
@@ -102,12 +104,12 @@ class Controls:
         if isinstance(k, Mapping):
             by_name = self._by_name(k)
         else:
-            by_name = dict.fromkeys(self._saes, k)
+            by_name = dict.fromkeys(self.saes, k)
         for name in by_name:
-            if name not in self._saes:
+            if name not in self.saes:
                 raise InvalidK(f"there is no SAE at {name}, so no k either")
         checked = {
-            name: checked_k(self._saes[name], value, extrapolate=self.extrapolate)
+            name: checked_k(self.saes[name], value, extrapolate=self.extrapolate)
             for name, value in by_name.items()
         }
         self._k = {**self._k, **checked}
@@ -138,12 +140,12 @@ class Controls:
 
     @property
     def needs_tokens(self) -> bool:
-        """Whether a run must show its tokens, or its window, to find the positions."""
+        """Whether positions depend on the tokens, or on the window, of a run."""
         return not all(positions.are_all for positions in self._where.values())
 
-    def k_at(self, name: str) -> CheckedK | None:
-        """k at a site; None where there is no SAE."""
-        return self._k.get(name)
+    def k_at(self, name: str) -> CheckedK:
+        """k at a site that has an SAE."""
+        return self._k[name]
 
     def edits_at(self, name: str) -> tuple[Edit, ...]:
         """The edits at a site."""
@@ -181,7 +183,7 @@ class Controls:
                 f"got {edits!r}"
             )
 
-        sae = self._saes.get(name)
+        sae = self.saes.get(name)
         for edit in edits:
             if isinstance(edit, FeatureEdit):
                 _check_features(edit, name, sae)

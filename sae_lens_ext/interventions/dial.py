@@ -1,4 +1,4 @@
-"""The kinds of k that a splice can be turned to: a number, numbers per position, a rule.
+"""The kinds of k that a splice takes: a number, numbers per position, a rule.
 
 A code holds the features of every token strongest first, so each kind comes down to the
 length of the prefix that a token keeps.
@@ -32,8 +32,8 @@ class KRule(Protocol):
 
 
 SiteK = int | Tensor | KRule | None
-"""k at one site: a number, a tensor of numbers ``[pos]`` or ``[batch, pos]``, a rule, or
-None for the k that the SAE was trained at.
+"""k at one site: a number, a tensor of numbers ``[pos]`` or ``[batch, pos]``, a rule,
+or None for the k that the SAE was trained at.
 """
 
 K = SiteK | Mapping[str, SiteK]
@@ -79,9 +79,10 @@ class UntilFVU:
 def until_fvu(bound: float) -> UntilFVU:
     """Give each token the smallest k that leaves at most ``bound`` of its variance.
 
-    The variance of a token is its squared distance from the reconstruction of an empty code
-    (the SAE's bias), which for a trained SAE is close to the mean activation. A token whose
-    error never falls to the bound keeps all the features the SAE was trained at.
+    The variance of a token is its squared distance from the reconstruction of an empty
+    code (the SAE's bias), which for a trained SAE is close to the mean activation. A
+    token whose error never falls to the bound keeps all the features the SAE was
+    trained at.
 
     Args:
         bound: fraction of the variance that may stay unexplained, from 0 to 1.

@@ -21,26 +21,26 @@ def difference_in_means(
 ) -> Float[Tensor, " d_model"]:
     """The mean activation of one set of examples less that of another.
 
-    A direction to steer along with ``AddDirection``: the baseline that methods of steering
-    are usually compared with, and that is hard to beat. The model runs as it stands:
-    splices and hooks that are active take part.
+    A direction to steer along with ``AddDirection``: the baseline that methods of
+    steering are usually compared with, and that is hard to beat. The model runs as it
+    stands: splices and hooks that are active take part.
 
     Args:
         model: as in ``splice``.
         site: where; any name the model knows.
-        positive: token ids ``[batch, pos]`` without padding, a text, or a list of texts,
-            which may differ in length.
+        positive: token ids ``[batch, pos]`` without padding, a text, or a list of
+            texts, which may differ in length.
         negative: the same, for what to steer away from.
-        positions: the positions of each example that count, such as ``[-1]`` for the last;
-            None means all except special tokens.
+        positions: the positions of each example that count, such as ``[-1]`` for the
+            last; None means all except special tokens.
 
     Raises:
         UnknownSite: the model has no such site.
-        InvalidArgument: ``site`` is not a string, there are no examples, or ``positions``
-            chooses no position of them.
+        InvalidArgument: ``site`` is not a string, there are no examples, or
+            ``positions`` chooses no position of them.
 
-    Source: Marks and Tegmark 2023 ("mass-mean" directions); Wu et al. 2025, AxBench, for
-    the comparison.
+    Source: Marks and Tegmark 2023 ("mass-mean" directions); Wu et al. 2025, AxBench,
+    for the comparison.
     """
     if not isinstance(site, str):
         raise InvalidArgument(

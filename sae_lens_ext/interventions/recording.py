@@ -1,4 +1,4 @@
-"""The features of a run of the model, recorded so that another run can be given them."""
+"""The features of a run of the model, recorded for use in other runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +31,8 @@ class Run:
     Attributes:
         codes: the features of every token by site name, each code ``[batch, pos, k]``;
             zeros where features were not kept.
-        kept: where features were kept, ``[batch, pos]`` by site name; a site that is not
-            named was kept everywhere.
+        kept: where features were kept, ``[batch, pos]`` by site name; a site that is
+            not named was kept everywhere.
     """
 
     codes: Mapping[str, SparseCode]
@@ -104,8 +104,8 @@ class Run:
     ) -> Float[Tensor, "batch pos features"]:
         """The activations of these features at a site.
 
-        They are 0 where a feature is not among the token's k strongest, and where features
-        were not kept.
+        They are 0 where a feature is not among the token's k strongest, and where
+        features were not kept.
 
         Raises:
             UnknownSite: this run was not captured there.

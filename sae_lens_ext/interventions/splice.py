@@ -32,7 +32,7 @@ def splice(
     positions: Positions = None,
     extrapolate: bool = False,
 ) -> "Splice":
-    """Replace activations by an SAE's reconstruction of them while a ``with`` block lasts.
+    """Replace activations by an SAE's reconstruction while a ``with`` block lasts.
 
     ::
 
@@ -47,24 +47,25 @@ def splice(
             logits = model(tokens)  # nothing but these features has changed
 
     Leaving the block, also by an exception, restores the model exactly. The model's own
-    calls (hooks, caches, generation, traces) work inside of it and see the spliced value;
-    gradients flow through it; several splices can be active at once.
+    calls (hooks, caches, generation, traces) work inside of it and see the spliced
+    value; gradients flow through it; several splices can be active at once.
 
     Args:
         model: a TransformerLens, nnsight or Hugging Face model, or any torch module.
         sae: an SAE, spliced at its own ``config.hook_name``, or SAEs by site name:
-            TransformerLens names on every model, or the path of a module in the model. None
-            in place of an SAE leaves the activation there to ``AddDirection``.
+            TransformerLens names on every model, or the path of a module in the model.
+            None in place of an SAE leaves the activation there to ``AddDirection``.
         k: how many features each token keeps; see ``Splice.k``.
         error_term: whether to add back what the SAE at the current k leaves out; see
             ``Splice.error_term``.
-        edits: what to do to features, in this order; with several sites, by site name. See
-            ``Splice.edits``.
+        edits: what to do to features, in this order; with several sites, by site name.
+            See ``Splice.edits``.
         positions: where to splice; see ``Splice.positions``.
         extrapolate: allow a k above what an SAE was trained at.
 
     Raises:
-        UnknownSite: the model has no site of that name, or the SAE does not name a site.
+        UnknownSite: the model has no site of that name, or the SAE does not name a
+            site.
         ShapeMismatch: an SAE has another width than its site.
         InvalidK: an SAE cannot serve a k.
         InvalidArgument: there is no SAE, two SAEs are for one place, or an option is
@@ -85,14 +86,8 @@ def splice(
 class Splice:
     """A splice, active or not; made by ``splice``.
 
-    ``k``, ``edits``, ``error_term`` and ``positions`` can be assigned at any time; the next
-    run uses them. An assignment that fails changes nothing.
-
-    Attributes:
-        codes: the features of the last run by site name, as the SAE encodes them (before
-            edits), for every position that was spliced; zeros elsewhere. In cached
-            generation, those of the last step.
-        saes: the SAEs by site name.
+    ``k``, ``edits``, ``error_term`` and ``positions`` can be assigned at any time; the
+    next run uses them. An assignment that fails changes nothing.
     """
 
     def __init__(
@@ -106,11 +101,10 @@ class Splice:
         positions: Positions = None,
         extrapolate: bool = False,
     ) -> None:
-        """Check everything; attach nothing yet. Arguments and errors as in ``splice``."""
+        """Check everything; attach nothing yet. See ``splice`` for the arguments."""
         self._host = host
         sites, saes = spliced_sites(host, sae)
         self._sites = sites
-        self.saes: dict[str, SAE] = saes
         self._controls = Controls(
             host,
             sites,
@@ -121,7 +115,7 @@ class Splice:
             positions=positions,
             extrapolate=extrapolate,
         )
-        self.codes: dict[str, SparseCode] = _Codes(self._controls.name_of)
+        self._codes = _Codes(self._controls.name_of)
         self._attached: ExitStack | None = None
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -130,7 +124,7 @@ class Splice:
         Raises:
             AttributeError: another name, whose value would have no effect.
         """
-        settable = ("k", "edits", "error_term", "positions", "codes", "saes")
+        settable = ("k", "edits", "error_term", "positions")
         if not name.startswith("_") and name not in settable:
             raise AttributeError(
                 f"a splice has no {name!r} to set; "
@@ -140,11 +134,11 @@ class Splice:
 
     @property
     def k(self) -> Any:
-        """How many features each token keeps; a dict by site name where sites differ.
+        """The number of features a token keeps; a dict by site name where sites differ.
 
-        Assign a number, a tensor of numbers per position (``[pos]`` or ``[batch, pos]``), a
-        rule such as ``until_fvu(0.1)``, or None for the k that the SAE was trained at. A
-        mapping changes the sites it names and leaves the others.
+        Assign a number, a tensor of numbers per position (``[pos]`` or
+        ``[batch, pos]``), a rule such as ``until_fvu(0.1)``, or None for the k that the
+        SAE was trained at. A mapping changes the sites it names and leaves the others.
         """
         return self._controls.k
 
@@ -156,8 +150,9 @@ class Splice:
     def edits(self) -> Any:
         """The edits: a tuple where one site is spliced, else tuples by site name.
 
-        Assign a list of edits where one site is spliced; lists by site name, which change
-        the sites they name and leave the others; an empty list, for no edits anywhere.
+        Assign a list of edits where one site is spliced; lists by site name, which
+        change the sites they name and leave the others; an empty list, for no edits
+        anywhere.
         """
         return self._controls.edits
 
@@ -170,8 +165,8 @@ class Splice:
         """Whether what the SAE leaves out is added back: False, True or "reference".
 
         With True and no edit, the output is the activation itself, to the bit.
-        ``"reference"`` adds back what the SAE leaves out at the k it was trained at, so that
-        a smaller k leaves features out of the model.
+        ``"reference"`` adds back what the SAE leaves out at the k it was trained at, so
+        that a smaller k leaves features out of the model.
         """
         return self._controls.error_term
 
@@ -186,14 +181,29 @@ class Splice:
         Assign a slice of positions, a list of them, a boolean mask ``[batch, pos]`` or
         ``[pos]``, ``"all"``, or None for the default: everywhere except on the special
         tokens that the SAE says it was not trained on. Positions that are left out keep
-        their exact bits, and their codes are zero. In generation with a cache, positions
-        count from the beginning of the text, and a mask covers the prompt alone.
+        their exact bits, and their codes are zero. In generation with a cache,
+        positions count from the beginning of the text, and a mask covers the prompt
+        alone.
         """
         return self._controls.positions
 
     @positions.setter
     def positions(self, positions: Positions) -> None:
         self._controls.positions = positions
+
+    @property
+    def codes(self) -> dict[str, SparseCode]:
+        """The features of the last run by site name, in either spelling of the name.
+
+        They are those that the SAE encodes, before edits, at every position that was
+        spliced, and zeros elsewhere. In cached generation they are of the last step.
+        """
+        return self._codes
+
+    @property
+    def saes(self) -> Mapping[str, SAE]:
+        """The SAEs by site name."""
+        return self._controls.saes
 
     def attach(self) -> "Splice":
         """Do what entering the ``with`` block does.
@@ -205,12 +215,13 @@ class Splice:
         """
         if self._attached is not None:
             raise InvalidArgument(
-                "this splice is active already; leave its with block, or detach it, first"
+                "this splice is active already; leave its with block, or detach it, "
+                "first"
             )
         reached: set[str] = set()
 
         def begin_run() -> None:
-            self.codes.clear()
+            self._codes.clear()
             reached.clear()
 
         tracker = PassTracker(begin_run, lambda: self._check_reached(reached))
@@ -231,7 +242,7 @@ class Splice:
             self._attached = None
 
     def apply(self) -> "Splice":
-        """Splice one run, or one step of a generation, inside a trace of an nnsight model.
+        """Splice one run, or one step of a generation, inside an nnsight trace.
 
         ::
 
@@ -239,10 +250,10 @@ class Splice:
                 sle.splice(lm, sae, k=8).apply()
                 logits = lm.output.logits.save()
 
-        It asks for the model's input first, so call it before anything else of the run, and
-        in a generation at every step. It is sent to a server with the trace. Several sites
-        are met in the model's order where all have TransformerLens names, else in the order
-        in which they were passed.
+        It asks for the model's input first, so call it before anything else of the run,
+        and in a generation at every step. It is sent to a server with the trace.
+        Several sites are met in the model's order where all have TransformerLens names,
+        else in the order in which they were passed.
 
         Raises:
             InvalidArgument: not an nnsight model, or no trace is running.
@@ -250,11 +261,11 @@ class Splice:
         host = self._host
         if not isinstance(host, TracingHost):
             raise InvalidArgument(
-                "apply() is for traces of nnsight models; on this one use the splice as a "
-                "with block, or attach()"
+                "apply() is for traces of nnsight models; on this one use the splice "
+                "as a with block, or attach()"
             )
-        tracker = PassTracker(self.codes.clear, lambda: None)
-        # Asking for the input costs a hook, so it is done only where it is needed.
+        tracker = PassTracker(self._codes.clear, lambda: None)
+        # Watching asks the trace for the model's input: only where that is needed.
         if self._controls.needs_tokens:
             host.watch_now(tracker.begin, tracker.keep)
 
@@ -295,7 +306,8 @@ class Splice:
     def __getstate__(self) -> dict[str, Any]:
         """The state without the attachment.
 
-        A copy, such as the one nnsight sends to a server with its edits, is not attached.
+        A copy, such as the one nnsight sends to a server with its edits, is not
+        attached.
         """
         return {**self.__dict__, "_attached": None}
 
@@ -305,8 +317,8 @@ class Splice:
         if silent:
             raise UnknownSite(
                 f"{', '.join(silent)} did not fire in this run, so nothing was spliced "
-                "there; choose a site that the model computes, and let it compute it (a "
-                "later start, compiled code and hooks that are reset leave it out)"
+                "there; choose a site that the model computes, and let it compute it "
+                "(a later start, compiled code and hooks that are reset leave it out)"
             )
 
     def _site_function(
@@ -343,11 +355,10 @@ class Splice:
     def _replacement(
         self, name: str, x: Tensor, window: Window, points: Points
     ) -> Tensor:
-        """What to put in the place of ``x`` at every position, and its code into codes."""
+        """The activation to put in the place of ``x``; keeps the code of ``x``."""
         sae = self.saes.get(name)
-        k = self._controls.k_at(name)
         edits = self._controls.edits_at(name)
-        if sae is None or k is None:
+        if sae is None:
             return with_directions(x, edits, window)
 
         # Left-out positions are zeroed on the way in: their values must not be checked,
@@ -357,12 +368,12 @@ class Splice:
             x = x.where(mask.to(x.device).unsqueeze(-1), 0)
         device = sae.W_enc.device
         try:
-            # The SAE computes in its own dtype, also where the model runs under autocast.
+            # The SAE computes in its own dtype, also under the model's autocast.
             with torch.autocast(device.type, enabled=False):
                 out, code = spliced_activation(
                     x.to(device),
                     sae,
-                    k,
+                    self._controls.k_at(name),
                     error_term=self.error_term,
                     edits=edits,
                     window=window,
@@ -372,7 +383,7 @@ class Splice:
                 )
         except NonFinite as error:
             raise NonFinite(f"at {name}: {error}") from error
-        self.codes[name] = code if mask is None else code.where(mask)
+        self._codes[name] = code if mask is None else code.where(mask)
         return out
 
     def _check_shape(self, name: str, x: Tensor) -> None:
@@ -391,7 +402,7 @@ class Splice:
 
 
 class _Codes(dict[str, SparseCode]):
-    """Codes by site name in either spelling, with an error that says why one is missing."""
+    """Codes by site name, in either spelling; the error says why one is missing."""
 
     def __init__(self, name_of: Callable[[str], str]) -> None:
         super().__init__()
@@ -402,6 +413,6 @@ class _Codes(dict[str, SparseCode]):
         if name in self:
             return self[name]
         raise UnknownSite(
-            f"there is no code of {name}: either it has no SAE, or the model has not run "
-            "since the splice became active"
+            f"there is no code of {name}: either it has no SAE, or the model has not "
+            "run since the splice became active"
         )

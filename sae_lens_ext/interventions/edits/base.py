@@ -1,4 +1,4 @@
-"""What all edits share: where they act, how they print and how they become JSON values."""
+"""The base classes of edits, which say where an edit acts and how it is written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -22,12 +22,12 @@ _WHERE = ("positions", "rows")
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """What all edits share: where in the batch they act.
+    """The base class of edits: where in the batch they act.
 
     Attributes:
-        positions: a slice of positions, a list of them, or a boolean mask ``[batch, pos]``
-            or ``[pos]``; None means everywhere the splice acts. In generation with a cache,
-            positions count from the beginning of the text.
+        positions: a slice of positions, a list of them, or a boolean mask
+            ``[batch, pos]`` or ``[pos]``; None means everywhere the splice acts. In
+            generation with a cache, positions count from the beginning of the text.
         rows: rows of the batch, as a slice or a list; None means all.
     """
 
@@ -85,8 +85,8 @@ class FeatureEdit(Edit):
 
     Attributes:
         features: one feature, several, or a boolean mask over all of them.
-        mask_length: the number of features that the mask covered; None if ``features`` was
-            not a mask.
+        mask_length: the number of features that the mask covered; None if ``features``
+            was not a mask.
     """
 
     features: int | Sequence[int] | Tensor

@@ -16,8 +16,8 @@ class AddDirection(Edit):
     """Add a vector to the activation itself, after everything else the splice does.
 
     Attributes:
-        vector: the direction, ``[d_model]``, from anywhere; ``difference_in_means`` is the
-            usual baseline.
+        vector: the direction, ``[d_model]``, from anywhere; ``difference_in_means`` is
+            the usual baseline.
         scale: what the vector is multiplied by.
     """
 

@@ -19,10 +19,10 @@ class Ablate(FeatureEdit):
     """Replace the activation of features wherever they are active.
 
     Attributes:
-        to: "zero"; "mean", each feature's mean over all tokens that the splice acts on in
-            the same run; a number, or one per feature; or a ``Run``, from which the
-            activation at the same row and position is taken ("resample ablation"), as by
-            ``Patch``.
+        to: "zero"; "mean", each feature's mean over all tokens that the splice acts on
+            in the same run; a number, or one per feature; or a ``Run``, from which the
+            activation at the same row and position is taken ("resample ablation"), as
+            by ``Patch``.
     """
 
     to: Literal["zero", "mean"] | Numbers | Run = "zero"
@@ -36,8 +36,8 @@ class Ablate(FeatureEdit):
         super().__post_init__()
         if isinstance(self.to, str) and self.to not in ("zero", "mean"):
             raise InvalidArgument(
-                "to must be 'zero', 'mean', a number, one number per feature, or a Run; "
-                f"got {self.to!r}"
+                "to must be 'zero', 'mean', a number, one number per feature, or a "
+                f"Run; got {self.to!r}"
             )
         if not isinstance(self.to, Run | str):
             _set_numbers(self, "to")
@@ -90,8 +90,8 @@ class Clamp(FeatureEdit):
     """Set the activation of features everywhere.
 
     Attributes:
-        to: the new activation, in units of the SAE's activations; one number, or one per
-            feature.
+        to: the new activation, in units of the SAE's activations; one number, or one
+            per feature.
     """
 
     to: Numbers
@@ -179,8 +179,8 @@ def _mean_of_run(acts: Tensor, window: Window) -> Tensor:
     """Each feature's mean over the tokens of the run that the splice acts on."""
     if window.start:
         raise InvalidArgument(
-            "the mean over a run's tokens is not known in cached generation, where a run is "
-            "one token; give numbers, such as "
+            "the mean over a run's tokens is not known in cached generation, where a "
+            "run is one token; give numbers, such as "
             "Ablate(features, to=run.mean_activations(site, features))"
         )
     mask = window.spliced_mask(acts.device).unsqueeze(-1)
@@ -197,15 +197,15 @@ def _from_run(
     name = f"the run to take activations from at {site}"
     is_known = window.part_of(run.mask(site), name, acts) != 0
 
-    # In cached generation a run of the prompt ends before the generated tokens; in a run
-    # of whole texts every token that is edited must be known.
+    # In cached generation a run of the prompt ends before the generated tokens; in a
+    # run of whole texts every token that is edited must be known.
     missing = where & ~is_known
     if not window.start and holds_numbers(missing) and missing.any():
         positions = tuple(missing.any(0).nonzero().flatten().tolist())
         raise ShapeMismatch(
             f"{edit!r} reaches positions {shown(positions)}, where the run it takes "
-            f"activations from kept no features at {site}; choose positions=, or capture "
-            "that run on as long a text and with the positions that are needed"
+            f"activations from kept no features at {site}; choose positions=, or "
+            "capture that run on as long a text and with the positions that are needed"
         )
     replacement = window.part_of(run.activations(site, edit.ids), name, acts)
     return torch.where(is_known.unsqueeze(-1), replacement, acts)

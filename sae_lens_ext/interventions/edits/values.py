@@ -45,8 +45,8 @@ def numbers(value: Any, name: str, n_features: int | None = None) -> tuple[float
     """
     if isinstance(value, Tensor) and value.requires_grad:
         raise InvalidArgument(
-            f"{name} is a tensor that requires a gradient, and edits hold plain numbers; "
-            f"give {name}.detach()"
+            f"{name} is a tensor that requires a gradient, and edits hold plain "
+            f"numbers; give {name}.detach()"
         )
 
     values = arguments.as_python(value)

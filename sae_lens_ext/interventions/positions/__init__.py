@@ -1,8 +1,8 @@
-"""Which positions of a run an intervention touches.
+"""The positions of a run that an intervention acts on.
 
-Positions count from the beginning of the text. ``selection`` is how users write them,
-``Window`` the part of the text that the run in progress covers, and ``SplicedPositions``
-where in its runs a splice acts.
+Positions count from the beginning of the text. ``selection`` reads them as users write
+them, ``Window`` is the part of the text that the run in progress covers, and
+``SplicedPositions`` are the positions that a splice acts on.
 """
 
 from sae_lens_ext.interventions.positions.selection import (

@@ -1,8 +1,8 @@
 """Selections of positions and of rows: as users write them, and frozen.
 
 A user writes a slice, a list of integers, a boolean mask, ``"all"`` or None. The frozen
-form can be compared and written as JSON: None for everything, a slice, a tuple of integers,
-or a (nested) tuple of booleans.
+form can be compared and written as JSON: None for everything, a slice, a tuple of
+integers, or a (nested) tuple of booleans.
 
 >>> frozen_positions([0, -1]), frozen_positions(torch.tensor([True, False]))
 ((0, -1), (True, False))

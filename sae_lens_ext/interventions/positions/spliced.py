@@ -1,4 +1,4 @@
-"""Where in its runs a splice acts."""
+"""The positions of its runs that a splice acts on."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,10 @@ from sae_lens_ext.sae import SAE
 
 @dataclass(frozen=True)
 class SplicedPositions:
-    """Where in its runs a splice acts.
+    """The positions of its runs that a splice acts on.
 
-    By default that is everywhere except on tokens that the SAE was not trained on, and
-    except on all special tokens where there is no SAE.
+    By default those are all positions except those of tokens that the SAE was not trained on,
+    or, where there is no SAE, those of special tokens.
 
     Attributes:
         chosen: the user's choice, frozen; None means everywhere.
@@ -36,8 +36,9 @@ class SplicedPositions:
         """The user's choice, checked; without one, what the SAE's config says.
 
         Raises:
-            InvalidArgument: ``positions`` is not a selection; or the SAE says that special
-                tokens were left out, and the model does not say which tokens are special.
+            InvalidArgument: ``positions`` is not a selection; or the SAE says that
+                special tokens were left out, and the model does not say which tokens
+                are special.
         """
         frozen = frozen_positions(positions)
         if positions is not None:
@@ -58,7 +59,8 @@ class SplicedPositions:
 
         Raises:
             ShapeMismatch: the choice is a mask of another shape than the run.
-            InvalidArgument: token ids are to be left alone, and the run was not given any.
+            InvalidArgument: token ids are to be left alone, and the run was not given
+                any.
         """
         if self.are_all:
             return None
@@ -66,8 +68,8 @@ class SplicedPositions:
             return window.select(self.chosen)
         if tokens is None or tokens.shape != (window.batch, window.length):
             raise InvalidArgument(
-                "special tokens are left alone here, and this run was not given token ids "
-                "to find them by; pass positions='all', a slice or a mask"
+                "special tokens are left alone here, and this run was not given token "
+                "ids to find them by; pass positions='all', a slice or a mask"
             )
         left_alone = torch.tensor(self.left_alone, device=tokens.device)
         return ~torch.isin(tokens, left_alone)

@@ -1,7 +1,8 @@
 """The part of a text that the run in progress covers.
 
-A run in cached generation is one new token, so a ``Window`` says how many positions came
-before it, and turns selections that count from the beginning of the text into masks.
+A run in cached generation is one new token, so a ``Window`` says how many positions
+came before it, and turns selections that count from the beginning of the text into
+masks.
 """
 
 from dataclasses import dataclass, replace

@@ -279,7 +279,7 @@ def test_an_edit_prints_as_it_is_typed():
     [
         (
             lambda: sle.Ablate(-1),
-            "features must be whole numbers from 0 on, at least one, or a mask over all; got -1",
+            "features must be one or more non-negative integers, or a boolean mask over all features; got -1",
         ),
         (lambda: sle.Ablate([]), "at least one, or a mask over all; got"),
         (lambda: sle.Ablate(2.0), "features must be whole numbers"),
