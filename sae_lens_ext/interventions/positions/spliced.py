@@ -18,8 +18,8 @@ from sae_lens_ext.sae import SAE
 class SplicedPositions:
     """The positions of its runs that a splice acts on.
 
-    By default those are all positions except those of tokens that the SAE was not trained on,
-    or, where there is no SAE, those of special tokens.
+    By default those are all positions except those of tokens that the SAE was not
+    trained on, or, where there is no SAE, those of special tokens.
 
     Attributes:
         chosen: the user's choice, frozen; None means everywhere.

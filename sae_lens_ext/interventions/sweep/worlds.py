@@ -1,6 +1,7 @@
 """The worlds of a sweep, and the model's logits in each of them.
 
-A world says what replaces the activation at every site. All worlds share the tokens and everything that happens before the first site.
+A world says what replaces the activation at every site. All worlds share the tokens and
+everything that happens before the first site.
 """
 
 from collections.abc import Mapping, Sequence
