@@ -11,8 +11,8 @@ import sae_lens_ext as sle
 SITE = "blocks.1.hook_resid_post"
 FEATURES = [7, 3, 30, 12]
 
-# An edit, from a run, and the activations that it makes, from those it is given and those
-# of the run.
+# An edit, from a run, and the activations that it makes, from those it is given and
+# those of the run.
 BY_HAND = {
     "ablate": (
         lambda run: sle.Ablate(FEATURES),
