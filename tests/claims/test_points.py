@@ -1,4 +1,4 @@
-"""The hook points inside a splice have SAELens' names and TransformerLens' mechanism."""
+"""The points inside a splice have SAELens' names and TransformerLens' mechanism."""
 
 import pytest
 import tiny
