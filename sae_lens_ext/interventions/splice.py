@@ -4,20 +4,13 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from sae_lens_ext.errors import InvalidArgument, NonFinite, ShapeMismatch, UnknownSite
+from sae_lens_ext.errors import InvalidArgument, UnknownSite
 from sae_lens_ext.hosts import Host, PassTracker, Points, TracingHost, host_for
-from sae_lens_ext.interventions.arithmetic import (
-    POINTS,
-    ErrorTerm,
-    spliced_activation,
-    with_directions,
-)
+from sae_lens_ext.interventions.arithmetic import POINTS, ErrorTerm
 from sae_lens_ext.interventions.controls import Controls, Edits
 from sae_lens_ext.interventions.dial import K
-from sae_lens_ext.interventions.positions import Positions, Window
+from sae_lens_ext.interventions.positions import Positions
+from sae_lens_ext.interventions.replacement import Codes, Replacement
 from sae_lens_ext.interventions.sites import spliced_sites
 from sae_lens_ext.sae import SAE, SparseCode
 
@@ -115,7 +108,7 @@ class Splice:
             positions=positions,
             extrapolate=extrapolate,
         )
-        self._codes = _Codes(self._controls.name_of)
+        self._codes = Codes(self._controls.name_of)
         self._attached: ExitStack | None = None
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -230,8 +223,8 @@ class Splice:
             for name, site in self._sites.items():
                 points, close_points = self._host.points(site, POINTS)
                 stack.callback(close_points)
-                function = self._site_function(name, tracker, points, reached)
-                stack.callback(self._host.attach(site, function))
+                replace = self._replacement(name, tracker, points, reached.add)
+                stack.callback(self._host.attach(site, replace))
             self._attached = stack.pop_all()
         return self
 
@@ -274,8 +267,8 @@ class Splice:
         if None not in times.values():
             names.sort(key=lambda name: times[name] or ())
         for name in names:
-            function = self._site_function(name, tracker, Points(), set())
-            host.attach_now(self._sites[name], function)
+            replace = self._replacement(name, tracker, Points(), lambda _: None)
+            host.attach_now(self._sites[name], replace)
         return self
 
     def __enter__(self) -> "Splice":
@@ -311,6 +304,23 @@ class Splice:
         """
         return {**self.__dict__, "_attached": None}
 
+    def _replacement(
+        self,
+        name: str,
+        tracker: PassTracker,
+        points: Points,
+        at_reach: Callable[[str], object],
+    ) -> Replacement:
+        """The function to attach at one site."""
+        return Replacement(
+            name,
+            self._controls,
+            self._codes,
+            tracker=tracker,
+            points=points,
+            at_reach=at_reach,
+        )
+
     def _check_reached(self, reached: set[str]) -> None:
         """Raise ``UnknownSite`` if a whole run has left out a site."""
         silent = [name for name in self._sites if name not in reached]
@@ -320,99 +330,3 @@ class Splice:
                 "there; choose a site that the model computes, and let it compute it "
                 "(a later start, compiled code and hooks that are reset leave it out)"
             )
-
-    def _site_function(
-        self, name: str, tracker: PassTracker, points: Points, reached: set[str]
-    ) -> Callable[[Tensor], Tensor]:
-        """The function that replaces the activation at one site.
-
-        Args:
-            name: of the site.
-            tracker: knows the tokens and the positions of the run in progress.
-            points: where listeners can read and change what is computed.
-            reached: names of the sites that the run has met; this one is added.
-        """
-
-        def replace(x: Tensor) -> Tensor:
-            reached.add(name)
-            self._check_shape(name, x)
-            changed_input = points.passed("hook_sae_input", lambda: x)
-            if changed_input is not None:
-                x = changed_input[1]
-
-            window = Window(x.shape[0], x.shape[1], tracker.start)
-            mask = self._controls.positions_at(name).mask(window, tracker.tokens)
-            out = self._replacement(name, x, window.within(mask), points)
-            out = out.to(device=x.device, dtype=x.dtype)
-            if mask is not None:
-                out = out.where(mask.to(x.device).unsqueeze(-1), x)
-
-            changed_output = points.passed("hook_sae_output", lambda: out)
-            return out if changed_output is None else changed_output[1]
-
-        return replace
-
-    def _replacement(
-        self, name: str, x: Tensor, window: Window, points: Points
-    ) -> Tensor:
-        """The activation to put in the place of ``x``; keeps the code of ``x``."""
-        sae = self.saes.get(name)
-        edits = self._controls.edits_at(name)
-        if sae is None:
-            return with_directions(x, edits, window)
-
-        # Left-out positions are zeroed on the way in: their values must not be checked,
-        # nor come out as features.
-        mask = window.mask
-        if mask is not None:
-            x = x.where(mask.to(x.device).unsqueeze(-1), 0)
-        device = sae.W_enc.device
-        try:
-            # The SAE computes in its own dtype, also under the model's autocast.
-            with torch.autocast(device.type, enabled=False):
-                out, code = spliced_activation(
-                    x.to(device),
-                    sae,
-                    self._controls.k_at(name),
-                    error_term=self.error_term,
-                    edits=edits,
-                    window=window,
-                    site=name,
-                    points=points,
-                    extrapolate=self._controls.extrapolate,
-                )
-        except NonFinite as error:
-            raise NonFinite(f"at {name}: {error}") from error
-        self._codes[name] = code if mask is None else code.where(mask)
-        return out
-
-    def _check_shape(self, name: str, x: Tensor) -> None:
-        """Raise ``ShapeMismatch`` if the SAE does not fit the activation at a site.
-
-        Not every width is known before the model runs.
-        """
-        sae = self.saes.get(name)
-        if x.ndim == 3 and (sae is None or x.shape[-1] == sae.config.d_model):
-            return
-        if sae is None:
-            expected = "[batch, pos, d]"
-        else:
-            expected = f"the SAE spliced there has d_model={sae.config.d_model}"
-        raise ShapeMismatch(f"the activation at {name} is {list(x.shape)}; {expected}")
-
-
-class _Codes(dict[str, SparseCode]):
-    """Codes by site name, in either spelling; the error says why one is missing."""
-
-    def __init__(self, name_of: Callable[[str], str]) -> None:
-        super().__init__()
-        self._name_of = name_of
-
-    def __missing__(self, site: str) -> SparseCode:
-        name = self._name_of(site)
-        if name in self:
-            return self[name]
-        raise UnknownSite(
-            f"there is no code of {name}: either it has no SAE, or the model has not "
-            "run since the splice became active"
-        )
