@@ -43,7 +43,7 @@ def test_a_choice_overrides_the_default(host):
     assert positions.mask(Window(1, 3), None).tolist() == [[True, False, False]]
 
 
-def test_rejects_a_default_that_needs_special_tokens_nobody_names():
+def test_rejects_a_default_that_needs_unknown_special_tokens():
     sae = tiny.sae(exclude_special_tokens=True)
     host = host_for(torch.nn.Linear(2, 2))
     with pytest.raises(
