@@ -9,8 +9,7 @@ import sae_lens_ext as sle
 from benchmarks.measure import Mismatch, side_by_side, typical
 from benchmarks.splice import LENGTH, SITE, random_sae, some_tokens
 from sae_lens_ext.hosts import capture, host_for, next_token_logits
-from sae_lens_ext.interventions.sweep.scores import rows_that_fit
-from sae_lens_ext.interventions.sweep.table import Runs
+from sae_lens_ext.interventions.sweep import Spliced, SweptModel, rows_that_fit
 
 KS = [1, 2, 4, 8, 12, 16, 24, 32]
 SCORED = torch.arange(0, LENGTH - 1, 8)
@@ -34,23 +33,24 @@ def run() -> dict[str, float]:
             return found
 
         def at_once() -> list[torch.Tensor]:
-            runs = Runs(
+            swept = SweptModel(
                 host,
                 tokens,
                 {SITE: site},
                 {SITE: sae},
                 masks,
-                len(tokens),
-                max(KS),
+                batch_size=len(tokens),
+                k=max(KS),
                 extrapolate=False,
             )
             # As many values of k as rows of one batch as sweep_k would take.
             n = max(1, rows_that_fit(host, SCORED, memory_mb=256) // len(tokens))
-            groups = [KS[start : start + n] for start in range(0, len(KS), n)]
+            worlds = [Spliced(k) for k in KS]
+            groups = [worlds[start : start + n] for start in range(0, len(worlds), n)]
             return [
                 logits
-                for some in groups
-                for logits in runs.logits(slice(None), some, SCORED)
+                for group in groups
+                for logits in swept.logits(slice(None), group, SCORED)
             ]
 
         for ours, plain in zip(at_once(), separately(), strict=True):

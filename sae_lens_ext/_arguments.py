@@ -64,8 +64,13 @@ def as_real(value: object) -> float:
     >>> as_real(2), as_real(numpy.float32(0.5)), as_real("2"), as_real(True)
     (2.0, 0.5, nan, nan)
     """
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return float(value) if is_number else math.nan
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        # An integer of Python has no largest value; a float has.
+        return math.inf if value > 0 else -math.inf
 
 
 def as_python(value: Any) -> Any:

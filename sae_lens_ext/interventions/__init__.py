@@ -1,8 +1,8 @@
-"""What to do to activations while a model runs: splice SAEs in, edit features, sweep over k."""
+"""Interventions on activations while a model runs: splices, edits, sweeps over k."""
 
 from sae_lens_ext.interventions.dial import KRule, until_fvu
 from sae_lens_ext.interventions.directions import difference_in_means
-from sae_lens_ext.interventions.edits.features import (
+from sae_lens_ext.interventions.edits import (
     Ablate,
     AddDirection,
     Clamp,
@@ -15,7 +15,7 @@ from sae_lens_ext.interventions.edits.features import (
 )
 from sae_lens_ext.interventions.recording import Run
 from sae_lens_ext.interventions.splice import Splice, splice
-from sae_lens_ext.interventions.sweep.table import sweep_k
+from sae_lens_ext.interventions.sweep import sweep_k
 
 __all__ = [
     "Ablate",

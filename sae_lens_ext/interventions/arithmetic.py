@@ -1,6 +1,7 @@
-"""What a splice does to the activation at one site, as arithmetic on tensors: no model, no hooks.
+"""The arithmetic of a splice at one site, on tensors.
 
-With x the activation, c its code at the current k, K what the SAE was trained at, and E the change that edits make to a code:
+Models and hooks are not known here. With x the activation, c its code at the current k,
+K the k that the SAE was trained at, and E the change that edits make to a code:
 
 =============== ==============================================
 error term      output
@@ -10,10 +11,12 @@ True            x + decode_linear(E)
 "reference"     x + decode_linear(c - c at K) + decode_linear(E)
 =============== ==============================================
 
-E is computed over the edited features alone, so where an edit changes nothing, nothing changes, to the bit.
+E is computed over the edited features alone, so where an edit changes nothing, nothing
+changes, to the bit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,9 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_lens_ext.hosts import Points
-from sae_lens_ext.interventions.dial import KRule, dialled, k_to_encode
-from sae_lens_ext.interventions.edits.features import AddDirection, Edit, FeatureEdit
-from sae_lens_ext.interventions.positions.window import Window
+from sae_lens_ext.interventions.dial import CheckedK, code_at_k, largest_k
+from sae_lens_ext.interventions.edits import AddDirection, Edit, FeatureEdit
+from sae_lens_ext.interventions.positions import Window
 from sae_lens_ext.interventions.recording import activations_of
 from sae_lens_ext.kernels import holds_numbers
 from sae_lens_ext.sae import SAE, SparseCode
@@ -37,13 +40,33 @@ POINTS = (
     "hook_sae_error",
     "hook_sae_output",
 )
-"""Names of the points inside a splice, in the order in which they fire; those of SAELens."""
+"""Names of the points inside a splice, as in SAELens, in the order they fire in."""
+
+
+@dataclass(frozen=True)
+class CodeChange:
+    """The change that edits make to a code: a few columns of the dense code.
+
+    Attributes:
+        features: the edited features, in ascending order.
+        amounts: the change of each of them at every token.
+    """
+
+    features: list[int]
+    amounts: Float[Tensor, "batch pos features"]
+
+    def dense_like(
+        self, dense: Float[Tensor, "batch pos d_sae"]
+    ) -> Float[Tensor, "batch pos d_sae"]:
+        """The change with a column for every feature, zeros at those not edited."""
+        columns = torch.tensor(self.features, device=self.amounts.device)
+        return torch.zeros_like(dense).index_copy(-1, columns, self.amounts)
 
 
 def spliced_activation(
     x: Float[Tensor, "batch pos d_model"],
     sae: SAE,
-    dial: int | Tensor | KRule,
+    k: CheckedK,
     *,
     error_term: ErrorTerm,
     edits: Sequence[Edit],
@@ -52,134 +75,156 @@ def spliced_activation(
     points: Points,
     extrapolate: bool,
 ) -> tuple[Float[Tensor, "batch pos d_model"], SparseCode]:
-    """The activation to put in the place of ``x``, in the wider of its and the SAE's dtypes, and the code of ``x`` before edits.
+    """The activation to put in the place of ``x``.
 
-    Fires the points between ``hook_sae_input`` and ``hook_sae_output``, which belong to the activation at every position.
+    Fires the points between ``hook_sae_input`` and ``hook_sae_output``, which belong to
+    the activation at every position.
+
+    Args:
+        x: the activation.
+        sae: the SAE to splice.
+        k: the features to keep, from ``checked_k``.
+        error_term: the row of the table above.
+        edits: what to do to features, and directions to add.
+        window: the positions of the run in progress.
+        site: name of the site.
+        points: where listeners can read and change what is computed.
+        extrapolate: whether k may exceed the k that the SAE was trained at.
+
+    Returns:
+        The output, in the wider of the dtypes of ``x`` and the SAE, and the code of
+        ``x`` before edits.
     """
-    k = k_to_encode(sae, dial)
-    reference = sae.config.k if error_term == "reference" else k
-    full = sae.encode(x, max(k, reference), extrapolate=extrapolate)
-    code = dialled(sae, dial, x, full, window)
-    # In the wider dtype, because what no edit changes must keep the bits of x.
-    out = (
-        x.to(torch.promote_types(x.dtype, sae.W_dec.dtype))
-        if error_term
-        else sae.decode(code)
-    )
+    k_to_encode = largest_k(sae, k)
     if error_term == "reference":
-        out = out + sae.contribution(_difference(code, full.prefix(reference)))
-    features, change = _change_by_edits(
-        sae,
-        code,
-        [edit for edit in edits if isinstance(edit, FeatureEdit)],
-        window,
-        site,
-    )
+        k_to_encode = max(k_to_encode, sae.config.k)
+    full_code = sae.encode(x, k_to_encode, extrapolate=extrapolate)
+    code = code_at_k(sae, k, x, full_code, window)
+
+    # The code whose reconstruction the error term completes.
+    explained = None
+    if error_term == "reference":
+        explained = full_code.prefix(sae.config.k)
+    elif error_term:
+        explained = code
+
+    if error_term:
+        # In the wider dtype, because without an edit the bits of x must stay.
+        out = x.to(torch.promote_types(x.dtype, sae.W_dec.dtype))
+    else:
+        out = sae.decode(code)
+    if error_term == "reference" and explained is not None:
+        out = out + sae.contribution(_difference(code, explained))
+
+    feature_edits = [edit for edit in edits if isinstance(edit, FeatureEdit)]
+    change = _change_by_edits(code, feature_edits, window, site)
     if change is not None:
-        out = out + sae.contribution_of(change, features)
-    explained = (
-        None
-        if not error_term
-        else full.prefix(reference)
-        if error_term == "reference"
-        else code
-    )
-    out = _heard(out, x, sae, code, features, change, explained, points)
+        out = out + sae.contribution_of(change.amounts, change.features)
+
+    out = _after_listeners(out, x, sae, code, change, explained, points)
     return with_directions(out, edits, window), code
 
 
 def with_directions(
     x: Float[Tensor, "batch pos d_model"], edits: Sequence[Edit], window: Window
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The activation with directions added to it, where there is no SAE."""
+    """The activation with the directions among ``edits`` added to it."""
     for edit in edits:
         if isinstance(edit, AddDirection):
-            where = window.chosen(edit.positions, edit.rows).to(x.device).unsqueeze(-1)
-            x = torch.where(where, x + edit.added(x), x)
+            mask = window.select(edit.positions, edit.rows)
+            mask = mask.to(x.device).unsqueeze(-1)
+            x = torch.where(mask, x + edit.added(x), x)
     return x
 
 
-def _difference(code: SparseCode, other: SparseCode) -> SparseCode:
-    """``code - other`` for two prefixes of one code, perhaps with values of the first set to 0."""
-    longer = max(code, other, key=lambda one: one.k)
-    values = [
-        torch.nn.functional.pad(one.values, (0, longer.k - one.k))
-        for one in (code, other)
-    ]
-    return SparseCode(values[0] - values[1], longer.indices, code.d_sae)
+def _difference(first: SparseCode, second: SparseCode) -> SparseCode:
+    """``first - second`` for two prefixes of one code.
+
+    Values of ``first`` may have been set to 0 since.
+    """
+    longer = first if first.k >= second.k else second
+    first_values = torch.nn.functional.pad(first.values, (0, longer.k - first.k))
+    second_values = torch.nn.functional.pad(second.values, (0, longer.k - second.k))
+    return SparseCode(first_values - second_values, longer.indices, first.d_sae)
 
 
 def _change_by_edits(
-    sae: SAE, code: SparseCode, edits: Sequence[FeatureEdit], window: Window, site: str
-) -> tuple[list[int], Tensor | None]:
-    """The features that edits name, and by how much each changes at every position, ``[batch, pos, features]``."""
+    code: SparseCode, edits: Sequence[FeatureEdit], window: Window, site: str
+) -> CodeChange | None:
+    """What the edits change, one after the other; None without edits."""
     features = sorted({feature for edit in edits for feature in edit.ids})
     if not features:
-        return [], None
-    before = acts = activations_of(code, features)
+        return None
     column_of = {feature: column for column, feature in enumerate(features)}
+    before = activations_of(code, features)
+    is_spliced = window.spliced_mask(before.device)
+
+    acts = before
     for edit in edits:
-        where = window.chosen(edit.positions, edit.rows).to(
-            acts.device
-        ) & window.spliced(acts)
-        if holds_numbers(where) and not where.any():
+        mask = window.select(edit.positions, edit.rows).to(acts.device) & is_spliced
+        if holds_numbers(mask) and not mask.any():
             continue
         columns = torch.tensor(
             [column_of[feature] for feature in edit.ids], device=acts.device
         )
-        part = acts[..., columns]
-        acts = acts.index_copy(
-            -1,
-            columns,
-            torch.where(
-                where.unsqueeze(-1), edit.edited(part, where, window, site), part
-            ),
-        )
-    return features, acts - before
+        old = acts[..., columns]
+        new = edit.edited(old, mask, window, site)
+        new = torch.where(mask.unsqueeze(-1), new, old)
+        acts = acts.index_copy(-1, columns, new)
+    return CodeChange(features, acts - before)
 
 
-def _heard(
+def _after_listeners(
     out: Tensor,
     x: Tensor,
     sae: SAE,
     code: SparseCode,
-    features: list[int],
-    change: Tensor | None,
+    change: CodeChange | None,
     explained: SparseCode | None,
     points: Points,
 ) -> Tensor:
-    """The output after listeners had the edited code, the reconstruction and the error, and perhaps changed them.
+    """The output after listeners saw the parts it is made of, and perhaps changed them.
 
-    ``explained`` is the code whose reconstruction the error term completes, if there is one.
+    A part is computed only where a listener is at its point. A change of a part is
+    added to the output, so that the output keeps its bits where nothing was changed.
+
+    Args:
+        out: the output so far.
+        x: the activation.
+        sae: the SAE that is spliced.
+        code: the code of ``x`` before edits.
+        change: what edits change.
+        explained: the code whose reconstruction the error term completes; None without
+            an error term.
+        points: where the listeners are.
     """
 
-    def edited(clean: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
-        return clean if change is None else clean + part(change)
+    def edited_acts() -> Tensor:
+        dense = code.dense()
+        return dense if change is None else dense + change.dense_like(dense)
 
-    def dense() -> Tensor:
-        index = torch.tensor(features, device=code.values.device)
-        return edited(
-            code.dense(),
-            lambda change: torch.zeros_like(code.dense()).index_copy(-1, index, change),
-        )
-
-    heard = points.passed("hook_sae_acts_post", dense)
+    changed_acts = points.passed("hook_sae_acts_post", edited_acts)
     by_listeners = None
-    if heard is not None:
-        by_listeners = (heard[1] - heard[0]) @ sae.W_dec / sae.activation_scale
+    if changed_acts is not None:
+        acts_before, acts_after = changed_acts
+        by_listeners = (acts_after - acts_before) @ sae.W_dec / sae.activation_scale
         out = out + by_listeners
 
-    def recons() -> Tensor:
-        clean = edited(
-            sae.decode(code), lambda change: sae.contribution_of(change, features)
-        )
-        return clean if by_listeners is None else clean + by_listeners
+    def edited_recons() -> Tensor:
+        recons = sae.decode(code)
+        if change is not None:
+            recons = recons + sae.contribution_of(change.amounts, change.features)
+        return recons if by_listeners is None else recons + by_listeners
 
-    heard = points.passed("hook_sae_recons", recons)
-    if heard is not None:
-        out = out + (heard[1] - heard[0])
-    if explained is not None:
-        heard = points.passed("hook_sae_error", lambda: x - sae.decode(explained))
-        if heard is not None:
-            out = out + (heard[1] - heard[0])
+    changed_recons = points.passed("hook_sae_recons", edited_recons)
+    if changed_recons is not None:
+        recons_before, recons_after = changed_recons
+        out = out + (recons_after - recons_before)
+
+    if explained is None:
+        return out
+    changed_error = points.passed("hook_sae_error", lambda: x - sae.decode(explained))
+    if changed_error is not None:
+        error_before, error_after = changed_error
+        out = out + (error_after - error_before)
     return out

@@ -1,24 +1,28 @@
-"""The values that the dial k of a splice can have: a number, a number for every position, or a rule."""
+"""The kinds of k that a splice takes: a number, numbers per position, a rule.
+
+A code holds the features of every token strongest first, so each kind comes down to the
+length of the prefix that a token keeps.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_ext._arguments import as_integer
-from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
-from sae_lens_ext.interventions.positions.window import Window
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext.errors import InvalidK, ShapeMismatch
+from sae_lens_ext.interventions.positions import Window
 from sae_lens_ext.kernels import holds_numbers
 from sae_lens_ext.sae import SAE, SparseCode
 
 
 @runtime_checkable
 class KRule(Protocol):
-    """Chooses a k for every token from what its code would be at the largest."""
+    """Chooses a k for every token from its code at the largest k."""
 
     def choose(
         self, sae: SAE, x: Float[Tensor, "*batch d_model"], code: SparseCode
@@ -27,16 +31,25 @@ class KRule(Protocol):
         ...
 
 
-OneK = int | Tensor | KRule | None
-"""k at one site: a number, a tensor of numbers ``[pos]`` or ``[batch, pos]``, a rule, or None for what the SAE was trained at."""
+SiteK = int | Tensor | KRule | None
+"""k at one site: a number, a tensor of numbers ``[pos]`` or ``[batch, pos]``, a rule,
+or None for the k that the SAE was trained at.
+"""
 
-K = OneK | Mapping[str, OneK]
-"""k for every site, or one per site name."""
+K = SiteK | Mapping[str, SiteK]
+"""k for every site, or by site name."""
+
+CheckedK = int | Tensor | KRule
+"""k at one site, as ``checked_k`` returns it."""
 
 
 @dataclass(frozen=True)
 class UntilFVU:
-    """See ``until_fvu``."""
+    """The rule that ``until_fvu`` makes.
+
+    Attributes:
+        bound: fraction of a token's variance that may stay unexplained.
+    """
 
     bound: float
 
@@ -44,126 +57,155 @@ class UntilFVU:
         """Check the bound.
 
         Raises:
-            InvalidArgument: not a share.
+            InvalidArgument: not a number from 0 to 1.
         """
-        if (
-            isinstance(self.bound, bool)
-            or not isinstance(self.bound, int | float)
-            or not 0 <= self.bound <= 1
-        ):
-            raise InvalidArgument(
-                f"until_fvu takes a share of the variance, from 0 to 1; got {self.bound!r}"
-            )
+        object.__setattr__(self, "bound", arguments.fraction(self.bound, "bound"))
 
     def choose(
         self, sae: SAE, x: Float[Tensor, "*batch d_model"], code: SparseCode
     ) -> Int[Tensor, "*batch"]:
         """See ``KRule.choose``."""
         errors = sae.prefix_errors(x, code)
-        enough = errors[..., 1:] <= self.bound * errors[..., :1]
-        # argmax finds the first True; where there is none, all k features are kept.
-        return torch.where(enough.any(-1), enough.byte().argmax(-1) + 1, code.k)
+        is_enough = errors[..., 1:] <= self.bound * errors[..., :1]
+        # argmax finds the first True. A token without one keeps all k features.
+        first = is_enough.byte().argmax(-1) + 1
+        return torch.where(is_enough.any(-1), first, code.k)
 
     def __repr__(self) -> str:
-        """As it is typed."""
+        """The call that makes it."""
         return f"until_fvu({self.bound})"
 
 
 def until_fvu(bound: float) -> UntilFVU:
-    """For every token the smallest k whose reconstruction leaves at most this share of its variance unexplained.
+    """Give each token the smallest k that leaves at most ``bound`` of its variance.
 
-    The variance of a token is its squared distance from the reconstruction of an empty code (the SAE's bias), which for a
-    trained SAE is close to the mean activation. A token that does not get there keeps all the features the SAE was trained at.
+    The variance of a token is its squared distance from the reconstruction of an empty
+    code (the SAE's bias), which for a trained SAE is close to the mean activation. A
+    token whose error never falls to the bound keeps all the features the SAE was
+    trained at.
+
+    Args:
+        bound: fraction of the variance that may stay unexplained, from 0 to 1.
 
     Raises:
-        InvalidArgument: not a share from 0 to 1.
+        InvalidArgument: ``bound`` is not a number from 0 to 1.
     """
     return UntilFVU(bound)
 
 
-def checked_dial(sae: SAE, k: OneK, *, extrapolate: bool) -> int | Tensor | KRule:
-    """A value of the dial that this SAE can serve.
+def checked_k(sae: SAE, k: SiteK, *, extrapolate: bool) -> CheckedK:
+    """A k that this SAE can serve.
 
     Raises:
-        InvalidK: it cannot.
+        InvalidK: the SAE cannot serve it.
     """
-    k = torch.as_tensor(k) if isinstance(k, numpy.ndarray) else k
+    if isinstance(k, numpy.ndarray):
+        k = torch.as_tensor(k)
     if isinstance(k, Tensor) and k.ndim > 0:
-        if (
-            k.is_floating_point()
-            or k.dtype == torch.bool
-            or k.ndim > 2
-            or not k.numel()
-        ):
-            raise InvalidK(
-                f"k per position must be whole numbers [pos] or [batch, pos]; got {k.dtype} {list(k.shape)}"
-            )
-        for end in (k.min(), k.max()):
-            sae.config.checked_k(int(end), extrapolate=extrapolate)
-        return k.clone()
-    # A number first: numpy's have a method called choose, too.
-    if as_integer(k) is None and isinstance(k, KRule) and not hasattr(k, "tolist"):
+        return _checked_k_per_position(sae, k, extrapolate=extrapolate)
+
+    # Numbers of numpy have a method called choose, too.
+    if isinstance(k, KRule) and not isinstance(k, numpy.generic):
         return k
     return sae.config.checked_k(k, extrapolate=extrapolate)
 
 
-def k_to_encode(sae: SAE, dial: int | Tensor | KRule) -> int:
-    """The largest k that this value of the dial can need."""
-    if isinstance(dial, int):
-        return dial
-    return int(dial.max()) if isinstance(dial, Tensor) else sae.config.k
+def same_k(first: CheckedK, second: CheckedK) -> bool:
+    """Whether two values of k are equal; tensors by their numbers, on any devices."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return torch.equal(first.cpu(), second.cpu())
+    if isinstance(first, Tensor) or isinstance(second, Tensor):
+        return False
+    return first == second
 
 
-def dialled(
-    sae: SAE, dial: int | Tensor | KRule, x: Tensor, code: SparseCode, window: Window
+def largest_k(sae: SAE, k: CheckedK) -> int:
+    """The largest number of features that a token can keep at this k."""
+    if isinstance(k, int):
+        return k
+    if isinstance(k, Tensor):
+        return int(k.max())
+    return sae.config.k
+
+
+def code_at_k(
+    sae: SAE, k: CheckedK, x: Tensor, code: SparseCode, window: Window
 ) -> SparseCode:
-    """The code that the dial leaves of one that was encoded at ``k_to_encode`` or more.
+    """The code at k, from a code that was encoded at ``largest_k`` or more.
+
+    Args:
+        sae: the SAE that encoded ``x``.
+        k: what to keep, from ``checked_k``.
+        x: the activation, ``[batch, pos, d_model]``, for a rule to look at.
+        code: the code of ``x``.
+        window: the positions of ``x``, by which numbers per position are found.
 
     Raises:
-        ShapeMismatch: a k per position of another shape than the run.
+        ShapeMismatch: k per position does not cover the run.
+        InvalidK: a rule chose something that is not a k for every token.
     """
-    if isinstance(dial, int):
-        return code.prefix(dial)
-    if isinstance(dial, Tensor):
-        total = window.start + window.length
-        if dial.shape[-1] < total or (
-            dial.ndim == 2 and dial.shape[0] not in (1, window.batch)
-        ):
-            raise ShapeMismatch(
-                f"k per position is {list(dial.shape)}; this run reaches {[window.batch, total]} (batch, pos)"
-            )
-        k = (
-            dial[..., window.start : total]
-            .to(code.values.device)
-            .expand(window.batch, window.length)
-        )
-        code = code.prefix(int(dial.max()))
+    if isinstance(k, int):
+        return code.prefix(k)
+    if isinstance(k, Tensor):
+        code = code.prefix(int(k.max()))
+        k_per_token = _k_in_window(k, window).to(code.values.device)
     else:
         code = code.prefix(sae.config.k)
         with torch.no_grad():
-            k = dial.choose(sae, x, code)
-        _refuse_bad_choice(dial, k, code)
-    kept = torch.arange(code.k, device=k.device) < k.unsqueeze(-1)
-    return SparseCode(code.values * kept, code.indices, code.d_sae)
+            k_per_token = k.choose(sae, x, code)
+        _check_choice(k, k_per_token, code)
+
+    rank = torch.arange(code.k, device=k_per_token.device)
+    is_kept = rank < k_per_token.unsqueeze(-1)
+    return SparseCode(code.values * is_kept, code.indices, code.d_sae)
 
 
-def _refuse_bad_choice(rule: KRule, k: object, code: SparseCode) -> None:
-    tokens = code.values.shape[:-1]
-    if (
-        not isinstance(k, Tensor)
-        or k.is_floating_point()
-        or k.dtype == torch.bool
-        or k.shape != tokens
-    ):
-        got = f"{k.dtype} {list(k.shape)}" if isinstance(k, Tensor) else repr(k)
+def _checked_k_per_position(sae: SAE, k: Tensor, *, extrapolate: bool) -> Tensor:
+    is_integral = not k.is_floating_point() and k.dtype != torch.bool
+    if not is_integral or k.ndim > 2 or not k.numel():
         raise InvalidK(
-            f"{rule!r} must choose a tensor of whole numbers, one for each token {list(tokens)}; it chose {got}"
+            "k per position must be a tensor of integers [pos] or [batch, pos]; "
+            f"got {k.dtype} {list(k.shape)}"
         )
-    if (
-        holds_numbers(k)
-        and k.numel()
-        and not (int(k.min()) >= 1 and int(k.max()) <= code.k)
-    ):
+    for bound in (k.min(), k.max()):
+        sae.config.checked_k(int(bound), extrapolate=extrapolate)
+    # A copy, so that what the user writes into the tensor later changes nothing here.
+    return k.clone()
+
+
+def _k_in_window(k: Tensor, window: Window) -> Int[Tensor, "batch pos"]:
+    has_rows = k.ndim == 1 or k.shape[0] in (1, window.batch)
+    if k.shape[-1] < window.end or not has_rows:
+        raise ShapeMismatch(
+            f"k per position is {list(k.shape)}; "
+            f"this run reaches {[window.batch, window.end]} (batch, pos)"
+        )
+    here = k[..., window.start : window.end]
+    return here.expand(window.batch, window.length)
+
+
+def _check_choice(rule: KRule, k: Any, code: SparseCode) -> None:
+    tokens = code.values.shape[:-1]
+    is_valid = (
+        isinstance(k, Tensor)
+        and not k.is_floating_point()
+        and k.dtype != torch.bool
+        and k.shape == tokens
+    )
+    if not is_valid:
+        choice = f"{k.dtype} {list(k.shape)}" if isinstance(k, Tensor) else repr(k)
         raise InvalidK(
-            f"{rule!r} must choose from 1 to {code.k}; it chose from {int(k.min())} to {int(k.max())}"
+            f"{rule!r} must choose a tensor of integers, one per token {list(tokens)}; "
+            f"it chose {choice}"
+        )
+
+    # Under a trace or vmap the numbers cannot be looked at.
+    if not holds_numbers(k) or not k.numel():
+        return
+    smallest = int(k.min())
+    largest = int(k.max())
+    if smallest < 1 or largest > code.k:
+        raise InvalidK(
+            f"{rule!r} must choose from 1 to {code.k}; "
+            f"it chose from {smallest} to {largest}"
         )

@@ -1,4 +1,4 @@
-"""What the features did in a run of the model, kept so that another run can be given the same."""
+"""The features of a run of the model, recorded for use in other runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
-from sae_lens_ext._arguments import mask_length
 from sae_lens_ext.errors import (
     FormatError,
     InvalidArgument,
@@ -18,33 +17,41 @@ from sae_lens_ext.errors import (
     closest,
 )
 from sae_lens_ext.hosts import capture, host_for, spellings, token_rows
-from sae_lens_ext.interventions.positions.window import Positions, SplicedPositions
+from sae_lens_ext.interventions.positions import Positions, SplicedPositions
 from sae_lens_ext.interventions.sites import checked_sites, saes_by_site
 from sae_lens_ext.sae import SAE, SparseCode
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The codes of a run by site name, each ``[batch, pos, k]``; a source for ``Ablate`` and ``Patch``.
+    """The codes of a run by site name; a source for ``Ablate`` and ``Patch``.
 
     Two runs are equal when all their numbers are.
 
     Attributes:
-        codes: the features of every token, zeros where none were kept.
-        kept: where features were kept, ``[batch, pos]`` by site name; a site that is not named was kept everywhere.
+        codes: the features of every token by site name, each code ``[batch, pos, k]``;
+            zeros where features were not kept.
+        kept: where features were kept, ``[batch, pos]`` by site name; a site that is
+            not named was kept everywhere.
     """
 
     codes: Mapping[str, SparseCode]
     kept: Mapping[str, Bool[Tensor, "batch pos"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what is no code ``[batch, pos, k]`` by site."""
-        codes = self.codes.values() if isinstance(self.codes, Mapping) else [None]
-        if not all(
-            isinstance(code, SparseCode) and code.values.ndim == 3 for code in codes
-        ):
+        """Check the codes.
+
+        Raises:
+            InvalidArgument: not codes ``[batch, pos, k]`` by site name.
+        """
+        is_valid = isinstance(self.codes, Mapping) and all(
+            isinstance(code, SparseCode) and code.values.ndim == 3
+            for code in self.codes.values()
+        )
+        if not is_valid:
             raise InvalidArgument(
-                "a run is made of codes [batch, pos, k] by site name; Run.capture(model, tokens, sae) makes one"
+                "codes must be codes [batch, pos, k] by site name; "
+                "Run.capture(model, tokens, sae) makes a Run"
             )
 
     @classmethod
@@ -57,57 +64,67 @@ class Run:
         *,
         positions: Positions = None,
     ) -> "Run":
-        """Run ``tokens`` and keep the features, by default of all but the special tokens that the SAE was not trained on.
+        """Run the model on ``tokens`` and record the features.
 
         The model runs as it stands: splices and hooks that are active take part.
 
         Args:
             model: as in ``splice``.
-            tokens: token ids ``[batch, pos]``, a text, or texts of one length. No padding: what is in a row is read as text.
+            tokens: token ids ``[batch, pos]``, a text, or texts of one length, without
+                padding: everything in a row is read as text.
             sae: as in ``splice``.
-            k: how many features to keep per token; None means what the SAE was trained at.
-            positions: where to keep features, as in ``splice``.
+            k: number of features to keep per token; None means the k that the SAE was
+                trained at.
+            positions: where to keep features, as in ``splice``: by default everywhere
+                except on the special tokens that the SAE was not trained on.
 
         Raises:
-            UnknownSite, ShapeMismatch, InvalidK, InvalidArgument, NonFinite: as in ``splice``.
+            UnknownSite, ShapeMismatch, InvalidK, InvalidArgument, NonFinite: as in
+                ``splice``.
         """
-        host, saes = host_for(model).plain(), saes_by_site(sae)
+        host = host_for(model).plain()
+        saes = saes_by_site(sae)
         sites = checked_sites(host, saes)
         tokens = token_rows(host, tokens)
-        kept = {
-            name: SplicedPositions.of(host, one, positions).mask_of(tokens)
-            for name, one in saes.items()
+        masks = {
+            name: SplicedPositions.of(host, sae, positions).mask_of(tokens)
+            for name, sae in saes.items()
         }
+
         with torch.no_grad():
-            found = capture(host, tokens, set(sites.values()))
-            return cls(
-                {
-                    name: _code(one, found[sites[name]], kept[name], k)
-                    for name, one in saes.items()
-                },
-                kept,
-            )
+            activations = capture(host, tokens, set(sites.values()))
+            codes = {
+                name: _masked_code(sae, activations[sites[name]], masks[name], k)
+                for name, sae in saes.items()
+            }
+        return cls(codes, masks)
 
     def activations(
         self, site: str, features: int | Sequence[int] | Tensor
     ) -> Float[Tensor, "batch pos features"]:
-        """What these features did at a site; 0 where one was not among the k strongest, and where none were kept.
+        """The activations of these features at a site.
+
+        They are 0 where a feature is not among the token's k strongest, and where
+        features were not kept.
 
         Raises:
             UnknownSite: this run was not captured there.
-            InvalidArgument: a feature that the SAE there does not have.
-            ShapeMismatch: a mask over another number of features than it has.
+            InvalidArgument: the SAE there does not have one of the features.
+            ShapeMismatch: ``features`` is a mask over another number of features.
         """
         numbers = arguments.features(features)
-        if mask_length(features) not in (None, self.d_sae(site)):
+        d_sae = self.d_sae(site)
+        mask_length = arguments.mask_length(features)
+        if mask_length not in (None, d_sae):
             raise ShapeMismatch(
-                f"the mask is over {mask_length(features)} features; the SAE at {site} has {self.d_sae(site)} of them"
+                f"the mask is over {mask_length} features; "
+                f"the SAE at {site} has {d_sae} of them"
             )
-        if max(numbers) >= self.d_sae(site):
+        if max(numbers) >= d_sae:
             raise InvalidArgument(
-                f"the SAE at {site} has features 0 to {self.d_sae(site) - 1}; got {max(numbers)}"
+                f"the SAE at {site} has features 0 to {d_sae - 1}; got {max(numbers)}"
             )
-        return activations_of(self.codes[self._name(site)], numbers)
+        return activations_of(self.codes[self._name_of(site)], numbers)
 
     def mean_activations(
         self, site: str, features: int | Sequence[int] | Tensor
@@ -115,39 +132,31 @@ class Run:
         """The mean of each of these features over the tokens whose features were kept.
 
         Raises:
-            InvalidArgument: no features were kept at the site; and as in ``activations``.
+            InvalidArgument: no features were kept at the site.
+            UnknownSite, ShapeMismatch: as in ``activations``.
         """
-        activations, mask = self.activations(site, features), self.mask(site)
+        activations = self.activations(site, features)
+        mask = self.mask(site)
         if not mask.any():
             raise InvalidArgument(
-                f"this run kept no features at {site}, so they have no mean; capture it with other positions="
+                f"this run kept no features at {site}, so they have no mean; "
+                "capture it with other positions="
             )
         return activations[mask.to(activations.device)].mean(0)
 
     def d_sae(self, site: str) -> int:
-        """How many features the SAE at a site has; errors as in ``activations``."""
-        return self.codes[self._name(site)].d_sae
+        """The number of features of the SAE at a site; errors as in ``activations``."""
+        return self.codes[self._name_of(site)].d_sae
 
     def mask(self, site: str) -> Bool[Tensor, "batch pos"]:
         """Where features were kept at a site; errors as in ``activations``."""
-        name = self._name(site)
-        return (
-            self.kept[name]
-            if name in self.kept
-            else torch.ones(self.codes[name].values.shape[:-1], dtype=torch.bool)
-        )
-
-    def _name(self, site: str) -> str:
-        """The name this run has for a site, whichever of its spellings was given."""
-        found = next((name for name in spellings(site) if name in self.codes), None)
-        if found is None:
-            raise UnknownSite(
-                f"this run was not captured at {site!r}; it was at: {closest(site, self.codes)}"
-            )
-        return found
+        name = self._name_of(site)
+        if name in self.kept:
+            return self.kept[name]
+        return torch.ones(self.codes[name].values.shape[:-1], dtype=torch.bool)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """The run as JSON values; ``from_dict`` reads them."""
         return {
             site: {
                 "d_sae": code.d_sae,
@@ -163,22 +172,19 @@ class Run:
         """The inverse of ``to_dict``.
 
         Raises:
-            FormatError: something else.
+            FormatError: anything that ``to_dict`` does not write.
         """
+        codes = {}
+        masks = {}
         try:
-            codes = {
-                site: SparseCode(
+            for site, code in content.items():
+                codes[site] = SparseCode(
                     torch.tensor(code["values"]),
                     torch.tensor(code["indices"], dtype=torch.int64),
                     code["d_sae"],
                 )
-                for site, code in content.items()
-            }
-            kept = {
-                site: torch.tensor(code["kept"], dtype=torch.bool)
-                for site, code in content.items()
-            }
-            return cls(codes, kept)
+                masks[site] = torch.tensor(code["kept"], dtype=torch.bool)
+            return cls(codes, masks)
         except (
             KeyError,
             TypeError,
@@ -187,8 +193,19 @@ class Run:
             ShapeMismatch,
         ) as error:
             raise FormatError(
-                f"a run is written as d_sae, indices, values and kept by site; this is not ({error})"
+                "a run is written as d_sae, indices, values and kept by site; "
+                f"this is not ({error})"
             ) from error
+
+    def _name_of(self, site: str) -> str:
+        """The name this run has for a site, which may be given in another spelling."""
+        for name in spellings(site):
+            if name in self.codes:
+                return name
+        raise UnknownSite(
+            f"this run was not captured at {site!r}; it was at: "
+            f"{closest(site, self.codes)}"
+        )
 
     def __eq__(self, other: object) -> bool:
         """Whether all numbers are equal."""
@@ -200,24 +217,35 @@ class Run:
 
     def __repr__(self) -> str:
         """Sites and shapes."""
-        return f"Run({', '.join(f'{site}: {code!r}' for site, code in self.codes.items())})"
-
-
-def _code(sae: SAE, x: Tensor, mask: Tensor, k: int | None) -> SparseCode:
-    # Zeroed on the way in, too: what is left out must not be checked.
-    return sae.encode(
-        x.where(mask.to(x.device).unsqueeze(-1), 0).to(sae.W_enc.device), k
-    ).where(mask)
+        codes = ", ".join(f"{site}: {code!r}" for site, code in self.codes.items())
+        return f"Run({codes})"
 
 
 def activations_of(
     code: SparseCode, features: Sequence[int]
 ) -> Float[Tensor, "*batch features"]:
-    """Columns of the dense code, without building it: the activation of each of these features, 0 where it is not in the code."""
-    column = code.indices.new_full((code.d_sae,), len(features))
-    column[torch.as_tensor(features, device=column.device)] = torch.arange(
-        len(features), device=column.device
-    )
-    # Every other feature goes to one column more, which is dropped.
-    found = code.values.new_zeros(*code.values.shape[:-1], len(features) + 1)
-    return found.scatter_add(-1, column[code.indices], code.values)[..., :-1]
+    """Columns of the dense code, without building it.
+
+    >>> code = SparseCode(torch.tensor([[3.0, 1.0]]), torch.tensor([[4, 0]]), d_sae=6)
+    >>> activations_of(code, [0, 5, 4])
+    tensor([[1., 0., 3.]])
+
+    Args:
+        code: the code.
+        features: numbers of the columns, without repetition.
+    """
+    n_features = len(features)
+    device = code.indices.device
+    column = code.indices.new_full((code.d_sae,), n_features)
+    numbers = torch.as_tensor(features, device=device)
+    column[numbers] = torch.arange(n_features, device=device)
+
+    # All other features are added to one more column, which is dropped.
+    columns = code.values.new_zeros(*code.values.shape[:-1], n_features + 1)
+    return columns.scatter_add(-1, column[code.indices], code.values)[..., :-1]
+
+
+def _masked_code(sae: SAE, x: Tensor, mask: Tensor, k: int | None) -> SparseCode:
+    # Zeroed on the way in, too: left-out positions must not be checked for NaN.
+    masked = x.where(mask.to(x.device).unsqueeze(-1), 0)
+    return sae.encode(masked.to(sae.W_enc.device), k).where(mask)

@@ -1,4 +1,7 @@
-"""Random sequences of what a user can do with a splice, on two hosts at once; at the end neither model remembers any of it."""
+"""No sequence of what a user can do with splices leaves anything in a model.
+
+Random sequences run on two hosts at once.
+"""
 
 import pytest
 import tiny
@@ -23,7 +26,10 @@ HOSTS = ("lens", "transformers_model")
 
 
 def _marks(model):
-    """Whatever a splice could leave in a model: hooks, replaced forwards, edits, hook points, names of tensors."""
+    """Everything a splice could leave in a model.
+
+    Hooks, names of tensors, edits and hook points.
+    """
     module = getattr(model, "_module", model)
     return (
         [
@@ -42,7 +48,11 @@ def _marks(model):
 
 
 class SplicesOnTwoHosts(RuleBasedStateMachine):
-    """Every step is done on both hosts; every run must give the same numbers on both, and bare ones when nothing is attached."""
+    """Every step is done on both hosts.
+
+    Every run must give the same numbers on both, and those of the bare model when
+    nothing is attached.
+    """
 
     @initialize()
     def start(self):
@@ -92,16 +102,18 @@ class SplicesOnTwoHosts(RuleBasedStateMachine):
     def detach(self, data):
         spliced = data.draw(st.sampled_from(self.splices))
         self.splices.remove(spliced)
-        for one in spliced.values():
-            one.detach()
+        for splice in spliced.values():
+            splice.detach()
 
     @rule()
     def run(self):
         with torch.no_grad():
-            found = {
+            logits = {
                 host: tiny.logits(model, TOKENS) for host, model in self.models.items()
             }
-        torch.testing.assert_close(found[HOSTS[1]], found[HOSTS[0]], rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            logits[HOSTS[1]], logits[HOSTS[0]], rtol=0, atol=1e-5
+        )
 
     @rule()
     @precondition(lambda self: self.splices)
@@ -127,8 +139,8 @@ class SplicesOnTwoHosts(RuleBasedStateMachine):
 
     def teardown(self):
         for spliced in getattr(self, "splices", []):
-            for one in spliced.values():
-                one.detach()
+            for splice in spliced.values():
+                splice.detach()
         self.splices = []
         if hasattr(self, "models"):
             self.nothing_is_left_when_nothing_is_attached()

@@ -1,4 +1,4 @@
-"""Splices and edits in generation: on every new token, with a cache and without one."""
+"""Splices and edits act on every generated token, with a cache and without one."""
 
 import pytest
 import tiny
@@ -7,44 +7,39 @@ import torch
 import sae_lens_ext as sle
 
 SITE = "blocks.1.hook_resid_post"
-NEW = 6
+N_NEW = 6
 
 
 def _generated(model, tokens, use_cache):
-    """Tokens, and the logits each was chosen by."""
+    """Tokens, and the logits that each was chosen by."""
+    options = {
+        "max_new_tokens": N_NEW,
+        "do_sample": False,
+        "output_logits": True,
+    }
     if hasattr(model, "trace"):
         with model.generate(
-            tokens,
-            max_new_tokens=NEW,
-            do_sample=False,
-            use_cache=use_cache,
-            output_logits=True,
-            return_dict_in_generate=True,
+            tokens, use_cache=use_cache, return_dict_in_generate=True, **options
         ) as tracer:
-            out = tracer.result.save()
-        return out.sequences, torch.stack(out.logits, 1)
-    if hasattr(model, "hook_dict"):
-        out = model.generate(
+            output = tracer.result.save()
+    elif hasattr(model, "hook_dict"):
+        output = model.generate(
             tokens,
-            max_new_tokens=NEW,
-            do_sample=False,
             use_past_kv_cache=use_cache,
             stop_at_eos=False,
             return_type="tokens",
-            output_logits=True,
             verbose=False,
+            **options,
         )
-        return out.sequences, torch.stack(out.logits, 1)
-    out = model.generate(
-        tokens,
-        max_new_tokens=NEW,
-        min_new_tokens=NEW,
-        do_sample=False,
-        use_cache=use_cache,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    return out.sequences, torch.stack(out.logits, 1)
+    else:
+        output = model.generate(
+            tokens,
+            min_new_tokens=N_NEW,
+            use_cache=use_cache,
+            return_dict_in_generate=True,
+            **options,
+        )
+    return output.sequences, torch.stack(output.logits, 1)
 
 
 CASES = {
@@ -70,6 +65,7 @@ CASES = {
 
 @pytest.fixture(scope="module", params=["gemma2", "gpt2"])
 def models(request):
+    """The same weights on three hosts."""
     return {
         host: tiny.hosted(host, request.param)
         for host in ("lens", "torch", "transformers_model")
@@ -80,45 +76,47 @@ def models(request):
 def test_every_host_generates_the_same_with_a_cache_and_without(models, case):
     tokens = tiny.tokens(rows=2, length=10)
     sae = tiny.sae(exclude_special_tokens=case == "splice-but-special-tokens")
-    found = {}
+    # A mask is as long as the prompt, so it needs the cache that keeps the prompt a run
+    # of its own.
+    cache_settings = (True,) if case == "mask-of-the-prompt" else (True, False)
+    outputs = {}
     for host, model in models.items():
-        # A mask is as long as the prompt, so it needs the cache that keeps the prompt a run of its own.
-        for use_cache in (True,) if case == "mask-of-the-prompt" else (True, False):
+        for use_cache in cache_settings:
             with torch.no_grad(), sle.splice(model, sae, **CASES[case]):
-                found[host, use_cache] = _generated(model, tokens, use_cache)
-    expected_tokens, expected_logits = found["torch", True]
-    for (host, use_cache), (generated, logits) in found.items():
-        assert generated.tolist() == expected_tokens.tolist(), (host, use_cache)
+                outputs[host, use_cache] = _generated(model, tokens, use_cache)
+
+    expected_tokens, expected_logits = outputs["torch", True]
+    for setting, (generated, logits) in outputs.items():
+        assert generated.tolist() == expected_tokens.tolist(), setting
         torch.testing.assert_close(
             logits,
             expected_logits,
             rtol=0,
             atol=1e-4,
-            msg=lambda text, where=(host, use_cache): f"{where}: {text}",
+            msg=lambda text, setting=setting: f"{setting}: {text}",
         )
     _, bare_logits = _generated(models["torch"], tokens, True)
     assert not torch.allclose(bare_logits, expected_logits, atol=1e-3)
 
 
 def test_generating_is_running_the_longer_text(models):
-    """The last logits of a generation are those of a whole run over what was generated."""
-    tokens, sae = tiny.tokens(rows=1, length=10), tiny.sae()
-    edits = [sle.Steer(5, by=3.0, positions=slice(3, 13))]
+    """The logits of a generation are those of a whole run over the generated text."""
     model = models["torch"]
-    with torch.no_grad(), sle.splice(model, sae, k=4, edits=edits):
+    tokens = tiny.tokens(rows=1, length=10)
+    edits = [sle.Steer(5, by=3.0, positions=slice(3, 13))]
+    with torch.no_grad(), sle.splice(model, tiny.sae(), k=4, edits=edits):
         generated, logits = _generated(model, tokens, True)
         whole = model(generated).logits
     torch.testing.assert_close(whole[:, 9:-1], logits, rtol=0, atol=1e-4)
 
 
-def test_the_mean_of_a_run_is_not_known_in_cached_generation(models):
+def test_rejects_the_mean_of_a_run_in_cached_generation(models):
+    message = "the mean over a run's tokens is not known in cached generation"
+    edits = [sle.Ablate(range(48), to="mean")]
     for model in models.values():
         with (
-            pytest.raises(
-                sle.InvalidArgument,
-                match="the mean over a run's tokens is not known in cached generation",
-            ),
-            sle.splice(model, tiny.sae(), edits=[sle.Ablate(range(48), to="mean")]),
+            pytest.raises(sle.InvalidArgument, match=message),
+            sle.splice(model, tiny.sae(), edits=edits),
         ):
             _generated(model, tiny.tokens(rows=1), True)
 

@@ -1,4 +1,4 @@
-"""The hook points inside a splice, under SAELens' names and TransformerLens' own mechanism."""
+"""The points inside a splice have SAELens' names and TransformerLens' mechanism."""
 
 import pytest
 import tiny
@@ -18,24 +18,26 @@ POINTS = [
 
 @pytest.fixture
 def sae():
+    """A random SAE after block 1."""
     return tiny.sae()
 
 
+def _is_point(name):
+    return ".hook_sae_" in name
+
+
 @pytest.mark.parametrize("prefix", [SITE, "blocks.1.hook_out"])
-def test_a_cache_holds_them(model, sae, prefix):
+def test_a_cache_holds_the_points(model, sae, prefix):
     tokens = tiny.tokens()
     _, bare = model.run_with_cache(tokens, names_filter=SITE)
     x = bare[SITE]
+    edits = [sle.Steer(5, by=2.0)]
     with (
         torch.no_grad(),
-        sle.splice(
-            model, {prefix: sae}, k=3, error_term=True, edits=[sle.Steer(5, by=2.0)]
-        ),
+        sle.splice(model, {prefix: sae}, k=3, error_term=True, edits=edits),
     ):
-        _, cache = model.run_with_cache(
-            tokens, names_filter=lambda name: ".hook_sae_" in name
-        )
-        found = {point: cache[f"{prefix}.{point}"] for point in POINTS}
+        _, cache = model.run_with_cache(tokens, names_filter=_is_point)
+
     acts = sae.encode(x, 3).dense()
     acts[..., 5] += 2.0
     recons = acts @ sae.W_dec + sae.b_dec
@@ -48,7 +50,7 @@ def test_a_cache_holds_them(model, sae, prefix):
     }
     for point in POINTS:
         torch.testing.assert_close(
-            found[point],
+            cache[f"{prefix}.{point}"],
             expected[point],
             rtol=1e-4,
             atol=1e-5,
@@ -57,27 +59,24 @@ def test_a_cache_holds_them(model, sae, prefix):
 
 
 @pytest.mark.parametrize("error_term", [True, "reference"])
-def test_what_is_explained_and_the_error_make_up_the_output(model, sae, error_term):
-    tokens, edits = tiny.tokens(), [sle.Steer(5, by=2.0)]
+def test_the_reconstruction_and_the_error_make_up_the_output(model, sae, error_term):
+    tokens = tiny.tokens()
+    edits = [sle.Steer(5, by=2.0)]
     with (
         torch.no_grad(),
         sle.splice(model, sae, k=3, error_term=error_term, edits=edits) as spliced,
     ):
-        _, cache = model.run_with_cache(
-            tokens, names_filter=lambda name: ".hook_sae_" in name
+        _, cache = model.run_with_cache(tokens, names_filter=_is_point)
+        remove_error = (
+            f"{SITE}.hook_sae_error",
+            lambda error, hook: torch.zeros_like(error),
         )
-        found = {point: cache[f"{SITE}.{point}"] for point in POINTS}
-        without = model.run_with_hooks(
-            tokens,
-            fwd_hooks=[
-                (f"{SITE}.hook_sae_error", lambda error, hook: torch.zeros_like(error))
-            ],
-        )
+        without_error = model.run_with_hooks(tokens, fwd_hooks=[remove_error])
         spliced.error_term = False
-        torch.testing.assert_close(without, model(tokens), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(without_error, model(tokens), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
-        found["hook_sae_recons"] + found["hook_sae_error"],
-        found["hook_sae_output"],
+        cache[f"{SITE}.hook_sae_recons"] + cache[f"{SITE}.hook_sae_error"],
+        cache[f"{SITE}.hook_sae_output"],
         rtol=1e-4,
         atol=1e-5,
     )
@@ -85,7 +84,9 @@ def test_what_is_explained_and_the_error_make_up_the_output(model, sae, error_te
 
 @pytest.mark.parametrize("error_term", [False, True])
 @pytest.mark.parametrize("in_place", [False, True])
-def test_what_a_hook_changes_there_changes_the_model(model, sae, error_term, in_place):
+def test_a_hook_that_changes_features_changes_the_model(
+    model, sae, error_term, in_place
+):
     tokens = tiny.tokens()
 
     def silence(acts, hook):
@@ -96,99 +97,77 @@ def test_what_a_hook_changes_there_changes_the_model(model, sae, error_term, in_
 
     with torch.no_grad():
         with sle.splice(model, sae, k=3, error_term=error_term):
-            hooked = model.run_with_hooks(
-                tokens, fwd_hooks=[(f"{SITE}.hook_sae_acts_post", silence)]
-            )
+            hook = (f"{SITE}.hook_sae_acts_post", silence)
+            hooked = model.run_with_hooks(tokens, fwd_hooks=[hook])
             untouched = model(tokens)
-        with sle.splice(
-            model, sae, k=3, error_term=error_term, edits=[sle.Ablate(range(24))]
-        ):
+        edits = [sle.Ablate(range(24))]
+        with sle.splice(model, sae, k=3, error_term=error_term, edits=edits):
             edited = model(tokens)
     torch.testing.assert_close(hooked, edited, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(hooked, untouched, atol=1e-3)
 
 
-def test_the_other_points_can_be_changed_too(model, sae):
+@pytest.mark.parametrize(
+    "point", ["hook_sae_recons", "hook_sae_error", "hook_sae_output"]
+)
+def test_a_hook_that_adds_at_another_point_adds_to_the_output(model, sae, point):
     tokens = tiny.tokens()
-    for point, expected in (
-        ("hook_sae_recons", 1.0),
-        ("hook_sae_error", 1.0),
-        ("hook_sae_output", 1.0),
-    ):
-        seen = {}
-        for name, hooks in (
-            ("clean", []),
-            ("changed", [(f"{SITE}.{point}", lambda tensor, hook: tensor + 1)]),
-        ):
-            with torch.no_grad(), sle.splice(model, sae, k=3, error_term=True):
-                keep = (
-                    SITE,
-                    lambda x, hook, name=name, seen=seen: seen.update(
-                        {name: x.clone()}
-                    ),
-                )
-                model.run_with_hooks(tokens, fwd_hooks=[*hooks, keep])
-        torch.testing.assert_close(
-            seen["changed"] - seen["clean"],
-            torch.full((2, 10, 32), expected),
-            rtol=1e-4,
-            atol=1e-5,
-        )
+    add_one = (f"{SITE}.{point}", lambda tensor, hook: tensor + 1)
+    outputs = []
+    keep = (SITE, lambda x, hook: outputs.append(x.clone()))
+    with torch.no_grad(), sle.splice(model, sae, k=3, error_term=True):
+        model.run_with_hooks(tokens, fwd_hooks=[keep])
+        model.run_with_hooks(tokens, fwd_hooks=[add_one, keep])
+    clean, changed = outputs
+    torch.testing.assert_close(
+        changed - clean, torch.ones(2, 10, 32), rtol=1e-4, atol=1e-5
+    )
 
 
-def test_nothing_dense_is_built_when_nobody_listens(model, sae, monkeypatch):
+def test_nothing_dense_is_built_without_listeners(model, sae, monkeypatch):
     monkeypatch.setattr(
         sle.SparseCode, "dense", lambda self: pytest.fail("a dense code was built")
     )
-    with (
-        torch.no_grad(),
-        sle.splice(model, sae, error_term=True, edits=[sle.Steer(3, by=1.0)]),
-    ):
+    edits = [sle.Steer(3, by=1.0)]
+    with torch.no_grad(), sle.splice(model, sae, error_term=True, edits=edits):
         model(tiny.tokens())
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gpt2"])
-def test_gradients_reach_the_features(name):
-    model, sae, kept = tiny.bridge(name, torch.float64), tiny.sae().double(), {}
+# Gemma computes its norms in float32 whatever the model is in, so a small step would
+# drown in rounding.
+@pytest.mark.parametrize(("name", "step"), [("gemma2", 3e-2), ("gpt2", 1e-4)])
+def test_gradients_at_features_are_the_measured_effects(name, step):
+    """The effect of a small step along one feature is its gradient times the step."""
+    model = tiny.bridge(name, torch.float64)
+    sae = tiny.sae().double()
+    tokens = tiny.tokens()
+    leaves = []
 
     def keep(acts, hook):
         acts.retain_grad()
-        kept["acts"] = acts
+        leaves.append(acts)
 
-    tokens = tiny.tokens()
     with sle.splice(model, sae, k=3, error_term=True):
-        logits = model.run_with_hooks(
-            tokens, fwd_hooks=[(f"{SITE}.hook_sae_acts_post", keep)]
-        )
+        hook = (f"{SITE}.hook_sae_acts_post", keep)
+        logits = model.run_with_hooks(tokens, fwd_hooks=[hook])
         logits[:, -1].square().sum().backward()
-    acts, grad = kept["acts"].detach(), kept["acts"].grad
-    # What the gradient says of a small step along one feature is what the step does.
-    row, position, feature = (torch.nonzero(acts)[-1]).tolist()
-    # Gemma computes its norms in float32 whatever the model is in, so a small step would drown in rounding.
-    step = {"gemma2": 3e-2, "gpt2": 1e-4}[name]
+    (acts,) = leaves
+    row, position, feature = torch.nonzero(acts.detach())[-1].tolist()
 
-    def measured(by):
-        with (
-            torch.no_grad(),
-            sle.splice(
-                model,
-                sae,
-                k=3,
-                error_term=True,
-                edits=[sle.Steer(feature, by=by, rows=[row], positions=[position])],
-            ),
-        ):
+    def metric_after(by):
+        edits = [sle.Steer(feature, by=by, rows=[row], positions=[position])]
+        with torch.no_grad(), sle.splice(model, sae, k=3, error_term=True, edits=edits):
             return model(tokens)[:, -1].square().sum().item()
 
-    assert (measured(step) - measured(-step)) / (2 * step) == pytest.approx(
-        grad[row, position, feature].item(), rel=1e-2
-    )
+    slope = (metric_after(step) - metric_after(-step)) / (2 * step)
+    gradient = acts.grad[row, position, feature].item()
+    assert slope == pytest.approx(gradient, rel=1e-2)
 
 
 def test_the_points_go_with_the_splice(model, sae):
-    before = set(model.hook_dict)
+    names = set(model.hook_dict)
     with sle.splice(model, sae) as first:
-        assert set(model.hook_dict) - before == {
+        assert set(model.hook_dict) - names == {
             f"{prefix}.{point}"
             for prefix in (SITE, "blocks.1.hook_out")
             for point in POINTS
@@ -198,4 +177,4 @@ def test_the_points_go_with_the_splice(model, sae):
         assert f"{SITE}.hook_sae_input" in model.hook_dict
         assert first.saes
         assert not any("hook_sae" in name for name in model.state_dict())
-    assert set(model.hook_dict) == before
+    assert set(model.hook_dict) == names

@@ -1,4 +1,4 @@
-"""On Gemma 3 270M, the bundled model: what is claimed of this package, on activations that no test made up."""
+"""The package's claims hold on Gemma 3 270M, the bundled model, and its activations."""
 
 import pytest
 import tiny
@@ -12,39 +12,45 @@ from sae_lens_ext.sae import FVU
 from sae_lens_ext.training import Activations, TrainConfig, train
 
 
-def test_it_is_a_language_model(gemma3):
+def test_the_bundled_model_is_a_language_model(gemma3):
     logits = gemma3("The capital of France is Paris, and the capital of Japan is")
     assert gemma3.tokenizer.decode(logits[0, -1].argmax()) == " Tokyo"
 
 
 def test_one_hierarchical_sae_is_as_good_as_a_topk_sae_at_its_own_k(gemma3_activations):
-    """The paper's claim, small: the same data, steps and sizes; error on held-out activations at the k the TopK SAE is for."""
+    """The paper's claim, small.
+
+    The same data, steps and sizes; the error is on held-out activations, at the k that
+    the TopK SAE is trained for.
+    """
     values = gemma3_activations.values
     # Every tenth run of 127 tokens, one row of text, is held out.
-    held_out = (torch.arange(len(values)) // 127) % 10 == 0
-    data = Activations(values[~held_out][:30_000], DEMO_SITE, n_special=1)
+    is_held_out = (torch.arange(len(values)) // 127) % 10 == 0
+    data = Activations(values[~is_held_out][:30_000], DEMO_SITE, n_special=1)
+    held_out = values[is_held_out]
 
     def error_at(sae, k):
         fvu = FVU()
         with torch.no_grad():
-            fvu.update(values[held_out], sae(values[held_out], k))
+            fvu.update(held_out, sae(held_out, k))
         return fvu.value()
 
     common = {"d_sae": 1024, "epochs": 4, "batch_size": 1024, "lr": 3e-3}
     hierarchical = train(data, TrainConfig(k=32, **common), progress=False).sae
     for k in (16, 32):
-        topk = train(
-            data, TrainConfig(k=k, objective=TopK(), **common), progress=False
-        ).sae
+        config = TrainConfig(k=k, objective=TopK(), **common)
+        topk = train(data, config, progress=False).sae
         assert error_at(hierarchical, k) <= error_at(topk, k), f"at k={k}"
-        for other in {4, 8, 16} - {k}:
-            assert error_at(hierarchical, other) < error_at(topk, min(other, k)), (
-                f"TopK {k} used at {other}"
+        for other_k in {4, 8, 16} - {k}:
+            topk_error = error_at(topk, min(other_k, k))
+            assert error_at(hierarchical, other_k) < topk_error, (
+                f"TopK {k} used at {other_k}"
             )
 
 
 @pytest.fixture(scope="module")
 def demo_sae(gemma3):
+    """The SAE of the demo, trained on first use."""
     return sle.demo_sae(gemma3, progress=False)
 
 
@@ -64,7 +70,7 @@ def test_turning_k_is_exact_and_the_model_comes_back(gemma3, demo_sae):
 
 
 def test_every_host_gives_the_same_numbers(gemma3, demo_sae):
-    """The bridge, the Hugging Face model and nnsight around it, for one k and one edit."""
+    """The bridge, the Hugging Face model and nnsight around it, for one k and edit."""
     import nnsight
     from transformers import AutoModelForCausalLM
 
@@ -72,26 +78,19 @@ def test_every_host_gives_the_same_numbers(gemma3, demo_sae):
     plain = AutoModelForCausalLM.from_pretrained(
         prepare_bundled(progress=False), dtype=torch.float32, local_files_only=True
     )
-    found = {}
+    models = {"lens": gemma3, "torch": plain, "nnsight": nnsight.NNsight(plain)}
+    logits = {}
     with torch.no_grad():
-        for name, model in (
-            ("lens", gemma3),
-            ("torch", plain),
-            ("nnsight", nnsight.NNsight(plain)),
-        ):
-            feature = int(
-                sle.Run.capture(model, tokens, demo_sae)
-                .codes[DEMO_SITE]
-                .indices[0, -1, 0]
-            )
-            with sle.splice(
-                model, demo_sae, k=8, edits=[sle.Scale(feature, by=2, positions=[-1])]
-            ):
-                found[name] = tiny.logits(model, tokens)
+        for name, model in models.items():
+            code = sle.Run.capture(model, tokens, demo_sae).codes[DEMO_SITE]
+            strongest = int(code.indices[0, -1, 0])
+            edits = [sle.Scale(strongest, by=2, positions=[-1])]
+            with sle.splice(model, demo_sae, k=8, edits=edits):
+                logits[name] = tiny.logits(model, tokens)
     for name in ("torch", "nnsight"):
         torch.testing.assert_close(
-            found[name],
-            found["lens"],
+            logits[name],
+            logits["lens"],
             rtol=0,
             atol=1e-4,
             msg=lambda text, name=name: f"{name}: {text}",
@@ -99,24 +98,28 @@ def test_every_host_gives_the_same_numbers(gemma3, demo_sae):
 
 
 def test_a_feature_does_what_its_attribution_says(gemma3, demo_sae):
-    """Gradient times activation picks a feature that speaks for the next word; without it that word loses, with more of it, it wins."""
+    """Gradient times activation finds a feature that speaks for the next word.
+
+    Without the feature that word loses; with more of it, the word wins.
+    """
     tokens = gemma3.to_tokens(
-        "If the key is not in the dictionary, a KeyError is raised; if the index is out of range, an"
+        "If the key is not in the dictionary, a KeyError is raised; "
+        "if the index is out of range, an"
     )
-    kept = {}
+    leaves = []
 
     def keep(acts, hook):
         acts.retain_grad()
-        kept["acts"] = acts
+        leaves.append(acts)
 
     with sle.splice(gemma3, demo_sae, error_term=True):
-        logits = gemma3.run_with_hooks(
-            tokens, fwd_hooks=[(f"{DEMO_SITE}.hook_sae_acts_post", keep)]
-        )[0, -1]
+        hook = (f"{DEMO_SITE}.hook_sae_acts_post", keep)
+        logits = gemma3.run_with_hooks(tokens, fwd_hooks=[hook])[0, -1]
         word = int(logits.argmax())
         (logits[word] - logits.mean()).backward()
     gemma3.zero_grad()
-    attribution = (kept["acts"].grad * kept["acts"].detach())[0].sum(0)
+    (acts,) = leaves
+    attribution = (acts.grad * acts.detach())[0].sum(0)
     feature = int(attribution.argmax())
     assert gemma3.tokenizer.decode(word) == " error"
 
@@ -129,9 +132,10 @@ def test_a_feature_does_what_its_attribution_says(gemma3, demo_sae):
         return (logits[word] - logits.mean()).item()
 
     bare = score([])
-    active = kept["acts"].detach()[0, :, feature].amax().item()
+    largest = acts.detach()[0, :, feature].amax().item()
     assert score([sle.Ablate(feature)]) < bare
-    # The measured effect of a small step is the attribution's: the sum over positions of gradient times change.
-    small = score([sle.Scale(feature, by=1.01)]) - bare
-    assert small == pytest.approx(0.01 * attribution[feature].item(), rel=0.2)
-    assert score([sle.Steer(feature, by=0.1 * active, positions=[-1])]) > bare
+    # The measured effect of a small step is the attribution's: the sum over positions
+    # of gradient times change.
+    effect = score([sle.Scale(feature, by=1.01)]) - bare
+    assert effect == pytest.approx(0.01 * attribution[feature].item(), rel=0.2)
+    assert score([sle.Steer(feature, by=0.1 * largest, positions=[-1])]) > bare

@@ -115,11 +115,11 @@ def test_a_splice_on_transformerlens_3_is_exact_and_leaves_nothing(model):
 
 
 def test_a_sweep_on_transformerlens_3_agrees_with_whole_runs(model, monkeypatch):
-    from sae_lens_ext.interventions.sweep.table import Runs
+    from sae_lens_ext.interventions.sweep import SweptModel
 
     sae, tokens = tiny.sae(), tiny.tokens(rows=3)
     short = sle.sweep_k(model, tokens, sae, progress=False)
-    monkeypatch.setattr(Runs, "_skipping_is_exact", lambda self: False)
+    monkeypatch.setattr(SweptModel, "_skipping_is_exact", lambda self: False)
     whole = sle.sweep_k(model, tokens, sae, progress=False)
     torch.testing.assert_close(
         torch.tensor(short.to_numpy()),

@@ -1,4 +1,4 @@
-"""Cross-entropy and KL divergence of next-token logits, against a bare run that is held once."""
+"""Cross-entropy and KL divergence of logits, against those of the bare model."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,20 +9,30 @@ from sae_lens_ext.hosts import Host
 
 
 def rows_that_fit(host: Host, scored: Int[Tensor, " scored"], memory_mb: int) -> int:
-    """How many rows' logits fit into this much memory: in float32, 262,144 words are a megabyte for every scored position.
+    """The number of rows whose logits fit into this much memory, at least one.
+
+    In float32, a vocabulary of 262,144 takes a megabyte for every scored position.
+
+    Args:
+        host: the model.
+        scored: positions of a row whose logits are computed.
+        memory_mb: the memory, in MiB.
 
     Raises:
-        UnsupportedHost: the model does not say how many words it knows.
+        UnsupportedHost: the model does not say how large its vocabulary is.
     """
     if host.d_vocab is None:
         raise UnsupportedHost(
-            f"cannot tell which module of a {type(host.model).__name__} makes the logits; give a language model"
+            f"cannot tell which module of a {type(host.model).__name__} makes the "
+            "logits; give a language model"
         )
     return max(1, (memory_mb << 20) // (4 * host.d_vocab * len(scored)))
 
 
 class BareScores:
-    """The unchanged model's predictions, and how others compare with them; sums over the tokens that count, in nats.
+    """The bare model's predictions, and how those of other worlds compare with them.
+
+    Scores are sums over the tokens that count, in nats.
 
     Attributes:
         ce: summed cross-entropy of the bare model.
@@ -35,7 +45,8 @@ class BareScores:
         counts: Bool[Tensor, "batch scored"],
     ) -> None:
         """Keep what comparing needs: the bare probabilities and their logarithms."""
-        self._targets, self._counts = targets, counts
+        self._targets = targets
+        self._counts = counts
         self._log_probs = logits.float().log_softmax(dim=-1)
         self._probs = self._log_probs.exp()
         self.ce = self._cross_entropy(self._log_probs)
@@ -43,13 +54,14 @@ class BareScores:
     def compare(
         self, logits: Float[Tensor, "batch scored d_vocab"]
     ) -> tuple[float, float]:
-        """(cross-entropy, KL divergence from the bare distribution), each summed."""
+        """Cross-entropy, and KL divergence from the bare distribution, each summed."""
         log_probs = logits.float().log_softmax(dim=-1)
         ce = self._cross_entropy(log_probs)
-        # The difference first: summing p log p and p log q apart would cancel, and err by more than small divergences.
-        return ce, self._sum(
-            torch.linalg.vecdot(self._probs, log_probs.neg_().add_(self._log_probs))
-        )
+        # The difference first: summing p log p and p log q apart would cancel, and err
+        # by more than small divergences. In place, because the tensor is the largest
+        # here.
+        log_ratio = log_probs.neg_().add_(self._log_probs)
+        return ce, self._sum(torch.linalg.vecdot(self._probs, log_ratio))
 
     def _cross_entropy(self, log_probs: Float[Tensor, "batch scored d_vocab"]) -> float:
         return self._sum(-log_probs.gather(-1, self._targets.unsqueeze(-1)).squeeze(-1))

@@ -1,0 +1,99 @@
+"""The positions of its runs that a splice acts on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.hosts import Host
+from sae_lens_ext.interventions.positions.selection import Positions, frozen_positions
+from sae_lens_ext.interventions.positions.window import Window
+from sae_lens_ext.sae import SAE
+
+
+@dataclass(frozen=True)
+class SplicedPositions:
+    """The positions of its runs that a splice acts on.
+
+    By default those are all positions except those of tokens that the SAE was not
+    trained on, or, where there is no SAE, those of special tokens.
+
+    Attributes:
+        chosen: the user's choice, frozen; None means everywhere.
+        left_alone: ids of tokens where the splice does not act.
+    """
+
+    chosen: Any
+    left_alone: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, host: Host, sae: SAE | None, positions: Positions
+    ) -> "SplicedPositions":
+        """The user's choice, checked; without one, what the SAE's config says.
+
+        Raises:
+            InvalidArgument: ``positions`` is not a selection; or the SAE says that
+                special tokens were left out, and the model does not say which tokens
+                are special.
+        """
+        frozen = frozen_positions(positions)
+        if positions is not None:
+            return cls(frozen, ())
+        if sae is None:
+            return cls(frozen, tuple(sorted(host.special_token_ids())))
+        return cls(frozen, _untrained_token_ids(host, sae))
+
+    @property
+    def are_all(self) -> bool:
+        """Whether the splice acts everywhere, on any tokens."""
+        return self.chosen is None and not self.left_alone
+
+    def mask(
+        self, window: Window, tokens: Int[Tensor, "batch pos"] | None
+    ) -> Bool[Tensor, "batch pos"] | None:
+        """Where the splice acts in the run in progress, or None for everywhere.
+
+        Raises:
+            ShapeMismatch: the choice is a mask of another shape than the run.
+            InvalidArgument: token ids are to be left alone, and the run was not given
+                any.
+        """
+        if self.are_all:
+            return None
+        if self.chosen is not None:
+            return window.select(self.chosen)
+        if tokens is None or tokens.shape != (window.batch, window.length):
+            raise InvalidArgument(
+                "special tokens are left alone here, and this run was not given token "
+                "ids to find them by; pass positions='all', a slice or a mask"
+            )
+        left_alone = torch.tensor(self.left_alone, device=tokens.device)
+        return ~torch.isin(tokens, left_alone)
+
+    def mask_of(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+        """Where the splice acts in a run of these whole texts."""
+        mask = self.mask(Window(tokens.shape[0], tokens.shape[1]), tokens)
+        if mask is None:
+            return torch.ones_like(tokens, dtype=torch.bool)
+        return mask.to(tokens.device)
+
+
+def _untrained_token_ids(host: Host, sae: SAE) -> tuple[int, ...]:
+    excluded = sae.config.exclude_special_tokens
+    if isinstance(excluded, tuple):
+        return excluded
+    if not excluded:
+        return ()
+
+    special = host.special_token_ids()
+    if not special:
+        raise InvalidArgument(
+            "this SAE was trained without special tokens, and the model has neither a "
+            "tokenizer nor token ids in its config to tell which those are; pass "
+            "positions='all', a slice or a mask"
+        )
+    return tuple(sorted(special))
