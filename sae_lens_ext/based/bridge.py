@@ -128,7 +128,7 @@ class _MixerBridge(_TapsBridge):
 
 
 class _LinearAttentionBridge(_MixerBridge):
-    """Linear attention: a recurrent mixer, which ``ActivationCache.ssm_layers`` lists."""
+    """Linear attention, a recurrent mixer that ``ActivationCache.ssm_layers`` lists."""
 
     def compute_effective_attention(
         self, cache: ActivationCache, layer_idx: int

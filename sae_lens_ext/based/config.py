@@ -232,10 +232,10 @@ class BasedConfig(PreTrainedConfig):
                 "norm_eps",
                 "qk_norm_eps",
                 "initializer_range",
-                at_least=0,
+                at_least=0.0,
             )
-            check(arguments.finite, "rope_theta", above=0)
-            check(arguments.finite, "embedding_dropout", at_least=0, below=1)
+            check(arguments.finite, "rope_theta", above=0.0)
+            check(arguments.finite, "embedding_dropout", at_least=0.0, below=1.0)
             check(arguments.finite, "attention_eps", at_least=_SMALLEST_EPS)
             check(
                 arguments.flag,
