@@ -24,7 +24,7 @@ from sae_lens_ext.kernels import (
 from sae_lens_ext.kernels.quadratic_attention.reference import FeatureMap, divisor
 
 Form = Literal["auto", "dense", "recurrent"]
-"""How linear attention is computed: as hooked taps need it, or always in a form too."""
+"""How linear attention is computed: as hooked taps need it, or in a chosen form too."""
 
 
 class AttentionInputs(NamedTuple):
@@ -56,7 +56,7 @@ class DenseTaps(NamedTuple):
     scores: nn.Module
     phi_q: nn.Module
     phi_k: nn.Module
-    kernel: nn.Module
+    weights: nn.Module
     denom: nn.Module
     pattern: nn.Module
 
@@ -116,7 +116,7 @@ def dense(
     weights = features.weights
     if weights is None:
         weights = feature_map.of_scores(scores)
-    weights, weights_edited = pass_through(taps.kernel, weights.tril())
+    weights, weights_edited = pass_through(taps.weights, weights.tril())
 
     total = weights.sum(-1)
     if before is not None and features.phi_q is not None:

@@ -33,9 +33,9 @@ class LinearAttention(Heads):
     """Causal attention whose weights are a quadratic polynomial of the scores.
 
     Its cost is linear in the number of tokens. Three exact forms give the same numbers,
-    and the hooks on its taps decide which of them runs. Hooks on scores, kernel,
-    denominator, pattern or features run the dense form; hooks on write or state run the
-    recurrent one; without any of these the fastest form runs.
+    and the hooks on its taps decide which of them runs. Hooks on scores, weights
+    (``hook_kernel``), denominator, pattern or features run the dense form; hooks on
+    write or state run the recurrent one; without any of these the fastest form runs.
 
     An edit at any of these taps changes the output as the mathematics says: an edited
     pattern is not divided again; an edited write is remembered by all later tokens; an
