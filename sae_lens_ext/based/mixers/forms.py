@@ -78,12 +78,10 @@ def fastest(inputs: AttentionInputs, feature_map: FeatureMap) -> AttentionOutput
         "eps": feature_map.eps,
         "state": inputs.state,
     }
-    q, k, v = inputs.q, inputs.k, inputs.v
-    if inputs.returns_state:
-        z, state = quadratic_attention_with_state(q, k, v, **options)
-    else:
-        z = quadratic_attention(q, k, v, **options)
-        state = None
+    if not inputs.returns_state:
+        z = quadratic_attention(inputs.q, inputs.k, inputs.v, **options)
+        return AttentionOutput(z, None, is_edited=False)
+    z, state = quadratic_attention_with_state(inputs.q, inputs.k, inputs.v, **options)
     return AttentionOutput(z, state, is_edited=False)
 
 
