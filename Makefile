@@ -68,7 +68,7 @@ $(SAELENS_VENV)/.installed: $(VENV)/.installed constraints-saelens.txt
 # SAELens and TransformerLens 3 warn about their own deprecations; every other warning is
 # an error here too.
 test-saelens: $(SAELENS_VENV)/.installed
-	OMP_NUM_THREADS=1 $(SAELENS_VENV)/bin/python -m pytest tests/saelens tests/based/test_bridge.py --numprocesses=auto --maxprocesses=4 -p no:cacheprovider -W default::DeprecationWarning
+	OMP_NUM_THREADS=1 $(SAELENS_VENV)/bin/python -m pytest tests/saelens tests/based/test_bridge.py tests/claims/test_based_analysis.py tests/claims/test_based_on_hosts.py --numprocesses=auto --maxprocesses=4 -p no:cacheprovider -W default::DeprecationWarning
 
 # The library that `python -m benchmarks train_step` compares with beside SAELens; it sees
 # the rest of the first environment too.

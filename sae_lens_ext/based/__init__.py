@@ -1,11 +1,12 @@
-"""Based and ReBased: language models with linear attention that can be looked into.
+"""Based and ReBased: language models with linear attention, open to inspection.
 
 >>> from sae_lens_ext.based import BasedConfig, BasedForCausalLM
->>> config = BasedConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, feature_dim=4)
+>>> shape = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2}
+>>> config = BasedConfig(**shape, num_attention_heads=2, feature_dim=4)
 >>> sum(parameter.numel() for parameter in BasedForCausalLM(config).parameters())
 23584
 
-Importing this registers them with the Auto classes of ``transformers``.
+Importing this package registers the models with the Auto classes of ``transformers``.
 """
 
 from pathlib import Path
@@ -25,7 +26,7 @@ from sae_lens_ext.errors import InvalidArgument
 register()
 
 KERNELS = FEATURE_MAPS
-"""The name that the table had first."""
+"""An earlier name of ``FEATURE_MAPS``."""
 
 __all__ = [
     "FEATURE_MAPS",
@@ -47,33 +48,38 @@ def boot(
     *,
     revision: str | None = None,
 ) -> Any:
-    """A ``TransformerBridge``: a Based or ReBased model in TransformerLens, in eval mode.
+    """Open a Based or ReBased model in TransformerLens, in eval mode.
 
     Args:
-        config_or_path: a config, for a model with random weights; a folder or hub repository, as for ``load_checkpoint``; or a model, which
-            the bridge takes apart, so use the bridge from then on.
-        tokenizer: of the text that the bridge is given; None takes that of the folder, if it has one.
+        config_or_path: a config, for a model with random weights; a folder or hub
+            repository, as for ``load_checkpoint``; or a model, which the bridge takes
+            apart, so that only the bridge can be used afterwards.
+        tokenizer: the tokenizer for text that is given to the bridge; None loads that
+            of the folder, if it has one.
         revision: branch, tag or commit of the repository.
+
+    Returns:
+        A ``TransformerBridge``.
 
     Raises:
         MissingDependency: TransformerLens is not installed.
-        FormatError: no model there, as for ``load_checkpoint``.
-        InvalidArgument: the model is in a bridge already, has hooks on its taps, or is no Based model.
+        FormatError: the folder or repository holds no model; see ``load_checkpoint``.
+        InvalidArgument: the model is in a bridge already, has hooks on its taps, or is
+            not a Based model.
     """
     bridge = require("sae_lens_ext.based.bridge", "A TransformerBridge")
     if isinstance(config_or_path, BasedConfig):
         model = BasedForCausalLM(config_or_path)
     elif isinstance(config_or_path, BasedForCausalLM):
         model = config_or_path
-    elif not isinstance(config_or_path, str | Path):
-        raise InvalidArgument(
-            f"boot takes a BasedConfig, a BasedForCausalLM, or a folder or repository of one; got a {type(config_or_path).__name__}"
-        )
-    else:
+    elif isinstance(config_or_path, str | Path):
         model = load_checkpoint(config_or_path, revision=revision)
-        if (
-            tokenizer is None
-            and (Path(config_or_path) / "tokenizer_config.json").exists()
-        ):
+        has_tokenizer = (Path(config_or_path) / "tokenizer_config.json").exists()
+        if tokenizer is None and has_tokenizer:
             tokenizer = AutoTokenizer.from_pretrained(config_or_path)
+    else:
+        raise InvalidArgument(
+            "boot takes a BasedConfig, a BasedForCausalLM, or a folder or repository "
+            f"of one; got a {type(config_or_path).__name__}"
+        )
     return bridge.bridged(model.eval(), tokenizer)

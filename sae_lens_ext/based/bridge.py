@@ -1,11 +1,15 @@
-"""Based and ReBased in TransformerLens: a ``TransformerBridge`` with the hook names of a HookedTransformer.
+"""Based and ReBased in TransformerLens: a bridge with a HookedTransformer's hook names.
 
-TransformerLens is told of ``BasedArchitectureAdapter`` by the entry point ``transformer_lens.architectures``, and by ``BasedConfig``
-before ``boot_transformers`` looks it up, which is before entry points are read. So ``TransformerBridge.boot_transformers(folder)`` works;
-``sae_lens_ext.based.boot`` is the short way, for a model without a tokenizer too.
+TransformerLens finds ``BasedArchitectureAdapter`` by the entry point
+``transformer_lens.architectures``, and ``registration`` adds it to the table in which
+``boot_transformers`` looks before entry points are read. So both
+``TransformerBridge.boot_transformers(folder)`` and ``sae_lens_ext.based.boot`` work;
+the latter also opens a model without a tokenizer.
 
-Every tap of the model becomes a hook point of the same name, so the model computes by itself what a hook asks for (see
-``linear_attention.py``), and an edit means on a bridge what it means without one. A mixer of any kind is ``blocks.{l}.attn``.
+Every tap of the model becomes a hook point of the same name. The model therefore
+computes by itself what a hook needs (see ``mixers.linear_attention``), and an edit has
+the same meaning on a bridge as without one. The mixer of a layer is
+``blocks.{l}.attn``, whatever its kind.
 """
 
 from typing import Any
@@ -35,38 +39,42 @@ from transformer_lens.model_bridge.sources._bridge_builder import (
 from sae_lens_ext.based.config import BasedConfig
 from sae_lens_ext.based.mixers.linear_attention import LinearAttention
 from sae_lens_ext.based.model import BasedForCausalLM
-from sae_lens_ext.based.taps import Tap, is_watched
+from sae_lens_ext.based.taps import Tap, is_hooked
 from sae_lens_ext.errors import InvalidArgument
 
-# Points whose position is not on the second axis.
-_OVER_PAIRS = ("hook_attn_scores", "hook_kernel", "hook_pattern")
-# How long a text may be where nothing limits it; TransformerLens wants a number.
-_NO_END = 2**31 - 1
+# Points of shape [batch, head, query, key], whose position is on the third axis.
+_PAIR_POINTS = ("hook_attn_scores", "hook_kernel", "hook_pattern")
+
+# TransformerLens needs a maximum length of a text, also where nothing limits it.
+_UNLIMITED = 2**31 - 1
 
 
 def bridged(model: BasedForCausalLM, tokenizer: Any = None) -> TransformerBridge:
-    """A bridge over a model, which it takes apart: use the bridge from then on.
+    """Open a model in a bridge, which takes it apart: use only the bridge afterwards.
 
     Raises:
-        InvalidArgument: the model is in a bridge already, or there are hooks on its taps.
+        InvalidArgument: the model is in a bridge already, or there are hooks on its
+            taps.
     """
-    if any(isinstance(part, HookPoint) for part in model.modules()):
+    if any(isinstance(module, HookPoint) for module in model.modules()):
         raise InvalidArgument(
-            "this model is in a bridge already, which has taken it apart; use that bridge, or boot a copy made before"
+            "this model is in a bridge already, which has taken it apart; use that "
+            "bridge, or boot a copy made before"
         )
-    watched = [
+    hooked_taps = [
         name
-        for name, part in model.named_modules()
-        if isinstance(part, Tap) and is_watched(part)
+        for name, module in model.named_modules()
+        if isinstance(module, Tap) and is_hooked(module)
     ]
-    if watched:
+    if hooked_taps:
         raise InvalidArgument(
-            f"there are hooks on {', '.join(watched)}, and a bridge puts hook points of its own in the places of these: "
-            "remove the hooks, boot, and hook the bridge"
+            f"there are hooks on {', '.join(hooked_taps)}, which a bridge replaces by "
+            "hook points of its own: remove the hooks, boot, and hook the bridge"
         )
+
     architecture = "BasedForCausalLM"
     ArchitectureAdapterFactory.discover_entry_points()
-    # Of a copy of the sources that was not installed there are none.
+    # A copy of the sources that was not installed has no entry points.
     ArchitectureAdapterFactory._adapters.setdefault(
         architecture, BasedArchitectureAdapter
     )
@@ -79,22 +87,22 @@ def bridged(model: BasedForCausalLM, tokenizer: Any = None) -> TransformerBridge
     )
 
 
-class _Tapped(GeneralizedComponent):
-    """A module whose taps are hook points."""
+class _TapsBridge(GeneralizedComponent):
+    """A component of the bridge that replaces the taps of its module by hook points."""
 
     def set_original_component(self, original_component: nn.Module) -> None:
-        """Put a hook point in the place of each tap that is not in a component of its own."""
+        """Replace the taps that are not inside another component."""
         super().set_original_component(original_component)
-        inside = tuple(f"{part.name}." for part in self.submodules.values())
-        taps = [
-            (name, tap)
-            for name, tap in original_component.named_modules()
-            if isinstance(tap, Tap) and not name.startswith(inside)
+        inside_others = tuple(f"{part.name}." for part in self.submodules.values())
+        names = [
+            name
+            for name, module in original_component.named_modules()
+            if isinstance(module, Tap) and not name.startswith(inside_others)
         ]
-        for name, _ in taps:
+        for name in names:
             parent, _, attribute = name.rpartition(".")
             point = HookPoint()
-            point.pos_dim = 2 if attribute in _OVER_PAIRS else None
+            point.pos_dim = 2 if attribute in _PAIR_POINTS else None
             setattr(original_component.get_submodule(parent), attribute, point)
             if parent:
                 self._register_hook(name, point)
@@ -102,48 +110,60 @@ class _Tapped(GeneralizedComponent):
                 setattr(self, name, point)
 
 
-class _Mixer(_Tapped):
+class _MixerBridge(_TapsBridge):
     """A short convolution, linear attention or softmax attention."""
 
-    # What TransformerLens asks before it lets hook_result be hooked.
+    # TransformerLens reads this before it lets hook_result be hooked.
     supports_attn_result = True
 
     def set_original_component(self, original_component: nn.Module) -> None:
-        """TransformerLens has one component for the mixers of all layers; that of linear attention can do more."""
+        """Specialise the component for linear attention.
+
+        TransformerLens makes one component for the mixers of all layers.
+        """
         if isinstance(original_component, LinearAttention):
-            self.__class__ = _LinearAttention  # pyright: ignore[reportAttributeAccessIssue] - of one layout
+            # The class can be replaced, because both have the same layout.
+            self.__class__ = _LinearAttentionBridge  # pyright: ignore
         super().set_original_component(original_component)
 
 
-class _LinearAttention(_Mixer):
-    """Linear attention, in TransformerLens a recurrent mixer: ``ActivationCache.ssm_layers`` counts it."""
+class _LinearAttentionBridge(_MixerBridge):
+    """Linear attention, a recurrent mixer that ``ActivationCache.ssm_layers`` lists."""
 
     def compute_effective_attention(
         self, cache: ActivationCache, layer_idx: int
     ) -> Float[Tensor, "batch head query key"]:
-        """The pattern of a run: its ``hook_pattern``, or what its ``hook_q`` and ``hook_k`` make of it.
+        """The cached ``hook_pattern``, or the pattern of the cached queries and keys.
 
         Raises:
-            InvalidArgument: none of these was cached.
+            InvalidArgument: neither ``hook_pattern`` nor ``hook_q`` and ``hook_k`` were
+                cached.
         """
-        prefix, attention = f"blocks.{layer_idx}.attn", self.original_component
-        names = [f"{prefix}.hook_q", f"{prefix}.hook_k"]
+        prefix = f"blocks.{layer_idx}.attn"
         if f"{prefix}.hook_pattern" in cache:
             return cache[f"{prefix}.hook_pattern"]
-        if not isinstance(attention, LinearAttention) or any(
-            name not in cache for name in names
-        ):
+
+        attention = self.original_component
+        names = [f"{prefix}.hook_q", f"{prefix}.hook_k"]
+        are_cached = all(name in cache for name in names)
+        if not isinstance(attention, LinearAttention) or not are_cached:
             raise InvalidArgument(
-                f"the cache has neither {prefix}.hook_pattern nor {' and '.join(names)}; cache what is missing"
+                f"the cache has neither {prefix}.hook_pattern nor {' and '.join(names)}"
+                "; cache one or the other"
             )
         return attention.pattern(*(cache[name] for name in names))
 
 
-class _Block(_Tapped, BlockBridge):
-    """A block; its ``hook_resid_mid`` is the stream itself, as in a HookedTransformer, and not the MLP's copy of it."""
+class _BlockBridge(_TapsBridge, BlockBridge):
+    """A block.
 
-    # Without those of the points that the model does not have, of which TransformerLens would warn.
-    hook_aliases = {
+    Its ``hook_resid_mid`` is the stream itself, as in a HookedTransformer, and not the
+    MLP's copy of it.
+    """
+
+    # TransformerLens warns of aliases whose points the model does not have, so they are
+    # left out here.
+    hook_aliases = {  # noqa: RUF012 - not a ClassVar in TransformerLens
         "hook_resid_pre": "hook_in",
         "hook_resid_post": "hook_out",
         "hook_attn_out": "attn.hook_out",
@@ -152,46 +172,52 @@ class _Block(_Tapped, BlockBridge):
 
 
 class BasedArchitectureAdapter(ArchitectureAdapter):
-    """What is what in a ``BasedForCausalLM``."""
+    """Names the parts of a ``BasedForCausalLM`` for TransformerLens."""
 
-    # Padding before a prompt would be remembered as if it were text.
+    # The model would remember padding before a prompt as text.
     supports_batched_generation = False
     supports_hf_output_attentions = False
     supports_compatibility_mode = True
-    applicable_phases: list[int] = []
+    applicable_phases: list[int] = []  # noqa: RUF012 - not a ClassVar in TransformerLens
 
     def __init__(self, cfg: Any) -> None:
-        """For the config that TransformerLens has made of a ``BasedConfig``."""
+        """The adapter for TransformerLens' config of a ``BasedConfig``."""
         super().__init__(cfg)
-        self.supports_fold_ln = self.supports_center_writing_weights = False
-        block = _Block(
+        self.supports_fold_ln = False
+        self.supports_center_writing_weights = False
+        block = _BlockBridge(
             name="model.layers",
             config=cfg,
             submodules={
-                "ln1": _Tapped(name="norm1"),
-                "attn": _Mixer(name="mixer", config=cfg),
-                "ln2": _Tapped(name="norm2"),
-                "mlp": _Tapped(name="mlp"),
+                "ln1": _TapsBridge(name="norm1"),
+                "attn": _MixerBridge(name="mixer", config=cfg),
+                "ln2": _TapsBridge(name="norm2"),
+                "mlp": _TapsBridge(name="mlp"),
             },
         )
         self.component_mapping = {
             "embed": EmbeddingBridge(name="model.embed_tokens"),
             "blocks": block,
-            "ln_final": _Tapped(name="model.norm"),
+            "ln_final": _TapsBridge(name="model.norm"),
             "unembed": UnembeddingBridge(name="lm_head"),
         }
 
     def prepare_model(self, model: Any) -> None:
-        """Read from the model what the config of TransformerLens has no field for."""
+        """Set the fields of TransformerLens' config that it cannot read by itself."""
         config: BasedConfig = model.config
-        self.cfg.normalization_type = "RMS" if config.norm == "rms" else "LN"
-        self.cfg.uses_rms_norm = self.cfg.final_rms = config.norm == "rms"
+        is_rms = config.norm == "rms"
+        self.cfg.normalization_type = "RMS" if is_rms else "LN"
+        self.cfg.uses_rms_norm = is_rms
+        self.cfg.final_rms = is_rms
         self.cfg.eps = config.norm_eps
-        self.cfg.gated_mlp, self.cfg.act_fn = config.mlp == "swiglu", "silu"
+        self.cfg.gated_mlp = config.mlp == "swiglu"
+        self.cfg.act_fn = "silu"
         self.cfg.d_head = config.head_dim
-        self.cfg.positional_embedding_type = (
-            "standard" if config.max_position_embeddings else "none"
-        )
-        self.cfg.n_ctx = config.max_position_embeddings or _NO_END
+
         if config.max_position_embeddings:
+            self.cfg.positional_embedding_type = "standard"
+            self.cfg.n_ctx = config.max_position_embeddings
             self.components["pos_embed"] = PosEmbedBridge(name="model.embed_positions")
+        else:
+            self.cfg.positional_embedding_type = "none"
+            self.cfg.n_ctx = _UNLIMITED

@@ -1,93 +1,112 @@
-"""What a model keeps of the tokens it has seen. Its size does not grow with them, but in layers of full attention."""
+"""The cache of a model, whose size does not grow with the text.
+
+Layers of full attention are the exception: they store the keys and values of all
+tokens.
+"""
 
 import torch
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument
 
-Kept = dict[str, Tensor]
-"""What a layer keeps of earlier tokens."""
-
-
-def refuse_foreign(
-    kept: Kept,
-    like: Tensor,
-    wanted: dict[str, tuple[int, ...]],
-    sums: tuple[str, ...] = (),
-) -> None:
-    """Refuse what another model's layer has kept.
-
-    Args:
-        kept: what the cache holds for the layer.
-        like: the activation whose dtype it must have, or under autocast a narrower one.
-        wanted: name -> shape, without the batch.
-        sums: names of those that are in float32 or wider.
-
-    Raises:
-        InvalidArgument: other names, shapes or dtypes.
-    """
-    wide = torch.promote_types(torch.float32, like.dtype)
-    names = list(kept) == list(wanted)
-    shapes = names and all(
-        tuple(kept[name].shape[1:]) == shape for name, shape in wanted.items()
-    )
-    dtypes = shapes and all(
-        kept[name].dtype == wide
-        if name in sums
-        else kept[name].dtype == like.dtype
-        or (kept[name].dtype.itemsize < like.dtype.itemsize and wide == torch.float32)
-        for name in wanted
-        if kept[name].is_floating_point()
-    )
-    if not dtypes:
-        found = ", ".join(
-            f"{name} {list(one.shape[1:])} {one.dtype}" for name, one in kept.items()
-        )
-        expected = ", ".join(f"{name} {list(shape)}" for name, shape in wanted.items())
-        raise InvalidArgument(
-            f"past_key_values must be the BasedCache that this model returned; for a layer that keeps {expected} of every text "
-            f"({like.dtype}) it holds {found}"
-        )
+LayerCache = dict[str, Tensor]
+"""The tensors that one layer stores about earlier tokens, each [batch, ...]."""
 
 
 class BasedCache:
-    """One mapping of tensors per layer, [batch, ...] each; what is in it is the layer's own business.
+    """One mapping of tensors per layer; each kind of layer decides what it stores.
 
-    ``transformers`` asks for ``get_seq_length`` and, in beam search, for ``reorder_cache``.
+    ``transformers`` calls ``get_seq_length`` and, in beam search, ``reorder_cache``.
     """
 
     is_compileable = False
 
     def __init__(self, n_layers: int) -> None:
-        """Nothing seen yet."""
-        self.layers: list[dict[str, Tensor]] = [{} for _ in range(n_layers)]
+        """An empty cache."""
+        self.layers: list[LayerCache] = [{} for _ in range(n_layers)]
         self.seen = 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """How many tokens have been seen."""
+        """The number of tokens that the model has seen."""
         return self.seen
 
     def n_elements(self) -> int:
-        """Numbers kept, over all layers and the whole batch."""
+        """The number of stored numbers, over all layers and the whole batch."""
         return sum(tensor.numel() for layer in self.layers for tensor in layer.values())
 
     def n_texts(self) -> int | None:
-        """Rows of the batch; None while nothing is kept."""
-        # Not by next(), whose default torch.compile of torch 2.8 does not know.
+        """The number of rows of the batch; None while the cache is empty."""
+        # Without next(), whose default value torch.compile of torch 2.8 cannot trace.
         rows = [len(tensor) for layer in self.layers for tensor in layer.values()]
         return rows[0] if rows else None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Keep these rows of the batch, in this order."""
+        """Select rows of the batch, in the order of ``beam_idx``."""
         with torch.no_grad():
-            self.layers = [
-                {
-                    name: one.index_select(0, beam_idx.to(one.device))
-                    for name, one in layer.items()
-                }
-                for layer in self.layers
-            ]
+            self.layers = [_select_rows(layer, beam_idx) for layer in self.layers]
 
     def reset(self) -> None:
-        """Forget everything."""
-        self.layers, self.seen = [{} for _ in self.layers], 0
+        """Empty the cache."""
+        self.layers = [{} for _ in self.layers]
+        self.seen = 0
+
+
+def check_layer_cache(
+    layer_cache: LayerCache,
+    like: Tensor,
+    expected_shapes: dict[str, tuple[int, ...]],
+    sums: tuple[str, ...] = (),
+) -> None:
+    """Check that a layer's cache was made by a layer of the same kind and shape.
+
+    Args:
+        layer_cache: the cache of the layer.
+        like: the activation whose dtype the tensors must have; they may be narrower if
+            they come out of autocast.
+        expected_shapes: name -> shape, without the batch.
+        sums: names of the tensors that are in float32 or wider.
+
+    Raises:
+        InvalidArgument: other names, shapes or dtypes.
+    """
+    names_match = list(layer_cache) == list(expected_shapes)
+    shapes_match = names_match and all(
+        tuple(tensor.shape[1:]) == expected_shapes[name]
+        for name, tensor in layer_cache.items()
+    )
+    dtypes_match = shapes_match and all(
+        _dtype_fits(tensor, like.dtype, is_sum=name in sums)
+        for name, tensor in layer_cache.items()
+    )
+    if dtypes_match:
+        return
+
+    expected = ", ".join(
+        f"{name} {list(shape)}" for name, shape in expected_shapes.items()
+    )
+    stored = ", ".join(
+        f"{name} {list(tensor.shape[1:])} {tensor.dtype}"
+        for name, tensor in layer_cache.items()
+    )
+    raise InvalidArgument(
+        "past_key_values must be the BasedCache that this model returned; a layer that "
+        f"stores {expected} per text ({like.dtype}) got {stored}"
+    )
+
+
+def _dtype_fits(tensor: Tensor, dtype: torch.dtype, *, is_sum: bool) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    wide = torch.promote_types(torch.float32, dtype)
+    if is_sum:
+        return tensor.dtype == wide
+    # Autocast leaves tensors that are narrower than the float32 of a later call.
+    is_narrower = tensor.dtype.itemsize < dtype.itemsize and wide == torch.float32
+    return tensor.dtype == dtype or is_narrower
+
+
+def _select_rows(layer_cache: LayerCache, rows: Tensor) -> LayerCache:
+    return {
+        name: tensor.index_select(0, rows.to(tensor.device))
+        for name, tensor in layer_cache.items()
+    }

@@ -1,9 +1,8 @@
-"""The language model: a residual stream, a mixer and an MLP in every block, as a ``transformers`` model."""
+"""The language model, a residual stream of blocks, as a ``transformers`` model."""
 
 from typing import Any, get_args
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -13,121 +12,46 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
 )
 
-from sae_lens_ext._arguments import as_integer
-from sae_lens_ext.based.cache import BasedCache, Kept
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext.based import inputs
+from sae_lens_ext.based.blocks import Block
+from sae_lens_ext.based.cache import BasedCache
 from sae_lens_ext.based.config import BasedConfig
-from sae_lens_ext.based.mixers.linear_attention import Form, LinearAttention
-from sae_lens_ext.based.mixers.softmax_attention import (
-    ShortConvolution,
-    SoftmaxAttention,
-)
-from sae_lens_ext.based.norms import Norm, QueryKeyNorm
-from sae_lens_ext.based.taps import Tap
-from sae_lens_ext.based.writer import Writer
+from sae_lens_ext.based.initialization import initialize_weights
+from sae_lens_ext.based.mixers.convolution import ShortConvolution
+from sae_lens_ext.based.mixers.forms import Form
+from sae_lens_ext.based.mixers.linear_attention import LinearAttention
+from sae_lens_ext.based.mixers.softmax_attention import SoftmaxAttention
+from sae_lens_ext.based.norms import Norm
 from sae_lens_ext.errors import InvalidArgument
-
-# What transformers and TransformerLens pass along: this model counts tokens itself, and returns no attentions.
-_NOT_FOR_US = (
-    "cache_position",
-    "num_items_in_batch",
-    "output_attentions",
-    "position_ids",
-)
-
-
-class SwiGLU(nn.Module):
-    """An MLP with a gate: ``down(silu(gate(x)) * up(x))``, without biases."""
-
-    def __init__(self, config: BasedConfig) -> None:
-        """Of the config's ``intermediate_size``."""
-        super().__init__()
-        self.gate_proj, self.up_proj = (
-            nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-            for _ in range(2)
-        )
-        self.down_proj = Writer(
-            config.intermediate_size, config.hidden_size, bias=False
-        )
-        self.hook_pre = Tap()  # [batch, pos, d_mlp], the gate before its function
-        self.hook_pre_linear = Tap()  # [batch, pos, d_mlp], what is gated
-        self.hook_post = Tap()  # [batch, pos, d_mlp], the product
-
-    @property
-    def W_gate(self) -> Float[Tensor, "d_model d_mlp"]:
-        """What makes the gate; the next two make what is gated, and write."""
-        return self.gate_proj.weight.T
-
-    @property
-    def W_in(self) -> Float[Tensor, "d_model d_mlp"]:
-        """See ``W_gate``."""
-        return self.up_proj.weight.T
-
-    @property
-    def W_out(self) -> Float[Tensor, "d_mlp d_model"]:
-        """See ``W_gate``."""
-        return self.down_proj.weight.T
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., d_model]."""
-        return self.down_proj(
-            self.hook_post(
-                F.silu(self.hook_pre(self.gate_proj(x)))
-                * self.hook_pre_linear(self.up_proj(x))
-            )
-        )
-
-
-class Block(nn.Module):
-    """``x + mixer(norm1(x))``, and the same with the MLP."""
-
-    def __init__(self, config: BasedConfig, layer: int) -> None:
-        """The block of one layer."""
-        super().__init__()
-        kind = config.layer_types[layer]
-        self.norm1, self.norm2 = Norm(config), Norm(config)
-        if kind == "conv":
-            self.mixer: nn.Module = ShortConvolution(config)
-        elif kind == "linear_attention":
-            self.mixer = LinearAttention(config)
-        else:
-            self.mixer = SoftmaxAttention(
-                config, config.sliding_window if kind == "sliding_attention" else None
-            )
-        self.mlp = SwiGLU(config) if config.mlp == "swiglu" else nn.Identity()
-        self.hook_resid_mid = (
-            Tap()
-        )  # [batch, pos, d_model]; the MLP and what passes it by both see an edit
-
-    def forward(self, hidden_states: Tensor, kept: Kept | None = None) -> Tensor:
-        """[batch, pos, d_model]; ``kept`` is what the cache holds for this layer, and is brought up to date."""
-        hidden_states = self.hook_resid_mid(
-            hidden_states + self.mixer(self.norm1(hidden_states), kept)
-        )
-        return hidden_states + self.mlp(self.norm2(hidden_states))
 
 
 class BasedPreTrainedModel(PreTrainedModel):
-    """How weights are initialised, and what ``transformers`` may do with the model."""
+    """Initial weights, the form of attention, and what ``transformers`` may do."""
 
+    config: BasedConfig
     config_class = BasedConfig
     base_model_prefix = "model"
-    _no_split_modules = ["Block"]
+    _no_split_modules = ["Block"]  # noqa: RUF012 - not a ClassVar in transformers
     _is_stateful = True
     supports_gradient_checkpointing = False
 
     def set_attention_form(self, form: Form) -> None:
-        """How linear attention is computed: "auto", as hooked taps need it, or always by way of the taps of "dense" or "recurrent".
+        """Choose the form in which linear attention is computed.
 
-        For tools that read a module's output without torch's hooks, such as nnsight: with "dense" the patterns of softmax attention
-        and the taps of convolutions are computed too; "auto" and "recurrent" leave them to who watches.
+        This is for tools that read a module's output without torch's hooks, such as
+        nnsight.
+
+        Args:
+            form: "auto" computes what hooked taps need. "dense" and "recurrent" always
+                pass the taps of that form, beside those that hooks need. "dense" also
+                computes the patterns of softmax attention and the taps of convolutions;
+                the other two compute these only if they are hooked.
 
         Raises:
-            InvalidArgument: there is no such form.
+            InvalidArgument: any other form.
         """
-        if form not in get_args(Form):
-            raise InvalidArgument(
-                f"form must be one of {', '.join(get_args(Form))}; got {form!r}"
-            )
+        arguments.choice(form, "form", get_args(Form))
         for module in self.modules():
             if isinstance(module, LinearAttention):
                 module.form = form
@@ -139,24 +63,7 @@ class BasedPreTrainedModel(PreTrainedModel):
         return False
 
     def _init_weights(self, module: nn.Module) -> None:
-        std = self.config.initializer_range
-        if isinstance(module, nn.Linear | nn.Embedding):
-            # Chosen at once, because transformers lets nobody initialise a weight twice.
-            is_less = (
-                isinstance(module, Writer) and self.config.rescale_prenorm_residual
-            )
-            nn.init.normal_(
-                module.weight,
-                std=std / (2 * self.config.num_hidden_layers) ** 0.5
-                if is_less
-                else std,
-            )
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        if isinstance(module, Norm | QueryKeyNorm):
-            for parameter, value in ((module.weight, 1.0), (module.bias, 0.0)):
-                if parameter is not None:
-                    nn.init.constant_(parameter, value)
+        initialize_weights(module, self.config)
 
 
 class BasedModel(BasedPreTrainedModel):
@@ -166,10 +73,11 @@ class BasedModel(BasedPreTrainedModel):
         """Random weights."""
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        positions = config.max_position_embeddings
-        self.embed_positions = (
-            nn.Embedding(positions, config.hidden_size) if positions else None
-        )
+        self.embed_positions = None
+        if config.max_position_embeddings:
+            self.embed_positions = nn.Embedding(
+                config.max_position_embeddings, config.hidden_size
+            )
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(
             Block(config, layer) for layer in range(config.num_hidden_layers)
@@ -178,11 +86,11 @@ class BasedModel(BasedPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """Of tokens."""
+        """The embedding of tokens."""
         return self.embed_tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace them."""
+        """Replace the embedding of tokens."""
         self.embed_tokens = value
 
     def forward(
@@ -199,78 +107,48 @@ class BasedModel(BasedPreTrainedModel):
         """Hidden states of tokens, or of embeddings, that follow those in the cache.
 
         Raises:
-            InvalidArgument: padding before or between tokens, more tokens than there are learned positions, no tokens, not one of
-                ``input_ids`` and ``inputs_embeds``, a cache of another model or of other texts, ``position_ids`` that are not those of
-                tokens in their order (which code that ``torch.compile`` made does not check), or an argument that is not known.
+            InvalidArgument: padding before or between tokens, more tokens than learned
+                positions, no tokens, both or neither of ``input_ids`` and
+                ``inputs_embeds``, a cache of another model or of other texts,
+                ``position_ids`` that do not count the tokens (not checked in code that
+                ``torch.compile`` made), or an unknown argument.
         """
-        _refuse_unknown(kwargs)
-        given = input_ids if inputs_embeds is None else inputs_embeds
-        if given is None or (input_ids is not None and inputs_embeds is not None):
-            raise InvalidArgument("give either input_ids or inputs_embeds")
-        if not isinstance(given, Tensor) or (
-            inputs_embeds is None and given.dtype not in (torch.int64, torch.int32)
-        ):
-            kind = (
-                given.dtype
-                if isinstance(given, Tensor)
-                else f"a {type(given).__name__}"
-            )
-            raise InvalidArgument(
-                f"input_ids must be a tensor of whole numbers, of int64 or int32, and inputs_embeds a tensor; got {kind}"
-            )
-        if given.ndim != (2 if inputs_embeds is None else 3) or not given.shape[1]:
-            raise InvalidArgument(
-                "input_ids must be [batch, pos] (inputs_embeds [batch, pos, d_model]), with at least one token each; "
-                f"got {list(given.shape)}; for one text give text[None]"
-            )
-        if past_key_values is not None:
-            _refuse_foreign(past_key_values, len(self.layers), len(given))
-        hidden = self._embedded(given) if inputs_embeds is None else inputs_embeds
-        use_cache = (
-            (self.config.use_cache and not self.training)
-            if use_cache is None
-            else use_cache
-        )
-        cache = (
-            BasedCache(len(self.layers))
-            if use_cache and past_key_values is None
-            else past_key_values
-        )
+        inputs.check_options(kwargs)
+        tokens = inputs.check_tokens(input_ids, inputs_embeds)
+        cache = past_key_values
+        if cache is not None:
+            inputs.check_cache(cache, len(self.layers), len(tokens))
+        elif self._starts_cache(use_cache):
+            cache = BasedCache(len(self.layers))
         seen = 0 if cache is None else cache.seen
-        if attention_mask is not None:
-            _refuse_mask(attention_mask, hidden, seen)
-        if kwargs.get("position_ids") is not None and not torch.compiler.is_compiling():
-            _refuse_positions(kwargs["position_ids"], attention_mask, hidden, seen)
-        if self.embed_positions is not None:
-            stop, room = seen + hidden.shape[1], self.config.max_position_embeddings
-            if stop > room:
-                raise InvalidArgument(
-                    f"this model has learned {room} positions; {stop} tokens do not fit"
-                )
-            # One row for each of the batch, so that whoever reads them finds the stream's shape.
-            hidden = hidden + self.embed_positions(
-                torch.arange(seen, stop, device=hidden.device).expand(hidden.shape[:2])
-            )
-        hidden = self.dropout(hidden)
-        states = []
-        # Copies, for what raises on the way must leave the caller's cache as it was.
-        kept = None if cache is None else [dict(layer) for layer in cache.layers]
-        for layer, block in enumerate(self.layers):
-            if output_hidden_states:
-                states.append(hidden)
-            hidden = block(hidden, None if kept is None else kept[layer])
-        last = self.norm(hidden)
-        if cache is not None and kept is not None:
-            cache.layers, cache.seen = kept, cache.seen + hidden.shape[1]
-        hidden_states = (*states, last) if output_hidden_states else None
-        # A cache of our own, which transformers takes as it is.
-        past: Any = cache
-        found = BaseModelOutputWithPast(
-            last_hidden_state=last, past_key_values=past, hidden_states=hidden_states
-        )
-        return found if _wants_dict(return_dict, self.config) else found.to_tuple()
 
-    def _embedded(self, tokens: Tensor) -> Tensor:
+        hidden = self._embed(tokens) if inputs_embeds is None else tokens
+        batch, pos = hidden.shape[:2]
+        if attention_mask is not None:
+            inputs.check_attention_mask(attention_mask, batch, pos, seen)
+        positions = kwargs.get("position_ids")
+        if positions is not None and not torch.compiler.is_compiling():
+            inputs.check_position_ids(positions, attention_mask, hidden, seen)
+
+        hidden = self.dropout(self._add_positions(hidden, seen))
+        hidden, hidden_states = self._run_blocks(
+            hidden, cache, bool(output_hidden_states)
+        )
+        # transformers accepts this class of cache, but its annotations do not.
+        past: Any = cache
+        output = BaseModelOutputWithPast(
+            last_hidden_state=hidden,
+            past_key_values=past,
+            hidden_states=hidden_states,
+        )
+        return output if _returns_dict(return_dict, self.config) else output.to_tuple()
+
+    def _starts_cache(self, use_cache: bool | None) -> bool:
+        if use_cache is None:
+            return self.config.use_cache and not self.training
+        return bool(use_cache)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return self.embed_tokens(tokens)
         try:
@@ -278,22 +156,66 @@ class BasedModel(BasedPreTrainedModel):
         except IndexError as error:
             rows = self.config.vocab_size
             outside = tokens[(tokens < 0) | (tokens >= rows)]
+            # A hook on the embedding can raise IndexError too.
             if not len(outside):
                 raise
             raise InvalidArgument(
-                f"input_ids must be from 0 to {rows - 1}, by the vocabulary; got {int(outside[0])}"
+                f"input_ids must be from 0 to {rows - 1}, the last of the vocabulary; "
+                f"got {int(outside[0])}"
             ) from error
+
+    def _add_positions(self, hidden: Tensor, seen: int) -> Tensor:
+        if self.embed_positions is None:
+            return hidden
+        batch, pos = hidden.shape[:2]
+        stop = seen + pos
+        n_learned = self.embed_positions.num_embeddings
+        if stop > n_learned:
+            raise InvalidArgument(
+                f"this model has {n_learned} learned positions; got {stop} tokens"
+            )
+        # Expanded over the batch, so that hooks on the embedding of positions see the
+        # shape of the stream.
+        positions = torch.arange(seen, stop, device=hidden.device).expand(batch, pos)
+        return hidden + self.embed_positions(positions)
+
+    def _run_blocks(
+        self, hidden: Tensor, cache: BasedCache | None, returns_states: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """The normalised stream after the blocks; its states before and after them."""
+        states = []
+        # Blocks update copies, so that an error on the way leaves the caller's cache as
+        # it was.
+        layer_caches = None
+        if cache is not None:
+            layer_caches = [dict(layer_cache) for layer_cache in cache.layers]
+
+        pos = hidden.shape[1]
+        for layer, block in enumerate(self.layers):
+            if returns_states:
+                states.append(hidden)
+            hidden = block(
+                hidden, None if layer_caches is None else layer_caches[layer]
+            )
+        hidden = self.norm(hidden)
+
+        if cache is not None and layer_caches is not None:
+            cache.layers = layer_caches
+            cache.seen += pos
+        return hidden, (*states, hidden) if returns_states else None
 
 
 class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
     """A Based or ReBased language model.
 
-    Generation keeps a state of constant size: ``BasedCache``.
+    It generates from a state of constant size, a ``BasedCache``.
     """
 
-    # So that a Trainer that accumulates gradients divides the loss itself.
+    # A Trainer that accumulates gradients then divides the loss itself.
     accepts_loss_kwargs = False
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys = {  # noqa: RUF012 - not a ClassVar in transformers
+        "lm_head.weight": "model.embed_tokens.weight"
+    }
 
     def __init__(self, config: BasedConfig) -> None:
         """Random weights."""
@@ -303,11 +225,11 @@ class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
-        """What makes logits."""
+        """The layer that makes logits."""
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replace it."""
+        """Replace the layer that makes logits."""
         self.lm_head = new_embeddings
 
     def forward(
@@ -323,141 +245,61 @@ class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Logits of the next token at every position, or at the last ``logits_to_keep``; with ``labels``, the loss of the shifted labels.
+        """Logits of the next token, and with ``labels`` the loss of the shifted labels.
 
-        ``logits_to_keep`` can be the positions themselves, [n]. With ``return_dict=False`` what there is of loss, logits, cache and hidden
-        states comes in a tuple. Errors are those of ``BasedModel``, and InvalidArgument for a ``logits_to_keep`` that is neither and labels
-        of other positions than there are logits.
+        Args:
+            input_ids: [batch, pos]; or give ``inputs_embeds``, [batch, pos, d_model].
+            attention_mask: 1 for text and 0 for padding, which must be on the right.
+            past_key_values: the cache that an earlier call returned.
+            inputs_embeds: see ``input_ids``.
+            labels: [batch, pos] of the positions that get logits.
+            use_cache: whether a cache is returned; None follows the config, in eval
+                mode.
+            output_hidden_states: whether the stream before every block is returned too.
+            logits_to_keep: the number of last positions that get logits, 0 for all, or
+                the positions themselves, [n].
+            return_dict: False returns a tuple of loss, logits, cache and hidden states,
+                without those that there are not.
+            **kwargs: other arguments that ``transformers`` passes.
+
+        Raises:
+            InvalidArgument: invalid ``logits_to_keep``; labels of another shape than
+                the logits; or the errors of ``BasedModel.forward``.
         """
-        kept = _kept_positions(logits_to_keep)
+        positions = inputs.positions_to_keep(logits_to_keep)
         options = {
             "use_cache": use_cache,
             "output_hidden_states": output_hidden_states,
             "return_dict": True,
             **kwargs,
         }
-        found = self.model(
+        outputs = self.model(
             input_ids, attention_mask, past_key_values, inputs_embeds, **options
         )
-        logits = self.lm_head(_chosen(found.last_hidden_state, kept))
-        loss = None
-        if labels is not None:
-            if labels.shape != logits.shape[:2]:
-                raise InvalidArgument(
-                    f"labels must be those of the tokens that get logits, {list(logits.shape[:2])}; got {list(labels.shape)}"
-                )
-            wide = (
-                logits[:, :-1]
-                .flatten(0, 1)
-                .to(torch.promote_types(torch.float32, logits.dtype))
-            )
-            loss = F.cross_entropy(wide, labels[:, 1:].flatten())
-        rest = {
-            "past_key_values": found.past_key_values,
-            "hidden_states": found.hidden_states,
-        }
-        out = CausalLMOutputWithPast(loss=loss, logits=logits, **rest)
-        return out if _wants_dict(return_dict, self.config) else out.to_tuple()
+        hidden = inputs.select_positions(outputs.last_hidden_state, positions)
+        logits = self.lm_head(hidden)
+
+        loss = None if labels is None else _next_token_loss(logits, labels)
+        output = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
+        return output if _returns_dict(return_dict, self.config) else output.to_tuple()
 
 
-def _wants_dict(return_dict: bool | None, config: PreTrainedConfig) -> bool:
+def _next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    shape = list(logits.shape[:2])
+    if list(labels.shape) != shape:
+        raise InvalidArgument(
+            f"labels must have the shape {shape} of the positions that get logits; got "
+            f"{list(labels.shape)}"
+        )
+    wide = torch.promote_types(torch.float32, logits.dtype)
+    predictions = logits[:, :-1].flatten(0, 1).to(wide)
+    return F.cross_entropy(predictions, labels[:, 1:].flatten())
+
+
+def _returns_dict(return_dict: bool | None, config: PreTrainedConfig) -> bool:
     return bool(config.return_dict if return_dict is None else return_dict)
-
-
-def _kept_positions(logits_to_keep: object) -> slice | Tensor:
-    """Which positions get logits: the last few, all, or those that a tensor names."""
-    if (
-        isinstance(logits_to_keep, Tensor)
-        and logits_to_keep.ndim == 1
-        and not logits_to_keep.is_floating_point()
-    ):
-        return logits_to_keep
-    number = as_integer(logits_to_keep)
-    if number is None or number < 0:
-        raise InvalidArgument(
-            f"logits_to_keep is how many of the last positions get logits, 0 for all, or a tensor [n] of positions; got {logits_to_keep!r}"
-        )
-    return slice(-number, None)
-
-
-def _chosen(hidden: Tensor, kept: slice | Tensor) -> Tensor:
-    try:
-        return hidden[:, kept]
-    except IndexError as error:
-        raise InvalidArgument(
-            f"logits_to_keep names positions that are not there: {error}; there are {hidden.shape[1]}"
-        ) from error
-
-
-def _refuse_unknown(options: dict[str, Any]) -> None:
-    unknown = [
-        name
-        for name, value in options.items()
-        if value is not None and name not in _NOT_FOR_US
-    ]
-    if unknown:
-        raise InvalidArgument(
-            f"this model takes no {', '.join(unknown)}; see BasedForCausalLM.forward for what it takes"
-        )
-    if options.get("output_attentions"):
-        raise InvalidArgument(
-            "this model returns no attentions; read them with hooks on the mixers' hook_pattern"
-        )
-
-
-def _refuse_foreign(cache: object, n_layers: int, n_texts: int) -> None:
-    if not isinstance(cache, BasedCache) or len(cache.layers) != n_layers:
-        raise InvalidArgument(
-            f"past_key_values must be the BasedCache that this model returned; got a {type(cache).__name__} of another"
-        )
-    if cache.n_texts() not in (None, n_texts):
-        raise InvalidArgument(
-            f"the cache remembers {cache.n_texts()} texts, and tokens of {n_texts} were given"
-        )
-
-
-def _refuse_positions(
-    positions: Any, mask: Tensor | None, hidden: Tensor, seen: int
-) -> None:
-    """Tokens are where they come; what positions are given to padding behind them does not matter."""
-    pos = hidden.shape[1]
-    own = torch.arange(seen, seen + pos, device=hidden.device).expand(hidden.shape[:2])
-    is_text = True if mask is None else mask[:, -pos:].to(own.device) != 0
-    fits = isinstance(positions, Tensor) and positions.shape in (
-        own.shape,
-        (1, pos),
-        (pos,),
-    )
-    if not fits or bool(((positions.to(own.device) != own) & is_text).any()):
-        raise InvalidArgument(
-            f"this model counts positions itself, here from {seen} to {seen + pos - 1} for every text, and takes no other position_ids; "
-            "leave them out"
-        )
-
-
-def _refuse_mask(mask: Tensor, hidden: Tensor, seen: int) -> None:
-    """Padding at the end changes nothing before it; anywhere else it would be remembered as if it were text."""
-    batch, pos = hidden.shape[:2]
-    if not isinstance(mask, Tensor):
-        raise InvalidArgument(
-            f"attention_mask must be a tensor; got a {type(mask).__name__}"
-        )
-    if mask.shape not in ((batch, pos), (batch, seen + pos)):
-        raise InvalidArgument(
-            f"attention_mask must be [batch, pos], {[batch, pos]}"
-            + (f" or {[batch, seen + pos]}" if seen else "")
-            + f"; got {list(mask.shape)}"
-        )
-    # One answer for both, for on a GPU each is waited for.
-    is_other, is_padded = torch.stack(
-        [((mask != 0) & (mask != 1)).any(), (mask.long().diff(dim=1) > 0).any()]
-    ).tolist()
-    if is_other:
-        raise InvalidArgument(
-            "attention_mask must be 1 for text and 0 for padding; it holds other numbers"
-        )
-    if is_padded:
-        raise InvalidArgument(
-            "a recurrent model cannot skip padding before a token: pad on the right for one forward pass, "
-            "or give prompts of one length to generate"
-        )

@@ -1,12 +1,14 @@
 """Makes the model known to ``transformers`` and TransformerLens.
 
-``transformers`` is told once: its Auto classes then read folders of the model.
+The Auto classes of ``transformers`` are registered once, and then read folders of the
+model.
 
-TransformerLens reads entry points, ``transformer_lens.architectures`` in ``pyproject.toml``,
-but ``boot_transformers`` looks an architecture up in a table of its own before it does so, in
-3.9 and in 4.3. The architecture is added to that table as soon as a config exists while
-TransformerLens is loaded, which is before ``boot_transformers`` can ask: it reads the config
-first. Until then TransformerLens may not be there, and must not be loaded for this alone.
+TransformerLens finds architectures by the entry point
+``transformer_lens.architectures`` in ``pyproject.toml``. But ``boot_transformers``
+looks an architecture up in a table of its own before it reads entry points, in 3.9 and
+in 4.3. It reads the config before that, so the architecture is added to the table as
+soon as a config is made while TransformerLens is loaded. TransformerLens is optional,
+and too large to be loaded for this alone.
 """
 
 import importlib
@@ -21,18 +23,19 @@ _TABLE_MODULE = "transformer_lens.factories.architecture_adapter_factory"
 
 
 def register() -> None:
-    """Register with ``transformers`` now, with TransformerLens when it is there."""
+    """Register with ``transformers`` now, with TransformerLens once it is loaded."""
     AutoConfig.register(BasedConfig.model_type, BasedConfig, exist_ok=True)
     AutoModel.register(BasedConfig, BasedModel, exist_ok=True)
     AutoModelForCausalLM.register(BasedConfig, BasedForCausalLM, exist_ok=True)
-    BasedConfig.when_created = staticmethod(register_with_transformer_lens)
+    BasedConfig.creation_hooks[:] = [register_with_transformer_lens]
 
 
 def register_with_transformer_lens() -> None:
-    """Add the architecture to the table of TransformerLens, if TransformerLens is loaded."""
+    """Add the architecture to TransformerLens' table, if TransformerLens is loaded."""
     factory = sys.modules.get(_TABLE_MODULE)
     if factory is None:
         return
+    # Imported here, because the bridge imports TransformerLens.
     bridge = importlib.import_module("sae_lens_ext.based.bridge")
     factory.SUPPORTED_ARCHITECTURES.setdefault(
         "BasedForCausalLM", bridge.BasedArchitectureAdapter

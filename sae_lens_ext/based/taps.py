@@ -1,7 +1,8 @@
 """Places in a model where an activation can be read and replaced.
 
-A tap is a module that returns what it is given, so every tool that hooks modules finds it: torch's hooks, nnsight, and, once the
-model is in a ``TransformerBridge``, TransformerLens, which puts its own hook points in their places.
+A tap is a module that returns its input, so every tool that hooks modules reaches it:
+torch's hooks, nnsight, and TransformerLens, whose hook points replace the taps once the
+model is in a ``TransformerBridge``.
 """
 
 from typing import Any
@@ -13,11 +14,11 @@ from sae_lens_ext.errors import InvalidArgument
 
 
 class Tap(nn.Identity):
-    """Returns its input."""
+    """A module that returns its input."""
 
 
-def is_watched(tap: nn.Module) -> bool:
-    """Whether somebody has hooked it, so that what it stands for must be computed."""
+def is_hooked(tap: nn.Module) -> bool:
+    """Whether a tap has hooks, so that the activation behind it must be computed."""
     return bool(
         tap._forward_hooks
         or tap._forward_pre_hooks
@@ -26,36 +27,39 @@ def is_watched(tap: nn.Module) -> bool:
     )
 
 
-def through(tap: nn.Module, tensor: Tensor) -> tuple[Tensor, bool]:
-    """What comes out of a tap, and whether it is another value than went in.
+def pass_through(tap: nn.Module, tensor: Tensor) -> tuple[Tensor, bool]:
+    """The output of a tap, and whether its hooks changed the value.
 
     Raises:
-        InvalidArgument: a hook returned something else than a tensor.
+        InvalidArgument: a hook returned something other than a tensor.
     """
-    # A tensor of inference mode does not count what is written into it.
-    before = tensor.clone() if tensor.is_inference() and is_watched(tap) else None
-    version = None if tensor.is_inference() else tensor._version
-    found: Any = tap(tensor)
-    if not isinstance(found, Tensor):
+    # Tensors of inference mode have no version counter that in-place edits would raise.
+    counts_edits = not tensor.is_inference()
+    version = tensor._version if counts_edits else None
+    before = None
+    if not counts_edits and is_hooked(tap):
+        before = tensor.clone()
+
+    output: Any = tap(tensor)
+    if not isinstance(output, Tensor):
         raise InvalidArgument(
-            f"a hook returns a tensor in place of the one {list(tensor.shape)} it was given, or None; got {found!r}"
+            "a hook must return None or a tensor to replace the one "
+            f"{list(tensor.shape)} that it received; got {output!r}"
         )
-    if not _is_same_place(found, tensor):
-        return found, True
+
+    if not _share_memory(output, tensor):
+        return output, True
     if before is not None:
-        return found, not torch.equal(before, found)
-    return found, version is not None and tensor._version != version
+        return output, not torch.equal(before, output)
+    return output, version is not None and tensor._version != version
 
 
-def _is_same_place(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same numbers in memory. A backward hook makes a view, whose strides may differ along axes of one."""
-    if one is other:
+def _share_memory(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are the same numbers in memory."""
+    if first is second:
         return True
-    strides = (
-        zip(one.shape, one.stride(), other.stride(), strict=True)
-        if one.shape == other.shape
-        else [(2, 0, 1)]
-    )
-    return one.data_ptr() == other.data_ptr() and all(
-        n <= 1 or a == b for n, a, b in strides
-    )
+    if first.shape != second.shape or first.data_ptr() != second.data_ptr():
+        return False
+    # A backward hook makes a view, whose strides may differ along axes of size 1.
+    strides = zip(first.shape, first.stride(), second.stride(), strict=True)
+    return all(size <= 1 or a == b for size, a, b in strides)

@@ -1,4 +1,7 @@
-"""The published models by name: their parameters are counted on the meta device, where they take no memory."""
+"""Presets have the published sizes.
+
+Parameters are counted on the meta device, where they take no memory.
+"""
 
 import published
 import pytest
@@ -9,7 +12,7 @@ from sae_lens_ext.based import PRESETS, BasedConfig, BasedForCausalLM, preset
 from sae_lens_ext.experiments.recall import MQAR, Recipe, model_for
 
 
-def count(model):
+def n_parameters(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -19,8 +22,8 @@ def on_meta(config):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_has_the_published_number_of_parameters(name):
-    assert count(on_meta(preset(name))) == published.PARAMETERS[name]
+def test_has_the_published_number_of_parameters(name):
+    assert n_parameters(on_meta(preset(name))) == published.PARAMETERS[name]
 
 
 def test_every_published_size_is_a_preset():
@@ -28,43 +31,45 @@ def test_every_published_size_is_a_preset():
 
 
 @pytest.mark.parametrize(
-    ("d_model", "wanted"),
+    ("d_model", "expected"),
     [(64, 577_984), (128, 1_179_520), (256, 2_459_392), (512, 5_307_904)],
 )
-def test_the_models_of_the_synthetic_task_have_the_published_number_of_parameters(
-    d_model, wanted
+def test_models_of_the_synthetic_task_have_the_published_number_of_parameters(
+    d_model, expected
 ):
     task = MQAR(seq_len=256)
     with torch.device("meta"):
-        based, rebased = (
-            model_for(Recipe(kernel=kernel, d_model=d_model), task)
-            for kernel in ("based", "rebased")
-        )
-    assert count(based) == wanted
-    assert count(rebased) == wanted + 768
+        based = model_for(Recipe(kernel="based", d_model=d_model), task)
+        rebased = model_for(Recipe(kernel="rebased", d_model=d_model), task)
+    assert n_parameters(based) == expected
+    assert n_parameters(rebased) == expected + 768
 
 
-def test_the_norm_as_in_fla_has_32_parameters_a_layer():
-    assert (
-        count(on_meta(preset("rebased-small", norm_layout="shared")))
-        == published.PARAMETERS["based-small"] + 9 * 32
-    )
+def test_the_norm_of_fla_has_32_parameters_per_layer():
+    model = on_meta(preset("rebased-small", norm_layout="shared"))
+    assert n_parameters(model) == published.PARAMETERS["based-small"] + 9 * 32
 
 
-def test_the_defaults_of_the_config_are_the_paper_s_language_model():
+def test_defaults_of_the_config_are_the_language_model_of_the_paper():
     assert preset("rebased-small").to_dict() == BasedConfig().to_dict()
 
 
-def test_a_field_of_a_preset_can_be_changed_without_changing_the_preset():
+def test_a_changed_field_leaves_the_preset_as_it_was():
     assert preset("based-360m", sliding_window=128).sliding_window == 128
     preset("based-360m").layer_types.clear()
     assert preset("based-360m").sliding_window == 64
     assert len(preset("based-360m").layer_types) == 27
 
 
-def test_an_unknown_name_is_refused_with_those_there_are():
-    with pytest.raises(
-        sle.InvalidArgument,
-        match="no preset 'based-7b'; there are based-360m, based-1.3b, .*, rebased-360m$",
-    ):
+def test_rejects_an_unknown_name():
+    message = (
+        "name must be one of based-360m, based-1.3b, .*, rebased-360m; got 'based-7b'$"
+    )
+    with pytest.raises(sle.InvalidArgument, match=message):
         preset("based-7b")
+
+
+def test_rejects_an_unknown_field():
+    message = "BasedConfig has no field hidden_sizes; the closest are hidden_size"
+    with pytest.raises(sle.InvalidArgument, match=message):
+        preset("based-360m", hidden_sizes=8)
