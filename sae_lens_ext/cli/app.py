@@ -7,12 +7,9 @@ import tyro
 import sae_lens_ext
 from sae_lens_ext._optional import require
 from sae_lens_ext.cli.outcome import PROGRAM, echo
-from sae_lens_ext.cli.parsing import COMMANDS, wrapped
+from sae_lens_ext.cli.parsing import COMMANDS
 
-_DESCRIPTION = wrapped(
-    "One sparse autoencoder, every k. Each command has its own --help; --version "
-    "prints the version of the package."
-)
+_DESCRIPTION = "One sparse autoencoder, every k. --version prints the version."
 
 
 def app(arguments: Sequence[str]) -> int:

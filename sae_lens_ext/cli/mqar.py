@@ -71,9 +71,9 @@ class MqarOptions:
 
     grid: GridOptions = field(default_factory=GridOptions)
     task: Annotated[Any, fields_of(MQAR)]
-    """The task: sequences of keys and values, and questions for them."""
+    """The task; the defaults are the published ones."""
     recipe: Annotated[Any, _RECIPE]
-    """The shape of the models and how they are trained."""
+    """The models and their training; the defaults are the published ones."""
     output: OutputOptions = field(default_factory=OutputOptions)
 
 

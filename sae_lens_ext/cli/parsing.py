@@ -19,12 +19,11 @@ import tyro
 from sae_lens_ext.cli.outcome import PROGRAM
 from sae_lens_ext.errors import InvalidArgument
 
+# Each fits a line of the help: tyro leaves a description on one line.
 COMMANDS = {
     "demo": "Train an SAE on a small real model, splice it in at every k, and report.",
-    "mqar": "Train small models to recall, and compare kernels of linear attention. "
-    "The defaults are the published task and training.",
-    "pretrain": "Train language models with linear attention and with softmax "
-    "attention, of one size, on one text, and compare them.",
+    "mqar": "Train small models to recall, and compare kernels of linear attention.",
+    "pretrain": "Train language models with linear and softmax attention on one text.",
 }
 """The commands, and what each does in a sentence."""
 
@@ -56,7 +55,7 @@ def parse(
         options,
         args=merge_repeated(arguments, repeatable),
         prog=f"{PROGRAM} {command}",
-        description=wrapped(COMMANDS[command]),
+        description=COMMANDS[command],
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
     )
 
@@ -138,11 +137,6 @@ def field_texts(config: type) -> dict[str, str]:
                 words = " ".join(text.split())
                 texts[ast.unparse(statement.target)] = words.replace("``", "")
     return texts
-
-
-def wrapped(description: str) -> str:
-    """A description as wide as tyro's boxes, which tyro itself leaves on one line."""
-    return textwrap.fill(description, width=80)
 
 
 def default_of(function: Callable[..., Any], parameter: str) -> Any:

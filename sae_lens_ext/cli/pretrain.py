@@ -28,14 +28,12 @@ _KERNEL = tyro.conf.arg(
     metavar="KERNEL [KERNEL ...]",
     help=f"Kernels to compare, of {', '.join((*FEATURE_MAPS, ATTENTION))}.",
 )
-
-
 _RECALL: Recall = default_of(perplexity, "recall")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonOptions:
-    """What is compared, where models are trained, and where results go."""
+    """Models of one size are trained with each kernel, and tested on held-out text."""
 
     kernel: Annotated[tuple[str, ...], _KERNEL] = ("rebased", "based", ATTENTION)
     recall: Recall = _RECALL

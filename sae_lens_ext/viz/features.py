@@ -13,7 +13,7 @@ class FeatureOnText:
     feature: int
     """Its index."""
     activations: tuple[float, ...]
-    """Its activation on every token; 0 where it is not among the token's k strongest."""
+    """Its activation on every token; 0 where it is not one of the k strongest."""
 
     def fires_on(self, tokens: list[str]) -> list[tuple[str, float]]:
         """The tokens it is active on, with their activations, strongest first."""
