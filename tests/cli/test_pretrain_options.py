@@ -1,12 +1,9 @@
-"""`sae-lens-ext pretrain` passes its options on; the runs are tested in experiments."""
+"""The options of `sae-lens-ext pretrain` reach the comparison, as they were typed."""
 
-import re
-import shlex
 from pathlib import Path
 
 import pandas
 import pytest
-from paths import REPOSITORY
 
 from sae_lens_ext.based import pretrain as module_form
 from sae_lens_ext.cli import pretrain
@@ -118,19 +115,3 @@ def test_rejects_an_option_without_values(calls, capsys):
 
 def test_the_module_form_is_the_same_command():
     assert module_form.main is pretrain.main
-
-
-def test_every_documented_command_is_valid():
-    document = (REPOSITORY / "docs" / "based.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```bash\n(.*?)```", document, flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    prefixes = ("python -m sae_lens_ext.based.pretrain", "sae-lens-ext pretrain")
-    commands = [
-        line.removeprefix(prefix)
-        for line in lines
-        for prefix in prefixes
-        if line.startswith(prefix)
-    ]
-    assert len(commands) >= 3
-    for command in commands:
-        pretrain.options_from(shlex.split(command)).configs()
