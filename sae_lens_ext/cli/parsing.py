@@ -104,7 +104,7 @@ def fields_of(
 
     Args:
         config: a dataclass; all its fields have plain defaults.
-        without: fields that are no options.
+        without: fields to leave out.
         texts: help by field, where an option differs from its field.
     """
     texts = {**field_texts(config), **(texts or {})}

@@ -1,4 +1,4 @@
-"""An error of ours is one line and exit code 2, control-C one line and 130."""
+"""A known error is one line and exit code 2, control-C one line and 130."""
 
 import pytest
 
