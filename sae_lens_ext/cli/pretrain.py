@@ -33,7 +33,7 @@ _RECALL: Recall = default_of(perplexity, "recall")
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonOptions:
-    """Models of one size are trained with each kernel, and tested on held-out text."""
+    """Kernels are compared in models of one size, on held-out text."""
 
     kernel: Annotated[tuple[str, ...], _KERNEL] = ("rebased", "based", ATTENTION)
     recall: Recall = _RECALL

@@ -83,10 +83,13 @@ def test_names_the_models_that_diverged(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--pairs", "3"], "seq_len .* got .*8.*3"),
+        (
+            ["--pairs", "3"],
+            "seq_len must be even and at least 4 .*pairs; got seq_len=8, pairs=3",
+        ),
         (["--kernel", "softmax"], "kernel must be one of based, .*; got 'softmax'"),
-        (["--lr", "-1"], "lr must be .*; got -1.0"),
-        (["--train-examples", "3"], "train_examples.*3.* batch.*4"),
+        (["--lr", "-1"], "lr must be a .*number.*; got -1.0"),
+        (["--train-examples", "3"], "train_examples=3 .*batch_size=4"),
         (["--device", "nowhere"], "device 'nowhere' cannot be used here"),
         (["--jobs", "0"], "jobs must be .*; got 0"),
         (["--seeds", "0"], "seeds must be a positive integer; got 0"),
