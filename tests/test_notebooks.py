@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, and its committed outputs are there and clean."""
+"""Every notebook runs from top to bottom, and its committed outputs are clean."""
 
 from pathlib import Path
 
@@ -15,18 +15,19 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_from_top_to_bottom(path, tmp_path):
+def test_runs_from_top_to_bottom(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
+    client = NotebookClient(
         notebook,
         timeout=600,
         kernel_name="python3",
         resources={"metadata": {"path": tmp_path}},
-    ).execute()
+    )
+    client.execute()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_its_committed_outputs_are_complete_and_clean(path):
+def test_committed_outputs_are_complete_and_clean(path):
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), (
@@ -35,9 +36,8 @@ def test_its_committed_outputs_are_complete_and_clean(path):
     for cell in code:
         for output in cell.outputs:
             assert output.output_type != "error"
-            text = str(output.get("text", "")) + str(
-                output.get("data", {}).get("text/plain", "")
-            )
+            plain = output.get("data", {}).get("text/plain", "")
+            text = str(output.get("text", "")) + str(plain)
             assert "Warning" not in text
             assert str(Path.home()) not in text
             assert output.get("name") != "stderr", text

@@ -1,4 +1,4 @@
-"""``python -m sae_lens_ext.based.pretrain``: another name of ``sae-lens-ext pretrain``."""
+"""``python -m sae_lens_ext.based.pretrain`` is ``sae-lens-ext pretrain``."""
 
 import sys
 

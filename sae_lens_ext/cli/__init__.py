@@ -1,20 +1,38 @@
-"""The command line, ``sae-lens-ext``. A failure is one line on standard error, a wrong option a box that
-names it; both exit with 2."""
+"""The command line, ``sae-lens-ext``.
+
+======== ========================================================================
+module   what it holds
+======== ========================================================================
+app      which command was typed
+parsing  arguments -> the options of a command
+outcome  an error or an interruption -> one line and an exit code
+demo     the options of ``sae-lens-ext demo``, and what they start; ``mqar`` and
+         ``pretrain`` are the same for their commands
+======== ========================================================================
+
+The modules of the commands are imported after one of them is chosen: they import torch,
+which takes seconds.
+"""
 
 import sys
+from collections.abc import Sequence
 
 from sae_lens_ext._optional import require
-from sae_lens_ext.errors import SaeLensExtError
+from sae_lens_ext.cli.outcome import exit_code
 
 
-def main() -> None:
-    """Run the command that was typed, then exit."""
-    try:
-        require("typer", "The command line")
-        from sae_lens_ext.cli.app import app
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Carry out a command, then exit.
 
-        sys.exit(app(standalone_mode=True))
-    except (SaeLensExtError, OSError) as error:
-        message = " ".join(str(error).split())
-        sys.stderr.write(f"sae-lens-ext: {message}\n")
-        sys.exit(2)
+    Args:
+        arguments: those of the command line; None takes the ones that were typed.
+    """
+    if arguments is None:
+        arguments = sys.argv[1:]
+
+    def command() -> int:
+        require("tyro", "The command line")
+        app = require("sae_lens_ext.cli.app", "The command line").app
+        return app(arguments)
+
+    sys.exit(exit_code(command))

@@ -1,4 +1,4 @@
-"""The main job on a real model: the bundled language model, an SAE for it, and the demo.
+"""The main job on a real model: the bundled language model, an SAE for it, the demo.
 
 The model needs no model hub: it installs from the package index and is prepared once.
 """

@@ -1,9 +1,10 @@
-"""``sae-lens-ext demo``: the whole of this package once, on a real model.
+"""The whole of this package once, on a real model: what ``sae-lens-ext demo`` shows.
 
 1. Load the bundled model; prepare it if this is the first time.
-2. Train a HierarchicalTopK SAE after block 9, or load the one that was kept.
+2. Train a HierarchicalTopK SAE after block 9, or load the one in the cache.
 3. Splice it in at k = 1, 2, 4, ..., on text it was not trained on.
-4. Show which features a sentence switches on, and what the model predicts after it at each k.
+4. Show which features a sentence activates, and what the model predicts after it at
+   each k.
 5. Write the table, a figure and a page.
 """
 
@@ -29,9 +30,22 @@ from sae_lens_ext.viz import (
 
 _N_FEATURES = 5
 _N_PREDICTIONS = 5
+# Tokens that are printed for a feature, its strongest.
+_N_TOKENS = 8
+
+# Column of the printed table -> its width and the decimals of its numbers.
+_COLUMNS = {
+    "k": (14, 0),
+    "l0": (6, 1),
+    "fvu": (7, 3),
+    "ce": (7, 3),
+    "recovered": (10, 3),
+    "(zero end)": (10, 3),
+    "kl": (7, 3),
+}
 
 
-def run_demo(
+def walk_through(
     out: Path,
     *,
     sentence: str,
@@ -40,16 +54,31 @@ def run_demo(
     progress: bool,
     echo: Callable[[str], object],
 ) -> None:
-    """Run all five steps, and hand what they find to ``echo``, text by text."""
+    """Take all five steps of the demo.
+
+    Args:
+        out: folder for ``sweep.csv``, ``frontier.png`` and ``report.html``.
+        sentence: text whose features are shown.
+        n_rows: held-out rows of 128 tokens to sweep over.
+        retrain: whether to train the SAE again even if it is in the cache.
+        progress: whether to show progress bars.
+        echo: called with every text of the results, such as ``print``.
+
+    Raises:
+        InvalidArgument: the sentence is empty, or ``out`` is a file.
+    """
     if not sentence.strip():
         raise InvalidArgument(
-            "the sentence is empty; give one whose features you want to see, or leave --sentence out"
+            "the sentence is empty; give one whose features you want to see, or leave "
+            "--sentence out"
         )
     if out.exists() and not out.is_dir():
         raise InvalidArgument(f"{out} is a file; give a folder to write to with --out")
+
     model = load_bundled(progress=progress)
     sae = demo_sae(model, retrain=retrain, progress=progress)
-    # Scoring one position in four costs a third of scoring all; the differences between values of k stay the same.
+    # Scoring one position in four costs a third of scoring all; the differences between
+    # values of k stay the same.
     sweep = sweep_k(
         model,
         held_out_tokens(model.tokenizer, n_rows),
@@ -57,38 +86,36 @@ def run_demo(
         score=slice(None, None, 4),
         progress=progress,
     )
+
     tokens = model.to_str_tokens(sentence)
     code, predictions = _on_sentence(model, sae, sentence, sweep["k"].tolist())
     features = strongest_features(code, _N_FEATURES)
-    echo(_table(sweep))
-    echo(_feature_lines(features, tokens))
-    facts = {
-        "model": str(sae.config.model_name),
-        "site": str(sae.config.hook_name),
-        "features": f"{sae.config.d_sae:,}",
-        "trained at": f"every k up to {sae.config.k}",
-        "evaluated on": f"{sweep.attrs['n_spliced']:,} held-out tokens",
-    }
+    echo(_sweep_as_text(sweep))
+    echo(_features_as_text(features, tokens))
+
     report = Report(
         title="One sparse autoencoder, every k",
-        facts=facts,
+        facts=_facts(sae, sweep),
         sweep=sweep.to_dict(orient="records"),
         ends={end: sweep.attrs[end] for end in ("ce_bare", "ce_mean", "ce_zero")},
         tokens=tokens,
-        codes=[_active(code, position) for position in range(len(tokens))],
+        codes=[_active_features(code, position) for position in range(len(tokens))],
         predictions=predictions,
         features=features,
     )
-    _write(out, sweep, report)
-    echo(
-        f"\nWrote {out / 'sweep.csv'}, {out / 'frontier.png'} and {out / 'report.html'}; open the last one in a browser."
-    )
+    paths = _write(out, sweep, report)
+    names = ", ".join(str(path) for path in paths[:-1])
+    echo(f"\nWrote {names} and {paths[-1]}; open the last one in a browser.")
 
 
 def _on_sentence(
     model: Any, sae: SAE, sentence: str, ks: list[int]
 ) -> tuple[SparseCode, dict[str, list[tuple[str, float]]]]:
-    """The sentence's code at the largest k, and the likeliest next tokens without and with the splice at each k."""
+    """The code of a sentence at the largest k, and the likeliest tokens after it.
+
+    The predictions are those of the bare model, under ``"bare"``, and of the spliced
+    model under each k.
+    """
     tokens = model.to_tokens(sentence)
     with torch.no_grad():
         predictions = {"bare": _likeliest(model, model(tokens))}
@@ -96,62 +123,101 @@ def _on_sentence(
             for k in ks:
                 spliced.k = k
                 predictions[str(k)] = _likeliest(model, model(tokens))
-        return spliced.codes[str(sae.config.hook_name)][0], predictions
+        # The last k is the largest.
+        code = spliced.codes[str(sae.config.hook_name)][0]
+    return code, predictions
 
 
 def _likeliest(model: Any, logits: torch.Tensor) -> list[tuple[str, float]]:
     probabilities, ids = logits[0, -1].float().softmax(dim=-1).topk(_N_PREDICTIONS)
-    return [
-        (model.tokenizer.decode([i]), p)
-        for i, p in zip(ids.tolist(), probabilities.tolist(), strict=True)
-    ]
+    words = [model.tokenizer.decode([token_id]) for token_id in ids.tolist()]
+    return list(zip(words, probabilities.tolist(), strict=True))
 
 
-def _active(code: SparseCode, position: int) -> list[tuple[int, float]]:
-    pairs = zip(
-        code.indices[position].tolist(), code.values[position].tolist(), strict=True
-    )
+def _active_features(code: SparseCode, position: int) -> list[tuple[int, float]]:
+    features = code.indices[position].tolist()
+    values = code.values[position].tolist()
+    pairs = zip(features, values, strict=True)
     return [(feature, value) for feature, value in pairs if value > 0]
 
 
-def _table(sweep: Any) -> str:
-    """The sweep with its three ends as lines of text."""
-    lines = [
-        f"{'k':>14} {'l0':>6} {'fvu':>7} {'ce':>7} {'recovered':>10} {'(zero end)':>10} {'kl':>7}"
-    ]
-    lines.append(
-        f"{'bare model':>14} {'':>6} {0:7.3f} {sweep.attrs['ce_bare']:7.3f} {1:10.3f} {1:10.3f} {0:7.3f}"
-    )
+def _facts(sae: SAE, sweep: Any) -> dict[str, str]:
+    return {
+        "model": str(sae.config.model_name),
+        "site": str(sae.config.hook_name),
+        "features": f"{sae.config.d_sae:,}",
+        "trained at": f"every k up to {sae.config.k}",
+        "evaluated on": f"{sweep.attrs['n_spliced']:,} held-out tokens",
+    }
+
+
+def _sweep_as_text(sweep: Any) -> str:
+    """The sweep with its three ends, as a table."""
+    bare = {
+        "fvu": 0.0,
+        "ce": sweep.attrs["ce_bare"],
+        "recovered": 1.0,
+        "(zero end)": 1.0,
+        "kl": 0.0,
+    }
+    mean = {"fvu": 1.0, "ce": sweep.attrs["ce_mean"], "recovered": 0.0}
+    zero = {"ce": sweep.attrs["ce_zero"], "(zero end)": 0.0}
+
+    lines = [_line(list(_COLUMNS)), _line(_cells("bare model", bare))]
     for row in sweep.itertuples():
-        lines.append(
-            f"{row.k:>14} {row.l0:6.1f} {row.fvu:7.3f} {row.ce:7.3f} {row.ce_recovered:10.3f} {row.ce_recovered_zero:10.3f} {row.kl:7.3f}"
-        )
-    lines.append(
-        f"{'mean-ablated':>14} {'':>6} {1:7.3f} {sweep.attrs['ce_mean']:7.3f} {0:10.3f}"
-    )
-    lines.append(
-        f"{'zero-ablated':>14} {'':>6} {'':>7} {sweep.attrs['ce_zero']:7.3f} {'':>10} {0:10.3f}"
-    )
+        scores = {
+            "l0": row.l0,
+            "fvu": row.fvu,
+            "ce": row.ce,
+            "recovered": row.ce_recovered,
+            "(zero end)": row.ce_recovered_zero,
+            "kl": row.kl,
+        }
+        lines.append(_line(_cells(str(row.k), scores)))
+    lines.append(_line(_cells("mean-ablated", mean)))
+    lines.append(_line(_cells("zero-ablated", zero)))
     return "\n".join(lines)
 
 
-def _feature_lines(features: list[FeatureOnText], tokens: list[str]) -> str:
+def _cells(name: str, scores: dict[str, float]) -> list[str]:
+    """One cell per column: the row's name, then a number or a blank."""
+    cells = [name]
+    for column, (_, decimals) in list(_COLUMNS.items())[1:]:
+        score = scores.get(column)
+        cells.append("" if score is None else f"{score:.{decimals}f}")
+    return cells
+
+
+def _line(cells: list[str]) -> str:
+    widths = [width for width, _ in _COLUMNS.values()]
+    padded = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+    return " ".join(padded).rstrip()
+
+
+def _features_as_text(features: list[FeatureOnText], tokens: list[str]) -> str:
+    sentence = "".join(tokens[1:])
     lines = [
-        f"\nThe {len(features)} strongest features on {''.join(tokens[1:])!r}, and the tokens they fire on:"
+        f"\nThe {len(features)} strongest features on {sentence!r}, "
+        "and the tokens they fire on:"
     ]
-    for item in features:
+    for feature in features:
+        strongest = feature.fires_on(tokens)[:_N_TOKENS]
         fires = ", ".join(
-            f"{token.strip() or token!r} {value:.0f}"
-            for token, value in item.fires_on(tokens)[:8]
+            f"{token.strip() or token!r} {value:.0f}" for token, value in strongest
         )
-        lines.append(f"  feature {item.feature:>5}: {fires}")
+        lines.append(f"  feature {feature.feature:>5}: {fires}")
     return "\n".join(lines)
 
 
-def _write(out: Path, sweep: Any, report: Report) -> None:
-    with replacing(out / "sweep.csv") as temporary:
+def _write(out: Path, sweep: Any, report: Report) -> list[Path]:
+    """Write the results; the page is the last of the returned paths."""
+    table = out / "sweep.csv"
+    picture = out / "frontier.png"
+    page = out / "report.html"
+    with replacing(table) as temporary:
         sweep.to_csv(temporary, index=False)
-    with replacing(out / "frontier.png") as temporary:
+    with replacing(picture) as temporary:
         plot_frontier(sweep).savefig(temporary, dpi=150, format="png")
-    with replacing(out / "report.html") as temporary:
+    with replacing(page) as temporary:
         temporary.write_text(render_report(report), encoding="utf-8")
+    return [table, picture, page]

@@ -1,4 +1,4 @@
-"""Results as pictures and pages. Takes data, never a model."""
+"""Results as figures and pages. Takes data, never a model."""
 
 from sae_lens_ext.viz.features import FeatureOnText, strongest_features
 from sae_lens_ext.viz.frontier import plot_frontier

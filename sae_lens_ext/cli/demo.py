@@ -1,0 +1,54 @@
+"""``sae-lens-ext demo``: the whole of this package once, on a real model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import FlagCreatePairsOff
+
+from sae_lens_ext.cli.outcome import echo, exit_code
+from sae_lens_ext.cli.parsing import parse
+
+# The demo's SAE is trained on documentation, so its features are at home there.
+SENTENCE = (
+    "If the key is not in the dictionary, a KeyError is raised; if the index is out of "
+    "range, an IndexError is"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """The options of the command."""
+
+    out: Path = Path("runs/demo")
+    """Folder for sweep.csv, frontier.png and report.html."""
+    sentence: str = SENTENCE
+    """Text whose features are shown."""
+    rows: int = 8
+    """Held-out rows of 128 tokens to sweep over."""
+    retrain: FlagCreatePairsOff[bool] = False
+    """Train the SAE again even if the cache holds one."""
+    progress: bool = True
+    """Show progress bars."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out the command and return its exit code."""
+    options = parse(DemoOptions, arguments, "demo")
+    return exit_code(lambda: _demonstrate(options), goes_on_from="what the cache holds")
+
+
+def _demonstrate(options: DemoOptions) -> None:
+    # Here, so that --help does not wait for torch.
+    from sae_lens_ext import _arguments as arguments
+    from sae_lens_ext.demo.walkthrough import walk_through
+
+    arguments.positive_int(options.rows, "rows")
+    walk_through(
+        options.out,
+        sentence=options.sentence,
+        n_rows=options.rows,
+        retrain=options.retrain,
+        progress=options.progress,
+        echo=echo,
+    )

@@ -1,0 +1,166 @@
+"""From arguments to the options of a command.
+
+The options of a command are the fields of a dataclass, with their defaults; the string
+literal under a field is its help. ``fields_of`` adds the fields of a config to them, so
+that names, defaults and help of a config are written once, in the config.
+"""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import sys
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from sae_lens_ext.cli.outcome import PROGRAM
+from sae_lens_ext.errors import InvalidArgument
+
+# Each fits a line of the help: tyro leaves a description on one line.
+COMMANDS = {
+    "demo": "Train an SAE on a small real model, splice it in at every k, and report.",
+    "mqar": "Train small models to recall, and compare kernels of linear attention.",
+    "pretrain": "Train language models with linear and softmax attention on one text.",
+}
+"""The commands, and what each does in a sentence."""
+
+Options = TypeVar("Options")
+
+
+def parse(
+    options: type[Options],
+    arguments: Sequence[str] | None,
+    command: str,
+    *,
+    repeatable: Collection[str] = (),
+) -> Options:
+    """The options of a command, from its arguments.
+
+    Args:
+        options: a dataclass; fields of fields are options without a prefix.
+        arguments: what follows the command's name; None takes what was typed.
+        command: a key of ``COMMANDS``.
+        repeatable: options with several values; see ``merge_repeated``.
+
+    Raises:
+        SystemExit: with code 2 if an argument is invalid, after a message that names
+            it; with code 0 after ``--help``.
+    """
+    if arguments is None:
+        arguments = sys.argv[1:]
+    return tyro.cli(
+        options,
+        args=merge_repeated(arguments, repeatable),
+        prog=f"{PROGRAM} {command}",
+        description=COMMANDS[command],
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+    )
+
+
+def merge_repeated(arguments: Sequence[str], repeatable: Collection[str]) -> list[str]:
+    """Move all values of an option behind one mention of it.
+
+    ``--lr 1 --lr 2`` and ``--lr 1 2`` then mean the same; tyro by itself would take the
+    last ``--lr`` alone. Arguments of other options keep their order and come first.
+
+    >>> merge_repeated(["--lr", "1", "--seeds", "2", "--lr=3", "--save"], ["--lr"])
+    ['--seeds', '2', '--save', '--lr', '1', '3']
+    """
+    others: list[str] = []
+    values: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if option in repeatable:
+            current = values.setdefault(option, [])
+            # As in argparse, an attached value is the only one of its mention.
+            if equals:
+                current.append(value)
+                current = None
+        elif current is not None and not _is_option(argument):
+            current.append(argument)
+        else:
+            current = None
+            others.append(argument)
+    merged = ([option, *listed] for option, listed in values.items())
+    return [*others, *itertools.chain.from_iterable(merged)]
+
+
+def fields_of(
+    config: type,
+    *,
+    without: Collection[str] = (),
+    texts: Mapping[str, str] | None = None,
+) -> Any:
+    """Make a field of an options class stand for the fields of a config.
+
+    ``task: Annotated[Any, fields_of(MQAR)]`` gives the command the options of ``MQAR``,
+    and ``MQAR(**vars(options.task))`` the config. The values arrive unchecked: errors
+    of a config that tyro builds would be shown in a box of tyro's, with the name of the
+    options' field in place of the config's.
+
+    Args:
+        config: a dataclass; all its fields have plain defaults.
+        without: fields to leave out.
+        texts: help by field, where an option differs from its field.
+    """
+    texts = {**field_texts(config), **(texts or {})}
+    options = [
+        (
+            field.name,
+            field.type,
+            dataclasses.field(
+                default=field.default, metadata={"help": texts.get(field.name, "")}
+            ),
+        )
+        for field in dataclasses.fields(config)
+        if field.name not in without
+    ]
+    unchecked = dataclasses.make_dataclass(config.__name__, options)
+    return tyro.conf.arg(constructor=unchecked)
+
+
+def field_texts(config: type) -> dict[str, str]:
+    """The string literal under each field of a dataclass, as one line of plain text."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
+    assert isinstance(definition, ast.ClassDef)
+    texts = {}
+    for statement, following in itertools.pairwise(definition.body):
+        if not isinstance(statement, ast.AnnAssign):
+            continue
+        # A string that stands as a statement.
+        match following:
+            case ast.Expr(value=ast.Constant(value=str(text))):
+                words = " ".join(text.split())
+                texts[ast.unparse(statement.target)] = words.replace("``", "")
+    return texts
+
+
+def default_of(function: Callable[..., Any], parameter: str) -> Any:
+    """The default of a function's parameter, for an option that is passed to it."""
+    return inspect.signature(function).parameters[parameter].default
+
+
+def not_empty(values: tuple[Any, ...], option: str) -> tuple[Any, ...]:
+    """The values of a repeatable option.
+
+    Raises:
+        InvalidArgument: there are none; tyro takes an option without values for such.
+    """
+    if not values:
+        raise InvalidArgument(f"{option} needs at least one value")
+    return values
+
+
+def _is_option(argument: str) -> bool:
+    """Whether an argument is an option; negative numbers are values."""
+    if not argument.startswith("-"):
+        return False
+    try:
+        float(argument)
+    except ValueError:
+        return True
+    return False

@@ -1,0 +1,59 @@
+"""The options of `sae-lens-ext demo` reach the walkthrough."""
+
+from pathlib import Path
+
+import pytest
+
+from sae_lens_ext.cli.demo import SENTENCE, main
+from sae_lens_ext.demo import walkthrough
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    calls = []
+
+    def walk_through(out, *, echo, **options):
+        calls.append((out, options))
+        echo("shown")
+
+    monkeypatch.setattr(walkthrough, "walk_through", walk_through)
+    return calls
+
+
+def test_defaults(calls, capsys):
+    assert main([]) == 0
+    options = {"sentence": SENTENCE, "n_rows": 8, "retrain": False, "progress": True}
+    assert calls == [(Path("runs/demo"), options)]
+    assert capsys.readouterr().out == "shown\n"
+
+
+def test_every_option_arrives(calls):
+    arguments = ["--out", "a b", "--sentence", "w1 w2", "--rows", "3"]
+    assert main([*arguments, "--retrain", "--no-progress"]) == 0
+    options = {"sentence": "w1 w2", "n_rows": 3, "retrain": True, "progress": False}
+    assert calls == [(Path("a b"), options)]
+
+
+def test_help_shows_every_option(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for option in ("--out", "--retrain", "--rows", "--sentence", "--no-progress"):
+        assert option in shown
+
+
+def test_rejects_invalid_row_count(calls, capsys):
+    assert main(["--rows", "0"]) == 2
+    error = capsys.readouterr().err
+    assert error == "sae-lens-ext: rows must be a positive integer; got 0\n"
+    assert not calls
+
+
+def test_an_interruption_exits_with_130(monkeypatch, capsys):
+    def walk_through(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(walkthrough, "walk_through", walk_through)
+    assert main([]) == 130
+    assert "interrupted; the same command goes on from" in capsys.readouterr().err
