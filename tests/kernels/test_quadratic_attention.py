@@ -8,7 +8,7 @@ import pytest
 import torch
 from harness import compare
 
-from kernels.attention_cases import CASES, KERNELS, Attention
+from kernels.attention_cases import CASES, KERNELS, Attention, Case
 from sae_lens_ext.errors import BackendError, InvalidArgument, ShapeMismatch
 from sae_lens_ext.kernels import (
     AttentionState,
@@ -55,6 +55,14 @@ def test_on_a_cpu_it_agrees_with_the_definition_in_outputs_and_all_gradients(
         for form, backend in (("dense", "reference"), ("chunked", "cpu"))
     )
     compare(fast, plain, case.inputs(KERNELS[kernel], with_state), dtype)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_reading_thousands_of_features_is_as_accurate_as_the_definition(kernel):
+    c = KERNELS[kernel]
+    inputs = Case(1, 1, 3, 65, 2).inputs(c, with_state=True)
+    plain = Attention(c, "dense", "reference")
+    compare(Attention(c, "chunked", "cpu"), plain, inputs, torch.float32)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

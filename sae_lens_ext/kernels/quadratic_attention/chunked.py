@@ -105,7 +105,9 @@ def find_sums(
             )
             sums = _weights(_scores(wide_q, wide_k, feature_map), feature_map) @ v1
             if S is not None:
-                sums.baddbmm_(features.of(wide_q).mT, S)
+                # Not baddbmm: MKL adds every product to the running sum there (on AMD
+                # CPUs), so that thousands of features round at the size of the whole.
+                sums += features.of(wide_q).mT @ S
             divisor[part] = reference.divisor(
                 sums[..., -1],
                 wide_q.mT,
