@@ -3,29 +3,29 @@
 import pytest
 import torch
 from harness import compare
-from kernels.attention_cases import KERNELS, Attention, Case
+from kernels.attention_cases import FEATURE_MAPS, Attention, Case
 
 from sae_lens_ext.kernels import (
     AttentionState,
     quadratic_attention,
     quadratic_attention_with_state,
 )
-from sae_lens_ext.kernels.quadratic_attention import gpu, operator
+from sae_lens_ext.kernels.quadratic_attention import gpu, gpu_layout, operator
 
 
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(gpu, "_CHUNK", 32)
-    monkeypatch.setattr(gpu, "tiles", lambda d, d_v: gpu.Tiles(16, 16, 16))
+    monkeypatch.setattr(gpu_layout, "tiles", lambda d, d_v: gpu_layout.Tiles(16, 16, 16))
 
 
 def run(case, kernel, form, with_state, dtype, device):
     inputs = {
         name: tensor.to(device)
-        for name, tensor in case.inputs(KERNELS[kernel], with_state).items()
+        for name, tensor in case.inputs(FEATURE_MAPS[kernel], with_state).items()
     }
     plain, fast = (
-        Attention(KERNELS[kernel], form, backend)
+        Attention(FEATURE_MAPS[kernel], form, backend)
         for form, backend in (("dense", "reference"), (form, "gpu"))
     )
     compare(fast, plain, inputs, dtype)
@@ -51,7 +51,7 @@ def test_it_agrees_with_the_definition(case, form, with_state, dtype, device):
     run(case, "based", form, with_state, dtype, device)
 
 
-@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel != "based"])
+@pytest.mark.parametrize("kernel", [kernel for kernel in FEATURE_MAPS if kernel != "based"])
 @pytest.mark.usefixtures("small")
 def test_every_kernel_agrees_with_its_definition(kernel, dtype, device):
     run(Case(1, 1, 18, 4, 3), kernel, "chunked", True, dtype, device)

@@ -1,38 +1,56 @@
-"""Whether the comparison notices when a program of ``quadratic_attention`` is wrong."""
+"""The comparison with the definition notices errors in the GPU's attention."""
+
+import importlib
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from kernels.attention_cases import KERNELS, Attention, Case
-from kernels.planted import assert_comparison_fails
+from kernels.attention_cases import FEATURE_MAPS, Attention, Case
+from kernels.planted import NUMBERS, assert_comparison_fails
 
-from sae_lens_ext.kernels import AttentionState
-from sae_lens_ext.kernels.quadratic_attention import gpu as attention_gpu
-from sae_lens_ext.kernels.quadratic_attention import gpu_programs as attention_programs
+from sae_lens_ext.kernels import AttentionState, quadratic_attention
 from sae_lens_ext.kernels.quadratic_attention.reference import FeatureMap
 
+PACKAGE = "sae_lens_ext.kernels.quadratic_attention"
+FOLDER = Path(sys.modules[quadratic_attention.__module__].__file__).parent
 
-def attention_refused(module, device, monkeypatch):
-    monkeypatch.setattr(module, "_CHUNK", 32)
-    monkeypatch.setattr(module, "tiles", lambda d, d_v: attention_gpu.Tiles(16, 16, 16))
-    case, c = Case(1, 1, 33, 2, 1), KERNELS["based"]
 
-    def wrong(q, k, v, state_kv, state_k):
-        kernel = FeatureMap(c, 0.5**0.5, 1e-12)
-        out, state = module.attend(
-            q, k, v, kernel, AttentionState(state_kv, state_k), True, "chunked"
-        )
-        return torch.cat([one.reshape(-1) for one in (out, *state)])
+@pytest.fixture
+def load_changed(tmp_path, monkeypatch):
+    """Load a copy of all of the GPU's modules with ``old`` replaced by ``new``.
 
-    inputs = {
-        name: tensor.to(device)
-        for name, tensor in case.inputs(c, with_state=True).items()
-    }
-    assert_comparison_fails(wrong, Attention(c, "dense", "reference"), inputs)
+    The copies import each other, and their operators have another name. ``old`` must
+    occur exactly once in all of them.
+    """
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"sabotaged_{next(NUMBERS)}"
+
+    def load(old, new):
+        copies = tmp_path / name
+        copies.mkdir()
+        (copies / "__init__.py").touch()
+        n_found = 0
+        for path in FOLDER.glob("gpu*.py"):
+            source = path.read_text(encoding="utf-8")
+            n_found += source.count(old)
+            changed = source.replace(old, new)
+            changed = changed.replace(f"{PACKAGE}.gpu", f"{name}.gpu")
+            changed = changed.replace('"quadratic_attention_', f'"{name}_')
+            (copies / path.name).write_text(changed, encoding="utf-8")
+        assert n_found == 1, f"{old!r} is there {n_found} times"
+        return importlib.import_module(f"{name}.gpu")
+
+    yield load
+
+    for module in [module for module in sys.modules if module.startswith(name)]:
+        del sys.modules[module]
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
+        # In the programs.
         (
             "o_y[None, :] <= o_t[:, None]\n        b_weights",
             "o_y[None, :] < o_t[:, None]\n        b_weights",
@@ -52,25 +70,30 @@ def attention_refused(module, device, monkeypatch):
         ("b_sum += tl.load(p_slot", "b_sum = tl.load(p_slot"),
         ("SLOTS - 1 - i if REVERSE", "i if REVERSE"),
         ("(0 if REVERSE else 1)", "0"),
-        ("ROUNDING * tl.sqrt", "tl.sqrt"),
-    ],
-)
-def test_in_the_programs_of_attention(sabotaged, device, monkeypatch, old, new):
-    monkeypatch.setattr(
-        attention_gpu, "gpu_programs", sabotaged(attention_programs, old, new)
-    )
-    attention_refused(attention_gpu, device, monkeypatch)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
+        ("ROUNDING * b_phi_norm", "b_phi_norm"),
+        # In what launches them.
         ("-(grad_value * out)", "(grad_value * out)"),
         ("first = -1 if is_reverse else 0", "first = 0"),
         ("start[..., -1]", "0"),
-        ("after = states if has_after else None", "after = None"),
+        ("after = grad_states if has_after else None", "after = None"),
         ("states.at(0)", "states.at(1)"),
     ],
 )
-def test_in_the_launches_of_attention(sabotaged, device, monkeypatch, old, new):
-    attention_refused(sabotaged(attention_gpu, old, new), device, monkeypatch)
+def test_comparison_fails_on_planted_error(load_changed, device, monkeypatch, old, new):
+    module = load_changed(old, new)
+    layout = importlib.import_module(f"{module.__package__}.gpu_layout")
+    monkeypatch.setattr(module, "_CHUNK", 32)
+    monkeypatch.setattr(layout, "tiles", lambda d, d_v: layout.Tiles(16, 16, 16))
+    c = FEATURE_MAPS["based"]
+
+    def attend(q, k, v, state_kv, state_k):
+        feature_map = FeatureMap(c, 0.5**0.5, 1e-12)
+        state = AttentionState(state_kv, state_k)
+        out, state = module.attend(q, k, v, feature_map, state, True, "chunked")
+        return torch.cat([tensor.reshape(-1) for tensor in (out, *state)])
+
+    inputs = {
+        name: tensor.to(device)
+        for name, tensor in Case(1, 1, 33, 2, 1).inputs(c, with_state=True).items()
+    }
+    assert_comparison_fails(attend, Attention(c, "dense", "reference"), inputs)

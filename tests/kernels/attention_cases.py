@@ -9,7 +9,7 @@ from torch import Tensor
 from sae_lens_ext.kernels import AttentionState, quadratic_attention_with_state
 from sae_lens_ext.kernels.quadratic_attention import Coefficients, n_features
 
-KERNELS: dict[str, Coefficients] = {
+FEATURE_MAPS: dict[str, Coefficients] = {
     "based": (1.0, 1.0, 0.5),
     "rebased": (0.0, 0.0, 1.0),
     "shifted parabola": (0.5, 1.0, 0.5),

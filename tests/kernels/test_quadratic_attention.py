@@ -8,7 +8,7 @@ import pytest
 import torch
 from harness import compare
 
-from kernels.attention_cases import CASES, KERNELS, Attention, Case
+from kernels.attention_cases import CASES, FEATURE_MAPS, Attention, Case
 from sae_lens_ext.errors import BackendError, InvalidArgument, ShapeMismatch
 from sae_lens_ext.kernels import (
     AttentionState,
@@ -17,14 +17,14 @@ from sae_lens_ext.kernels import (
     quadratic_attention_with_state,
 )
 from sae_lens_ext.kernels.quadratic_attention import (
-    chunked,
+    plan,
     feature_map,
     feature_pairs,
     n_features,
     operator,
 )
 
-BASED, REBASED = KERNELS["based"], KERNELS["rebased"]
+BASED, REBASED = FEATURE_MAPS["based"], FEATURE_MAPS["rebased"]
 WAYS = [
     ("dense", None),
     ("chunked", "reference"),
@@ -37,44 +37,44 @@ WAYS = [
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     # Several chunks, the last one smaller, and several groups of heads.
-    monkeypatch.setattr(chunked, "CHUNK", 4)
-    monkeypatch.setattr(chunked, "_SCORES", 32)
+    monkeypatch.setattr(plan, "CHUNK", 4)
+    monkeypatch.setattr(plan, "_SCORES", 32)
 
 
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
 )
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", FEATURE_MAPS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("with_state", [False, True])
 def test_on_a_cpu_it_agrees_with_the_definition_in_outputs_and_all_gradients(
     case, kernel, dtype, with_state
 ):
     plain, fast = (
-        Attention(KERNELS[kernel], form, backend)
+        Attention(FEATURE_MAPS[kernel], form, backend)
         for form, backend in (("dense", "reference"), ("chunked", "cpu"))
     )
-    compare(fast, plain, case.inputs(KERNELS[kernel], with_state), dtype)
+    compare(fast, plain, case.inputs(FEATURE_MAPS[kernel], with_state), dtype)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", FEATURE_MAPS)
 def test_reading_thousands_of_features_is_as_accurate_as_the_definition(kernel):
-    c = KERNELS[kernel]
+    c = FEATURE_MAPS[kernel]
     inputs = Case(1, 1, 3, 65, 2).inputs(c, with_state=True)
     plain = Attention(c, "dense", "reference")
     compare(Attention(c, "chunked", "cpu"), plain, inputs, torch.float32)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", FEATURE_MAPS)
 @pytest.mark.parametrize(("form", "backend"), WAYS[1:])
 def test_all_forms_are_one_function_in_float64(kernel, form, backend):
     for case in CASES:
         for with_state in (False, True):
-            inputs = case.inputs(KERNELS[kernel], with_state)
+            inputs = case.inputs(FEATURE_MAPS[kernel], with_state)
             found, expected = {}, {}
             for store, attention in (
-                (found, Attention(KERNELS[kernel], form, backend)),
-                (expected, Attention(KERNELS[kernel], "dense", "reference")),
+                (found, Attention(FEATURE_MAPS[kernel], form, backend)),
+                (expected, Attention(FEATURE_MAPS[kernel], "dense", "reference")),
             ):
                 leaves = {
                     name: tensor.clone().requires_grad_()
@@ -100,17 +100,17 @@ def test_all_forms_are_one_function_in_float64(kernel, form, backend):
                 )
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", FEATURE_MAPS)
 @pytest.mark.parametrize("split", [0, 1, 6, 11])
 def test_going_on_from_a_state_is_one_long_call(kernel, split):
-    inputs = CASES[2].inputs(KERNELS[kernel])
-    whole = quadratic_attention_with_state(**inputs, c=KERNELS[kernel])
+    inputs = CASES[2].inputs(FEATURE_MAPS[kernel])
+    whole = quadratic_attention_with_state(**inputs, c=FEATURE_MAPS[kernel])
     first = quadratic_attention_with_state(
-        **{name: one[..., :split, :] for name, one in inputs.items()}, c=KERNELS[kernel]
+        **{name: one[..., :split, :] for name, one in inputs.items()}, c=FEATURE_MAPS[kernel]
     )
     rest = {name: one[..., split:, :] for name, one in inputs.items()}
     second = quadratic_attention_with_state(
-        **rest, c=KERNELS[kernel], state=first.state
+        **rest, c=FEATURE_MAPS[kernel], state=first.state
     )
     torch.testing.assert_close(torch.cat([first.out, second.out], dim=-2), whole.out)
     torch.testing.assert_close(tuple(second.state), tuple(whole.state))
@@ -169,10 +169,10 @@ def test_tokens_one_by_one_are_one_call():
     )
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", FEATURE_MAPS)
 @pytest.mark.parametrize("d", [1, 2, 3, 8, 16])
 def test_products_of_features_are_the_kernel(kernel, d):
-    c, scale = KERNELS[kernel], 1 / math.sqrt(d)
+    c, scale = FEATURE_MAPS[kernel], 1 / math.sqrt(d)
     g = torch.Generator().manual_seed(d)
     q, k = torch.randn(2, 40, d, generator=g, dtype=torch.float64)
     s = scale * (q * k).sum(-1)
@@ -232,7 +232,7 @@ def test_based_never_ignores_a_token_and_rebased_can():
 
 
 def test_a_pattern_sums_to_one_and_looks_back_only():
-    for name, c in KERNELS.items():
+    for name, c in FEATURE_MAPS.items():
         inputs = CASES[2].inputs(c)
         pos = inputs["q"].shape[-2]
         pattern = quadratic_attention(
