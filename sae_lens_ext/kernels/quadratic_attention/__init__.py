@@ -163,6 +163,7 @@ def quadratic_attention_with_state(
     out, final_state = _attend(
         q, k, v, c, scale, form, backend, eps, state, wants_state=True
     )
+    # Always there if it is wanted.
     assert final_state is not None
     return Attended(out, final_state)
 
@@ -234,6 +235,7 @@ def _attend(
         features = n_features(q.shape[-1], feature_map.c)
         _check_state(state, v, features, reference.accumulator(q))
 
+    # None is resolved to "cpu" too, which is no reason to refuse a form.
     resolved = resolve(backend, q, k, v, *(state or ()))
     is_plain = form == "recurrent" or (form == "dense" and backend == "cpu")
     if is_plain and backend in ("cpu", "gpu"):

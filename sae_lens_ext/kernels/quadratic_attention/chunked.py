@@ -4,9 +4,9 @@ Within a chunk all scores are computed, as in the dense form. What came before t
 is read from the state, through the features of the queries. A column of ones beside the
 values makes the sum of the weights one more value.
 
-Let P be the weights of a chunk's tokens for each other, S the state before the chunk,
-and N = [numerator, denominator] = P [v, 1] + phi(q) S, so that out is the numerator by
-the divisor. For the gradient g of out, that of N is dN = [g, -<g, out>] / divisor, and
+Let P be the weights of a chunk's tokens for each other, and S the state before the
+chunk. Then N = [numerator, denominator] = P [v, 1] + phi(q) S, and out is numerator /
+divisor. For the gradient g of out, that of N is dN = [g, -<g, out>] / divisor, and
 
     dP      = dN [v, 1]^T            d phi(q) = dN S^T
     d[v, 1] = P^T dN + phi(k) G      d phi(k) = [v, 1] G^T
@@ -76,9 +76,10 @@ def find_sums(
     final_state = divisor.new_zeros(state_shape)
 
     for group in plan.group_sequences(q, chunks, features.n):
+        # A copy, because S is changed in place.
         S = None if initial_state is None else initial_state[group].clone()
         for tokens in chunks:
-            part = group, tokens
+            part = (group, tokens)
             rows_q = _rows(q[part])
             rows_k = _rows(k[part])
             v1 = _with_ones(v[part])
@@ -96,6 +97,7 @@ def find_sums(
             )
             torch.div(sums[..., :-1], divisor[part].unsqueeze(-1), out=out[part])
 
+            # The state after the last chunk is not read here.
             if wants_state or tokens is not chunks[-1]:
                 S = _add_product(S, features.of(rows_k), v1)
         if wants_state and S is not None:
@@ -164,10 +166,11 @@ def find_gradients(
         S = None if initial_state is None else initial_state[group].clone()
         G = None if grad_final_state is None else grad_final_state[group].clone()
         group_inputs = inputs.at(group)
-        grads = gradients.at(group)
-        _go_up(group_inputs, grads, S, chunks, features, feature_map)
+        group_grads = gradients.at(group)
+
+        _go_up(group_inputs, group_grads, S, chunks, features, feature_map)
         has_initial_state = initial_state is not None
-        G = _go_down(group_inputs, grads, G, chunks, features, has_initial_state)
+        G = _go_down(group_inputs, group_grads, G, chunks, features, has_initial_state)
         if initial_state is not None and G is not None:
             grad_state[group] = G
 
@@ -200,6 +203,7 @@ def _go_up(
         weights = _weights(scores, feature_map)
         grad_scores = _slope(scores, feature_map).mul_(grad_sums @ v1.mT)
         grad_q = rows_k @ grad_scores.mT
+        # By way of the state that the queries read.
         if S is not None:
             grad_q += features.gradient(rows_q, S @ grad_sums.mT)
 
@@ -232,6 +236,8 @@ def _go_down(
             v1 = _with_ones(part.v)
             grads.k.add_(features.gradient(rows_k, G @ v1.mT).mT)
             grads.v.add_((features.of(rows_k).mT @ G)[..., :-1])
+
+        # The first chunk reads a state only if there was one before it.
         if has_initial_state or tokens is not chunks[0]:
             G = _add_product(G, features.of(_rows(part.q)), part.grad_sums())
     return G
@@ -263,6 +269,7 @@ def _weights(scores: Tensor, feature_map: FeatureMap) -> Tensor:
     """The causal weights of a chunk's tokens for each other."""
     c0, c1, c2 = feature_map.c
     if (c0, c1, c2) == (0, 0, 1):
+        # ReBased, in one pass over the scores instead of three.
         weights = scores * scores
     else:
         weights = (scores * c2).add_(c1).mul_(scores).add_(c0)

@@ -151,15 +151,100 @@ def _grad_scores(
     # Tokens of other chunks, by the state.
     if HAS_STATE:
         i_slot = i_n * SLOTS + i_chunk + (1 if REVERSE else 0)
-        p_slot_kv = p_kv + i_slot * F * V
-        p_slot_k = p_k + i_slot * F
-        if C1 != 0:
-            o_row = (C0 != 0) + o_d
-            b_phi = _grad_features(
-                p_x_value,
-                b_x_normalizer,
-                p_slot_kv,
-                p_slot_k,
+        b_grad = _add_grad_by_state(
+            b_grad,
+            p_x,
+            p_x_value,
+            b_x_normalizer,
+            p_kv + i_slot * F * V,
+            p_k + i_slot * F,
+            i_n,
+            o_t,
+            o_d,
+            T,
+            D,
+            V,
+            C0,
+            C1,
+            C2,
+            W1,
+            W_SQUARE,
+            W_PAIR,
+            PRECISION,
+            BT,
+            BD,
+            BV,
+        )
+
+    m_out = (o_t < T)[:, None] & (o_d < D)[None, :]
+    p_tile = p_out + (i_n * T + o_t)[:, None] * D + o_d[None, :]
+    tl.store(p_tile, b_grad.to(p_out.dtype.element_ty), mask=m_out)
+
+
+@triton.jit
+@no_type_check
+def _add_grad_by_state(
+    b_grad,
+    p_x,
+    p_value,
+    b_normalizer,
+    p_kv,
+    p_k,
+    i_n,
+    o_t,
+    o_d,
+    T,
+    D,
+    V,
+    C0: tl.constexpr,
+    C1: tl.constexpr,
+    C2: tl.constexpr,
+    W1: tl.constexpr,
+    W_SQUARE: tl.constexpr,
+    W_PAIR: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BT: tl.constexpr,
+    BD: tl.constexpr,
+    BV: tl.constexpr,
+):
+    """Add to the gradient of x that by way of the state in one slot, [BT, BD]."""
+    if C1 != 0:
+        o_row = (C0 != 0) + o_d
+        b_grad_phi = _grad_features(
+            p_value,
+            b_normalizer,
+            p_kv,
+            p_k,
+            i_n,
+            o_t,
+            o_d,
+            o_row,
+            T,
+            D,
+            V,
+            PRECISION,
+            BT,
+            BD,
+            BV,
+        )
+        b_grad += b_grad_phi * W1
+
+    if C2 != 0:
+        # Every coordinate with every other one, each pair from both sides.
+        for i_shift in range(0, D):
+            o_other = (o_d + i_shift) % D
+            # The row of a pair is that of its first coordinate; at half of D, where
+            # either could be the first, it is that of the smaller one.
+            i_distance = tl.minimum(i_shift, D - i_shift)
+            o_smaller = tl.minimum(o_d, o_other)
+            o_first = tl.where(2 * i_shift == D, o_smaller, o_other)
+            o_first = tl.where(2 * i_shift < D, o_d, o_first)
+            o_row = (C0 != 0) + (C1 != 0) * D + i_distance * D + o_first
+            b_grad_phi = _grad_features(
+                p_value,
+                b_normalizer,
+                p_kv,
+                p_k,
                 i_n,
                 o_t,
                 o_d,
@@ -172,44 +257,12 @@ def _grad_scores(
                 BD,
                 BV,
             )
-            b_grad += b_phi * W1
-        if C2 != 0:
-            # Every coordinate with every other one, each pair from both sides.
-            for i_shift in range(0, D):
-                o_other = (o_d + i_shift) % D
-                i_distance = tl.minimum(i_shift, D - i_shift)
-                # The row of a pair is that of its first coordinate; at half of D, where
-                # either could be the first, it is that of the smaller one.
-                o_smaller = tl.minimum(o_d, o_other)
-                o_first = tl.where(2 * i_shift == D, o_smaller, o_other)
-                o_first = tl.where(2 * i_shift < D, o_d, o_first)
-                o_row = (C0 != 0) + (C1 != 0) * D + i_distance * D + o_first
-                b_phi = _grad_features(
-                    p_x_value,
-                    b_x_normalizer,
-                    p_slot_kv,
-                    p_slot_k,
-                    i_n,
-                    o_t,
-                    o_d,
-                    o_row,
-                    T,
-                    D,
-                    V,
-                    PRECISION,
-                    BT,
-                    BD,
-                    BV,
-                )
-                # [BT, BD]
-                b_other = load_tile(p_x, i_n, o_t, o_other, T, D)
-                # A square has both sides at once.
-                factor = tl.where(i_shift == 0, 2 * W_SQUARE, W_PAIR)
-                b_grad += b_phi * b_other * factor
-
-    m_out = (o_t < T)[:, None] & (o_d < D)[None, :]
-    p_tile = p_out + (i_n * T + o_t)[:, None] * D + o_d[None, :]
-    tl.store(p_tile, b_grad.to(p_out.dtype.element_ty), mask=m_out)
+            # [BT, BD]
+            b_other = load_tile(p_x, i_n, o_t, o_other, T, D)
+            # The two sides of a square are the same.
+            factor = tl.where(i_shift == 0, 2 * W_SQUARE, W_PAIR)
+            b_grad += b_grad_phi * b_other * factor
+    return b_grad
 
 
 @triton.jit

@@ -50,6 +50,7 @@ def run(
 
     The results belong to the caller, who may change them in place.
     """
+    # Not flatten, because there may be no leading axis.
     batch = q.shape[:-2]
     n = math.prod(batch)
     flat_q, flat_k, flat_v = (
@@ -110,6 +111,7 @@ def _forward(attend: Attend) -> Callable[..., tuple[Tensor, ...]]:
         chunk: int,
         wants_state: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        # Implementations address memory by the shapes alone.
         return attend(
             q.contiguous(),
             k.contiguous(),

@@ -61,7 +61,7 @@ def divisor(
 
     The part that is read from a state is the inner product of phi(q) and n, the sum of
     phi(k). Where large terms of it cancel, it is noise of about eps |phi(q)| |n|, with
-    the machine epsilon of the dtype. A sum of weights that is no larger counts as 0:
+    the machine epsilon of the dtype. A sum of weights within that noise counts as 0:
     the output of its token is 0, and no gradient flows through it.
 
     Args:
@@ -74,7 +74,8 @@ def divisor(
     if n is None:
         return total + feature_map.eps
 
-    # |phi(q)|^2 is the weight of q for itself.
+    # |phi(q)|^2 is the weight of q for itself. Detached, because where the noise begins
+    # has no derivative.
     own_score = feature_map.scale * q.detach().square().sum(-1)
     phi_q_norm = feature_map.of_scores(own_score).sqrt()
     n_norm = torch.linalg.vector_norm(n.detach(), dim=-1)
@@ -121,6 +122,7 @@ def dense(
     numerator = weights @ wide_v
     total = weights.sum(-1)
 
+    # Tokens before these, through the features.
     n = None
     if state is not None:
         phi_q = feature_map.features(wide_q)
@@ -157,6 +159,7 @@ def chunked(
 
     outs = []
     for i, (chunk_q, chunk_k, chunk_v) in enumerate(chunks, start=1):
+        # The state after the last chunk is read by no other.
         needs_state = wants_state or i < n_chunks
         out, state = dense(chunk_q, chunk_k, chunk_v, feature_map, state, needs_state)
         outs.append(out)
@@ -173,8 +176,8 @@ def recurrent(
 ) -> tuple[Tensor, AttentionState]:
     """One token after the other: each reads the state, and is then added to it.
 
-    A token's score with itself is not read from the state but squared as a number, so
-    that the first token gets its own value however small that score is.
+    A token's score with itself is squared as a number rather than read from the state,
+    so that the first token gets its own value however small that score is.
     """
     if state is None:
         kv, n = empty_state(k, v, feature_map)
@@ -199,11 +202,14 @@ def recurrent(
 
         own_score = feature_map.scale * (token_q * token_k).sum(-1)
         own_weight = feature_map.of_scores(own_score)
+
         total = (phi_q * n).sum(-1) + own_weight
         numerator = (phi_q.unsqueeze(-2) @ kv).squeeze(-2)
         numerator = numerator + own_weight.unsqueeze(-1) * token_v
-        outs.append(numerator / divisor(total, token_q, n, feature_map).unsqueeze(-1))
+        by = divisor(total, token_q, n, feature_map)
+        outs.append(numerator / by.unsqueeze(-1))
 
+        # Not in place, because autograd needs the state that was read.
         kv = torch.addcmul(kv, phi_k.unsqueeze(-1), token_v.unsqueeze(-2))
         n = n + phi_k
 
