@@ -30,15 +30,15 @@ def load_changed(tmp_path, monkeypatch):
         copies = tmp_path / name
         copies.mkdir()
         (copies / "__init__.py").touch()
-        n_found = 0
+        n_occurrences = 0
         for path in FOLDER.glob("gpu*.py"):
             source = path.read_text(encoding="utf-8")
-            n_found += source.count(old)
+            n_occurrences += source.count(old)
             changed = source.replace(old, new)
             changed = changed.replace(f"{PACKAGE}.gpu", f"{name}.gpu")
             changed = changed.replace('"quadratic_attention_', f'"{name}_')
             (copies / path.name).write_text(changed, encoding="utf-8")
-        assert n_found == 1, f"{old!r} is there {n_found} times"
+        assert n_occurrences == 1, f"{old!r} is there {n_occurrences} times"
         return importlib.import_module(f"{name}.gpu")
 
     yield load

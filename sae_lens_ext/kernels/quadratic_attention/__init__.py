@@ -235,8 +235,8 @@ def _attend(
         features = n_features(q.shape[-1], feature_map.c)
         _check_state(state, v, features, reference.accumulator(q))
 
-    # None is resolved to "cpu" too, which is no reason to refuse a form.
     resolved = resolve(backend, q, k, v, *(state or ()))
+    # Only a backend that was asked for is refused: None resolves to "cpu" here as well.
     is_plain = form == "recurrent" or (form == "dense" and backend == "cpu")
     if is_plain and backend in ("cpu", "gpu"):
         raise BackendError(
