@@ -16,8 +16,12 @@ from triton.compiler import ASTSource
 
 from sae_lens_ext.kernels._rows import gpu as gpu_rows
 from sae_lens_ext.kernels.hierarchical_loss import gpu as hierarchical_loss
-from sae_lens_ext.kernels.quadratic_attention import gpu as quadratic_attention
-from sae_lens_ext.kernels.quadratic_attention import gpu_programs
+from sae_lens_ext.kernels.quadratic_attention import (
+    gpu_gradients,
+    gpu_layout,
+    gpu_states,
+    gpu_sums,
+)
 from sae_lens_ext.kernels.quadratic_attention.reference import FeatureMap
 from sae_lens_ext.kernels.topk_encode import gpu as topk_encode
 
@@ -97,23 +101,11 @@ def _attention(
     wide: tuple[str, ...] = (),
     **constants: Any,
 ) -> Kernel:
-    is_grad = program is gpu_programs.grad_scores
-    tiles = (quadratic_attention.grad_tiles if is_grad else quadratic_attention.tiles)(
-        16, 64
-    )
-    named = (
-        dict(
-            zip(
-                _QUADRATIC,
-                (*quadratic_attention.constants(_BASED, "ieee"), *tiles),
-                strict=True,
-            )
-        )
-        | constants
-    )
-    num_warps = (
-        quadratic_attention._GRAD_WARPS if is_grad else quadratic_attention._WARPS
-    )
+    is_grad = program is gpu_gradients._grad_scores
+    find_tiles = gpu_layout.grad_tiles if is_grad else gpu_layout.tiles
+    values = (*gpu_layout.constants(_BASED, "ieee"), *find_tiles(16, 64))
+    named = dict(zip(_QUADRATIC, values, strict=True)) | constants
+    num_warps = gpu_layout.GRAD_WARPS if is_grad else gpu_layout.WARPS
     return Kernel(program, named, num_warps, (*_ATTENTION, *counts), wide)
 
 
@@ -143,37 +135,37 @@ KERNELS = {
         for mode, details in (("atomic", False), ("scratch", True))
     },
     "sum_values": _attention(
-        gpu_programs.sum_values, ("BLOCKS", "KINDS"), REVERSE=False, HAS_STATE=True
+        gpu_sums._sum_values, ("BLOCKS", "KINDS"), REVERSE=False, HAS_STATE=True
     ),
     "sum_values, back": _attention(
-        gpu_programs.sum_values,
+        gpu_sums._sum_values,
         ("BLOCKS", "KINDS"),
         ("p_value",),
         REVERSE=True,
         HAS_STATE=True,
     ),
     "grad_scores": _attention(
-        gpu_programs.grad_scores,
+        gpu_gradients._grad_scores,
         ("BLOCKS",),
         ("p_x_value",),
         REVERSE=False,
         HAS_STATE=True,
     ),
     "grad_scores, back": _attention(
-        gpu_programs.grad_scores,
+        gpu_gradients._grad_scores,
         ("BLOCKS",),
         ("p_y_value",),
         REVERSE=True,
         HAS_STATE=True,
     ),
-    "sum_features": _attention(gpu_programs.sum_features, REVERSE=False),
+    "sum_features": _attention(gpu_states._sum_features, REVERSE=False),
     "sum_features, back": _attention(
-        gpu_programs.sum_features, (), ("p_value",), REVERSE=True
+        gpu_states._sum_features, (), ("p_value",), REVERSE=True
     ),
     "add_up": Kernel(
-        gpu_programs.add_up,
-        {"REVERSE": True, "BW": quadratic_attention._SCAN},
-        quadratic_attention._WARPS,
+        gpu_states._add_up,
+        {"REVERSE": True, "BW": gpu_states.SCAN},
+        gpu_layout.WARPS,
         ("SLOTS", "WIDTH"),
     ),
     "select": Kernel(
@@ -214,7 +206,7 @@ def compiled(
     constants = dict(kernel.constants)
     if "PRECISION" in constants:
         given = torch.float32 if dtype == "fp32" else torch.bfloat16
-        constants["PRECISION"] = quadratic_attention.precision(
+        constants["PRECISION"] = gpu_layout.precision(
             given, is_amd=target.backend == "hip"
         )
     source = ASTSource(

@@ -9,18 +9,29 @@ from torch import Tensor
 from sae_lens_ext.kernels import AttentionState, quadratic_attention_with_state
 from sae_lens_ext.kernels.quadratic_attention import Coefficients, n_features
 
-KERNELS: dict[str, Coefficients] = {
+FEATURE_MAPS: dict[str, Coefficients] = {
     "based": (1.0, 1.0, 0.5),
     "rebased": (0.0, 0.0, 1.0),
     "shifted parabola": (0.5, 1.0, 0.5),
     "linear": (1.0, 1.0, 0.0),
     "without a middle": (1.0, 0.0, 2.0),
 }
+BASED = FEATURE_MAPS["based"]
+REBASED = FEATURE_MAPS["rebased"]
+
+IMPLEMENTATIONS = [
+    ("dense", None),
+    ("chunked", "reference"),
+    ("chunked", "cpu"),
+    ("auto", None),
+    ("recurrent", None),
+]
+"""Every form and backend that runs without a GPU; the first one is the definition."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes, and whether all keys of the first head are at right angles to its queries."""
+    """Sizes, and whether the first head's keys are at right angles to its queries."""
 
     batch: int
     heads: int
@@ -30,41 +41,40 @@ class Case:
     blind: bool = False
 
     def __str__(self) -> str:
-        return f"B{self.batch}-H{self.heads}-T{self.pos}-d{self.d}-v{self.d_v}" + (
-            "-blind" if self.blind else ""
-        )
+        name = f"B{self.batch}-H{self.heads}-T{self.pos}-d{self.d}-v{self.d_v}"
+        return f"{name}-blind" if self.blind else name
 
     def inputs(self, c: Coefficients, with_state: bool = False) -> dict[str, Tensor]:
-        """q, k and v, in float64, and the parts of a state that many tokens have left."""
+        """q, k and v in float64; on request the parts of a state of many tokens too."""
         g = torch.Generator().manual_seed(self.pos * 31 + self.d)
+        shape = (self.batch, self.heads, self.pos)
         q, k, v = (
-            torch.randn(
-                self.batch,
-                self.heads,
-                self.pos,
-                width,
-                generator=g,
-                dtype=torch.float64,
-            )
+            torch.randn(*shape, width, generator=g, dtype=torch.float64)
             for width in (self.d, self.d, self.d_v)
         )
-        # Every query likes its own key, as with all of one sign: what divides is not near 0, where no dtype is exact.
+        # Every query likes its own key, as if all scores had one sign. So the divisor
+        # is not near 0, where no dtype is exact.
         k = k + 2 * q
         if self.blind:
-            q[:, 0, :, 0], k[:, 0, :, 1:] = 0, 0
-        found = {"q": q, "k": k, "v": v}
+            q[:, 0, :, 0] = 0
+            k[:, 0, :, 1:] = 0
+
+        inputs = {"q": q, "k": k, "v": v}
         if with_state:
-            shape = self.batch, self.heads, n_features(self.d, c)
-            found["state_kv"] = torch.randn(
-                *shape, self.d_v, generator=g, dtype=torch.float64
-            )
-            found["state_k"] = torch.zeros(shape, dtype=torch.float64)
-            squares = self.d if c[2] else 0
-            first = shape[-1] - self.d * (self.d + 1) // 2 if c[2] else 0
-            found["state_k"][..., first : first + squares] = 5.0
-            if c[0]:
-                found["state_k"][..., 0] = 5.0
-        return found
+            inputs |= self._state(c, g)
+        return inputs
+
+    def _state(self, c: Coefficients, g: torch.Generator) -> dict[str, Tensor]:
+        shape = (self.batch, self.heads, n_features(self.d, c))
+        kv = torch.randn(*shape, self.d_v, generator=g, dtype=torch.float64)
+        k = torch.zeros(shape, dtype=torch.float64)
+        if c[2]:
+            # The squares are the first features of degree 2.
+            first_square = shape[-1] - self.d * (self.d + 1) // 2
+            k[..., first_square : first_square + self.d] = 5.0
+        if c[0]:
+            k[..., 0] = 5.0
+        return {"state_kv": kv, "state_k": k}
 
 
 CASES = [
@@ -78,7 +88,7 @@ CASES = [
 
 @dataclass(frozen=True)
 class Attention:
-    """A way to attend, whose result holds everything that can come out."""
+    """``quadratic_attention`` in one way, with all of its results in one tensor."""
 
     c: Coefficients
     form: Any
@@ -92,16 +102,14 @@ class Attention:
         state_kv: Tensor | None = None,
         state_k: Tensor | None = None,
     ) -> Tensor:
-        """Out and the state after it, in one row."""
-        wide = torch.promote_types(torch.float32, q.dtype)
-        state = (
-            None
-            if state_kv is None
-            else AttentionState(state_kv.to(wide), state_k.to(wide))
-        )
-        found = quadratic_attention_with_state(
+        """The output and the parts of the final state, flattened and concatenated."""
+        state = None
+        if state_kv is not None:
+            wide = torch.promote_types(torch.float32, q.dtype)
+            state = AttentionState(state_kv.to(wide), state_k.to(wide))
+        out, final_state = quadratic_attention_with_state(
             q, k, v, self.c, form=self.form, backend=self.backend, state=state
         )
         return torch.cat(
-            [one.reshape(-1).to(q.dtype) for one in (found.out, *found.state)]
+            [tensor.reshape(-1).to(q.dtype) for tensor in (out, *final_state)]
         )

@@ -14,7 +14,13 @@ TESTS = Path(__file__).parents[1]
 
 @by_triton
 @pytest.mark.parametrize(
-    "checks", ["test_kernels", "test_attention", "test_planted_errors"]
+    "checks",
+    [
+        "test_kernels.py",
+        "quadratic_attention",
+        "test_planted_errors.py",
+        "test_planted_attention_errors.py",
+    ],
 )
 def test_in_the_interpreter(checks):
     # In a process of its own: Triton decides at import what its kernels are.
@@ -29,7 +35,7 @@ def test_in_the_interpreter(checks):
         "no:cacheprovider",
         "-c",
         os.devnull,
-        f"gpu/{checks}.py",
+        f"gpu/{checks}",
     ]
     done = subprocess.run(
         [*command, "--rootdir=gpu", "--confcutdir=gpu"],
@@ -41,7 +47,7 @@ def test_in_the_interpreter(checks):
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     skipped = (
-        ", 1 skipped" if checks == "test_kernels" else ""
+        ", 1 skipped" if checks == "test_kernels.py" else ""
     )  # the one that asks for a GPU
     assert f" passed{skipped} in" in done.stdout.splitlines()[-1], (
         done.stdout.splitlines()[-1]

@@ -1,10 +1,22 @@
-"""The quadratic kernel as a product of features: c0 + c1 s + c2 s^2 with s = scale * q.k is phi(q).phi(k).
+"""The features whose inner products are the weights of ``quadratic_attention``.
 
-With u = sqrt(scale) x the features of x are sqrt(c0); sqrt(c1) u_a for every a; sqrt(c2) u_a^2 for every a, and sqrt(2 c2) u_a u_b
-once for every pair of different a and b. Features of a constant that is 0 are left out.
+The weight of a key k for a query q is a polynomial of their score s = scale * <q, k>,
+and also an inner product of features of the two vectors:
 
-Pairs are in the order of their distance: first (a, a) for every a, then (a, a + 1), (a, a + 2), ..., counted around modulo d, up to
-half of d. In that order each distance is one product of x with itself shifted, with no table of indices.
+    c0 + c1 s + c2 s^2 = <phi(q), phi(k)>
+
+With u = sqrt(scale) x, the features phi(x) are
+
+    degree 0    sqrt(c0)
+    degree 1    sqrt(c1) u_a          for every coordinate a
+    degree 2    sqrt(c2) u_a^2        for every coordinate a
+                sqrt(2 c2) u_a u_b    once for every pair of different coordinates
+
+A degree whose coefficient is 0 has no features.
+
+Pairs are ordered by distance, counted modulo d: first (a, a) for every a, then
+(a, a + 1), then (a, a + 2), up to a distance of half of d. In this order the pairs of
+one distance are the product of x with a shifted x, and no table of indices is needed.
 """
 
 import math
@@ -13,7 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_ext._arguments import as_real
+from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument
 
 Coefficients = tuple[float, float, float]
@@ -21,93 +33,125 @@ Coefficients = tuple[float, float, float]
 
 
 def checked_coefficients(c: object) -> Coefficients:
-    """``c`` as floats; refuse what is not three numbers, none below 0 and not all 0."""
-    # torch.compile of torch 2.8 knows no union of types.
-    numbers = (
-        [as_real(one) for one in c]
-        if isinstance(c, tuple) or isinstance(c, list)
-        else []
+    """``c`` as three floats.
+
+    Raises:
+        InvalidArgument: not three numbers, one of them negative, or all of them 0.
+    """
+    numbers = []
+    # A tuple of types, because torch.compile of torch 2.8 cannot trace a union.
+    if isinstance(c, (tuple, list)):
+        numbers = [arguments.as_real(number) for number in c]
+
+    is_valid = (
+        len(numbers) == 3
+        and all(0 <= number < math.inf for number in numbers)
+        and any(numbers)
     )
-    if (
-        len(numbers) != 3
-        or not all(0 <= one < math.inf for one in numbers)
-        or not any(numbers)
-    ):
+    if not is_valid:
         raise InvalidArgument(
-            f"c must be three numbers c0, c1, c2, none below 0 and not all 0; got {c!r}"
+            "c must be three non-negative numbers c0, c1, c2, at least one of them not "
+            f"0; got {c!r}"
         )
     c0, c1, c2 = numbers
     return c0, c1, c2
 
 
-def checked_scale(scale: object) -> float:
-    """``scale`` as a float; refuse what is no number above 0."""
-    # Compared, not asked whether it is finite, which torch.compile cannot do for a number that changes from call to call.
-    if not 0 < as_real(scale) < math.inf:
-        raise InvalidArgument(
-            f"scale must be a number above 0; got {scale!r}; for another scale of every query, multiply q by a tensor"
-        )
-    return as_real(scale)
+def n_pairs(d: int) -> int:
+    """The number of pairs of ``d`` coordinates, each with itself included."""
+    return d * (d + 1) // 2
 
 
 def n_features(d: int, c: Coefficients) -> int:
-    """How many features a vector of ``d`` numbers has; 153 for Based and 136 for ReBased at d = 16."""
+    """The number of features of a vector of width ``d``.
+
+    >>> n_features(16, (1.0, 1.0, 0.5))  # Based
+    153
+    >>> n_features(16, (0.0, 0.0, 1.0))  # ReBased
+    136
+    """
     c0, c1, c2 = c
-    # torch 2.8 cannot multiply a size that is not known yet by a truth value.
-    return (1 if c0 else 0) + (d if c1 else 0) + (d * (d + 1) // 2 if c2 else 0)
+    # By ternaries, because torch 2.8 cannot multiply a symbolic size by a truth value.
+    degree_0 = 1 if c0 else 0
+    degree_1 = d if c1 else 0
+    degree_2 = n_pairs(d) if c2 else 0
+    return degree_0 + degree_1 + degree_2
 
 
 def feature_pairs(d: int) -> Int[Tensor, "pairs 2"]:
-    """Which two coordinates each feature of degree 2 multiplies, in the order of ``feature_map``.
+    """The two coordinates that each feature of degree 2 multiplies, in order.
 
     >>> feature_pairs(3).tolist()
     [[0, 0], [1, 1], [2, 2], [0, 1], [1, 2], [2, 0]]
     """
-    first = torch.arange(d).repeat(d // 2 + 1)[: d * (d + 1) // 2]
-    distance = torch.arange(d // 2 + 1).repeat_interleave(d)[: len(first)]
+    n_distances = d // 2 + 1
+    # If d is even, the second half of the last distance would repeat the first.
+    first = torch.arange(d).repeat(n_distances)[: n_pairs(d)]
+    distance = torch.arange(n_distances).repeat_interleave(d)[: n_pairs(d)]
     return torch.stack([first, (first + distance) % d], dim=1)
 
 
 def feature_map(
     x: Float[Tensor, "*batch d"], c: Coefficients, scale: float
 ) -> Float[Tensor, "*batch features"]:
-    """phi(x): the features of degree 0, of degree 1 and of degree 2, the last in the order of ``feature_pairs``; in the dtype of x.
+    """Compute the features phi(x), in the dtype of ``x``.
 
-    >>> q, k = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -1.0])
-    >>> product = feature_map(q, (1.0, 1.0, 0.5), 1.0) @ feature_map(k, (1.0, 1.0, 0.5), 1.0)
-    >>> round(float(product), 4)  # s = 1: 1 + 1 + 1/2
+    They are in the order of their degree, those of degree 2 in that of
+    ``feature_pairs``.
+
+    >>> q, k = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -1.0])  # a score of 1
+    >>> phi_q, phi_k = (feature_map(x, (1.0, 1.0, 0.5), 1.0) for x in (q, k))
+    >>> round(float(phi_q @ phi_k), 4)  # 1 + 1 + 1/2
     2.5
 
+    Args:
+        x: queries or keys.
+        c: the coefficients of the polynomial, see ``quadratic_attention``.
+        scale: of the scores.
+
     Raises:
-        InvalidArgument: coefficients or a scale that define no kernel.
+        InvalidArgument: a coefficient is negative, all are 0, or the scale is not a
+            positive number.
 
-    Source: Arora et al. 2024, "Simple linear attention language models balance the recall-throughput tradeoff" (Taylor features);
-    Aksenov et al. 2024, "Linear Transformers with Learnable Kernel Functions are Better In-Context Models" (the square).
+    Source: Arora et al. 2024, "Simple linear attention language models balance the
+    recall-throughput tradeoff" (Taylor features); Aksenov et al. 2024, "Linear
+    Transformers with Learnable Kernel Functions are Better In-Context Models" (the
+    square).
     """
-    (c0, c1, c2), scale = checked_coefficients(c), checked_scale(scale)
-    parts = []
+    coefficients = checked_coefficients(c)
+    checked_scale = arguments.finite(scale, "scale", above=0.0)
+    return map_features(x, coefficients, checked_scale)
+
+
+def map_features(x: Tensor, c: Coefficients, scale: float) -> Tensor:
+    """``feature_map`` of a polynomial that has been checked."""
+    c0, c1, c2 = c
+    d = x.shape[-1]
+
+    features = []
     if c0:
-        parts.append(x.new_full((*x.shape[:-1], 1), math.sqrt(c0)))
+        features.append(x.new_full((*x.shape[:-1], 1), math.sqrt(c0)))
     if c1:
-        parts.append(x * math.sqrt(c1 * scale))
+        features.append(x * math.sqrt(c1 * scale))
     if c2:
-        products = (x.unsqueeze(-2) * shifted(x) * pair_weights(x, c2, scale)).flatten(
-            -2
-        )
-        parts.append(products[..., : x.shape[-1] * (x.shape[-1] + 1) // 2])
-    return torch.cat(parts, dim=-1)
+        products = x.unsqueeze(-2) * _shifted(x) * _pair_factors(x, c2, scale)
+        features.append(products.flatten(-2)[..., : n_pairs(d)])
+    return torch.cat(features, dim=-1)
 
 
-def shifted(x: Tensor) -> Tensor:
-    """[..., d // 2 + 1, d]: row s is x, moved round by s."""
+def _shifted(x: Tensor) -> Tensor:
+    """``x`` rotated by every distance, [..., d // 2 + 1, d]: row s holds x_(a+s)."""
     d = x.shape[-1]
     return torch.cat([x, x], dim=-1).unfold(-1, d, 1)[..., : d // 2 + 1, :]
 
 
-def pair_weights(x: Tensor, c2: float, scale: float) -> Tensor:
-    """[d // 2 + 1, d]: the factor of x_a x_(a+s). Half of the last row would name pairs again if d is even; it is cut off or 0."""
+def _pair_factors(x: Tensor, c2: float, scale: float) -> Tensor:
+    """The factor of every x_a x_(a+s), [d // 2 + 1, d].
+
+    It is 0 where the last row would repeat pairs, which are cut off.
+    """
     d = x.shape[-1]
-    weights = x.new_full((d // 2 + 1, d), math.sqrt(2 * c2) * scale)
-    weights[0] = math.sqrt(c2) * scale
-    weights.view(-1)[d * (d + 1) // 2 :] = 0
-    return weights
+    factors = x.new_full((d // 2 + 1, d), math.sqrt(2 * c2) * scale)
+    factors[0] = math.sqrt(c2) * scale
+    factors.view(-1)[n_pairs(d) :] = 0
+    return factors

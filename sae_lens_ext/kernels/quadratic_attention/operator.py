@@ -1,11 +1,12 @@
-"""``quadratic_attention`` as a torch operator: any way to attend in linear memory, with the backward pass that goes with it.
+"""``quadratic_attention`` as torch operators.
 
-Inside, a state is one tensor: the sum of phi(k) [v, 1]^T, whose last column belongs to the sum of the weights.
+``register`` turns an implementation into the operators NAME and NAME_gradients, and
+``run`` calls the first one by its name.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,50 +16,24 @@ from sae_lens_ext.kernels._second_order import gradients_by_definition
 from sae_lens_ext.kernels.autocast import without_autocast
 from sae_lens_ext.kernels.quadratic_attention import reference
 from sae_lens_ext.kernels.quadratic_attention.features import n_features
+from sae_lens_ext.kernels.quadratic_attention.implementation import (
+    Attend,
+    Gradients,
+)
 from sae_lens_ext.kernels.quadratic_attention.reference import (
     AttentionState,
     FeatureMap,
 )
 
-
-class Results(NamedTuple):
-    """What an implementation returns."""
-
-    out: Tensor
-    """[n, pos, d_v], in the dtype of the values."""
-    divisor: Tensor
-    """[n, pos], see ``reference.divisor``; in float32 or wider, as the state is."""
-    final_state: Tensor
-    """[n, features, d_v + 1], the state after the last token; without elements if it is not wanted."""
-
-
-Attend = Callable[
-    [Tensor, Tensor, Tensor, Tensor | None, FeatureMap, int, bool], Results
-]
-"""Forward: from q and k [n, pos, d], v [n, pos, d_v] and the state before them, all contiguous and the first three of one dtype, how
-many tokens make a chunk (0 for all there are), and whether the state after them is wanted."""
-
-Gradients = Callable[
-    [
-        Tensor,
-        Tensor | None,
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor | None,
-        FeatureMap,
-        int,
-    ],
-    tuple[Tensor, Tensor, Tensor, Tensor],
-]
-"""Backward: from the gradients of out and of the final state, from out, divisor, q, k, v and the initial state, the gradients of
-these last four; that of a state that is None has no elements."""
-
-_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? initial_state, float[] c, float scale, float eps, int chunk"
+_INPUTS = (
+    "Tensor q, Tensor k, Tensor v, Tensor? initial_state, "
+    "float[] c, float scale, float eps, int chunk"
+)
 _SCHEMA = f"({_INPUTS}, bool wants_state) -> (Tensor, Tensor, Tensor)"
-_GRADIENT_SCHEMA = f"(Tensor grad_out, Tensor? grad_final_state, Tensor out, Tensor divisor, {_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)"
+_GRADIENT_SCHEMA = (
+    "(Tensor grad_out, Tensor? grad_final_state, Tensor out, Tensor divisor, "
+    f"{_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)"
+)
 
 
 def run(
@@ -71,17 +46,26 @@ def run(
     wants_state: bool,
     chunk: int,
 ) -> tuple[Tensor, AttentionState | None]:
-    """The operator ``name`` on tensors with any leading shape; what it returns belongs to the caller, who may change it in place."""
+    """Run the operator ``name`` on tensors with any leading shape.
+
+    The results belong to the caller, who may change them in place.
+    """
+    # Not flatten, because there may be no leading axis.
     batch = q.shape[:-2]
     n = math.prod(batch)
-    flat = [
-        tensor.reshape(n, *tensor.shape[-2:])
-        for tensor in (q, k, v, *([] if state is None else [_joined(state)]))
-    ]
-    initial_state = None if state is None else flat.pop()
+    flat_q, flat_k, flat_v = (
+        tensor.reshape(n, *tensor.shape[-2:]) for tensor in (q, k, v)
+    )
+    initial_state = None
+    if state is not None:
+        joined = _joined(state)
+        initial_state = joined.reshape(n, *joined.shape[-2:])
+
     out, _, final_state = _operator.call(
         name,
-        *flat,
+        flat_q,
+        flat_k,
+        flat_v,
         initial_state,
         list(feature_map.c),
         feature_map.scale,
@@ -89,14 +73,32 @@ def run(
         chunk,
         wants_state,
     )
-    return out.view(v.shape), _split(
-        final_state.view(*batch, *final_state.shape[1:])
-    ) if wants_state else None
+
+    out = out.view(v.shape)
+    if not wants_state:
+        return out, None
+    return out, _split(final_state.view(*batch, *final_state.shape[1:]))
 
 
 def register(name: str, attend: Attend, find_gradients: Gradients) -> None:
-    """Make the operators ``name`` and ``name_gradients``."""
+    """Register the operators ``name`` and ``name_gradients``."""
+    _operator.register(
+        name,
+        _forward(attend),
+        shapes=_shapes,
+        keep=_keep,
+        backward=_backward(f"{name}_gradients"),
+        schema=_SCHEMA,
+    )
+    _operator.register(
+        f"{name}_gradients",
+        _gradients(find_gradients),
+        shapes=_gradient_shapes,
+        schema=_GRADIENT_SCHEMA,
+    )
 
+
+def _forward(attend: Attend) -> Callable[..., tuple[Tensor, ...]]:
     @without_autocast
     def forward(
         q: Tensor,
@@ -109,14 +111,21 @@ def register(name: str, attend: Attend, find_gradients: Gradients) -> None:
         chunk: int,
         wants_state: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        tensors = (
+        # Implementations address memory by the shapes alone.
+        return attend(
             q.contiguous(),
             k.contiguous(),
             v.contiguous(),
             _contiguous(initial_state),
+            _feature_map(c, scale, eps),
+            chunk,
+            wants_state,
         )
-        return attend(*tensors, _feature_map(c, scale, eps), chunk, wants_state)
 
+    return forward
+
+
+def _gradients(find_gradients: Gradients) -> Callable[..., tuple[Tensor, ...]]:
     @without_autocast
     def gradients(
         grad_out: Tensor,
@@ -132,38 +141,40 @@ def register(name: str, attend: Attend, find_gradients: Gradients) -> None:
         eps: float,
         chunk: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        grads = grad_out.contiguous(), _contiguous(grad_final_state)
-        tensors = (
+        return find_gradients(
+            grad_out.contiguous(),
+            _contiguous(grad_final_state),
+            out.contiguous(),
+            divisor.contiguous(),
             q.contiguous(),
             k.contiguous(),
             v.contiguous(),
             _contiguous(initial_state),
-        )
-        return find_gradients(
-            *grads,
-            out.contiguous(),
-            divisor.contiguous(),
-            *tensors,
             _feature_map(c, scale, eps),
             chunk,
         )
 
+    return gradients
+
+
+def _backward(gradients_name: str) -> Callable[..., tuple[Any, ...]]:
     def backward(
         ctx: Any, grad_out: Tensor, _: Tensor, grad_final_state: Tensor
     ) -> tuple[Any, ...]:
         *inputs, out, divisor = ctx.saved_tensors
         c, scale, eps, chunk, wants_state = ctx.numbers
-        needs, grad_state = (
-            list(ctx.needs_input_grad[:4]),
-            grad_final_state if wants_state else None,
-        )
+        grad_state = grad_final_state if wants_state else None
+        needs = list(ctx.needs_input_grad[:4])
+
         if torch.is_grad_enabled():
-            found = _by_definition(
-                grad_out, grad_state, inputs, needs, _feature_map(c, scale, eps)
+            # For a second derivative, which the operator does not have.
+            feature_map = _feature_map(c, scale, eps)
+            gradients = _gradients_by_definition(
+                grad_out, grad_state, inputs, needs, feature_map
             )
         else:
-            found = _operator.call(
-                f"{name}_gradients",
+            gradients = _operator.call(
+                gradients_name,
                 grad_out,
                 grad_state,
                 out,
@@ -174,19 +185,15 @@ def register(name: str, attend: Attend, find_gradients: Gradients) -> None:
                 eps,
                 chunk,
             )
-            found = _operator.optional(found, needs)
-        return (*found, None, None, None, None, None)
+            gradients = _operator.optional(gradients, needs)
+        # The numbers have no gradients.
+        return (*gradients, None, None, None, None, None)
 
-    _operator.register(
-        name, forward, shapes=_shapes, keep=_keep, backward=backward, schema=_SCHEMA
-    )
-    _operator.register(
-        f"{name}_gradients", gradients, shapes=_gradient_shapes, schema=_GRADIENT_SCHEMA
-    )
+    return backward
 
 
 @without_autocast
-def _by_definition(
+def _gradients_by_definition(
     grad_out: Tensor,
     grad_state: Tensor | None,
     inputs: Sequence[Any],
@@ -196,17 +203,14 @@ def _by_definition(
     def weighted(
         q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None
     ) -> Tensor:
-        # One number whose gradients are those wanted.
+        """A number whose gradients are those of the operator."""
         state = None if initial_state is None else _split(initial_state)
-        out, final_state = reference.dense(
-            q, k, v, feature_map, state, wants_state=grad_state is not None
-        )
+        wants_state = grad_state is not None
+        out, final_state = reference.dense(q, k, v, feature_map, state, wants_state)
         total = (out * grad_out).sum()
-        return (
-            total
-            if final_state is None or grad_state is None
-            else total + (_joined(final_state) * grad_state).sum()
-        )
+        if final_state is None or grad_state is None:
+            return total
+        return total + (_joined(final_state) * grad_state).sum()
 
     return gradients_by_definition(weighted, inputs, needs, grad_out.new_ones(()))
 
@@ -239,14 +243,14 @@ def _shapes(
     wants_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     n, pos, d = q.shape
-    final_state = (
-        (n, n_features(d, (c[0], c[1], c[2])), v.shape[-1] + 1) if wants_state else (0,)
-    )
+    state_shape = (0,)
+    if wants_state:
+        state_shape = (n, n_features(d, (c[0], c[1], c[2])), v.shape[-1] + 1)
     dtype = reference.accumulator(q)
     return (
         v.new_empty(v.shape),
         q.new_empty((n, pos), dtype=dtype),
-        q.new_empty(final_state, dtype=dtype),
+        q.new_empty(state_shape, dtype=dtype),
     )
 
 
@@ -269,7 +273,10 @@ def _gradient_shapes(
     eps: float,
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_state = divisor.new_empty(
-        (0,) if initial_state is None else initial_state.shape
+    state_shape = (0,) if initial_state is None else initial_state.shape
+    return (
+        q.new_empty(q.shape),
+        k.new_empty(k.shape),
+        v.new_empty(v.shape),
+        divisor.new_empty(state_shape),
     )
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), grad_state

@@ -1,4 +1,9 @@
-"""The definition of ``quadratic_attention``, in its three forms."""
+"""The definition of ``quadratic_attention``, in its three forms.
+
+Every form takes queries and keys [*batch, pos, d], values [*batch, pos, d_v] and the
+state of the tokens before them, and returns the output [*batch, pos, d_v] and the state
+after them. Sums, the denominator and the division are in ``accumulator``'s dtype.
+"""
 
 import math
 from typing import NamedTuple
@@ -9,16 +14,17 @@ from torch import Tensor
 from sae_lens_ext.kernels.autocast import without_autocast
 from sae_lens_ext.kernels.quadratic_attention.features import (
     Coefficients,
-    feature_map,
+    map_features,
     n_features,
 )
 
 
 class AttentionState(NamedTuple):
-    """What the tokens so far leave to those that come: all that their keys and values still matter for.
+    """A summary of earlier tokens: all that later ones need of their keys and values.
 
-    It belongs to the coefficients and the scale it was made with. Its parts are float32, or float64 for float64 inputs; a later call
-    reads them and does not change them, so a state can be kept, and gone on from several times.
+    It belongs to the coefficients and the scale that it was computed with. It is
+    float32, or float64 for float64 inputs. Calls that start from a state do not change
+    it, so it can be stored, and continued from more than once.
     """
 
     kv: Tensor
@@ -28,61 +34,71 @@ class AttentionState(NamedTuple):
 
 
 class FeatureMap(NamedTuple):
-    """The function of q and k that weighs values."""
+    """The polynomial that turns scores into weights, and how weights are normalised."""
 
     c: Coefficients
     scale: float
     eps: float
-    """Added to the sum of the weights before it divides."""
+    """Added to the sum of the weights before the division."""
 
     def of_scores(self, scores: Tensor) -> Tensor:
-        """c0 + c1 s + c2 s^2."""
+        """The weights c0 + c1 s + c2 s^2."""
         c0, c1, c2 = self.c
         return c0 + scores * (c1 + c2 * scores)
 
     def features(self, x: Tensor) -> Tensor:
-        """phi(x)."""
-        return feature_map(x, self.c, self.scale)
+        """The features phi(x), [..., d] -> [..., features]."""
+        return map_features(x, self.c, self.scale)
 
 
 def divisor(
     total: Tensor, q: Tensor, n: Tensor | None, feature_map: FeatureMap
 ) -> Tensor:
-    """What to divide by, given the sum of each token's weights: eps more; or infinity, where the sum is below its own rounding.
+    """The number that each token's weighted sum of values is divided by.
 
-    What is read from a state is the product of phi(q) and n, the sum of phi(k): small where large terms cancel, and then noise of about
-    eps |phi(q)| |n|, with the dtype's eps. A sum of weights that is no larger is nothing: the token gets 0, and no gradient.
+    It is the sum of the token's weights plus eps; or infinity, where that sum is below
+    its own rounding error.
+
+    The part that is read from a state is the inner product of phi(q) and n, the sum of
+    phi(k). Where large terms of it cancel, it is noise of about eps |phi(q)| |n|, with
+    the machine epsilon of the dtype. A sum of weights within that noise counts as 0:
+    the output of its token is 0, and no gradient flows through it.
 
     Args:
-        total: [..., pos], the sums.
+        total: [..., pos], the sums of the weights.
         q: [..., pos, d], in the same dtype.
-        n: [..., features], the ``k`` of the state that was read, with the leading axes of ``total`` or 1 in their place; None if none was.
-        feature_map: whose features they are.
+        n: [..., features], the ``k`` of the state that was read, with the leading axes
+            of ``total``, or 1 in their place. None if no state was read.
+        feature_map: of the weights.
     """
     if n is None:
         return total + feature_map.eps
-    # |phi(q)|^2 is the kernel of q with itself.
-    squared = feature_map.of_scores(feature_map.scale * q.detach().square().sum(-1))
-    noise = (
-        torch.finfo(total.dtype).eps
-        * squared.sqrt()
-        * torch.linalg.vector_norm(n.detach(), dim=-1)
-    )
+
+    # |phi(q)|^2 is the weight of q for itself. Detached, because where the noise begins
+    # has no derivative.
+    own_score = feature_map.scale * q.detach().square().sum(-1)
+    phi_q_norm = feature_map.of_scores(own_score).sqrt()
+    n_norm = torch.linalg.vector_norm(n.detach(), dim=-1)
+    noise = torch.finfo(total.dtype).eps * phi_q_norm * n_norm
     return torch.where(total.abs() <= noise, math.inf, total + feature_map.eps)
 
 
 def empty_state(k: Tensor, v: Tensor, feature_map: FeatureMap) -> AttentionState:
-    """The state before the first token, for keys [*batch, pos, d] and values [*batch, pos, d_v]."""
+    """The state before the first token, for keys and values of these shapes."""
     *batch, _, d = k.shape
-    dtype, features = accumulator(k), n_features(d, feature_map.c)
+    dtype = accumulator(k)
+    features = n_features(d, feature_map.c)
     return AttentionState(
-        k.new_zeros((*batch, features, v.shape[-1]), dtype=dtype),
-        k.new_zeros((*batch, features), dtype=dtype),
+        kv=k.new_zeros((*batch, features, v.shape[-1]), dtype=dtype),
+        k=k.new_zeros((*batch, features), dtype=dtype),
     )
 
 
 def accumulator(tensor: Tensor) -> torch.dtype:
-    """The dtype of sums and of the division: in half precision sums would overflow, and eps would be 0."""
+    """The dtype of sums and of the division: float32, or float64 for float64.
+
+    In half precision sums overflow, and eps is rounded to 0.
+    """
     return torch.promote_types(torch.float32, tensor.dtype)
 
 
@@ -97,25 +113,35 @@ def dense(
 ) -> tuple[Tensor, AttentionState | None]:
     """All scores at once, [*batch, pos, pos]."""
     dtype = accumulator(q)
-    wide_q, wide_k, wide_v = q.to(dtype), k.to(dtype), v.to(dtype)
-    weights = feature_map.of_scores(feature_map.scale * wide_q @ wide_k.mT).tril()
-    numerator, total = weights @ wide_v, weights.sum(-1)
+    wide_q = q.to(dtype)
+    wide_k = k.to(dtype)
+    wide_v = v.to(dtype)
+
+    scores = feature_map.scale * wide_q @ wide_k.mT
+    weights = feature_map.of_scores(scores).tril()
+    numerator = weights @ wide_v
+    total = weights.sum(-1)
+
+    # Tokens before these, through the features.
+    n = None
     if state is not None:
         phi_q = feature_map.features(wide_q)
         numerator = numerator + phi_q @ state.kv
         total = total + (phi_q @ state.k.unsqueeze(-1)).squeeze(-1)
-    out = numerator / divisor(
-        total, wide_q, None if state is None else state.k.unsqueeze(-2), feature_map
-    ).unsqueeze(-1)
+        n = state.k.unsqueeze(-2)
+
+    out = numerator / divisor(total, wide_q, n, feature_map).unsqueeze(-1)
+    out = out.to(v.dtype)
     if not wants_state:
-        return out.to(v.dtype), None
-    phi_k, before = (
-        feature_map.features(wide_k),
-        empty_state(k, v, feature_map) if state is None else state,
+        return out, None
+
+    before = empty_state(k, v, feature_map) if state is None else state
+    phi_k = feature_map.features(wide_k)
+    after = AttentionState(
+        kv=before.kv + phi_k.mT @ wide_v,
+        k=before.k + phi_k.sum(-2),
     )
-    return out.to(v.dtype), AttentionState(
-        before.kv + phi_k.mT @ wide_v, before.k + phi_k.sum(-2)
-    )
+    return out, after
 
 
 def chunked(
@@ -127,13 +153,15 @@ def chunked(
     wants_state: bool = True,
     chunk: int = 64,
 ) -> tuple[Tensor, AttentionState | None]:
-    """The scores of a few tokens with each other, and the state for all before them."""
-    pieces = zip(*(one.split(chunk, dim=-2) for one in (q, k, v)), strict=True)
-    outs, n_pieces = [], -(-q.shape[-2] // chunk)
-    for i, (some_q, some_k, some_v) in enumerate(pieces, start=1):
-        out, state = dense(
-            some_q, some_k, some_v, feature_map, state, wants_state or i < n_pieces
-        )
+    """Scores of ``chunk`` tokens with each other, and a state for all before them."""
+    n_chunks = -(-q.shape[-2] // chunk)
+    chunks = zip(*(tensor.split(chunk, dim=-2) for tensor in (q, k, v)), strict=True)
+
+    outs = []
+    for i, (chunk_q, chunk_k, chunk_v) in enumerate(chunks, start=1):
+        # The state after the last chunk is read by no other.
+        needs_state = wants_state or i < n_chunks
+        out, state = dense(chunk_q, chunk_k, chunk_v, feature_map, state, needs_state)
         outs.append(out)
     return torch.cat(outs, dim=-2), state
 
@@ -146,33 +174,44 @@ def recurrent(
     feature_map: FeatureMap,
     state: AttentionState | None,
 ) -> tuple[Tensor, AttentionState]:
-    """One token after the other: each reads the state of those before it, with its own score beside, and is added to it.
+    """One token after the other: each reads the state, and is then added to it.
 
-    Its own score is squared as a number, not read from the state, so that the first token finds its own value however small that score is.
+    A token's score with itself is squared as a number rather than read from the state,
+    so that the first token gets its own value however small that score is.
     """
-    dtype, outs = accumulator(q), []
-    # A copy, so that what is returned is not the given state itself even if there is no token.
-    kv, n = (
-        empty_state(k, v, feature_map)
-        if state is None
-        else state
-        if q.shape[-2]
-        else (part.clone() for part in state)
-    )
-    for one_q, one_k, one_v in zip(
+    if state is None:
+        kv, n = empty_state(k, v, feature_map)
+    elif q.shape[-2]:
+        kv, n = state
+    else:
+        # Copies, because the caller may change the returned state in place.
+        kv = state.kv.clone()
+        n = state.k.clone()
+
+    dtype = accumulator(q)
+    tokens = zip(
         q.to(dtype).unbind(-2),
         k.to(dtype).unbind(-2),
         v.to(dtype).unbind(-2),
         strict=True,
-    ):
-        phi_q, phi_k = feature_map.features(one_q), feature_map.features(one_k)
-        own = feature_map.of_scores(feature_map.scale * (one_q * one_k).sum(-1))
-        by = divisor((phi_q * n).sum(-1) + own, one_q, n, feature_map)
-        outs.append(
-            ((phi_q.unsqueeze(-2) @ kv).squeeze(-2) + own.unsqueeze(-1) * one_v)
-            / by.unsqueeze(-1)
-        )
-        kv, n = torch.addcmul(kv, phi_k.unsqueeze(-1), one_v.unsqueeze(-2)), n + phi_k
-    return (
-        torch.stack(outs, dim=-2).to(v.dtype) if outs else v.clone()
-    ), AttentionState(kv, n)
+    )
+    outs = []
+    for token_q, token_k, token_v in tokens:
+        phi_q = feature_map.features(token_q)
+        phi_k = feature_map.features(token_k)
+
+        own_score = feature_map.scale * (token_q * token_k).sum(-1)
+        own_weight = feature_map.of_scores(own_score)
+
+        total = (phi_q * n).sum(-1) + own_weight
+        numerator = (phi_q.unsqueeze(-2) @ kv).squeeze(-2)
+        numerator = numerator + own_weight.unsqueeze(-1) * token_v
+        by = divisor(total, token_q, n, feature_map)
+        outs.append(numerator / by.unsqueeze(-1))
+
+        # Not in place, because autograd needs the state that was read.
+        kv = torch.addcmul(kv, phi_k.unsqueeze(-1), token_v.unsqueeze(-2))
+        n = n + phi_k
+
+    out = torch.stack(outs, dim=-2).to(v.dtype) if outs else v.clone()
+    return out, AttentionState(kv, n)
