@@ -263,9 +263,8 @@ class SAE(nn.Module):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a folder that this package and SAELens 6 can read; returns it.
 
-        (SAELens reads it with ``SAE.load_from_disk``.) The weights are stored folded,
-        which is what SAELens understands; the constants go into a file of their own.
-        Files are replaced one by one, each in one step.
+        The weights are stored folded, as ``SAE.load_from_disk`` of SAELens expects; the
+        constants go into a file of their own. Each file is replaced in one step.
 
         Raises:
             NonFinite: the weights hold NaN or infinity. Nothing is written.
