@@ -111,104 +111,107 @@ def test_rejects_what_cannot_be_saved_before_writing_anything(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def _with_config(**changes):
+    return lambda folder: _change_config(folder, **changes)
+
+
+def _with_extension(**extension):
+    """A change of the facts that this package adds to a description."""
+    return _with_config(metadata={"sae_lens_ext": extension})
+
+
+def _with_weights(**changes):
+    return lambda folder: _change_weights(folder, **changes)
+
+
+def _with_text(text):
+    return lambda folder: (folder / "cfg.json").write_text(text)
+
+
+def _without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def _replace_config_by_a_folder(folder):
+    (folder / "cfg.json").unlink()
+    (folder / "cfg.json").mkdir()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (_without("cfg.json"), "holds no cfg.json, so it is not an SAE folder"),
+        (_without("sae_weights.safetensors"), "holds no sae_weights.safetensors"),
+        (_with_text('{"architecture": "to'), "is not JSON .was it cut short"),
+        (_with_text("[1]"), "must hold one JSON object; it holds a list"),
+        (_with_config(d_sae=...), "lacks d_sae"),
+        (_with_config(k=...), "lacks k"),
+        (_with_config(k=4.5), "k must be a positive integer; it is 4.5"),
+        (_with_config(k=49), "k=49 is more than d_sae=48 features"),
         (
-            lambda f: (f / "cfg.json").unlink(),
-            "holds no cfg.json, so it is not an SAE folder",
-        ),
-        (
-            lambda f: (f / "sae_weights.safetensors").unlink(),
-            "holds no sae_weights.safetensors",
-        ),
-        (
-            lambda f: (f / "cfg.json").write_text('{"architecture": "to'),
-            "is not JSON .was it cut short",
-        ),
-        (
-            lambda f: (f / "cfg.json").write_text("[1]"),
-            "must hold one JSON object; it holds a list",
-        ),
-        (lambda f: _change_config(f, d_sae=...), "lacks d_sae"),
-        (lambda f: _change_config(f, k=...), "lacks k"),
-        (
-            lambda f: _change_config(f, k=4.5),
-            "k must be a positive integer; it is 4.5",
-        ),
-        (lambda f: _change_config(f, k=49), "k=49 is more than d_sae=48 features"),
-        (
-            lambda f: _change_config(f, architecture="gated"),
+            _with_config(architecture="gated"),
             "describes architecture 'gated'; this reader knows 'topk'",
         ),
         (
-            lambda f: _change_config(f, normalize_activations="layer_norm"),
+            _with_config(normalize_activations="layer_norm"),
             "normalize_activations is 'layer_norm'",
         ),
         (
-            lambda f: _change_config(f, metadata=...),
+            _with_config(metadata=...),
             "sae_lens_version 'missing'.*load the SAE with SAELens 6",
         ),
         (
-            lambda f: _change_config(f, metadata={"sae_lens_version": "5.9.0"}),
+            _with_config(metadata={"sae_lens_version": "5.9.0"}),
             "sae_lens_version '5.9.0'.*load the SAE with SAELens 6",
         ),
         (
-            lambda f: _change_config(
-                f, metadata={"sae_lens_ext": {"format_version": 2}}
-            ),
+            _with_extension(format_version=2),
             "format_version 2; this release reads 1",
         ),
         (
-            lambda f: _change_config(f, metadata={"sae_lens_ext": []}),
+            _with_config(metadata={"sae_lens_ext": []}),
             r"metadata.sae_lens_ext must be an object; it is \[\]",
         ),
         (
-            lambda f: _change_config(
-                f, metadata={"sae_lens_ext": {"format_version": 1, "levels": "abc"}}
-            ),
+            _with_extension(format_version=1, levels="abc"),
             "levels must be a list of integers; got 'abc'",
         ),
         (
-            lambda f: _change_config(
-                f, metadata={"sae_lens_ext": {"format_version": 1, "levels": [1.5, 8]}}
-            ),
+            _with_extension(format_version=1, levels=[1.5, 8]),
             "levels must be a list of integers; got",
         ),
         (
-            lambda f: _change_config(f, metadata={"hook_name": 5}),
+            _with_config(metadata={"hook_name": 5}),
             "does not describe an SAE: hook_name must be a string; got 5",
         ),
         (
-            lambda f: _change_config(f, metadata={"exclude_special_tokens": "yes"}),
+            _with_config(metadata={"exclude_special_tokens": "yes"}),
             "exclude_special_tokens must be True, False, or a list",
         ),
         (
-            lambda f: _change_config(f, apply_b_dec_to_input="no"),
+            _with_config(apply_b_dec_to_input="no"),
             "apply_b_dec_to_input must be true or false; it is 'no'",
         ),
         (
-            lambda f: _change_weights(f, b_enc=torch.zeros(48).bfloat16()),
+            _with_weights(b_enc=torch.zeros(48).bfloat16()),
             "must hold tensors of one floating-point dtype",
         ),
+        (_replace_config_by_a_folder, "cfg.json cannot be read"),
         (
-            lambda f: ((f / "cfg.json").unlink(), (f / "cfg.json").mkdir()),
-            "cfg.json cannot be read",
-        ),
-        (
-            lambda f: _change_config(f, d_in=31),
+            _with_config(d_in=31),
             r"W_enc must be \[31, 48\], by cfg.json; it is \[32, 48\]",
         ),
         (
-            lambda f: _change_weights(f, b_enc=...),
-            "must hold exactly W_dec, W_enc, b_dec, b_enc; it holds W_dec, W_enc, b_dec",
+            _with_weights(b_enc=...),
+            "must hold exactly W_dec, W_enc, b_dec, b_enc; it holds W_dec, W_enc, "
+            "b_dec",
         ),
         (
-            lambda f: _change_weights(f, extra=torch.zeros(1)),
+            _with_weights(extra=torch.zeros(1)),
             "must hold exactly W_dec, W_enc, b_dec, b_enc; it holds",
         ),
         (
-            lambda f: _change_weights(f, b_enc=torch.zeros(48, dtype=torch.int64)),
+            _with_weights(b_enc=torch.zeros(48, dtype=torch.int64)),
             "tensors of one floating-point dtype; it holds .*, b_enc torch.int64",
         ),
     ],
