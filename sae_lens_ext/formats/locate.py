@@ -66,6 +66,7 @@ def _local_folder(folder_or_repo: str | Path) -> Path | None:
         FormatError: it can be neither.
     """
     folder = Path(folder_or_repo).expanduser()
+    # A path that is too long raises an OSError.
     try:
         is_folder = folder.is_dir()
         exists = folder.exists()
@@ -95,6 +96,7 @@ def _download(
     ``top_only`` leaves out its folders: there can be an SAE for every layer in them,
     and gigabytes of weights.
     """
+    # Imported late: it is optional, and slow to import.
     hub = require("huggingface_hub", f"Loading the hub repository {repo}")
     try:
         snapshot = hub.snapshot_download(

@@ -36,6 +36,7 @@ def read_object(path: Path, lacking: str = _NO_SAE_FOLDER) -> dict[str, Any]:
         raise FormatError(f"{path.parent} holds no {path.name}, so {lacking}") from None
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error}") from error
+    # A file of many brackets exceeds the depth of recursion.
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FormatError(f"{path} is not JSON (was it cut short?): {error}") from error
 

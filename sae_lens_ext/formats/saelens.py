@@ -46,6 +46,7 @@ def write_saelens(folder: str | Path, checkpoint: SAECheckpoint) -> Path:
         NonFinite: a tensor holds NaN or infinity. Nothing is written.
         InvalidArgument: not a folder, or metadata that is not JSON. Nothing is written.
     """
+    # Everything that can be rejected is, before the first write.
     refuse_non_finite(checkpoint.tensors, "the SAE to save")
     folder = _writable_folder(folder)
     description = _description(checkpoint)
@@ -188,6 +189,7 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
             raise FormatError(
                 f"{path}: {key} must be true or false; it is {config[key]!r}"
             )
+    # These change what the SAE computes, so they must not be ignored.
     for key in ("normalize_activations", "reshape_activations"):
         if config.get(key, "none") != "none":
             raise FormatError(

@@ -94,6 +94,7 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
                 f"{path} describes {description}; this reader knows autoencoders, "
                 "which write where they read"
             )
+    # A key that is false or empty in a newer release cannot change anything.
     for key, value in config.items():
         if key not in _KEYS and value:
             raise FormatError(
@@ -110,6 +111,7 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
 
 def _number_of_latents(path: Path, config: Mapping[str, Any]) -> int:
     """The number of features: stated, or else a multiple of the activation's width."""
+    # sparsify writes 0 where the factor decides.
     if config.get("num_latents"):
         check_size(path, "num_latents", config["num_latents"])
         return config["num_latents"]

@@ -35,6 +35,7 @@ def locate_weights(folder_or_repo: str | Path, *, revision: str | None = None) -
     ``.bin`` files are downloaded only where there is no safetensors file. Errors are
     those of ``locate``.
     """
+    # Pickles are large and hold nothing that the safetensors do not.
     folder = locate(folder_or_repo, revision=revision)
     if any(path.is_file() for path in folder.glob("model*.safetensors")):
         return folder

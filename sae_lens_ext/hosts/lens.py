@@ -108,6 +108,7 @@ class LensHost:
 
     def width(self, site: Site) -> int | None:
         """See ``Host.width``."""
+        # Any other point may have another width: heads and neurons do.
         is_embedding = site.name.endswith("hook_embed")
         if site.point in (None, "z") and not is_embedding:
             return None
@@ -160,6 +161,7 @@ class LensHost:
             for prefix in {site.name, site.key}
             for name, point in points.items()
         }
+        # Another splice has opened them already.
         if not registered.keys().isdisjoint(self.model.hook_dict):
             return Points(), lambda: None
 

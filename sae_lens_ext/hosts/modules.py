@@ -57,6 +57,7 @@ def find_blocks(module: nn.Module) -> tuple[str, Sequence[nn.Module]]:
         if isinstance(part, nn.ModuleList) and len(part) and id(part) in inside_decoder
     }
 
+    # Lists inside a list, such as the experts of a block, are parts of blocks.
     sizes = {}
     for path, blocks in lists.items():
         is_nested = any(path.startswith(f"{outer}.") for outer in lists)

@@ -36,6 +36,7 @@ class NNsightHost:
         self.unembed = self._torch.unembed
         self.d_vocab = self._torch.d_vocab
 
+        # In a trace a module is reached by its path.
         self._embed_path: str | None = None
         for path, module in model._module.named_modules():
             if module is self.embed:
@@ -136,7 +137,7 @@ class NNsightHost:
 
         def undo() -> None:
             # The user may have cleared all edits, this one among them.
-            model._edits[:] = [other for other in model._edits if other is not edit]
+            model._edits[:] = [active for active in model._edits if active is not edit]
 
         return undo
 
@@ -162,6 +163,7 @@ class NNsightHost:
                 "model.edit), which runs of parts of it would leave out; leave the "
                 "splice, or call model.clear_edits(), first"
             )
+        # Until it is dispatched, a model has no weights.
         if getattr(self.model, "dispatched", True) is False:
             self.model.dispatch()
         return self._of_module()

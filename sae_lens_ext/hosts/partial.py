@@ -46,6 +46,7 @@ def capture(
 
     def keeper(site: Site) -> SiteFunction:
         def keep(activation: Tensor) -> None:
+            # A later module may write into the tensor.
             activations[site] = activation.clone()
             if len(activations) == len(sites):
                 raise _Stop
@@ -60,6 +61,7 @@ def capture(
         except _Stop:
             return activations
 
+    # The run came to its end, so at least one site was not reached.
     silent = sorted(site.name for site in sites if site not in activations)
     raise UnknownSite(
         f"{', '.join(silent)} did not fire when the model ran; choose a site that this "
@@ -86,7 +88,7 @@ def resume(
 
 @contextmanager
 def _forward_replaced(block: nn.Module, output: Tensor | None) -> Iterator[None]:
-    """While active, ``block`` returns ``output``, or its input where that is None."""
+    """While active, ``block`` returns ``output``, or its input without one."""
 
     def forward(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
         return hidden_states if output is None else output
@@ -122,6 +124,7 @@ def next_token_logits(
         hidden, *rest = arguments
         return (hidden[:, positions], *rest)
 
+    # Before the unembedding and after the last norm, which acts on each position alone.
     handle = host.unembed.register_forward_pre_hook(select_positions)
     try:
         return host.logits(tokens)

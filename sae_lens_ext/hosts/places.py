@@ -73,6 +73,7 @@ class ModulePlaces:
             return self._of_point(name, block, point), block, point
 
         place = self._of_path(name)
+        # A whole block by its path is the residual stream before or after it.
         parent, _, index = place.path.rpartition(".")
         if self.blocks and parent == self.blocks_path:
             point = "resid_pre" if place.side == "input" else "resid_post"
@@ -137,6 +138,7 @@ class ModulePlaces:
         """What attention or MLP adds to the stream, or the heads of attention."""
         path = f"{self.blocks_path}.{index}"
         block = self.blocks[index]
+        # Found by the names that families give to their submodules.
         attention = _first_of(block, _ATTENTION)
         mlp = _first_of(block, _MLP)
         if self._family not in _CHECKED_FAMILIES or attention is None or mlp is None:

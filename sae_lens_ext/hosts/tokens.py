@@ -33,6 +33,7 @@ def token_rows(host: Host, tokens: Any) -> Int[Tensor, "batch pos"]:
 
     _check_ids(ids, host.d_vocab)
 
+    # A model without parameters takes tokens on any device.
     parameter = next(iter(host.model.parameters()), None)
     device = ids.device if parameter is None else parameter.device
     return ids.to(device, torch.int64)

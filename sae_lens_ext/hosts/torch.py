@@ -82,6 +82,7 @@ class TorchHost:
 
     def width(self, site: Site) -> int | None:
         """See ``Host.width``."""
+        # Heads side by side are n_heads * d_head wide, which may be another number.
         hidden_size = getattr(self._config, "hidden_size", None)
         if hidden_size is None or site.point in (None, "z"):
             return None
@@ -133,6 +134,7 @@ class TorchHost:
         self, tokens: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch unembedded d_vocab"]:
         """See ``Host.logits``."""
+        # A cache of a run that is not continued would only take memory.
         has_cache = hasattr(self._config, "use_cache")
         options = {"use_cache": False} if has_cache else {}
         output = self.model(tokens, **options)

@@ -77,6 +77,7 @@ def watch_modules(
             lambda _, __, keywords: started(keywords), with_kwargs=True
         )
         undo.callback(before.remove)
+        # always_call, so that the end of a run that raises is reported as well.
         after = root.register_forward_hook(
             lambda _, __, keywords, output: ended(keywords, output),
             with_kwargs=True,

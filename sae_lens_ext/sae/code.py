@@ -85,12 +85,15 @@ class SparseCode:
         Raises:
             InvalidArgument: an index is not below d_sae.
         """
+        # Tensors without numbers come from torch.compile and nnsight's scan.
         if self.indices.numel() and holds_numbers(self.indices):
             highest = int(self.indices.max())
             if highest >= self.d_sae:
                 raise InvalidArgument(
                     f"this code names feature {highest}; d_sae={self.d_sae}"
                 )
+        # Added, because the values of features that are not active are zeros and must
+        # not overwrite another value wherever their index points.
         zeros = self.values.new_zeros(*self.values.shape[:-1], self.d_sae)
         return zeros.scatter_add(-1, self.indices, self.values)
 
@@ -124,6 +127,7 @@ class SparseCode:
         >>> SparseCode(torch.ones(2, 5, 3), indices, d_sae=4)[0, 1:3].values.shape
         torch.Size([2, 3])
         """
+        # With an Ellipsis before it, the last item can only mean the axis of features.
         index: Any = token if isinstance(token, tuple) else (token,)
         if not any(item is Ellipsis for item in index):
             index = (*index, Ellipsis)

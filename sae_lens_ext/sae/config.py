@@ -63,8 +63,8 @@ class SAEConfig:
                 f"metadata must be a mapping of JSON values; got {self.metadata!r}",
             )
 
+        # Only now, because their bounds are other fields.
         object.__setattr__(self, "k", arguments.k(self.k, self.d_sae))
-
         levels = tuple(self.levels) or (self.k,)
         is_rising = list(levels) == sorted(set(levels))
         if not is_rising or levels[0] < 1 or levels[-1] != self.k:

@@ -30,6 +30,7 @@ def fold(
         has_pre_bias: whether ``b_dec``, and so the mean, is subtracted before encoding.
     """
     b_enc = weights["b_enc"] / scale
+    # With a pre-bias the encoder sees the mean subtracted as part of b_dec.
     if not has_pre_bias:
         b_enc = b_enc - mean @ weights["W_enc"]
     b_dec = weights["b_dec"] / scale + mean

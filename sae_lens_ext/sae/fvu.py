@@ -43,6 +43,7 @@ class FVU:
                 "activations and reconstructions must have one shape; got "
                 f"{list(x.shape)} and {list(x_hat.shape)}"
             )
+        # In float64, because the squares of large activations are summed.
         x = x.detach().flatten(0, -2).double()
         x_hat = x_hat.detach().flatten(0, -2).double()
         count = x.shape[0]

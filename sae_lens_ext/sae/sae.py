@@ -75,6 +75,7 @@ class SAE(nn.Module):
             config.d_sae, config.d_model, generator=generator, dtype=dtype
         )
         rows /= rows.norm(dim=1, keepdim=True)
+        # A view of a contiguous [d_sae, d_model]: sparse gradients write its rows.
         self.W_enc = nn.Parameter(rows.clone().T)
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae, dtype=dtype))
         self.W_dec = nn.Parameter(rows)
@@ -104,6 +105,7 @@ class SAE(nn.Module):
         check_weights(config, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec)
         mean, scale = checked_constants(b_dec, activation_mean, activation_scale)
 
+        # On meta, because every tensor is replaced at once.
         with torch.device("meta"):
             sae = cls(config)
         sae.W_enc = nn.Parameter(contiguous_copy(W_enc.T).T)
@@ -188,6 +190,7 @@ class SAE(nn.Module):
 
         There are k + 1 ``levels``, from the empty prefix to the whole code.
         """
+        # Rank by rank, so that no [batch, k, d_model] tensor is built.
         residual = self.normalized(x) - self.b_dec
         errors = [residual.square().sum(-1)]
         for rank in range(code.k):
@@ -304,6 +307,7 @@ class SAE(nn.Module):
             FormatError: not an SAE folder, or a damaged one.
             NonFinite: the weights hold NaN or infinity.
         """
+        # Checked first, because a download may take long.
         if dtype is not None:
             dtype = arguments.dtype(dtype)
 
@@ -321,9 +325,8 @@ class SAE(nn.Module):
         Raises:
             InvalidArgument: no such field, or one that belongs to the weights.
         """
-        config = self.config.with_changes(**changes)
-
         sae = copy.copy(self)
+        sae.config = self.config.with_changes(**changes)
         # The memory is shared; the parameters that point to it are not, so that moving
         # or casting the copy leaves this one as it is.
         sae._parameters = {
@@ -331,16 +334,12 @@ class SAE(nn.Module):
             for name, tensor in self.named_parameters()
         }
         sae._buffers = dict(self._buffers)
-        sae.config = config
         return sae
 
     def extra_repr(self) -> str:
         """One line for notebooks."""
-        config = self.config
-        return (
-            f"d_model={config.d_model}, d_sae={config.d_sae}, k={config.k}, "
-            f"hook_name={config.hook_name!r}"
-        )
+        names = ("d_model", "d_sae", "k", "hook_name")
+        return ", ".join(f"{name}={getattr(self.config, name)!r}" for name in names)
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in WEIGHTS}

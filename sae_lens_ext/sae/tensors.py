@@ -60,6 +60,7 @@ def checked_constants(
     else:
         scale = torch.as_tensor(scale, dtype=b_dec.dtype)
 
+    # Written so that a scale of NaN is rejected too.
     if mean.shape != b_dec.shape or scale.shape != () or not scale > 0:
         raise ShapeMismatch(
             f"activation_mean must be {list(b_dec.shape)} and activation_scale one "
@@ -84,6 +85,7 @@ def check_activations(x: object, config: SAEConfig) -> None:
             f"{reader} reads activations of width d_model={config.d_model}; got "
             f"{list(x.shape)}"
         )
+    # Tensors without numbers come from torch.compile and nnsight's scan.
     if holds_numbers(x) and not torch.isfinite(x).all():
         n_bad = int((~torch.isfinite(x)).sum())
         raise NonFinite(

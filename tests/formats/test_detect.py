@@ -1,4 +1,4 @@
-"""The format of a folder is told by the files in it."""
+"""The format of a folder is recognised by the files in it."""
 
 import json
 
