@@ -7,10 +7,11 @@ import pytest
 import tiny
 import torch
 
-# These run in an environment of their own: make test-saelens.
-collect_ignore = [] if importlib.util.find_spec("sae_lens") else ["saelens"]
-# These in a process of their own: kernels/test_gpu_interpreted.py.
-collect_ignore += ["gpu"]
+# Tests in gpu run in a process of their own: kernels/test_gpu_interpreted.py.
+collect_ignore = ["gpu"]
+# Tests in saelens run in an environment of their own: make test-saelens.
+if not importlib.util.find_spec("sae_lens"):
+    collect_ignore.append("saelens")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Progress bars of other libraries only clutter a test log.
@@ -18,15 +19,15 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def pytest_collection_modifyitems(items):
-    """Workers get whole files; all that needs the real model is one worker's, so that it is loaded, and prepared, once."""
+    """Give workers whole files, and one worker all tests that need the real model.
+
+    So it is loaded, and prepared, once.
+    """
     for item in items:
-        is_of_a_notebook = (
-            item.path.stem == "test_notebooks" and "rebased" not in item.name
-        )
-        needs_model = "gemma3" in getattr(item, "fixturenames", ()) or is_of_a_notebook
-        item.add_marker(
-            pytest.mark.xdist_group("real model" if needs_model else str(item.path))
-        )
+        is_notebook = item.path.stem == "test_notebooks" and "rebased" not in item.name
+        needs_model = is_notebook or "gemma3" in getattr(item, "fixturenames", ())
+        group = "real model" if needs_model else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,10 @@ def _seed():
 
 @pytest.fixture(scope="session")
 def gemma2():
-    """A tiny random Gemma-2 on a TransformerBridge. Shared: a test that leaves it changed breaks its neighbours, on purpose."""
+    """A tiny random Gemma-2 on a TransformerBridge.
+
+    Shared: a test that leaves it changed breaks its neighbours, on purpose.
+    """
     return tiny.bridge("gemma2")
 
 
@@ -70,7 +74,10 @@ def gemma3_activations(gemma3):
 
 @pytest.fixture
 def without_shape_checks():
-    """What a user has: annotations are not checked at run time, so a bad shape reaches our own messages."""
+    """Annotations are not checked at run time, as for a user.
+
+    So a wrong shape or type reaches the package's own messages.
+    """
     import jaxtyping
 
     jaxtyping.config.update("jaxtyping_disable", True)

@@ -1,8 +1,9 @@
 """How a fast kernel is compared with its definition.
 
-The definition runs once in the dtype under test and once in float64, which is the truth. The fast version may err at most twice
-as much as the definition did in the same dtype, in every output and every gradient. In float64 itself there is no better
-truth, and the two must agree to 1e-12.
+The definition runs once in the dtype under test and once in float64, which is the
+truth. The fast version may err at most twice as much as the definition did in the same
+dtype, in every output and every gradient. In float64 itself there is no better truth,
+and the two must agree to 1e-12.
 """
 
 from collections.abc import Callable
@@ -11,18 +12,23 @@ import torch
 from torch import Tensor
 
 SLACK = 2.0
-# The plain version's error is one draw, and can be 0 by luck, above all for a scalar. A pairwise sum of n terms errs by up to
-# log2(n) roundings; the cases here sum 2 ** 8 terms and more.
+# The plain version's error is one draw, and can be 0 by luck, above all for a scalar. A
+# pairwise sum of n terms errs by up to log2(n) roundings; the cases here sum 2 ** 8
+# terms and more.
 ROUNDINGS = 8
 
 
 def assert_within_budget(name: str, fast: Tensor, plain: Tensor, exact: Tensor) -> None:
-    """Refuse a fast result that errs more than ``SLACK`` times as much as the plain one, plus ``ROUNDINGS`` of the largest value."""
+    """Assert that a fast result is as exact as the plain one, against ``exact``.
+
+    It may err ``SLACK`` times as much, plus ``ROUNDINGS`` roundings of the largest
+    value.
+    """
     assert fast.shape == exact.shape, (
-        f"{name}: shape {list(fast.shape)}, wanted {list(exact.shape)}"
+        f"{name}: shape {list(fast.shape)}, expected {list(exact.shape)}"
     )
     assert fast.dtype == plain.dtype, (
-        f"{name}: dtype {fast.dtype}, wanted {plain.dtype}"
+        f"{name}: dtype {fast.dtype}, expected {plain.dtype}"
     )
     rounding = ROUNDINGS * torch.finfo(plain.dtype).eps * exact.abs().max().item()
     budget = SLACK * (plain.double() - exact).abs().max().item() + rounding
@@ -35,7 +41,10 @@ def assert_within_budget(name: str, fast: Tensor, plain: Tensor, exact: Tensor) 
 def outputs_and_gradients(
     function: Callable[..., Tensor], inputs: dict[str, Tensor], dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Run in ``dtype``; the result and the gradient of every floating input, for a fixed random upstream gradient."""
+    """Run in ``dtype``; the result, and the gradient of every floating-point input.
+
+    The upstream gradient is random and always the same.
+    """
     arguments = {
         name: tensor.to(dtype).detach().clone().requires_grad_()
         if tensor.is_floating_point()
@@ -62,7 +71,8 @@ def compare(
     dtype: torch.dtype,
 ) -> None:
     """Compare results and every gradient."""
-    # The inputs are rounded to the dtype first, so that the float64 truth is that of the same numbers.
+    # The inputs are rounded to the dtype first, so that the float64 truth is that of
+    # the same numbers.
     rounded = {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in inputs.items()

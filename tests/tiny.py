@@ -22,9 +22,8 @@ WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"w{i}" for i in range(92))]
 
 @functools.cache
 def tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>")
-    )
+    ids = {word: i for i, word in enumerate(WORDS)}
+    words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.post_processor = processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", 2)]
@@ -68,25 +67,19 @@ def _with_weight_in_every_block(model):
 @functools.cache
 def _gemma2() -> Gemma2ForCausalLM:
     torch.manual_seed(0)
-    return _with_weight_in_every_block(
-        Gemma2ForCausalLM(
-            Gemma2Config(
-                **_SMALL_GEMMA, num_key_value_heads=2, attn_implementation="eager"
-            )
-        )
+    config = Gemma2Config(
+        **_SMALL_GEMMA, num_key_value_heads=2, attn_implementation="eager"
     )
+    return _with_weight_in_every_block(Gemma2ForCausalLM(config))
 
 
 @functools.cache
 def deep_gemma2() -> Gemma2ForCausalLM:
-    """As many blocks as the README's lines for the real one reach, each as small as possible."""
+    """As many blocks as the README's lines for the real one reach, each very small."""
     torch.manual_seed(0)
-    config = copy.deepcopy(_gemma2().config)
-    config.num_hidden_layers = 14
-    config.layer_types = None
-    return Gemma2ForCausalLM(
-        type(config).from_dict({**config.to_dict(), "layer_types": None})
-    ).eval()
+    changes = {"num_hidden_layers": 14, "layer_types": None}
+    config = Gemma2Config.from_dict({**_gemma2().config.to_dict(), **changes})
+    return Gemma2ForCausalLM(config).eval()
 
 
 @functools.cache
@@ -124,7 +117,10 @@ def _gemma3() -> Gemma3ForCausalLM:
 
 
 def based(kernel: str = "rebased", **changes):
-    """A linear-attention model with a layer of every kind, two of linear attention, in float64."""
+    """A linear-attention model with a layer of every kind, in float64.
+
+    Two of its layers are linear attention.
+    """
     from sae_lens_ext.based import BasedConfig, BasedForCausalLM
 
     torch.manual_seed(0)
@@ -135,40 +131,49 @@ def based(kernel: str = "rebased", **changes):
         "full_attention",
         "linear_attention",
     ]
-    shape = {
+    fields = {
         "vocab_size": len(WORDS),
         "hidden_size": 24,
         "num_hidden_layers": 5,
         "num_attention_heads": 3,
         "feature_dim": 4,
+        "layer_types": layers,
+        "sliding_window": 3,
+        "initializer_range": 0.3,
     }
-    config = BasedConfig(
-        kernel=kernel,
-        **{
-            **shape,
-            "layer_types": layers,
-            "sliding_window": 3,
-            "initializer_range": 0.3,
-            **changes,
-        },
-    )
+    config = BasedConfig(kernel=kernel, **{**fields, **changes})
     return BasedForCausalLM(config).double().eval()
 
 
-def hf_model(name: str, dtype: torch.dtype = torch.float32):
-    """A fresh copy, since wrapping a model changes it."""
-    return copy.deepcopy(
-        {"gemma2": _gemma2, "gemma3": _gemma3, "gpt2": _gpt2}[name]()
-    ).to(dtype)
+def hf_model(
+    name: str, dtype: torch.dtype = torch.float32, attention: str | None = None
+):
+    """A fresh copy, because wrapping a model changes it.
+
+    ``attention`` is transformers' name of an implementation, such as "eager"; None
+    leaves the model's default.
+    """
+    models = {"gemma2": _gemma2, "gemma3": _gemma3, "gpt2": _gpt2}
+    model = copy.deepcopy(models[name]()).to(dtype)
+    if attention is not None:
+        model.set_attn_implementation(attention)
+    return model
 
 
-def bridge(name: str = "gemma2", dtype: torch.dtype = torch.float32):
-    """A TransformerBridge, on whichever TransformerLens is installed, that has run once: its first run adds hooks of its own."""
+def bridge(
+    name: str = "gemma2",
+    dtype: torch.dtype = torch.float32,
+    attention: str | None = None,
+):
+    """A TransformerBridge, on whichever TransformerLens is installed.
+
+    It has run once, because its first run adds hooks of its own.
+    """
     from transformer_lens.model_bridge import TransformerBridge
 
     model = TransformerBridge.boot_transformers(
         f"tiny-{name}",
-        hf_model=hf_model(name, dtype),
+        hf_model=hf_model(name, dtype, attention),
         tokenizer=tokenizer(),
         dtype=dtype,
     )
@@ -180,28 +185,33 @@ def bridge(name: str = "gemma2", dtype: torch.dtype = torch.float32):
 HOSTS = ("lens", "torch", "nnsight", "transformers_model")
 
 
-def hosted(host: str, name: str = "gemma2", dtype: torch.dtype = torch.float32):
+def hosted(
+    host: str,
+    name: str = "gemma2",
+    dtype: torch.dtype = torch.float32,
+    attention: str | None = None,
+):
     """The same weights on any host."""
     if host == "lens":
-        return bridge(name, dtype)
+        return bridge(name, dtype, attention)
+    model = hf_model(name, dtype, attention)
     if host == "torch":
-        return hf_model(name, dtype)
+        return model
+
     import nnsight
     from nnsight.modeling.transformers import TransformersModel
 
     if host == "nnsight":
-        return nnsight.NNsight(hf_model(name, dtype))
-    return TransformersModel(
-        hf_model(name, dtype), tokenizer=tokenizer(), task="text-generation"
-    )
+        return nnsight.NNsight(model)
+    return TransformersModel(model, tokenizer=tokenizer(), task="text-generation")
 
 
 def logits(model, ids: torch.Tensor) -> torch.Tensor:
-    """What the host's own call gives; with gradients where they are on."""
+    """The logits from the host's own call; with gradients where they are on."""
     if hasattr(model, "trace"):
         with model.trace(ids):
-            found = model.output.logits.save()
-        return found
+            saved = model.output.logits.save()
+        return saved
     output = model(ids)
     return output if isinstance(output, torch.Tensor) else output.logits
 
@@ -221,17 +231,16 @@ def sae(
     """A random SAE with nothing zero in it."""
     generator = torch.Generator().manual_seed(seed)
     config = {"hook_name": "blocks.1.hook_resid_post", **config}
-    made = sle.SAE(
-        sle.SAEConfig(d_model=d_model, d_sae=d_sae, k=k, **config), generator=generator
-    )
+    config = sle.SAEConfig(d_model=d_model, d_sae=d_sae, k=k, **config)
+    random_sae = sle.SAE(config, generator=generator)
     with torch.no_grad():
-        for parameter in (made.W_enc, made.b_enc, made.W_dec, made.b_dec):
+        for parameter in random_sae.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return made
+    return random_sae
 
 
 def hooks_of(model):
-    """Everything a splice could leave behind."""
+    """Everything that a splice could leave behind in a model."""
     return [
         (
             name,

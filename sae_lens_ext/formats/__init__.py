@@ -1,15 +1,17 @@
-"""Bytes on disk <-> a plain description and tensors. Nothing here knows what an SAE, or a model, computes.
+"""Bytes on disk <-> a plain description and tensors.
 
-========== ========================================== ============
-module     folder                                      reads/writes
-========== ========================================== ============
-saelens    cfg.json + sae_weights.safetensors          both
-sparsify   cfg.json + sae.safetensors                  reads
-weights    a model's safetensors, or its ``.bin``      reads
-========== ========================================== ============
+Nothing here knows what an SAE, or a model, computes.
 
-No pickle is written, nor read but for the tensors in it (see ``weights``). Every write goes to a temporary name first and is renamed when
-it is complete.
+========== ===================================== ================
+module     folder                                direction
+========== ===================================== ================
+saelens    cfg.json + sae_weights.safetensors    reads and writes
+sparsify   cfg.json + sae.safetensors            reads
+weights    a model's safetensors, or ``.bin``    reads
+========== ===================================== ================
+
+No pickle is written; of one that is read, only tensors are accepted (see ``weights``).
+Every file is written under a temporary name and renamed when it is complete.
 """
 
 from sae_lens_ext.formats.checkpoint import SAECheckpoint

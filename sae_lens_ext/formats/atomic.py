@@ -1,4 +1,4 @@
-"""Write files so that a reader, or a crash, never meets half of one."""
+"""Write files so that neither a reader nor a crash ever meets half of one."""
 
 import os
 import tempfile
@@ -9,7 +9,9 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; move it there when the block succeeds, delete it when the block raises.
+    """Yield a temporary path beside ``path``.
+
+    It is moved to ``path`` when the block succeeds, and deleted when the block raises.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -23,9 +25,11 @@ def replacing(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
+
     try:
         yield temporary
-        # mkstemp makes private files; give the result the permissions that an ordinary new file would have.
+        # mkstemp makes private files; give the result the permissions that an ordinary
+        # new file would have.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)

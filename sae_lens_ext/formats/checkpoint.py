@@ -14,13 +14,16 @@ class SAECheckpoint:
     Attributes:
         d_model: width of the activations.
         d_sae: number of features.
-        k: the k it was trained at; for one trained at several, the largest.
+        k: the k it was trained at; the largest, if there were several.
         apply_b_dec_to_input: whether ``b_dec`` is subtracted before encoding.
-        tensors: ``W_enc [d_model, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_model]``, ``b_dec [d_model]``.
-        levels: the values of k its training looked at; empty where the file does not say.
-        normalization: empty, or ``activation_mean [d_model]`` and ``activation_scale []``: the constants that ``tensors``
-            already contain, kept so that they can be taken out again.
-        metadata: everything else the file says, JSON values only.
+        tensors: ``W_enc [d_model, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae,
+            d_model]`` and ``b_dec [d_model]``.
+        levels: the values of k that its training looked at; empty where the file does
+            not say.
+        normalization: empty, or ``activation_mean [d_model]`` and ``activation_scale
+            []``: constants that ``tensors`` already contain, stored so that they can be
+            taken out again.
+        metadata: everything else in the file; JSON values only.
     """
 
     d_model: int

@@ -1,4 +1,4 @@
-"""Any SAE folder, by the files that are in it."""
+"""Which format an SAE folder has, by the files in it."""
 
 from pathlib import Path
 
@@ -9,32 +9,30 @@ from sae_lens_ext.formats.reading import read_object
 
 
 def read_sae(folder: Path) -> SAECheckpoint:
-    """Read an SAE folder of any kind that is known.
+    """Read an SAE folder in any supported format.
 
     Raises:
-        FormatError: no such folder, or a damaged one.
+        FormatError: no such folder, a damaged one, or an unsupported format.
         NonFinite: a tensor holds NaN or infinity.
     """
-    if (folder / saelens.CONFIG_FILE).is_file():
-        # By what the description says, because a folder can hold the weights of more than one format.
-        is_sparsify = (
-            "architecture" not in read_object(folder / saelens.CONFIG_FILE)
-            and (folder / sparsify.WEIGHTS_FILE).is_file()
-        )
-        return (
-            sparsify.read_sparsify(folder)
-            if is_sparsify
-            else saelens.read_saelens(folder)
-        )
+    config_file = folder / saelens.CONFIG_FILE
+    if config_file.is_file():
+        # The description decides, because a folder can hold the weights of two formats.
+        has_architecture = "architecture" in read_object(config_file)
+        if not has_architecture and (folder / sparsify.WEIGHTS_FILE).is_file():
+            return sparsify.read_sparsify(folder)
+        return saelens.read_saelens(folder)
+
     if (folder / "params.npz").is_file() or (folder / "params.safetensors").is_file():
         raise FormatError(
-            f"{folder} holds a Gemma Scope SAE, whose activation is JumpReLU; this release reads SAEs with TopK activation"
+            f"{folder} holds a Gemma Scope SAE, whose activation is JumpReLU; this "
+            "release reads SAEs with TopK activation"
         )
-    inside = sorted(
-        path.parent.name for path in folder.glob(f"*/{saelens.CONFIG_FILE}")
-    )
-    if inside:
+    subfolders = [path.parent.name for path in folder.glob(f"*/{saelens.CONFIG_FILE}")]
+    if subfolders:
         raise FormatError(
-            f"{folder} holds {len(inside)} SAE folders; choose one with subfolder=, such as {inside[0]!r}"
+            f"{folder} holds {len(subfolders)} SAE folders; choose one with "
+            f"subfolder=, such as {min(subfolders)!r}"
         )
+    # Its error says which file is missing.
     return saelens.read_saelens(folder)

@@ -1,21 +1,23 @@
 """The weights of a whole model, as published folders hold them.
 
-=============================================== ======================================================
+=============================================== ===============================
 file                                            read
-=============================================== ======================================================
+=============================================== ===============================
 ``model.safetensors``                           first choice
 ``model.safetensors.index.json`` and its files  if there is no such file
 ``pytorch_model.bin``                           if there is neither
 ``pytorch_model.bin.index.json`` and its files  if there is nothing else
-=============================================== ======================================================
+=============================================== ===============================
 
-This package writes no pickle. A ``.bin`` file is one, and some models are published as nothing else: torch reads it with
-``weights_only=True``, which makes tensors and plain containers of them and refuses everything that could run.
+This package writes no pickle. A ``.bin`` file is one, and some models are published as
+nothing else: torch reads it with ``weights_only=True``, which makes tensors and plain
+containers of them and refuses everything that could run.
 """
 
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,80 +30,91 @@ _NAMES = ("model.safetensors", "pytorch_model.bin")
 
 
 def locate_weights(folder_or_repo: str | Path, *, revision: str | None = None) -> Path:
-    """The local folder for a path or a hub repository; ``.bin`` files are downloaded only where there is no safetensors file.
+    """The local folder for a path or a hub repository.
 
-    Errors are those of ``locate``.
+    ``.bin`` files are downloaded only where there is no safetensors file. Errors are
+    those of ``locate``.
     """
+    # Pickles are large and hold nothing that the safetensors do not.
     folder = locate(folder_or_repo, revision=revision)
-    has_safetensors = any(path.is_file() for path in folder.glob("model*.safetensors"))
-    return (
-        folder
-        if has_safetensors
-        else locate(folder_or_repo, revision=revision, also=["pytorch_model*.bin"])
-    )
+    if any(path.is_file() for path in folder.glob("model*.safetensors")):
+        return folder
+    return locate(folder_or_repo, revision=revision, also=["pytorch_model*.bin"])
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder, on the CPU, under the names they are stored by.
+    """The tensors of a folder, on the CPU, under the names in its files.
 
     Raises:
-        FormatError: no weights, a file that is missing or cut, a pickle of other things than tensors, or one name in two files.
+        FormatError: no weights, a file that is missing or cut, a pickle of other things
+            than tensors, or one name in two files.
     """
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for path in _files(folder):
-        tensors = (
-            read_safetensors(path) if path.suffix == ".safetensors" else _read_bin(path)
-        )
-        twice = found.keys() & tensors.keys()
-        if twice:
+        is_safetensors = path.suffix == ".safetensors"
+        tensors = read_safetensors(path) if is_safetensors else _read_bin(path)
+        repeated = weights.keys() & tensors.keys()
+        if repeated:
             raise FormatError(
-                f"{path} holds {min(twice)}, and so does another file of {folder}"
+                f"{path} holds {min(repeated)}, and so does another file of {folder}"
             )
-        found.update(tensors)
-    return found
+        weights.update(tensors)
+    return weights
 
 
 def _files(folder: Path) -> list[Path]:
+    """The files that hold the weights: one, or those that an index lists."""
     for name in _NAMES:
         if (folder / name).is_file():
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            names = read_object(index).get("weight_map")
-            if (
-                not isinstance(names, dict)
-                or not names
-                or not all(
-                    isinstance(name, str) and Path(name).name == name
-                    for name in names.values()
-                )
-            ):
-                raise FormatError(
-                    f"{index} must say under weight_map in which file beside it each tensor is"
-                )
-            return [folder / name for name in sorted(set(names.values()))]
+            return [folder / part for part in _indexed(index)]
     raise FormatError(
-        f"{folder} holds no weights: none of {', '.join(_NAMES)}, nor an index of either"
+        f"{folder} holds no weights: none of {', '.join(_NAMES)}, nor an index of "
+        "either"
     )
 
 
+def _indexed(index: Path) -> list[str]:
+    """The names of the files that an index lists, all of them beside it."""
+    file_of_tensor = read_object(index).get("weight_map")
+    names = file_of_tensor.values() if isinstance(file_of_tensor, dict) else ()
+    if not names or not all(_is_file_name(name) for name in names):
+        raise FormatError(
+            f"{index} must say under weight_map in which file beside it each tensor is"
+        )
+    return sorted(set(names))
+
+
+def _is_file_name(value: Any) -> bool:
+    """Whether a value is a file's name without a folder, so it stays in the folder."""
+    return isinstance(value, str) and Path(value).name == value
+
+
 def _read_bin(path: Path) -> dict[str, Tensor]:
+    """The tensors of a pickled state dict."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FormatError(f"{path.parent} holds no {path.name}") from None
     except pickle.UnpicklingError as error:
         raise FormatError(
-            f"{path} is no pickle, or one of more than tensors, which could run anything and is not loaded: save its tensors as safetensors"
+            f"{path} is not a pickle, or is one of more than tensors, which could run "
+            "anything and is not loaded: save its tensors as safetensors"
         ) from error
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise FormatError(
-            f"{path} cannot be read (was it cut short?): {str(error) or type(error).__name__}"
+            f"{path} cannot be read (was it cut short?): "
+            f"{str(error) or type(error).__name__}"
         ) from error
-    if not isinstance(found, dict) or not all(
-        isinstance(name, str) and isinstance(one, Tensor) for name, one in found.items()
-    ):
+
+    is_state_dict = isinstance(weights, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor)
+        for name, tensor in weights.items()
+    )
+    if not is_state_dict:
         raise FormatError(
             f"{path} must hold a state dict: tensors by name, and nothing else"
         )
-    return found
+    return weights

@@ -1,7 +1,8 @@
 """Where a model's activations can be read and replaced.
 
-``host_for(model)`` wraps a model of any supported library in a ``Host``; everything above this layer is written against that
-protocol, once. No host library is imported until one of its models arrives.
+``host_for(model)`` wraps a model of any supported library in a ``Host``. Everything
+above this layer is written against that protocol, once. No host library is imported
+until one of its models arrives.
 """
 
 from typing import Any
@@ -15,8 +16,8 @@ from sae_lens_ext.hosts.tracking import PassTracker
 
 __all__ = [
     "Host",
-    "Points",
     "PassTracker",
+    "Points",
     "Site",
     "TracingHost",
     "capture",
@@ -29,16 +30,19 @@ __all__ = [
 
 
 def host_for(model: Any) -> Host:
-    """The adapter for ``model``, chosen by the library that its class, or a class it inherits from, comes from.
+    """The adapter for ``model``, chosen by the library that its class comes from.
+
+    The classes that it inherits from count too, so a user's subclass is recognised.
 
     Raises:
-        UnsupportedHost: no adapter knows this kind of object.
+        UnsupportedHost: no adapter handles this kind of object.
     """
     libraries = {cls.__module__.split(".")[0] for cls in type(model).__mro__}
+
+    # Imported here, because each adapter loads the library it is for. Models of the
+    # first two libraries are torch modules as well, so torch comes last.
     if "transformer_lens" in libraries:
-        from sae_lens_ext.hosts.lens import (
-            LensHost,
-        )  # loads TransformerLens, which is loaded when one of its models arrives
+        from sae_lens_ext.hosts.lens import LensHost
 
         return LensHost(model)
     if "nnsight" in libraries:
@@ -49,7 +53,9 @@ def host_for(model: Any) -> Host:
         from sae_lens_ext.hosts.torch import TorchHost
 
         return TorchHost(model)
+
     raise UnsupportedHost(
-        f"cannot read activations of a {type(model).__module__}.{type(model).__qualname__}; give a TransformerLens model, an nnsight "
-        "model, or a torch module"
+        "cannot read activations of a "
+        f"{type(model).__module__}.{type(model).__qualname__}; give a TransformerLens "
+        "model, an nnsight model, or a torch module"
     )

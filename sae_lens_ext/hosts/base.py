@@ -1,4 +1,8 @@
-"""What every host offers. Names of sites are those of TransformerLens, on every host; the host's own paths are accepted too."""
+"""What every host offers.
+
+Sites have the names of TransformerLens on every host; the host's own paths are accepted
+too.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,19 +14,23 @@ from torch import Tensor, nn
 from sae_lens_ext.hosts.names import POINTS_IN_ORDER, RESIDUAL_POINTS, Point
 
 SiteFunction = Callable[[Tensor], Tensor | None]
-"""Takes the activation at a site; returns what to put in its place, or None to leave it."""
+"""Takes the activation at a site; returns its replacement, or None to leave it."""
 
 Undo = Callable[[], None]
-"""Takes back exactly what returned it."""
+"""Reverts exactly the call that returned it, and nothing else."""
 
 
 class Points:
-    """Points that nobody can listen at: for hosts that have no named hook points."""
+    """Hook points inside a splice; this base class is for hosts that have none."""
 
     def passed(
         self, name: str, value: Callable[[], Tensor]
     ) -> tuple[Tensor, Tensor] | None:
-        """The value as it was and as the listeners at this point leave it; None, and nothing computed, where nobody listens."""
+        """Pass a value through the hooks at a point.
+
+        Returns the value before and after the hooks. Returns None, without computing
+        the value, where no hook is attached.
+        """
         return None
 
 
@@ -32,9 +40,9 @@ class Site:
 
     Attributes:
         name: as the user wrote it.
-        key: the same string for two names of one place.
-        block: the block it belongs to, or None.
-        point: which of the points that every block has it is, or None for any other place.
+        key: the same string for any two names of the same place.
+        block: the index of the block it belongs to, or None.
+        point: which of the points that every block has, or None for any other place.
     """
 
     name: str
@@ -44,21 +52,30 @@ class Site:
 
     @property
     def blocks_before(self) -> int:
-        """How many blocks have run, wholly, when the activation at this site is known; 0 for a site outside of the blocks."""
-        return 0 if self.block is None else self.block + (self.point == "resid_post")
+        """How many whole blocks have run when the activation at this site is known.
+
+        0 for a site outside the blocks.
+        """
+        if self.block is None:
+            return 0
+        return self.block + (self.point == "resid_post")
 
     @property
     def when(self) -> tuple[int, int] | None:
-        """What sorts sites into the order in which a run meets them; None where that is not known."""
-        return (
-            None
-            if self.block is None or self.point is None
-            else (self.block, POINTS_IN_ORDER.index(self.point))
-        )
+        """A key that sorts sites into the order in which a run reaches them.
+
+        None where that order is not known.
+        """
+        if self.block is None or self.point is None:
+            return None
+        return self.block, POINTS_IN_ORDER.index(self.point)
 
     @property
     def is_residual(self) -> bool:
-        """Whether the activation here is the residual stream between two blocks, all that the later ones see of the earlier."""
+        """Whether the activation here is the residual stream between two blocks.
+
+        That is all that later blocks see of the earlier ones.
+        """
         return self.point in RESIDUAL_POINTS
 
 
@@ -67,11 +84,12 @@ class Host(Protocol):
     """A language model whose sites can be read and replaced.
 
     Attributes:
-        model: the object the user has.
+        model: the object that the user has.
         blocks: its transformer blocks, in order; empty where the host cannot tell.
         embed: the module that is called with the token ids, if it is known.
-        unembed: the module that turns the last residual stream into logits, if it is known.
-        d_vocab: how many logits there are per position, if it is known.
+        unembed: the module that turns the last residual stream into logits, if it is
+            known.
+        d_vocab: the number of logits per position, if it is known.
     """
 
     model: Any
@@ -81,23 +99,30 @@ class Host(Protocol):
     d_vocab: int | None
 
     def site(self, name: str) -> Site:
-        """The site of that name, in any spelling the host knows.
+        """The site with this name, in any spelling that the host knows.
 
         Raises:
-            UnknownSite: there is none, with the closest; or there is one where an edit would not do what its name says.
+            UnknownSite: the model has no such site (the message lists the closest), or
+                an edit there would not do what the name says.
         """
         ...
 
     def width(self, site: Site) -> int | None:
-        """The size of the last axis there, where the host can tell without running."""
+        """Size of the activation's last axis; None where only a run would tell."""
         ...
 
     def attach(self, site: Site, function: SiteFunction) -> Undo:
-        """Call ``function`` on the activation at ``site``, ``[batch, pos, d]``, in every run from now on."""
+        """Call ``function`` on the activation at ``site`` in every run from now on.
+
+        The activation is ``[batch, pos, d]``.
+        """
         ...
 
     def points(self, site: Site, names: Sequence[str]) -> tuple["Points", Undo]:
-        """Open points called ``{site}.{name}``, at which the host's own mechanism can read and replace what a splice computes."""
+        """Open hook points called ``{site}.{name}``.
+
+        There the host's own mechanism can read and replace values inside a splice.
+        """
         ...
 
     def watch(
@@ -106,17 +131,26 @@ class Host(Protocol):
         at_tokens: Callable[[Tensor], object],
         at_end: Callable[[bool], object],
     ) -> Undo:
-        """From now on, call ``at_start`` when a run begins, ``at_tokens`` when its token ids are known, ``at_end`` when it is over.
+        """Report on every run from now on.
 
-        ``at_start`` gets the number of positions that a cache already holds; the run's own come after those. ``at_end`` gets whether
-        the run is whole: one that was told to stop early, or that raised, is not, and may have no end at all.
+        Args:
+            at_start: called when a run begins, with the number of positions that a
+                cache already holds; the run's own positions come after those.
+            at_tokens: called with the run's token ids, once they are known.
+            at_end: called when the run is over, with whether it is whole. A run that
+                was told to stop early, or that raised, is not; its end may not be
+                reported at all.
         """
         ...
 
     def logits(
         self, tokens: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch unembedded d_vocab"]:
-        """Run the model; one row of logits for every position that reaches the unembedding, which is all unless a hook says else."""
+        """Run the model.
+
+        There is a row of logits for every position that reaches the unembedding: all of
+        them, unless a hook selects fewer.
+        """
         ...
 
     def to_tokens(self, text: str | list[str]) -> Int[Tensor, "batch pos"]:
@@ -124,24 +158,28 @@ class Host(Protocol):
         ...
 
     def special_token_ids(self) -> frozenset[int]:
-        """Ids of BOS, EOS, padding and the like; empty where the host does not know."""
+        """Ids of BOS, EOS, padding and the like; empty where the host has none."""
         ...
 
     def plain(self) -> "Host":
-        """The host on which parts of the model can be run: itself, or that of the module it wraps.
+        """The host on which parts of the model can be run.
+
+        This is the host itself, or that of the module which its model wraps.
 
         Raises:
-            UnsupportedHost: runs of that module would not be runs of this model.
+            UnsupportedHost: a run of that module would not be a run of this model.
         """
         ...
 
 
 @runtime_checkable
 class TracingHost(Host, Protocol):
-    """A host whose runs are traces, into which a splice can also be written step by step."""
+    """A host whose runs are traces, inside which a splice can be opened too."""
 
     def attach_now(self, site: Site, function: SiteFunction) -> None:
-        """``attach`` for the running trace alone: the next time the model reaches the site.
+        """Same as ``attach``, for the running trace only.
+
+        Takes effect the next time the model reaches the site.
 
         Raises:
             InvalidArgument: no trace is running.
@@ -151,7 +189,9 @@ class TracingHost(Host, Protocol):
     def watch_now(
         self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object]
     ) -> None:
-        """``watch`` for the running trace alone, before anything else of it was asked for.
+        """Same as ``watch``, for the running trace only.
+
+        To be called before any other value of the trace is requested.
 
         Raises:
             InvalidArgument: no trace is running.

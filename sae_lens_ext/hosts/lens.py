@@ -1,4 +1,8 @@
-"""TransformerLens 4 (TransformerBridge) and 3 (TransformerBridge, HookedTransformer), and anything else with its hook points."""
+"""Models of TransformerLens, by their hook points.
+
+TransformerLens 4 (TransformerBridge) and 3 (TransformerBridge, HookedTransformer), and
+any other model that has hook points.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,11 +13,14 @@ from transformer_lens.hook_points import HookPoint
 
 from sae_lens_ext.errors import UnknownSite, UnsupportedHost, closest
 from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, Undo
-from sae_lens_ext.hosts.modules import config_token_ids, watch_modules
+from sae_lens_ext.hosts.modules import config_token_ids
 from sae_lens_ext.hosts.names import block_and_point, name_of_path, spellings
+from sae_lens_ext.hosts.watching import watch_modules
 
 
 class _HookPoints(Points):
+    """Hook points of TransformerLens, opened for a splice."""
+
     def __init__(self, points: dict[str, HookPoint]) -> None:
         self._points = points
 
@@ -24,7 +31,7 @@ class _HookPoints(Points):
         if not (point.fwd_hooks or point.bwd_hooks):
             return None
         before = value()
-        # A listener may write into what it is given, so it gets a tensor of its own.
+        # A hook may write into the tensor that it gets, so it gets one of its own.
         return before, point(before.clone())
 
 
@@ -39,93 +46,114 @@ class LensHost:
         """
         if not hasattr(model, "hook_dict"):
             raise UnsupportedHost(
-                f"this {type(model).__name__} has no hook points (hook_dict); give a model of TransformerLens"
+                f"this {type(model).__name__} has no hook points (hook_dict); give a "
+                "model of TransformerLens"
             )
         self.model = model
         self.blocks: Sequence[nn.Module] = getattr(model, "blocks", ())
         self.embed: nn.Module | None = getattr(model, "embed", None)
         self.unembed: nn.Module | None = getattr(model, "unembed", None)
+        self._config: Any = getattr(model, "cfg", None)
+        self.d_vocab: int | None = getattr(self._config, "d_vocab", None)
         self._points: dict[str, HookPoint] = dict(model.hook_dict)
-        self.d_vocab: int | None = getattr(getattr(model, "cfg", None), "d_vocab", None)
         self._is_bridge = hasattr(model, "original_model")
 
     def site(self, name: str) -> Site:
         """See ``Host.site``."""
-        asked = name
-        if name not in self._points:
-            # Of a class derived from a bridge, some models know only one of the two spellings.
-            name = next(
-                (
-                    other
-                    for other in spellings(name_of_path(name) or name)
-                    if other in self._points
-                ),
-                name,
-            )
-        if name not in self._points:
+        registered = self._registered(name)
+        if registered is None:
             raise UnknownSite(
-                f"no site {asked!r} in this model; the closest: {closest(asked, self._points)}"
+                f"no site {name!r} in this model; the closest: "
+                f"{closest(name, self._points)}"
             )
-        mids = (
-            self._points[other]
-            for other in self._points
-            if other.endswith(("hook_resid_mid", "ln2.hook_in"))
-        )
-        is_own = (self._points[name].name or "").endswith("hook_resid_mid")
-        if (
-            self._is_bridge
-            and not is_own
-            and any(point is self._points[name] for point in mids)
-        ):
+
+        if self._is_copy_of_the_stream(registered):
             raise UnknownSite(
-                f"{name} cannot be edited on a TransformerBridge: it is only the MLP's copy of the residual stream, so an edit "
-                "there does not reach the stream itself; use hook_attn_out or hook_resid_post of the same block"
+                f"{registered} cannot be edited on a TransformerBridge: it is only the "
+                "MLP's copy of the residual stream, so an edit there does not reach "
+                "the stream itself; use hook_attn_out or hook_resid_post of the same "
+                "block"
             )
-        key = next(
-            other
-            for other, point in self._points.items()
-            if point is self._points[name]
+
+        block, point = block_and_point(registered) or (None, None)
+        return Site(name, self._key(registered), block, point)
+
+    def _registered(self, name: str) -> str | None:
+        """The name under which the model has this point, or None."""
+        if name in self._points:
+            return name
+        # Of the classes derived from a bridge, some know only one of the two spellings.
+        names = spellings(name_of_path(name) or name)
+        return next((spelling for spelling in names if spelling in self._points), None)
+
+    def _key(self, registered: str) -> str:
+        """The first name in the model's table of the same point."""
+        point = self._points[registered]
+        return next(name for name in self._points if self._points[name] is point)
+
+    def _is_copy_of_the_stream(self, registered: str) -> bool:
+        """Whether a point between attention and MLP is on a copy of the stream.
+
+        On a bridge it is, except where the block has a ``hook_resid_mid`` of its own.
+        """
+        point = self._points[registered]
+        is_own = (point.name or "").endswith("hook_resid_mid")
+        if not self._is_bridge or is_own:
+            return False
+        return any(
+            self._points[name] is point
+            for name in self._points
+            if name.endswith(("hook_resid_mid", "ln2.hook_in"))
         )
-        return Site(asked, key, *(block_and_point(name) or (None, None)))
 
     def width(self, site: Site) -> int | None:
         """See ``Host.width``."""
-        wide = site.point not in (None, "z") or site.name.endswith("hook_embed")
-        return (
-            getattr(getattr(self.model, "cfg", None), "d_model", None) if wide else None
-        )
+        # Any other point may have another width: heads and neurons do.
+        is_embedding = site.name.endswith("hook_embed")
+        if site.point in (None, "z") and not is_embedding:
+            return None
+        return getattr(self._config, "d_model", None)
 
     def attach(self, site: Site, function: SiteFunction) -> Undo:
-        """See ``Host.attach``. The hook is a permanent one, so that the user's ``reset_hooks`` does not take it away."""
+        """See ``Host.attach``.
+
+        The hook is a permanent one, so that the user's ``reset_hooks`` leaves it alone.
+        """
         point = self._points[site.key]
 
         def hook(tensor: Tensor, *, hook: HookPoint) -> Tensor | None:
             # Heads have an axis of their own here; an SAE reads them side by side.
-            new = function(tensor.flatten(2) if tensor.ndim > 3 else tensor)
+            activation = tensor.flatten(2) if tensor.ndim > 3 else tensor
+            new = function(activation)
             return None if new is None else new.reshape(tensor.shape)
 
         try:
             self.model.add_hook(site.key, hook, dir="fwd", is_permanent=True)
         except (ValueError, AssertionError) as error:
-            # TransformerLens computes some points only on request, and says how to ask: a bridge by a ValueError.
+            # TransformerLens computes some points only on request. Its error, a
+            # ValueError on a bridge, says how to request them.
             raise UnknownSite(
                 f"{site.name} does not fire in this model as it is set up: {error}"
             ) from error
-        # Version 3 returns no handle, so take the one that was just appended.
+
+        # TransformerLens 3 returns no handle, so take the one that was just appended.
         handle = point.fwd_hooks[-1]
 
         def detach() -> None:
             handle.hook.remove()
-            point.fwd_hooks = [
-                other for other in point.fwd_hooks if other is not handle
+            others = [
+                attached for attached in point.fwd_hooks if attached is not handle
             ]
+            point.fwd_hooks = others
 
         return detach
 
     def points(self, site: Site, names: Sequence[str]) -> tuple[Points, Undo]:
-        """See ``Host.points``: hook points of the model for as long as they are open, under both of the site's names.
+        """See ``Host.points``.
 
-        When two splices share a place, the points are those of the one that was attached first.
+        While they are open, they are hook points of the model, under both of the site's
+        names. Where two splices share a place, the points are those of the one that was
+        attached first.
         """
         points = {name: HookPoint() for name in names}
         registered = {
@@ -133,16 +161,19 @@ class LensHost:
             for prefix in {site.name, site.key}
             for name, point in points.items()
         }
+        # Another splice has opened them already.
         if not registered.keys().isdisjoint(self.model.hook_dict):
             return Points(), lambda: None
-        # A bridge answers hook_dict from its registry; any other root module keeps the two dicts themselves.
-        registries = (
-            [self.model._hook_registry]
-            if self._is_bridge
-            else [self.model.hook_dict, self.model.mod_dict]
-        )
+
         for name, point in points.items():
             point.name = f"{site.key}.{name}"
+
+        # A bridge builds hook_dict from its registry; any other root module stores two
+        # dicts.
+        if self._is_bridge:
+            registries = [self.model._hook_registry]
+        else:
+            registries = [self.model.hook_dict, self.model.mod_dict]
         for registry in registries:
             registry.update(registered)
 
@@ -160,8 +191,9 @@ class LensHost:
         at_end: Callable[[bool], object],
     ) -> Undo:
         """See ``Host.watch``."""
-        # A bridge hands its arguments, the cache among them, to the Hugging Face model it wraps. A HookedTransformer that generates
-        # calls its own forward, past torch's hooks.
+        # A bridge hands its arguments, the cache among them, to the Hugging Face model
+        # that it wraps. A HookedTransformer that generates calls its own forward, past
+        # torch's hooks.
         root = self.model.original_model if self._is_bridge else self.model
         return watch_modules(
             root,
@@ -187,9 +219,8 @@ class LensHost:
         tokenizer = getattr(self.model, "tokenizer", None)
         if tokenizer is not None:
             return frozenset(tokenizer.all_special_ids)
-        return config_token_ids(
-            getattr(getattr(self.model, "original_model", None), "config", None)
-        )
+        wrapped = getattr(self.model, "original_model", None)
+        return config_token_ids(getattr(wrapped, "config", None))
 
     def plain(self) -> Host:
         """See ``Host.plain``."""
@@ -197,7 +228,7 @@ class LensHost:
 
 
 def boot(model: nn.Module, tokenizer: Any) -> Any:
-    """A TransformerBridge over a Hugging Face model, without asking a hub for anything."""
+    """A TransformerBridge over a Hugging Face model, without a request to any hub."""
     from transformer_lens.model_bridge import TransformerBridge
 
     dtype = next(model.parameters()).dtype

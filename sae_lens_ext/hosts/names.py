@@ -1,10 +1,18 @@
-"""Names of the points that every block of a language model has, in the spellings of TransformerLens."""
+"""Names of the points that every block of a language model has.
+
+They are those of TransformerLens.
+"""
 
 import re
 from typing import Literal
 
 Point = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z"]
-"""The residual stream before, inside and after a block; what attention and MLP add to it; attention's heads before they are mixed."""
+"""A place that every block has.
+
+``resid_pre``, ``resid_mid`` and ``resid_post`` are the residual stream before, inside
+and after the block, ``attn_out`` and ``mlp_out`` what attention and MLP add to it, and
+``z`` the attention heads before they are mixed.
+"""
 
 POINTS_IN_ORDER: tuple[Point, ...] = (
     "resid_pre",
@@ -14,12 +22,13 @@ POINTS_IN_ORDER: tuple[Point, ...] = (
     "mlp_out",
     "resid_post",
 )
-"""As a block computes them."""
+"""Points in the order in which a block computes them."""
 
 RESIDUAL_POINTS = ("resid_pre", "resid_post")
 """Points that hold all that later blocks see of earlier ones."""
 
-# Both spellings: HookedTransformer's, and the canonical one of a TransformerBridge where it means the same in every model.
+# Two spellings: that of HookedTransformer, and the canonical one of a TransformerBridge
+# where it means the same in every model.
 _POINTS: dict[str, Point] = {
     "hook_resid_pre": "resid_pre",
     "hook_in": "resid_pre",
@@ -33,15 +42,18 @@ _POINTS: dict[str, Point] = {
     "attn.o.hook_in": "z",
 }
 _NAME = re.compile(r"blocks\.(\d+)\.(.+)")
-# A whole block by its path in a Hugging Face model, with or without the name of the side; sparsify leaves out what comes before.
+# A whole block by its path in a Hugging Face model, with or without the name of the
+# side. sparsify leaves out the part before the list of blocks.
 _PATH = re.compile(r"(?:[\w.]+\.)?(?:layers|h|blocks)\.(\d+)(?:\.(input|output))?")
 
 
 def block_and_point(name: str) -> tuple[int, Point] | None:
-    """The block and the point that a TransformerLens name means, or None for any other name.
+    """The block and the point of a TransformerLens name; None for any other name.
 
-    >>> block_and_point("blocks.12.hook_resid_post"), block_and_point("blocks.12.hook_out"), block_and_point("embed.hook_out")
-    ((12, 'resid_post'), (12, 'resid_post'), None)
+    >>> block_and_point("blocks.12.hook_resid_post")
+    (12, 'resid_post')
+    >>> block_and_point("blocks.12.hook_out"), block_and_point("embed.hook_out")
+    ((12, 'resid_post'), None)
     """
     match = _NAME.fullmatch(name)
     if match is None or match[2] not in _POINTS:
@@ -50,30 +62,32 @@ def block_and_point(name: str) -> tuple[int, Point] | None:
 
 
 def spellings(name: str) -> list[str]:
-    """Every TransformerLens name for the point that ``name`` means; the name alone where it is no point of a block.
+    """Every TransformerLens name for the same point of a block.
+
+    A name that is not one of a block's points is returned alone.
 
     >>> spellings("blocks.3.hook_out"), spellings("hook_embed")
     (['blocks.3.hook_resid_post', 'blocks.3.hook_out'], ['hook_embed'])
     """
     known = block_and_point(name)
-    return (
-        [name]
-        if known is None
-        else [
-            f"blocks.{known[0]}.{end}"
-            for end, point in _POINTS.items()
-            if point == known[1]
-        ]
-    )
+    if known is None:
+        return [name]
+    block, point = known
+    return [f"blocks.{block}.{end}" for end in _POINTS if _POINTS[end] == point]
 
 
 def name_of_path(path: str) -> str | None:
-    """The TransformerLens name for a whole block given by its path in a Hugging Face model, or None for any other path.
+    """The TransformerLens name for the path of a whole block in a Hugging Face model.
 
-    >>> name_of_path("model.layers.3"), name_of_path("transformer.h.3.input"), name_of_path("model.layers.3.mlp")
-    ('blocks.3.hook_resid_post', 'blocks.3.hook_resid_pre', None)
+    None for any other path.
+
+    >>> name_of_path("model.layers.3"), name_of_path("transformer.h.3.input")
+    ('blocks.3.hook_resid_post', 'blocks.3.hook_resid_pre')
+    >>> name_of_path("model.layers.3.mlp") is None
+    True
     """
     match = _PATH.fullmatch(path)
     if match is None:
         return None
-    return f"blocks.{match[1]}.hook_resid_{'pre' if match[2] == 'input' else 'post'}"
+    point = "resid_pre" if match[2] == "input" else "resid_post"
+    return f"blocks.{match[1]}.hook_{point}"

@@ -1,8 +1,11 @@
-"""nnsight 0.8 models: ``TransformersModel``, ``LanguageModel``, ``NNsight``, by edits that are replayed in every trace.
+"""nnsight 0.8 models, by edits that are replayed in every trace.
 
-nnsight hands a module's values to a trace inside the module's forward, so a torch hook on the module would be seen by later
-modules and not by the trace. An edit (``model.edit(inplace=True)``) is nnsight's own way to change a value for good: it runs
-before the user's block, so the block sees what the edit put there, and it travels with the model to a remote server.
+The models are ``TransformersModel``, ``LanguageModel`` and ``NNsight``. nnsight hands a
+module's values to a trace inside the module's forward, so a torch hook on the module
+would be seen by later modules and not by the trace. An edit
+(``model.edit(inplace=True)``) is nnsight's own way to change a value for good: it runs
+before the user's block, so that the block sees what the edit put there, and it travels
+with the model to a remote server.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +18,10 @@ from torch import Tensor, nn
 
 from sae_lens_ext.errors import InvalidArgument, UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, Undo
-from sae_lens_ext.hosts.modules import (
-    cached_positions,
-    replaced_input,
-    replaced_output,
-    token_ids,
-)
-from sae_lens_ext.hosts.torch import Place, TorchHost
+from sae_lens_ext.hosts.modules import replaced_input, replaced_output
+from sae_lens_ext.hosts.places import Place
+from sae_lens_ext.hosts.torch import TorchHost
+from sae_lens_ext.hosts.watching import cached_positions, token_ids
 
 
 class NNsightHost:
@@ -32,19 +32,16 @@ class NNsightHost:
         self.model = model
         self._torch = self._of_module()
         self.blocks = self._torch.blocks
-        self.embed, self.unembed, self.d_vocab = (
-            self._torch.embed,
-            self._torch.unembed,
-            self._torch.d_vocab,
-        )
-        self._embed_path = next(
-            (
-                path
-                for path, module in model._module.named_modules()
-                if module is self.embed
-            ),
-            None,
-        )
+        self.embed = self._torch.embed
+        self.unembed = self._torch.unembed
+        self.d_vocab = self._torch.d_vocab
+
+        # In a trace a module is reached by its path.
+        self._embed_path: str | None = None
+        for path, module in model._module.named_modules():
+            if module is self.embed:
+                self._embed_path = path
+                break
 
     def site(self, name: str) -> Site:
         """See ``Host.site``."""
@@ -55,24 +52,24 @@ class NNsightHost:
         return self._torch.width(site)
 
     def attach(self, site: Site, function: SiteFunction) -> Undo:
-        """See ``Host.attach``; the function takes part in traces of this model, not in calls of the module inside of it."""
-        place, _ = self._torch.place(site.name)
+        """See ``Host.attach``.
+
+        The function takes part in traces of this model, not in calls of the module
+        inside it.
+        """
+        place = self._torch.place(site)
         return self._edit(lambda: self._replace(place, function))
 
     def attach_now(self, site: Site, function: SiteFunction) -> None:
-        """The same, once: inside a trace, the next time the model reaches the site.
+        """See ``TracingHost.attach_now``."""
+        self._check_tracing()
+        self._replace(self._torch.place(site), function)
 
-        Raises:
-            InvalidArgument: no trace is running.
-        """
-        self._refuse_outside()
-        place, _ = self._torch.place(site.name)
-        self._replace(place, function)
-
-    def _refuse_outside(self) -> None:
+    def _check_tracing(self) -> None:
         if not self.model.interleaver.interleaving:
             raise InvalidArgument(
-                "apply() works inside a trace of the model; around one, use the splice as a with block"
+                "apply() works inside a trace of the model; around one, use the splice "
+                "as a with block"
             )
 
     def _replace(self, place: Place, function: SiteFunction) -> None:
@@ -84,7 +81,7 @@ class NNsightHost:
             envoy.inputs = replaced_input(arguments, keywords, function)
 
     def points(self, site: Site, names: Sequence[str]) -> tuple[Points, Undo]:
-        """See ``Host.points``; there are none here: read ``Splice.codes`` instead."""
+        """See ``Host.points``; this host has none: read ``Splice.codes`` instead."""
         return Points(), lambda: None
 
     def watch(
@@ -95,30 +92,27 @@ class NNsightHost:
     ) -> Undo:
         """See ``Host.watch``."""
 
-        def whole_run() -> None:
+        def watch_run() -> None:
             at_start(cached_positions(self.model.inputs[1]))
+            # Requesting the output waits until the model has computed it.
             _ = self.model.output
             at_end(True)
 
-        undo = [self._edit(whole_run)]
+        edits = [self._edit(watch_run)]
         if self._embed_path is not None:
-            undo.append(self._edit(lambda: self._read_tokens(at_tokens)))
+            edits.append(self._edit(lambda: self._read_tokens(at_tokens)))
 
         def undo_all() -> None:
-            for one in reversed(undo):
-                one()
+            for undo in reversed(edits):
+                undo()
 
         return undo_all
 
     def watch_now(
         self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object]
     ) -> None:
-        """The same, once: inside a trace, before anything else of the run was asked for.
-
-        Raises:
-            InvalidArgument: no trace is running.
-        """
-        self._refuse_outside()
+        """See ``TracingHost.watch_now``."""
+        self._check_tracing()
         at_start(cached_positions(self.model.inputs[1]))
         if self._embed_path is not None:
             self._read_tokens(at_tokens)
@@ -130,9 +124,11 @@ class NNsightHost:
             at_tokens(tokens)
 
     def _edit(self, step: Callable[[], None]) -> Undo:
+        """Take ``step`` in every trace from now on."""
         if self.model.interleaver.interleaving:
             raise InvalidArgument(
-                "a trace is running already; open the splice around it, or call its apply() inside"
+                "a trace is running already; open the splice around it, or call its "
+                "apply() inside"
             )
         model = self.model
         with model.edit(inplace=True):
@@ -141,7 +137,7 @@ class NNsightHost:
 
         def undo() -> None:
             # The user may have cleared all edits, this one among them.
-            model._edits[:] = [other for other in model._edits if other is not edit]
+            model._edits[:] = [active for active in model._edits if active is not edit]
 
         return undo
 
@@ -163,9 +159,11 @@ class NNsightHost:
         """See ``Host.plain``."""
         if self.model._edits:
             raise UnsupportedHost(
-                "this nnsight model has edits (a splice that is active, or model.edit), which runs of parts of it would leave out; "
-                "leave the splice, or call model.clear_edits(), first"
+                "this nnsight model has edits (a splice that is active, or "
+                "model.edit), which runs of parts of it would leave out; leave the "
+                "splice, or call model.clear_edits(), first"
             )
+        # Until it is dispatched, a model has no weights.
         if getattr(self.model, "dispatched", True) is False:
             self.model.dispatch()
         return self._of_module()
@@ -175,18 +173,23 @@ class NNsightHost:
 
 
 def _every_time(step: Callable[[], None]) -> None:
-    """Take a step at every occurrence of what it asks for, such as every token of a generation."""
+    """Take a step each time the model computes the values that the step requests.
+
+    During a generation that is once per token.
+    """
     try:
-        # What tracer.iter[:] is; the tracer itself could not be sent to a server with the edit.
+        # This is what tracer.iter[:] returns. The tracer itself could not be sent to a
+        # server with the edit.
         for _ in Iterations():
             step()
     except OutOfOrderError:
-        # How nnsight ends a loop that waits for an occurrence after the last; uncaught, it would warn at the end of every run.
+        # nnsight ends a loop that waits for one occurrence too many this way. Uncaught,
+        # it would cause a warning at the end of every run.
         return
 
 
 def boot(model: nn.Module, tokenizer: Any) -> Any:
-    """A TransformersModel over a Hugging Face model, without asking a hub for anything."""
+    """A TransformersModel over a Hugging Face model, without a request to any hub."""
     from nnsight.modeling.transformers import TransformersModel
 
     return TransformersModel(model, tokenizer=tokenizer, task="text-generation")

@@ -1,9 +1,15 @@
 """Ways to run part of a model, written once for every host.
 
-A sweep over k runs the same tokens many times and changes nothing before its first site, and scores only some positions. So:
-``capture`` stops as soon as it has what was asked for, ``resume`` skips the blocks whose result is known, and
-``next_token_logits`` unembeds only the positions that count. (TransformerLens' own ``start_at_layer`` still runs the blocks it
-skips on a TransformerBridge, and the unembedding of Gemma 3 270M costs twice its blocks.)
+A sweep over k runs the same tokens many times. It changes nothing before its first site
+and scores only some of the positions, so most of a whole run would be wasted:
+
+- ``capture`` stops as soon as it has the activations that were asked for,
+- ``resume`` skips the blocks whose result is known,
+- ``next_token_logits`` unembeds only the positions that count.
+
+(TransformerLens' own ``start_at_layer`` still runs the blocks it skips on a
+TransformerBridge, and the unembedding of Gemma 3 270M costs twice as much as its
+blocks.)
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,37 +24,48 @@ from sae_lens_ext.hosts.base import Host, Site, SiteFunction
 
 
 class _Stop(BaseException):
-    """Leaves a forward pass early. A BaseException, so that no ``except Exception`` on the way out keeps it."""
+    """Leaves a forward pass early.
+
+    A BaseException, so that no ``except Exception`` on the way out catches it.
+    """
 
 
 def capture(
     host: Host, tokens: Int[Tensor, "batch pos"], sites: Iterable[Site]
 ) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
-    """The activations at ``sites``, in the order in which the model computes them; the run ends at the last one.
+    """The activations at ``sites``, in the order in which the model computes them.
+
+    The run ends at the last of them.
 
     Raises:
-        UnknownSite: the run ended before a site was reached, so its name exists but it never fires.
+        UnknownSite: the run ended before it reached a site, whose name therefore exists
+            without ever firing.
     """
-    wanted, found = set(sites), {}
+    sites = set(sites)
+    activations: dict[Site, Tensor] = {}
 
     def keeper(site: Site) -> SiteFunction:
         def keep(activation: Tensor) -> None:
-            found[site] = activation.clone()
-            if len(found) == len(wanted):
+            # A later module may write into the tensor.
+            activations[site] = activation.clone()
+            if len(activations) == len(sites):
                 raise _Stop
 
         return keep
 
     with ExitStack() as stack:
-        for site in wanted:
+        for site in sites:
             stack.callback(host.attach(site, keeper(site)))
         try:
             host.logits(tokens)
         except _Stop:
-            return found
-    silent = sorted(site.name for site in wanted if site not in found)
+            return activations
+
+    # The run came to its end, so at least one site was not reached.
+    silent = sorted(site.name for site in sites if site not in activations)
     raise UnknownSite(
-        f"{', '.join(silent)} did not fire when the model ran; choose a site that this model computes"
+        f"{', '.join(silent)} did not fire when the model ran; choose a site that this "
+        "model computes"
     )
 
 
@@ -56,29 +73,28 @@ def capture(
 def resume(
     host: Host, n_blocks: int, residual: Float[Tensor, "batch pos d_model"]
 ) -> Iterator[None]:
-    """While active, the first ``n_blocks`` blocks do no work: the residual stream after them is ``residual``.
+    """While active, the first ``n_blocks`` blocks are skipped.
 
-    Run the model with tokens of the same shape; they still choose positions and masks.
+    ``residual`` is the residual stream after them. Run the model with tokens of the
+    same shape, which still choose positions and masks.
     """
-    if n_blocks == 0:
-        yield
-        return
     with ExitStack() as stack:
         for index, block in enumerate(host.blocks[:n_blocks]):
-            stack.enter_context(
-                _forward_replaced(block, residual if index == n_blocks - 1 else None)
-            )
+            is_last = index == n_blocks - 1
+            output = residual if is_last else None
+            stack.enter_context(_forward_replaced(block, output))
         yield
 
 
 @contextmanager
-def _forward_replaced(block: nn.Module, answer: Tensor | None) -> Iterator[None]:
-    """While active, ``block`` returns ``answer``, or its own input when that is None."""
+def _forward_replaced(block: nn.Module, output: Tensor | None) -> Iterator[None]:
+    """While active, ``block`` returns ``output``, or its input without one."""
 
     def forward(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        return hidden_states if answer is None else answer
+        return hidden_states if output is None else output
 
-    # Through __dict__, because a bridge's blocks pass attributes that are set on them to the module they wrap.
+    # Through __dict__, because a bridge's blocks pass attributes that are set on them
+    # to the module they wrap.
     before = block.__dict__.get("forward")
     block.__dict__["forward"] = forward
     try:
@@ -93,17 +109,23 @@ def _forward_replaced(block: nn.Module, answer: Tensor | None) -> Iterator[None]
 def next_token_logits(
     host: Host, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, " scored"]
 ) -> Float[Tensor, "batch scored d_vocab"]:
-    """Logits at some positions only; the unembedding is not computed elsewhere."""
+    """Logits at some positions only; the unembedding is not computed elsewhere.
 
-    def narrow(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    Raises:
+        UnsupportedHost: it is not known which module makes the logits.
+    """
+    if host.unembed is None:
+        raise UnsupportedHost(
+            f"cannot tell which module of a {type(host.model).__name__} makes the "
+            "logits; give a language model"
+        )
+
+    def select_positions(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden, *rest = arguments
         return (hidden[:, positions], *rest)
 
-    if host.unembed is None:
-        raise UnsupportedHost(
-            f"cannot tell which module of a {type(host.model).__name__} makes the logits; give a language model"
-        )
-    handle = host.unembed.register_forward_pre_hook(narrow)
+    # Before the unembedding and after the last norm, which acts on each position alone.
+    handle = host.unembed.register_forward_pre_hook(select_positions)
     try:
         return host.logits(tokens)
     finally:

@@ -1,4 +1,4 @@
-"""Token ids from what users pass."""
+"""Token ids from the forms in which users pass them."""
 
 from typing import Any
 
@@ -11,50 +11,75 @@ from sae_lens_ext.hosts.base import Host
 
 
 def token_rows(host: Host, tokens: Any) -> Int[Tensor, "batch pos"]:
-    """Token ids as ``[batch, pos]`` on the model's device, from a tensor, an array, lists of ids, a text or texts of one length.
+    """Token ids as an int64 tensor on the model's device.
+
+    Args:
+        host: the model that the tokens are for.
+        tokens: a tensor, an array or lists of ids, ``[batch, pos]`` or ``[pos]``; or a
+            text, or several texts with the same number of tokens.
 
     Raises:
-        InvalidArgument: anything else, no row at all, or texts of different lengths (padding would be counted as text).
+        InvalidArgument: anything else; no row or no position; ids that the model does
+            not have; or texts of different lengths (padding would be counted as text).
     """
-    if isinstance(tokens, str) or (
-        isinstance(tokens, list | tuple)
-        and tokens
-        and all(isinstance(text, str) for text in tokens)
-    ):
-        rows = [
-            host.to_tokens(text)
-            for text in ([tokens] if isinstance(tokens, str) else tokens)
-        ]
-        if len({row.shape[1] for row in rows}) > 1:
-            lengths = ", ".join(str(row.shape[1]) for row in rows)
-            raise InvalidArgument(
-                f"the texts have different lengths ({lengths} tokens); give one at a time, or rows of one length"
-            )
-        ids = torch.cat(rows)
+    if isinstance(tokens, str):
+        ids = _tokenized(host, [tokens])
+    elif _is_texts(tokens):
+        ids = _tokenized(host, tokens)
     else:
-        try:
-            ids = torch.as_tensor(tokens)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InvalidArgument(
-                f"tokens must be ids [batch, pos] or text; got a {type(tokens).__name__} ({error})"
-            ) from error
-    ids = ids.unsqueeze(0) if ids.ndim == 1 else ids
-    if (
-        ids.ndim != 2
-        or ids.is_floating_point()
-        or ids.dtype == torch.bool
-        or 0 in ids.shape
-    ):
-        raise InvalidArgument(
-            f"tokens must be ids [batch, pos], at least one of each; got {ids.dtype} {list(ids.shape)}"
-        )
-    if host.d_vocab is not None and not (
-        int(ids.min()) >= 0 and int(ids.max()) < host.d_vocab
-    ):
-        raise InvalidArgument(
-            f"token ids must be from 0 to {host.d_vocab - 1} for this model; they run from {int(ids.min())} to {int(ids.max())}"
-        )
-    device = next(
-        (parameter.device for parameter in host.model.parameters()), ids.device
-    )
+        ids = _as_tensor(tokens)
+    if ids.ndim == 1:
+        ids = ids.unsqueeze(0)
+
+    _check_ids(ids, host.d_vocab)
+
+    # A model without parameters takes tokens on any device.
+    parameter = next(iter(host.model.parameters()), None)
+    device = ids.device if parameter is None else parameter.device
     return ids.to(device, torch.int64)
+
+
+def _is_texts(tokens: Any) -> bool:
+    is_sequence = isinstance(tokens, list | tuple) and len(tokens) > 0
+    return is_sequence and all(isinstance(text, str) for text in tokens)
+
+
+def _tokenized(host: Host, texts: list[str] | tuple[str, ...]) -> Tensor:
+    # One by one, because a tokenizer that is given all of them may pad.
+    rows = [host.to_tokens(text) for text in texts]
+    if len({row.shape[1] for row in rows}) > 1:
+        lengths = ", ".join(str(row.shape[1]) for row in rows)
+        raise InvalidArgument(
+            f"the texts have different lengths ({lengths} tokens); give one at a time, "
+            "or rows of one length"
+        )
+    return torch.cat(rows)
+
+
+def _as_tensor(tokens: Any) -> Tensor:
+    try:
+        return torch.as_tensor(tokens)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidArgument(
+            f"tokens must be ids [batch, pos] or text; got a {type(tokens).__name__} "
+            f"({error})"
+        ) from error
+
+
+def _check_ids(ids: Tensor, d_vocab: int | None) -> None:
+    is_integer = not ids.is_floating_point() and ids.dtype != torch.bool
+    if ids.ndim != 2 or not is_integer or ids.numel() == 0:
+        raise InvalidArgument(
+            "tokens must be ids [batch, pos], at least one of each; got "
+            f"{ids.dtype} {list(ids.shape)}"
+        )
+
+    if d_vocab is None:
+        return
+    lowest = int(ids.min())
+    highest = int(ids.max())
+    if lowest < 0 or highest >= d_vocab:
+        raise InvalidArgument(
+            f"token ids must be from 0 to {d_vocab - 1} for this model; they run from "
+            f"{lowest} to {highest}"
+        )

@@ -1,4 +1,7 @@
-"""The sparse autoencoder: its parameters, what it remembers about its training, and the codes it makes."""
+"""The sparse autoencoder.
+
+Its parameters, the facts about its training, and the codes that it makes.
+"""
 
 from sae_lens_ext.sae.code import SparseCode
 from sae_lens_ext.sae.config import SAEConfig

@@ -7,22 +7,26 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_lens_ext._arguments import as_integer
+from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
 from sae_lens_ext.kernels import holds_numbers
 
 
 @dataclass(frozen=True, eq=False)
 class SparseCode:
-    """The k strongest features of each token, strongest first, so that a smaller k is a prefix of a larger one.
+    """The k strongest features of each token.
 
-    >>> code = SparseCode(torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[4, 0, 2]]), d_sae=6)
+    They are sorted, strongest first, so that a smaller k is a prefix of a larger one.
+
+    >>> values = torch.tensor([[3.0, 1.0, 0.0]])
+    >>> code = SparseCode(values, torch.tensor([[4, 0, 2]]), d_sae=6)
     >>> code.prefix(1).indices.tolist(), code.dense().tolist(), code.l0().tolist()
     ([[4]], [[1.0, 0.0, 0.0, 0.0, 3.0, 0.0]], [2])
 
     Attributes:
-        values: activations, none below 0; a token with fewer than k active features ends in zeros.
-        indices: the feature each value belongs to, from 0 to d_sae - 1.
+        values: activations, at least 0; a token with fewer than k active features ends
+            in zeros.
+        indices: the feature that each value belongs to, from 0 to d_sae - 1.
         d_sae: how many features the SAE has.
     """
 
@@ -31,55 +35,73 @@ class SparseCode:
     d_sae: int
 
     def __post_init__(self) -> None:
-        """Refuse values and indices that do not fit together, or are none."""
+        """Check that values and indices are tensors that fit together.
+
+        Raises:
+            InvalidArgument: not tensors, or indices that are not integers.
+            ShapeMismatch: the two shapes differ.
+        """
         if not isinstance(self.values, Tensor) or not isinstance(self.indices, Tensor):
             raise InvalidArgument(
-                f"a code is made of tensors; got {type(self.values).__name__} and {type(self.indices).__name__}"
+                "values and indices of a code must be tensors; got "
+                f"{type(self.values).__name__} and {type(self.indices).__name__}"
             )
         if self.indices.is_floating_point() or self.indices.dtype == torch.bool:
             raise InvalidArgument(
-                f"the indices of a code are whole numbers; got {self.indices.dtype}"
+                f"indices of a code must be integers; got {self.indices.dtype}"
             )
         if self.values.ndim < 1 or self.values.shape != self.indices.shape:
             raise ShapeMismatch(
-                f"values and indices of a code must have one shape [..., k]; got {list(self.values.shape)} and {list(self.indices.shape)}"
+                "values and indices of a code must have one shape [..., k]; got "
+                f"{list(self.values.shape)} and {list(self.indices.shape)}"
             )
 
     @property
     def k(self) -> int:
-        """How many features each token keeps, zeros included."""
+        """The number of features that each token has here, zeros included."""
         return self.values.shape[-1]
 
     def prefix(self, k: int) -> "SparseCode":
-        """The code that encoding with this smaller k would have given, as a view of this one.
+        """The code that encoding with this smaller k would have given, as a view.
 
         Raises:
-            InvalidK: k is not a whole number from 1 to this code's k.
+            InvalidK: k is not an integer from 1 to this code's k.
         """
-        length = as_integer(k)
+        length = arguments.as_integer(k)
         if length is None or not 1 <= length <= self.k:
             raise InvalidK(
-                f"a prefix of this code needs a whole number k from 1 to {self.k}; got {k!r}: to go higher, encode again"
+                f"k of a prefix must be an integer from 1 to {self.k}; got {k!r}: for "
+                "a larger k, encode again"
             )
         return SparseCode(
             self.values[..., :length], self.indices[..., :length], self.d_sae
         )
 
     def dense(self) -> Float[Tensor, "*batch d_sae"]:
-        """One column per feature, zero where it is not active. The only thing here whose size grows with d_sae."""
-        if (
-            self.indices.numel()
-            and holds_numbers(self.indices)
-            and int(self.indices.max()) >= self.d_sae
-        ):
-            raise InvalidArgument(
-                f"this code names feature {int(self.indices.max())}; d_sae={self.d_sae}"
-            )
+        """One column per feature, zero where it is not active.
+
+        The only result here whose size grows with d_sae.
+
+        Raises:
+            InvalidArgument: an index is not below d_sae.
+        """
+        # Tensors without numbers come from torch.compile and nnsight's scan.
+        if self.indices.numel() and holds_numbers(self.indices):
+            highest = int(self.indices.max())
+            if highest >= self.d_sae:
+                raise InvalidArgument(
+                    f"this code names feature {highest}; d_sae={self.d_sae}"
+                )
+        # Added, because the values of features that are not active are zeros and must
+        # not overwrite another value wherever their index points.
         zeros = self.values.new_zeros(*self.values.shape[:-1], self.d_sae)
         return zeros.scatter_add(-1, self.indices, self.values)
 
     def l0(self) -> Int[Tensor, "*batch"]:
-        """How many features are active in each token: at most k, fewer where pre-activations ran out of positive ones."""
+        """The number of active features of each token.
+
+        At most k; fewer where a token has fewer than k positive pre-activations.
+        """
         return (self.values > 0).sum(dim=-1)
 
     def where(self, mask: Bool[Tensor, "*batch"]) -> "SparseCode":
@@ -101,9 +123,11 @@ class SparseCode:
     def __getitem__(self, token: object) -> "SparseCode":
         """The codes of some tokens: indexes the leading axes, never the features.
 
-        >>> SparseCode(torch.ones(2, 5, 3), torch.zeros(2, 5, 3, dtype=torch.int64), d_sae=4)[0, 1:3].values.shape
+        >>> indices = torch.zeros(2, 5, 3, dtype=torch.int64)
+        >>> SparseCode(torch.ones(2, 5, 3), indices, d_sae=4)[0, 1:3].values.shape
         torch.Size([2, 3])
         """
+        # With an Ellipsis before it, the last item can only mean the axis of features.
         index: Any = token if isinstance(token, tuple) else (token,)
         if not any(item is Ellipsis for item in index):
             index = (*index, Ellipsis)
@@ -112,4 +136,5 @@ class SparseCode:
 
     def __repr__(self) -> str:
         """Shapes, not numbers."""
-        return f"SparseCode(batch={list(self.values.shape[:-1])}, k={self.k}, d_sae={self.d_sae})"
+        batch = list(self.values.shape[:-1])
+        return f"SparseCode(batch={batch}, k={self.k}, d_sae={self.d_sae})"

@@ -1,4 +1,7 @@
-"""Loading from a hub repository, against a small server on this machine that answers as the hub does."""
+"""Paths and hub repositories lead to the right folder, and only its files are loaded.
+
+The hub is a small server on this machine that answers as the real one does.
+"""
 
 import hashlib
 import json
@@ -15,6 +18,8 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
+import sae_lens_ext as sle
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -28,15 +33,28 @@ class _Hub(BaseHTTPRequestHandler):
         self._answer(send_body=True)
 
     def _answer(self, send_body):
-        path = self.path.split("?")[0]
+        status, headers, body = self._response(self.path.split("?")[0])
+        headers = {
+            **headers,
+            "X-Repo-Commit": COMMIT,
+            "Content-Length": str(len(body)),
+            "Content-Type": "application/json",
+        }
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if send_body:
+            self.wfile.write(body)
+
+    def _response(self, path):
+        """Status, headers and body of the answer to a request."""
         folder: Path = self.server.folder
         files = sorted(
             str(file.relative_to(folder))
             for file in folder.rglob("*")
             if file.is_file()
         )
-        name = path.removeprefix(f"/someone/an-sae/resolve/{COMMIT}/")
-        headers = {"X-Repo-Commit": COMMIT}
         if path.startswith("/api/models/someone/an-sae/tree/"):
             entries = [
                 {
@@ -47,33 +65,21 @@ class _Hub(BaseHTTPRequestHandler):
                 }
                 for file in files
             ]
-            body, status = json.dumps(entries).encode(), 200
-        elif path.startswith("/api/models/someone/an-sae"):
-            body = json.dumps(
-                {
-                    "id": "someone/an-sae",
-                    "sha": COMMIT,
-                    "siblings": [{"rfilename": file} for file in files],
-                }
-            ).encode()
-            status = 200
-        elif name in files:
-            body, status = (folder / name).read_bytes(), 200
-            headers["ETag"] = f'"{_etag(folder / name)}"'
+            return 200, {}, json.dumps(entries).encode()
+
+        if path.startswith("/api/models/someone/an-sae"):
+            siblings = [{"rfilename": file} for file in files]
+            repo = {"id": "someone/an-sae", "sha": COMMIT, "siblings": siblings}
+            return 200, {}, json.dumps(repo).encode()
+
+        name = path.removeprefix(f"/someone/an-sae/resolve/{COMMIT}/")
+        if name in files:
             self.server.served.append(name)
-        else:
-            body, status = b'{"error": "Repository not found"}', 404
-            headers["X-Error-Code"] = "RepoNotFound"
-        self.send_response(status)
-        for key, value in {
-            **headers,
-            "Content-Length": str(len(body)),
-            "Content-Type": "application/json",
-        }.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if send_body:
-            self.wfile.write(body)
+            etag = f'"{_etag(folder / name)}"'
+            return 200, {"ETag": etag}, (folder / name).read_bytes()
+
+        headers = {"X-Error-Code": "RepoNotFound"}
+        return 404, headers, b'{"error": "Repository not found"}'
 
     def log_message(self, *_):
         pass
@@ -86,7 +92,8 @@ def _etag(file):
 @pytest.fixture
 def hub(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    server.folder, server.served = tmp_path / "repo", []
+    server.folder = tmp_path / "repo"
+    server.served = []
     tiny.sae().save_pretrained(server.folder / "layer_1")
     (server.folder / "README.md").write_text("not needed by a reader of SAEs")
     (server.folder / "pickled.pt").write_bytes(b"never to be fetched")
@@ -99,48 +106,52 @@ def hub(tmp_path):
 
 
 def _load(hub, tmp_path, repo, subfolder="layer_1"):
-    return _run(
-        hub,
-        tmp_path,
-        f"print(sle.SAE.from_pretrained({repo!r}, subfolder={subfolder!r}))",
-    )
+    loading = f"sle.SAE.from_pretrained({repo!r}, subfolder={subfolder!r})"
+    return _printed(hub, tmp_path, loading)
 
 
 def _load_model(hub, tmp_path, options=""):
-    loading = "from sae_lens_ext.based import load_checkpoint"
-    return _run(
-        hub,
-        tmp_path,
-        f"print(load_checkpoint('someone/an-sae'{options}).config.kernel)",
-        loading,
+    loading = f"load_checkpoint('someone/an-sae'{options}).config.kernel"
+    return _printed(
+        hub, tmp_path, loading, "from sae_lens_ext.based import load_checkpoint"
     )
 
 
-def _run(hub, tmp_path, line, first=""):
-    """In a fresh process, because huggingface_hub reads its environment when it is imported."""
-    code = f"import sae_lens_ext as sle\n{first}\ntry: {line}\nexcept sle.SaeLensExtError as error: print(type(error).__name__, error)"
-    address = f"http://127.0.0.1:{hub.server_address[1]}"
+_SCRIPT = """
+import sae_lens_ext as sle
+{imports}
+try:
+    print({value})
+except sle.SaeLensExtError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def _printed(hub, tmp_path, value, imports=""):
+    """A value, or the error, as printed by a process that knows only this hub.
+
+    The process is a fresh one, because huggingface_hub reads its environment when it is
+    imported.
+    """
     environment = {
         **os.environ,
-        "HF_ENDPOINT": address,
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}",
         "HF_HOME": str(tmp_path / "hf"),
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", code],
+    process = subprocess.run(
+        [sys.executable, "-c", _SCRIPT.format(value=value, imports=imports)],
         capture_output=True,
         text=True,
         env=environment,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
 
 
-def test_an_sae_in_a_folder_of_a_repository_is_downloaded_and_nothing_else(
-    hub, tmp_path
-):
+def test_downloads_only_the_sae_of_the_subfolder(hub, tmp_path):
     assert (
         _load(hub, tmp_path, "someone/an-sae")
         == "SAE(d_model=32, d_sae=48, k=8, hook_name='blocks.1.hook_resid_post')"
@@ -148,18 +159,19 @@ def test_an_sae_in_a_folder_of_a_repository_is_downloaded_and_nothing_else(
     assert set(hub.served) == {"layer_1/cfg.json", "layer_1/sae_weights.safetensors"}
 
 
-def test_a_repository_that_is_not_there_is_said_in_one_sentence(hub, tmp_path):
-    said = _load(hub, tmp_path, "someone/else")
-    assert said.startswith(
-        "FormatError no folder 'someone/else' here, and the hub has no such repository that you may read"
+def test_rejects_an_unknown_repository_in_one_line(hub, tmp_path):
+    printed = _load(hub, tmp_path, "someone/else")
+    assert printed.startswith(
+        "FormatError no folder 'someone/else' here, and the hub has no such repository "
+        "that you may read"
     )
-    assert "\n" not in said
+    assert "\n" not in printed
 
 
-def test_without_a_subfolder_only_the_top_of_a_repository_is_downloaded(hub, tmp_path):
-    said = _load(hub, tmp_path, "someone/an-sae", subfolder=None)
-    assert said.startswith("FormatError")
-    assert "choose it with subfolder=" in said
+def test_without_a_subfolder_only_the_top_is_downloaded(hub, tmp_path):
+    printed = _load(hub, tmp_path, "someone/an-sae", subfolder=None)
+    assert printed.startswith("FormatError")
+    assert "choose it with subfolder=" in printed
     assert hub.served == []
 
 
@@ -179,15 +191,49 @@ def test_a_published_model_is_downloaded_without_its_pickle(hub, tmp_path):
 
 
 @pytest.mark.usefixtures("published_model")
-def test_the_pickle_is_downloaded_where_there_is_nothing_else(hub, tmp_path):
+def test_a_pickle_is_downloaded_where_there_is_nothing_else(hub, tmp_path):
     (hub.folder / "model.safetensors").unlink()
     assert _load_model(hub, tmp_path) == "based"
     assert set(hub.served) == {"config.json", "pytorch_model.bin"}
 
 
-def test_a_repository_without_weights_is_said_to_be_one(hub, tmp_path):
+def test_rejects_a_repository_without_weights(hub, tmp_path):
     (hub.folder / "config.json").write_text("{}")
-    assert (
-        "holds no weights: none of model.safetensors, pytorch_model.bin"
-        in _load_model(hub, tmp_path)
-    )
+    printed = _load_model(hub, tmp_path)
+    assert "holds no weights: none of model.safetensors, pytorch_model.bin" in printed
+
+
+def test_rejects_a_path_that_leads_nowhere(tmp_path):
+    folder = tiny.sae().save_pretrained(tmp_path / "sae")
+    with pytest.raises(
+        sle.FormatError,
+        match="no folder 'nowhere' here, and it is not the name of a hub repository",
+    ):
+        sle.SAE.from_pretrained("nowhere")
+    with pytest.raises(
+        sle.FormatError, match="is a file, so give the folder that holds it"
+    ):
+        sle.SAE.from_pretrained(folder / "cfg.json")
+    for outside in ("../sae", str(tmp_path)):
+        with pytest.raises(sle.FormatError, match="no folder .* inside"):
+            sle.SAE.from_pretrained(folder, subfolder=outside)
+    assert sle.SAE.from_pretrained(tmp_path, subfolder="sae").config.k == 8
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("./nothing", "no folder './nothing' here"),
+        ("../nothing", "no folder '../nothing' here"),
+        ("a/b/c", "not the name of a hub repository"),
+        (
+            "x" * 5000,
+            "not a path that this machine can have: File name too long",
+        ),
+        (3, "give the path of a folder or the name of a hub repository; got 3"),
+    ],
+)
+def test_rejects_an_invalid_place(place, message):
+    with pytest.raises(sle.FormatError, match=message):
+        sle.SAE.from_pretrained(place)

@@ -1,4 +1,4 @@
-"""nnsight's own ways of running a model, with a splice around them or inside them."""
+"""A splice works around and inside every way in which nnsight runs a model."""
 
 import copy
 import subprocess
@@ -45,14 +45,14 @@ def test_a_trace_sees_the_spliced_value_at_the_site_and_after_it(lm, sae):
     torch.testing.assert_close(logits, _expected(tokens, sae, k=3))
 
 
-def test_one_line_is_enough(lm, sae):
+def test_a_splice_and_a_trace_fit_on_one_line(lm, sae):
     tokens = tiny.tokens()
     with sle.splice(lm, sae, k=3), lm.trace(tokens):
         logits = lm.output.logits.save()
     torch.testing.assert_close(logits, _expected(tokens, sae, k=3))
 
 
-def test_what_the_user_writes_comes_after_the_splice(lm, sae):
+def test_the_user_s_changes_come_after_the_splice(lm, sae):
     tokens = tiny.tokens()
     with sle.splice(lm, sae, k=3) as spliced, lm.trace(tokens):
         lm.model.layers[1].output = lm.model.layers[1].output * 2
@@ -77,7 +77,7 @@ def test_k_turns_between_traces_and_between_the_steps_of_a_generation(lm, sae):
     assert ks == [2, 4, 5]
 
 
-def test_inside_a_trace(lm, sae):
+def test_apply_splices_a_trace_from_inside(lm, sae):
     tokens = tiny.tokens()
     with lm.trace(tokens):
         sle.splice(lm, sae, k=3).apply()
@@ -88,7 +88,7 @@ def test_inside_a_trace(lm, sae):
     assert torch.equal(bare, tiny.logits(tiny.hosted("nnsight"), tokens))
 
 
-def test_inside_a_generation_at_every_step(lm, sae):
+def test_apply_splices_every_step_of_a_generation(lm, sae):
     tokens = tiny.tokens()
     with (
         sle.splice(lm, sae, k=3),
@@ -111,7 +111,7 @@ def test_several_sites_inside_a_trace_are_met_in_order(lm, sae):
     torch.testing.assert_close(logits, _expected(tokens, saes, k=3))
 
 
-def test_in_a_session(lm, sae):
+def test_a_session_is_spliced_from_inside_and_around(lm, sae):
     tokens = tiny.tokens()
     with lm.session():
         with lm.trace(tokens):
@@ -122,7 +122,8 @@ def test_in_a_session(lm, sae):
             at_2 = lm.output.logits.save()
     torch.testing.assert_close(at_3, _expected(tokens, sae, k=3))
     torch.testing.assert_close(at_2, _expected(tokens, sae, k=2))
-    with sle.splice(lm, sae, k=2):
+    # nnsight reads a session's block from the source, so it has a `with` of its own.
+    with sle.splice(lm, sae, k=2):  # noqa: SIM117
         with lm.session():
             with lm.trace(tokens):
                 around = lm.output.logits.save()
@@ -137,9 +138,9 @@ def test_several_invokers_are_one_run(lm, sae):
             with tracer.invoke("w5 w6 w7 w8"):
                 second = lm.output.logits.save()
         assert spliced.codes[SITE].values.shape == (2, 5, 3)
-    for text, found in (("w1 w2 w3 w4", first), ("w5 w6 w7 w8", second)):
+    for text, logits in (("w1 w2 w3 w4", first), ("w5 w6 w7 w8", second)):
         ids = tiny.tokenizer()(text, return_tensors="pt").input_ids
-        torch.testing.assert_close(found, _expected(ids, sae, k=3), rtol=0, atol=1e-5)
+        torch.testing.assert_close(logits, _expected(ids, sae, k=3), rtol=0, atol=1e-5)
 
 
 def test_a_scan_needs_no_numbers(lm, sae):
@@ -152,41 +153,54 @@ def test_a_scan_needs_no_numbers(lm, sae):
 
 
 _SENT = """
-import sys; sys.path.insert(0, {tests!r})
-import nnsight, tiny, torch
+import sys
+sys.path.insert(0, {tests!r})
+import nnsight
+import tiny
+import torch
 import sae_lens_ext as sle
 
 nnsight.register("sae_lens_ext")
-lm, tokens, sae = tiny.hosted("transformers_model"), tiny.tokens(), tiny.sae(exclude_special_tokens=True)
+lm = tiny.hosted("transformers_model")
+tokens = tiny.tokens()
+sae = tiny.sae(exclude_special_tokens=True)
 edits = [sle.Steer(5, by=1.0)]
+
 plain = tiny.hf_model("gemma2")
 with torch.no_grad(), sle.splice(plain, sae, k=3, edits=edits):
     expected = plain(tokens).logits
+
 with lm.trace(tokens, remote="local"):
     sle.splice(lm, sae, k=3, edits=edits).apply()
     inside = lm.output.logits.save()
 with sle.splice(lm, sae, k=3, edits=edits):
     with lm.trace(tokens, remote="local"):
         around = lm.output.logits.save()
+
 torch.testing.assert_close(inside, expected)
 torch.testing.assert_close(around, expected)
 """
 
 
-def test_it_is_sent_with_a_trace(tmp_path):
-    """remote="local" packs everything as for a server and unpacks it where this package's files cannot be seen."""
-    # In a process of its own, because registering a package is for good; in a file, because nnsight reads the block's source.
+def test_a_splice_is_sent_with_a_trace(tmp_path):
+    """remote="local" packs everything as for a server.
+
+    It unpacks it where this package's files cannot be seen.
+    """
+    # In a process of its own, because a package cannot be unregistered; in a file,
+    # because nnsight reads the block's source.
     script = tmp_path / "sent.py"
     script.write_text(_SENT.format(tests=str(TESTS)))
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
-def test_the_state_dict_and_the_model_s_own_edits_are_untouched(sae):
+def test_leaves_the_state_dict_and_the_model_s_own_edits(sae):
     lm = tiny.hosted("transformers_model")
-    names, tokens = list(lm._module.state_dict()), tiny.tokens()
+    names = list(lm._module.state_dict())
+    tokens = tiny.tokens()
     with lm.edit(inplace=True):
         lm.model.layers[3].output = lm.model.layers[3].output * 0.5
     with lm.trace(tokens):
@@ -201,7 +215,7 @@ def test_the_state_dict_and_the_model_s_own_edits_are_untouched(sae):
     assert lm._edits == []
 
 
-def test_parts_of_an_edited_model_are_not_run_without_its_edits(lm, sae):
+def test_rejects_partial_runs_of_an_edited_model(lm, sae):
     with (
         sle.splice(lm, sae),
         pytest.raises(sle.UnsupportedHost, match="this nnsight model has edits"),
@@ -209,7 +223,7 @@ def test_parts_of_an_edited_model_are_not_run_without_its_edits(lm, sae):
         sle.sweep_k(lm, tiny.tokens(), sae, progress=False)
 
 
-def test_an_error_in_a_trace_leaves_nothing(lm, sae):
+def test_an_error_in_a_trace_leaves_no_edit(lm, sae):
     tokens = tiny.tokens()
     bare = tiny.logits(lm, tokens)
 
@@ -223,7 +237,7 @@ def test_an_error_in_a_trace_leaves_nothing(lm, sae):
     assert torch.equal(tiny.logits(lm, tokens), bare)
 
 
-def test_where_apply_does_not_belong_is_said(lm, gpt2, sae):
+def test_rejects_apply_outside_a_trace(lm, gpt2, sae):
     with pytest.raises(
         sle.InvalidArgument, match=r"apply\(\) works inside a trace of the model"
     ):
@@ -238,11 +252,12 @@ def test_where_apply_does_not_belong_is_said(lm, gpt2, sae):
         sle.splice(gpt2, sae).apply()
 
 
-def test_a_splice_cannot_open_in_the_middle_of_a_run(lm, sae):
+def test_rejects_a_splice_opened_inside_a_trace(lm, sae):
     with (
         pytest.raises(
             sle.InvalidArgument,
-            match="a trace is running already; open the splice around it, or call its apply",
+            match="a trace is running already; open the splice around it, or call its "
+            "apply",
         ),
         lm.trace(tiny.tokens()),
     ):
@@ -250,7 +265,7 @@ def test_a_splice_cannot_open_in_the_middle_of_a_run(lm, sae):
     assert lm._edits == []
 
 
-def test_a_model_without_weights_yet_is_given_them_when_parts_of_it_run(tmp_path, sae):
+def test_weights_are_loaded_before_parts_of_a_model_run(tmp_path, sae):
     folder = tmp_path / "tiny"
     tiny.hf_model("gemma2").save_pretrained(folder)
     lm = TransformersModel(
@@ -261,8 +276,8 @@ def test_a_model_without_weights_yet_is_given_them_when_parts_of_it_run(tmp_path
     )
     tokens = tiny.tokens()
     with sle.splice(lm, sae, k=3):
-        found = tiny.logits(lm, tokens)
-    torch.testing.assert_close(found, _expected(tokens, sae, k=3), rtol=0, atol=1e-5)
+        logits = tiny.logits(lm, tokens)
+    torch.testing.assert_close(logits, _expected(tokens, sae, k=3), rtol=0, atol=1e-5)
     later = TransformersModel(
         str(folder),
         tokenizer=tiny.tokenizer(),
@@ -273,6 +288,6 @@ def test_a_model_without_weights_yet_is_given_them_when_parts_of_it_run(tmp_path
     assert frame["ce"].notna().all()
 
 
-def test_text_goes_where_token_ids_go(lm, sae):
+def test_texts_are_accepted_where_token_ids_are(lm, sae):
     tokens = lm.tokenizer("w1 w2 w3", return_tensors="pt").input_ids
     assert sle.Run.capture(lm, "w1 w2 w3", sae) == sle.Run.capture(lm, tokens, sae)

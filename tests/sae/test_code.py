@@ -1,3 +1,5 @@
+"""A sparse code: prefixes, dense views and indexing of tokens."""
+
 import pytest
 import tiny
 import torch
@@ -35,19 +37,23 @@ def test_indexing_chooses_tokens_and_never_features(code):
     assert torch.equal(code[mask].values, code.values[1, 2:3])
 
 
-def test_it_reads_as_shapes(code):
+def test_repr_shows_shapes(code):
     assert repr(code) == "SparseCode(batch=[2, 5], k=8, d_sae=48)"
 
 
 @pytest.mark.parametrize("k", [0, 9, 2.0, True])
 @pytest.mark.usefixtures("without_shape_checks")
-def test_a_prefix_longer_than_the_code_is_refused(code, k):
-    with pytest.raises(sle.InvalidK, match="needs a whole number k from 1 to 8; got"):
+def test_rejects_invalid_prefix(code, k):
+    with pytest.raises(
+        sle.InvalidK,
+        match=f"k of a prefix must be an integer from 1 to 8; got {k}: for a larger k, "
+        "encode again",
+    ):
         code.prefix(k)
 
 
 @pytest.mark.usefixtures("without_shape_checks")
-def test_values_and_indices_must_fit():
+def test_rejects_values_and_indices_of_different_shapes():
     with pytest.raises(
         sle.ShapeMismatch, match=r"one shape \[..., k\]; got \[2\] and \[3\]"
     ):
@@ -55,14 +61,15 @@ def test_values_and_indices_must_fit():
 
 
 @pytest.mark.usefixtures("without_shape_checks")
-def test_codes_that_are_none_are_refused():
+def test_rejects_invalid_values_and_indices():
     with pytest.raises(
-        sle.InvalidArgument, match="a code is made of tensors; got list and list"
+        sle.InvalidArgument,
+        match="values and indices of a code must be tensors; got list and list",
     ):
         sle.SparseCode([1.0], [2], 4)
     with pytest.raises(
         sle.InvalidArgument,
-        match="the indices of a code are whole numbers; got torch.float32",
+        match="indices of a code must be integers; got torch.float32",
     ):
         sle.SparseCode(torch.ones(2), torch.ones(2), 4)
     with pytest.raises(sle.InvalidArgument, match="names feature 4; d_sae=4"):

@@ -1,4 +1,7 @@
-"""In an environment with SAELens 6 and TransformerLens 3.9: they read our folders, and our splice runs on their models."""
+"""SAELens 6 reads our folders, and our splice runs on TransformerLens 3.9.
+
+In an environment of its own, with these two versions.
+"""
 
 import pytest
 import sae_lens
@@ -11,11 +14,10 @@ import sae_lens_ext as sle
 SITE = "blocks.1.hook_resid_post"
 
 
-def test_this_is_the_other_environment():
+def test_the_environment_has_the_other_versions():
     assert sae_lens.__version__.startswith("6.")
-    assert not hasattr(
-        transformer_lens, "__version__"
-    ) or not transformer_lens.__version__.startswith("4.")
+    version = getattr(transformer_lens, "__version__", "")
+    assert not version.startswith("4.")
 
 
 @pytest.fixture(params=["plain", "with constants", "no pre-bias"])
@@ -24,10 +26,8 @@ def ours(request):
         levels=tuple(range(1, 9)), apply_b_dec_to_input=request.param != "no pre-bias"
     )
     if request.param == "with constants":
-        sae.activation_mean, sae.activation_scale = (
-            3 * torch.randn(32),
-            torch.tensor(0.3),
-        )
+        sae.activation_mean = 3 * torch.randn(32)
+        sae.activation_scale = torch.tensor(0.3)
     return sae
 
 
@@ -45,7 +45,7 @@ def test_saelens_loads_our_folder_and_reconstructs_the_same(ours, tmp_path):
     assert theirs.cfg.metadata.sae_lens_ext["levels"] == list(range(1, 9))
 
 
-def test_we_load_what_saelens_saved(tmp_path):
+def test_loads_a_folder_that_saelens_saved(tmp_path):
     config = sae_lens.TopKSAEConfig(
         d_in=32, d_sae=48, k=8, rescale_acts_by_decoder_norm=True
     )
@@ -83,15 +83,13 @@ def hooked_transformer():
 
 @pytest.fixture(params=["HookedTransformer", "TransformerBridge"])
 def model(request):
-    return (
-        request.getfixturevalue("hooked_transformer")
-        if request.param == "HookedTransformer"
-        else request.getfixturevalue("gpt2")
-    )
+    is_bridge = request.param == "TransformerBridge"
+    return request.getfixturevalue("gpt2" if is_bridge else "hooked_transformer")
 
 
 def test_a_splice_on_transformerlens_3_is_exact_and_leaves_nothing(model):
-    sae, tokens = tiny.sae(), tiny.tokens()
+    sae = tiny.sae()
+    tokens = tiny.tokens()
     bare = model(tokens)
     by_hand = {
         k: model.run_with_hooks(
@@ -117,7 +115,8 @@ def test_a_splice_on_transformerlens_3_is_exact_and_leaves_nothing(model):
 def test_a_sweep_on_transformerlens_3_agrees_with_whole_runs(model, monkeypatch):
     from sae_lens_ext.interventions.sweep import SweptModel
 
-    sae, tokens = tiny.sae(), tiny.tokens(rows=3)
+    sae = tiny.sae()
+    tokens = tiny.tokens(rows=3)
     short = sle.sweep_k(model, tokens, sae, progress=False)
     monkeypatch.setattr(SweptModel, "_skipping_is_exact", lambda self: False)
     whole = sle.sweep_k(model, tokens, sae, progress=False)
@@ -139,7 +138,8 @@ POINTS = [
 
 
 def test_error_terms_edits_and_points_on_transformerlens_3(model):
-    sae, tokens = tiny.sae(), tiny.tokens()
+    sae = tiny.sae()
+    tokens = tiny.tokens()
     names = set(model.hook_dict)
     with torch.no_grad():
         bare, cache = model.run_with_cache(tokens, names_filter=SITE)
@@ -160,7 +160,8 @@ def test_error_terms_edits_and_points_on_transformerlens_3(model):
 
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_generation_on_transformerlens_3_steers_the_new_tokens(model, use_cache):
-    sae, tokens = tiny.sae(), tiny.tokens(rows=1)
+    sae = tiny.sae()
+    tokens = tiny.tokens(rows=1)
     edits = [sle.Steer(range(8), by=4.0, positions=slice(10, None))]
     options = {
         "max_new_tokens": 5,
@@ -174,27 +175,27 @@ def test_generation_on_transformerlens_3_steers_the_new_tokens(model, use_cache)
         whole = model(generated)
     with torch.no_grad():
         assert not torch.equal(model.generate(tokens, **options), generated)
-    # A HookedTransformer without a tokenizer generates other tokens with its cache than without, spliced or not.
+    # A HookedTransformer without a tokenizer generates other tokens with its cache than
+    # without, spliced or not.
     if not (use_cache and type(model).__name__ == "HookedTransformer"):
         assert whole[0, 9:-1].argmax(-1).tolist() == generated[0, 10:].tolist()
 
 
-def test_the_middle_of_a_block_is_a_place_on_a_hooked_transformer(hooked_transformer):
-    """There the stream itself passes through the hook point, so an edit does what its name says."""
-    site, tokens, direction = "blocks.1.hook_resid_mid", tiny.tokens(), torch.randn(32)
+def test_the_middle_of_a_block_is_a_site_on_a_hooked_transformer(hooked_transformer):
+    """There the stream itself passes through the hook point.
+
+    So an edit does what its name says.
+    """
+    model = hooked_transformer
+    site = "blocks.1.hook_resid_mid"
+    mlp = "blocks.1.hook_mlp_out"
+    tokens = tiny.tokens()
+    direction = torch.randn(32)
     with torch.no_grad():
-        _, bare = hooked_transformer.run_with_cache(
-            tokens, names_filter=[SITE, "blocks.1.hook_mlp_out"]
-        )
-        with sle.splice(
-            hooked_transformer, {site: None}, edits=[sle.AddDirection(direction)]
-        ):
-            _, steered = hooked_transformer.run_with_cache(
-                tokens, names_filter=[SITE, "blocks.1.hook_mlp_out"]
-            )
-    moved = (steered[SITE] - steered["blocks.1.hook_mlp_out"]) - (
-        bare[SITE] - bare["blocks.1.hook_mlp_out"]
-    )
+        _, bare = model.run_with_cache(tokens, names_filter=[SITE, mlp])
+        with sle.splice(model, {site: None}, edits=[sle.AddDirection(direction)]):
+            _, steered = model.run_with_cache(tokens, names_filter=[SITE, mlp])
+    moved = (steered[SITE] - steered[mlp]) - (bare[SITE] - bare[mlp])
     torch.testing.assert_close(moved, direction.expand_as(moved), rtol=1e-4, atol=1e-4)
 
 
@@ -202,16 +203,16 @@ def test_any_root_module_with_hook_points_can_be_spliced():
     class Tiny(transformer_lens.HookedRootModule):
         def __init__(self):
             super().__init__()
-            self.embed, self.hook_middle = (
-                torch.nn.Embedding(96, 32),
-                transformer_lens.hook_points.HookPoint(),
-            )
+            self.embed = torch.nn.Embedding(96, 32)
+            self.hook_middle = transformer_lens.hook_points.HookPoint()
             self.setup()
 
         def forward(self, tokens):
             return self.hook_middle(self.embed(tokens))
 
-    model, sae, tokens = Tiny(), tiny.sae(), tiny.tokens()
+    model = Tiny()
+    sae = tiny.sae()
+    tokens = tiny.tokens()
     with torch.no_grad():
         bare = model(tokens)
         with sle.splice(model, {"hook_middle": sae}, k=3):
@@ -224,16 +225,18 @@ def test_any_root_module_with_hook_points_can_be_spliced():
         assert torch.equal(model(tokens), bare)
 
 
-def test_saelens_own_bridge_class_is_spliced_by_either_name():
+def test_the_bridge_of_saelens_is_spliced_by_either_spelling():
     from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 
     model = tiny.bridge("gemma2")
     model.__class__ = SAETransformerBridge
-    model._acts_to_saes, model._transcoder_output_hooks = {}, {}
-    sae, tokens = tiny.sae(), tiny.tokens()
+    model._acts_to_saes = {}
+    model._transcoder_output_hooks = {}
+    sae = tiny.sae()
+    tokens = tiny.tokens()
     with torch.no_grad():
         with sle.splice(model, sae, k=3):
-            found = model(tokens)
+            logits = model(tokens)
         plain = tiny.hf_model("gemma2")
         with sle.splice(plain, sae, k=3):
-            torch.testing.assert_close(found, plain(tokens).logits, rtol=0, atol=1e-5)
+            torch.testing.assert_close(logits, plain(tokens).logits, rtol=0, atol=1e-5)

@@ -1,0 +1,98 @@
+"""Hidden states and blocks are found in torch modules of any layout."""
+
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from sae_lens_ext.hosts.modules import (
+    called_if_there,
+    config_token_ids,
+    find_blocks,
+    replaced_input,
+    replaced_output,
+)
+
+HIDDEN = torch.zeros(1, 2, 4)
+NEW = torch.ones(1, 2, 4)
+
+
+def test_an_output_is_replaced_alone_or_in_a_tuple():
+    assert replaced_output(HIDDEN, lambda _: NEW) is NEW
+    assert replaced_output((HIDDEN, "cache"), lambda _: NEW) == (NEW, "cache")
+
+
+def test_an_input_is_replaced_by_position_or_by_name():
+    arguments, keywords = replaced_input((HIDDEN, "mask"), {"a": 1}, lambda _: NEW)
+    assert arguments[0] is NEW
+    assert (arguments[1], keywords) == ("mask", {"a": 1})
+
+    arguments, keywords = replaced_input((), {"hidden_states": HIDDEN}, lambda _: NEW)
+    assert arguments == ()
+    assert keywords["hidden_states"] is NEW
+
+
+def test_a_function_that_returns_none_leaves_the_value():
+    output = (HIDDEN, "cache")
+    assert replaced_output(output, lambda _: None) is output
+    assert replaced_input((HIDDEN,), {}, lambda _: None)[0][0] is HIDDEN
+
+
+def _layers(n, width=4):
+    return nn.ModuleList(nn.Linear(width, width) for _ in range(n))
+
+
+def test_blocks_are_the_largest_list_that_is_in_no_other():
+    model = nn.Module()
+    model.small = _layers(5, width=2)
+    model.layers = nn.ModuleList(nn.Module() for _ in range(2))
+    for layer in model.layers:
+        layer.experts = _layers(9)
+    model.empty = nn.ModuleList()
+    path, blocks = find_blocks(model)
+    assert path == "layers"
+    assert blocks == list(model.layers)
+    assert find_blocks(nn.Linear(2, 2)) == ("", ())
+
+
+def test_only_the_decoder_of_a_model_with_several_parts_has_blocks():
+    class TextAndImages(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vision = nn.Module()
+            self.vision.layers = _layers(9)
+            self.text = nn.Module()
+            self.text.layers = _layers(2)
+
+        def get_decoder(self):
+            return self.text
+
+    assert find_blocks(TextAndImages())[0] == "text.layers"
+
+
+@pytest.mark.parametrize(("name", "n_blocks"), [("gemma2", 4), ("gpt2", 3)])
+def test_finds_the_blocks_of_language_models(name, n_blocks):
+    path, blocks = find_blocks(tiny.hf_model(name))
+    assert path == {"gemma2": "model.layers", "gpt2": "transformer.h"}[name]
+    assert len(blocks) == n_blocks
+
+
+def test_an_accessor_that_fails_counts_as_absent():
+    class Unsure(nn.Module):
+        def get_decoder(self):
+            raise NotImplementedError
+
+        def get_text(self):
+            return "not a module"
+
+    assert called_if_there(Unsure(), "get_decoder") is None
+    assert called_if_there(Unsure(), "get_text") is None
+    assert called_if_there(Unsure(), "get_nothing") is None
+
+
+def test_special_tokens_of_a_config_may_be_lists_or_absent():
+    config = SimpleNamespace(bos_token_id=2, eos_token_id=[1, 7], pad_token_id=None)
+    assert config_token_ids(config) == {1, 2, 7}
+    assert config_token_ids(None) == frozenset()

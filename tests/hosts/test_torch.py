@@ -1,0 +1,74 @@
+"""Torch modules that are not language models, or that were compiled."""
+
+import subprocess
+import sys
+
+import pytest
+import tiny
+import torch
+from paths import TESTS
+
+import sae_lens_ext as sle
+
+
+def test_a_module_that_is_not_a_language_model_can_be_spliced_but_not_swept():
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(9, 32), torch.nn.Linear(32, 32), torch.nn.Linear(32, 4)
+    )
+    tokens = torch.tensor([[1, 2, 3]])
+    bare = model(tokens)
+    with sle.splice(model, {"1": tiny.sae()}):
+        assert not torch.equal(model(tokens), bare)
+    assert torch.equal(model(tokens), bare)
+
+    with pytest.raises(
+        sle.UnsupportedHost,
+        match="cannot tell which module of a Sequential makes the logits",
+    ):
+        sle.sweep_k(model, tokens, {"1": tiny.sae()}, progress=False)
+    with pytest.raises(
+        sle.InvalidArgument, match="a Sequential has no tokenizer; give token ids"
+    ):
+        sle.sweep_k(model, "text", {"1": tiny.sae()}, progress=False)
+
+
+_COMPILED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+import tiny
+import sae_lens_ext as sle
+
+torch.set_grad_enabled(False)
+tokens = tiny.tokens()
+sae = tiny.sae()
+plain = tiny.hf_model("gpt2")
+
+wrapped = torch.compile(tiny.hf_model("gpt2"), backend="aot_eager")
+inplace = tiny.hf_model("gpt2")
+inplace.compile(backend="aot_eager")
+part = tiny.hf_model("gpt2")
+part.transformer = torch.compile(part.transformer, backend="aot_eager")
+forward = tiny.hf_model("gpt2")
+forward.forward = torch.compile(forward.forward, backend="aot_eager")
+
+for model in (wrapped, inplace, part, forward):
+    bare = model(tokens).logits
+    with sle.splice(model, sae, k=4) as spliced:
+        for k in (4, 2):
+            spliced.k = k
+            with sle.splice(plain, sae, k=k):
+                torch.testing.assert_close(model(tokens).logits, plain(tokens).logits)
+    assert torch.equal(model(tokens).logits, bare)
+"""
+
+
+def test_a_compiled_model_is_spliced_and_runs_compiled_again_afterwards():
+    # In a process without run-time shape checks, which the compiler cannot see through.
+    process = subprocess.run(
+        [sys.executable, "-c", _COMPILED, str(TESTS)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr

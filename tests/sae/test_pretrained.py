@@ -1,0 +1,77 @@
+"""An SAE that is saved and loaded is the same SAE."""
+
+import pytest
+import tiny
+import torch
+
+import sae_lens_ext as sle
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny.sae(
+        levels=tuple(range(1, 9)),
+        model_name="tiny",
+        exclude_special_tokens=True,
+        metadata={"note": [1, "two"]},
+    ).save_pretrained(tmp_path / "sae")
+
+
+def test_a_saved_sae_comes_back_bit_for_bit(folder):
+    sae = tiny.sae()
+    loaded = sle.SAE.from_pretrained(folder)
+    for name, tensor in sae.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    x = torch.randn(4, 32)
+    assert torch.equal(sae(x, 3), loaded(x, 3))
+    assert loaded.W_enc.T.is_contiguous()
+    assert loaded.config == sle.SAEConfig(
+        d_model=32,
+        d_sae=48,
+        k=8,
+        levels=tuple(range(1, 9)),
+        hook_name="blocks.1.hook_resid_post",
+        model_name="tiny",
+        exclude_special_tokens=True,
+        metadata={"note": [1, "two"]},
+    )
+
+
+def test_constants_are_folded_on_disk_and_can_be_taken_out_again(tmp_path):
+    sae = tiny.sae()
+    sae.activation_mean = torch.randn(32)
+    sae.activation_scale = torch.tensor(0.5)
+    folder = sae.save_pretrained(tmp_path)
+    x = torch.randn(6, 32)
+    folded = sle.SAE.from_pretrained(folder)
+    unfolded = sle.SAE.from_pretrained(folder, folded=False)
+    assert folded.activation_scale == 1
+    assert unfolded.activation_scale == 0.5
+    torch.testing.assert_close(folded(x, 3), sae(x, 3))
+    torch.testing.assert_close(unfolded(x, 3), sae(x, 3))
+
+    # Saving an SAE without constants over it must not leave the old ones behind.
+    tiny.sae().save_pretrained(folder)
+    assert not (folder / "normalization.safetensors").exists()
+
+
+def test_ids_of_special_tokens_survive(tmp_path):
+    sae = tiny.sae(exclude_special_tokens=[2, 5])
+    assert sae.config.exclude_special_tokens == (2, 5)
+    folder = sae.save_pretrained(tmp_path)
+    assert sle.SAE.from_pretrained(folder).config.exclude_special_tokens == (2, 5)
+
+
+@pytest.mark.parametrize("wrong", [torch.int8, "bf16", "nn", "int64"])
+def test_rejects_invalid_dtype(folder, wrong):
+    with pytest.raises(
+        sle.InvalidArgument, match="dtype must be a floating-point dtype"
+    ):
+        sle.SAE.from_pretrained(folder, dtype=wrong)
+
+
+def test_dtype_can_be_chosen(folder):
+    half = sle.SAE.from_pretrained(folder, dtype=torch.bfloat16)
+    assert half.W_dec.dtype == torch.bfloat16
+    double = sle.SAE.from_pretrained(folder, dtype="float64")
+    assert double.W_dec.dtype == torch.float64
