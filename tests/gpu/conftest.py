@@ -2,6 +2,7 @@
 than those that are imported here, so that they can run on a rented GPU: ``python -m benchmarks gpu``.
 """
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from kernels.planted import load_changed
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -53,3 +56,12 @@ def poisoned(monkeypatch):
         monkeypatch.setattr(
             owner, name, lambda *a, original=original, **k: poison(original(*a, **k))
         )
+
+
+@pytest.fixture
+def sabotaged(tmp_path):
+    """A module with one piece of its source changed, by (module, old, new)."""
+    yield functools.partial(load_changed, folder=tmp_path)
+
+    for name in [name for name in sys.modules if name.startswith("sabotaged_")]:
+        del sys.modules[name]

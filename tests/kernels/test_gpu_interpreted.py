@@ -14,7 +14,13 @@ TESTS = Path(__file__).parents[1]
 
 @by_triton
 @pytest.mark.parametrize(
-    "checks", ["test_kernels", "test_attention", "test_planted_errors"]
+    "checks",
+    [
+        "test_kernels",
+        "test_attention",
+        "test_planted_errors",
+        "test_planted_attention_errors",
+    ],
 )
 def test_in_the_interpreter(checks):
     # In a process of its own: Triton decides at import what its kernels are.
