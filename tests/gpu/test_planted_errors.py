@@ -25,7 +25,7 @@ CASE = Case(3, 300, 30, 9)  # more than one piece of a row, more than one block 
         ("b_sum += tl.load(p_bias", "b_sum -= tl.load(p_bias"),
         ("b_products += b_row", "b_products = b_row"),
         ("b_entry // ENTRIES_PER_ROW", "b_entry // (ENTRIES_PER_ROW + 1)"),
-        ("b_index < F)\n    b_products", "b_index < F // 2)\n    b_products"),
+        ("(b_index < F)\n\n    # [BK, BD]", "(b_index < F // 2)\n\n    # [BK, BD]"),
         ("for right in (False, True)", "for right in (False, False)"),
     ],
 )
