@@ -79,7 +79,7 @@ def test_in_the_walk(sabotaged, device, old, new):
         (32, "<= n_equal)", "< n_equal)"),
         (32, "m_taken = m_above | ", "m_taken = "),
         (16, "(FIRST + o_c)", "(o_c)"),
-        (16, "[best, found]", "[best, found[:, 1:]]"),
+        (16, "[best, candidates]", "[best, candidates[:, 1:]]"),
         (16, "sorted=True).values", "sorted=True).values.flip(1)"),
     ],
 )
