@@ -12,7 +12,7 @@ reads ``arguments.positive_int(jobs, "jobs")``.
 
 import math
 import operator
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Set
 from numbers import Real
 from typing import Any
 
@@ -64,8 +64,13 @@ def as_real(value: object) -> float:
     >>> as_real(2), as_real(numpy.float32(0.5)), as_real("2"), as_real(True)
     (2.0, 0.5, nan, nan)
     """
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return float(value) if is_number else math.nan
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        # An integer that is larger than every float.
+        return math.inf
 
 
 def as_python(value: Any) -> Any:
@@ -146,6 +151,31 @@ def finite(
         expected = _number_within(above, at_least, at_most, below)
         raise InvalidArgument(f"{name} must be {expected}; got {_described(value)}")
     return number
+
+
+def finite_numbers(
+    values: object, name: str, *, at_least: Number = -math.inf
+) -> tuple[float, ...]:
+    """A tuple of finite numbers from any ordered collection of them; see ``finite``.
+
+    >>> finite_numbers(torch.tensor([1.0, 0.5]), "weights", at_least=0)
+    (1.0, 0.5)
+
+    Raises:
+        InvalidArgument: a set, a mapping, or anything but finite numbers within bounds.
+    """
+    items = as_python(values)
+    is_ordered = isinstance(items, Iterable) and not isinstance(
+        items, str | Mapping | Set
+    )
+    numbers = [as_real(as_python(item)) for item in items] if is_ordered else [math.nan]
+    is_valid = [-math.inf < n < math.inf and n >= at_least for n in numbers]
+    if not all(is_valid):
+        bound = "" if at_least == -math.inf else f" of at least {at_least:g}"
+        raise InvalidArgument(
+            f"{name} must be a list of finite numbers{bound}; got {_described(values)}"
+        )
+    return tuple(numbers)
 
 
 def fraction(value: object, name: str) -> float:
