@@ -207,8 +207,8 @@ def test_a_feature_that_does_not_exist_gives_nan_and_touches_nothing(device):
                 values, odd, W_dec, b_dec, code["target"], task
             )
             assert found.loss.isnan()
-            assert found.values.isnan().any(1).tolist() == [False, True, False]
-            assert found.target.isnan().any(1).tolist() == [False, True, False]
+            assert found.grad_values.isnan().any(1).tolist() == [False, True, False]
+            assert found.grad_target.isnan().any(1).tolist() == [False, True, False]
 
 
 def test_the_deterministic_mode_gives_the_same_bits(device):

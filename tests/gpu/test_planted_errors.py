@@ -52,7 +52,7 @@ def test_in_sums_over_rows(sabotaged, device, old, new):
         ("b_suffix += tl.load(p_weights + i_k)", "b_suffix += tl.load(p_weights)"),
         ("tl.store(p_dots + i_part + i_k", "tl.store(p_dots + i_part"),
         ("b_loss += tl.load(p_weights + i_k)", "b_loss += tl.load(p_weights)"),
-        ("b_value * b_suffix,\n", "b_suffix,\n"),
+        ("b_grad = b_value * b_suffix", "b_grad = b_suffix"),
     ],
 )
 def test_in_the_walk(sabotaged, device, old, new):
