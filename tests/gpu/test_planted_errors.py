@@ -1,4 +1,4 @@
-"""Whether the comparison with the definitions notices when a kernel is wrong."""
+"""The comparison with the definitions notices when a Triton program is wrong."""
 
 import functools
 
@@ -9,10 +9,12 @@ from kernels.planted import NUMBERS, assert_comparison_fails
 from sae_lens_ext.kernels import hierarchical_loss, sparse_decode, topk_encode
 from sae_lens_ext.kernels._rows import gpu as gpu_rows
 from sae_lens_ext.kernels.hierarchical_loss import gpu as hierarchical_loss_gpu
+from sae_lens_ext.kernels.hierarchical_loss.task import Task
 from sae_lens_ext.kernels.sparse_decode import operator as sparse_decode_operator
 from sae_lens_ext.kernels.topk_encode import gpu as topk_encode_gpu
 
-CASE = Case(3, 300, 30, 9)  # more than one piece of a row, more than one block of ranks
+# More than one piece of a row, and more than one block of ranks.
+CASE = Case(3, 300, 30, 9)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ CASE = Case(3, 300, 30, 9)  # more than one piece of a row, more than one block 
         ("for right in (False, True)", "for right in (False, False)"),
     ],
 )
-def test_in_sums_over_rows(sabotaged, device, old, new):
+def test_an_error_in_sums_over_rows_is_noticed(sabotaged, device, old, new):
     name = f"sparse_decode_wrong_{next(NUMBERS)}"
     sparse_decode_operator.register(name, sabotaged(gpu_rows, old, new))
     inputs = {
@@ -55,22 +57,25 @@ def test_in_sums_over_rows(sabotaged, device, old, new):
         ("b_grad = b_value * b_suffix", "b_grad = b_suffix"),
     ],
 )
-def test_in_the_walk(sabotaged, device, old, new):
+def test_an_error_in_the_walk_is_noticed(sabotaged, device, old, new):
     module = sabotaged(hierarchical_loss_gpu, old, new)
-    options = {"levels": [9, 2, 4], "weights": [1.0, 5.0, 2.0]}
-    task = hierarchical_loss_gpu.Task(
-        [9, 2, 4], [1 / 8, 5 / 8, 2 / 8], [True] * 4, details=False, deterministic=False
+    levels = [9, 2, 4]
+    task = Task(
+        levels,
+        [1 / 8, 5 / 8, 2 / 8],
+        [True] * 4,
+        details=False,
+        deterministic=False,
     )
 
     def wrong(**inputs):
         return module.hierarchical_loss(**inputs, task=task).loss
 
-    inputs = {name: tensor.to(device) for name, tensor in CASE.code().items()}
-    assert_comparison_fails(
-        wrong,
-        functools.partial(hierarchical_loss, backend="reference", **options),
-        inputs,
+    plain = functools.partial(
+        hierarchical_loss, levels=levels, weights=[1.0, 5.0, 2.0], backend="reference"
     )
+    inputs = {name: tensor.to(device) for name, tensor in CASE.code().items()}
+    assert_comparison_fails(wrong, plain, inputs)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +88,9 @@ def test_in_the_walk(sabotaged, device, old, new):
         (16, "sorted=True).values", "sorted=True).values.flip(1)"),
     ],
 )
-def test_in_the_selection(sabotaged, device, monkeypatch, columns, old, new):
+def test_an_error_in_the_selection_is_noticed(
+    sabotaged, device, monkeypatch, columns, old, new
+):
     module = sabotaged(topk_encode_gpu, old, new)
     monkeypatch.setattr(module, "_COLUMNS", columns)
     monkeypatch.setattr(module, "_PIECE_ELEMENTS", columns * CASE.n)
@@ -91,9 +98,8 @@ def test_in_the_selection(sabotaged, device, monkeypatch, columns, old, new):
     def wrong(**inputs):
         return module.topk_encode(**inputs, k=CASE.k)[0]
 
+    def plain(**inputs):
+        return topk_encode(**inputs, k=CASE.k, backend="reference")[0]
+
     inputs = {name: tensor.to(device) for name, tensor in CASE.encoder().items()}
-    assert_comparison_fails(
-        wrong,
-        lambda **inputs: topk_encode(**inputs, k=CASE.k, backend="reference")[0],
-        inputs,
-    )
+    assert_comparison_fails(wrong, plain, inputs)

@@ -1,15 +1,16 @@
-"""The Triton kernels without a GPU: run in Triton's interpreter."""
+"""The Triton kernels pass their checks in Triton's interpreter, without a GPU."""
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import TESTS
 
 from kernels.marks import by_triton
 
-TESTS = Path(__file__).parents[1]
+# The checks with a test that needs a GPU.
+SKIPS = {"test_kernels": ", 1 skipped"}
 
 
 @by_triton
@@ -22,23 +23,24 @@ TESTS = Path(__file__).parents[1]
         "test_planted_attention_errors",
     ],
 )
-def test_in_the_interpreter(checks):
-    # In a process of its own: Triton decides at import what its kernels are.
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-W",
-        "error",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        os.devnull,
-        f"gpu/{checks}.py",
-    ]
+def test_checks_pass_in_the_interpreter(checks):
+    # In a process of its own: Triton decides at import how it runs its programs.
     done = subprocess.run(
-        [*command, "--rootdir=gpu", "--confcutdir=gpu"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-W",
+            "error",
+            "-p",
+            "no:cacheprovider",
+            "-c",
+            os.devnull,
+            f"gpu/{checks}.py",
+            "--rootdir=gpu",
+            "--confcutdir=gpu",
+        ],
         cwd=TESTS,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
@@ -46,9 +48,5 @@ def test_in_the_interpreter(checks):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    skipped = (
-        ", 1 skipped" if checks == "test_kernels" else ""
-    )  # the one that asks for a GPU
-    assert f" passed{skipped} in" in done.stdout.splitlines()[-1], (
-        done.stdout.splitlines()[-1]
-    )
+    last_line = done.stdout.splitlines()[-1]
+    assert f" passed{SKIPS.get(checks, '')} in" in last_line, last_line
