@@ -61,7 +61,7 @@ class Case:
         return {"x": x, "W_enc": W_enc, "b_enc": b_enc, "centre": centre}
 
     def exact_encoder(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """x, W_enc, b_enc and centre of small integers: products are exact in ``dtype``.
+        """x, W_enc, b_enc and centre of small integers, exact in every product.
 
         Whatever the order in which a library sums, pre-activations have the same bits.
         """
