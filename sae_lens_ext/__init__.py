@@ -1,9 +1,10 @@
-"""One sparse autoencoder, every k: train it, splice it into a language model, turn k while it runs.
+"""Sparse autoencoders that are good at every k, spliced into language models.
 
 >>> import sae_lens_ext as sle
 >>> sae = sle.SAE(sle.SAEConfig(d_model=16, d_sae=64, k=8))
 
-Names are loaded when they are first used: importing the package loads no host library, and no model library either.
+Public names are loaded on first use, so that importing the package loads neither a host
+library nor a model library.
 """
 
 import importlib
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0.dev0"
 
-# Public name -> the module it comes from. The imports below are the same list for type checkers; a test compares them.
+# Public name -> the module it comes from. The imports below are the same list for type
+# checkers; a test compares them.
 _PUBLIC = {
     "SAE": "sae",
     "SAEConfig": "sae",
@@ -44,7 +46,8 @@ _PUBLIC = {
     "UnsupportedHost": "errors",
 }
 
-__all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll] - the imports below are the list it wants
+# Type checkers take the list from the imports below instead.
+__all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from sae_lens_ext.demo import demo_sae as demo_sae
@@ -82,11 +85,12 @@ def __getattr__(name: str) -> Any:
     """Load a public name on first use."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
     value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    """The public names and the module's own."""
+    """List the public names and the module's own."""
     return sorted([*globals(), *_PUBLIC])

@@ -1,4 +1,4 @@
-"""``python -m sae_lens_ext`` is ``sae-lens-ext``."""
+"""Run the command line: ``python -m sae_lens_ext`` is ``sae-lens-ext``."""
 
 from sae_lens_ext.cli import main
 

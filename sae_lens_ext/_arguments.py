@@ -12,7 +12,7 @@ reads ``arguments.positive_int(jobs, "jobs")``.
 
 import math
 import operator
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Set
 from numbers import Real
 from typing import Any
 
@@ -69,7 +69,7 @@ def as_real(value: object) -> float:
     try:
         return float(value)
     except OverflowError:
-        # An integer of Python has no largest value; a float has.
+        # Integers of Python have no largest value; floats have.
         return math.inf if value > 0 else -math.inf
 
 
@@ -151,6 +151,31 @@ def finite(
         expected = _number_within(above, at_least, at_most, below)
         raise InvalidArgument(f"{name} must be {expected}; got {_described(value)}")
     return number
+
+
+def finite_numbers(
+    values: object, name: str, *, at_least: Number = -math.inf
+) -> tuple[float, ...]:
+    """A tuple of finite numbers from any ordered collection of them; see ``finite``.
+
+    >>> finite_numbers(torch.tensor([1.0, 0.5]), "weights", at_least=0)
+    (1.0, 0.5)
+
+    Raises:
+        InvalidArgument: a set, a mapping, or anything but finite numbers within bounds.
+    """
+    items = as_python(values)
+    is_ordered = isinstance(items, Iterable) and not isinstance(
+        items, str | Mapping | Set
+    )
+    numbers = [as_real(as_python(item)) for item in items] if is_ordered else [math.nan]
+    is_valid = [-math.inf < n < math.inf and n >= at_least for n in numbers]
+    if not all(is_valid):
+        bound = "" if at_least == -math.inf else f" of at least {at_least:g}"
+        raise InvalidArgument(
+            f"{name} must be a list of finite numbers{bound}; got {_described(values)}"
+        )
+    return tuple(numbers)
 
 
 def fraction(value: object, name: str) -> float:

@@ -1,4 +1,7 @@
-"""Import an optional package, or explain how to get it. The only place that knows which extra brings which package."""
+"""Import an optional package, or explain how to install it.
+
+Only this module knows which extra brings which package.
+"""
 
 import importlib
 from types import ModuleType
@@ -24,23 +27,29 @@ _EXTRA_OF = {
 
 
 def require(module: str, purpose: str) -> ModuleType:
-    """Import ``module``, or raise an error that says what it was for and how to install it.
+    """Import and return ``module``.
 
     Args:
-        module: dotted name of the module to import: an optional package, or a module of ours that imports one.
-        purpose: what needs it, as it will stand in "``purpose`` needs ...".
+        module: dotted name of an optional package's module, or of a module of this
+            package that imports one.
+        purpose: what needs the module, as the subject of "``purpose`` needs ...".
 
     Raises:
-        MissingDependency: the package is not installed. A package that is installed but broken raises its own error.
+        MissingDependency: the package is not installed; the message has the command
+            that installs it. An installed but broken package raises its own error.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
+
+        # An installed package misses something of its own: its error says more.
         if package not in {module.split(".")[0], *_EXTRA_OF}:
             raise
+
         extra = _EXTRA_OF.get(package)
-        wanted = f"'sae-lens-ext[{extra}]'" if extra else package
+        requirement = f"'sae-lens-ext[{extra}]'" if extra else package
         raise MissingDependency(
-            f"{purpose} needs {package}, which is not installed; run: pip install {wanted}"
+            f"{purpose} needs {package}, which is not installed; "
+            f"run: pip install {requirement}"
         ) from error

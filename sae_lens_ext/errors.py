@@ -1,7 +1,8 @@
-"""Every error this package raises on purpose.
+"""Every error that this package raises on purpose.
 
-Each one is also the built-in error that a caller would have expected, so ``except ValueError`` works, and each message says
-what was wanted, what came, and what to do about it. ``except SaeLensExtError`` catches them all.
+Each one is also the built-in error that a caller would have expected, so that
+``except ValueError`` works. Each message says what was expected, what came, and what to
+do about it. ``except SaeLensExtError`` catches them all.
 """
 
 import difflib
@@ -21,23 +22,26 @@ class ShapeMismatch(SaeLensExtError, ValueError):
 
 
 class NonFinite(SaeLensExtError, ValueError):
-    """NaN or infinity where a number was needed."""
+    """NaN or infinity where a finite number is needed."""
 
 
 class InvalidArgument(SaeLensExtError, ValueError):
-    """An option outside of what is accepted."""
+    """An argument outside of what is accepted."""
 
 
 class FormatError(SaeLensExtError, ValueError):
-    """A file or folder that is not what its name promises: a missing key, a wrong shape, a cut file, an unknown version."""
+    """A file or folder whose content does not match the format its name promises.
+
+    For instance a missing key, a wrong shape, a truncated file or an unknown version.
+    """
 
 
 class BackendError(SaeLensExtError, RuntimeError):
-    """A kernel backend that was asked for and cannot run here."""
+    """A requested kernel backend that cannot run here."""
 
 
 class UnsupportedHost(SaeLensExtError, ValueError):
-    """A model object that no adapter knows how to read."""
+    """A model object that no adapter can read."""
 
 
 class MissingDependency(SaeLensExtError, ImportError, RuntimeError):
@@ -45,16 +49,25 @@ class MissingDependency(SaeLensExtError, ImportError, RuntimeError):
 
 
 class UnknownSite(SaeLensExtError, KeyError):
-    """A place in the model that does not exist; the message lists the closest ones that do."""
+    """A place that the model does not have; the message lists the closest ones."""
 
     def __str__(self) -> str:
-        """The message as written."""
-        # KeyError shows the repr of its argument, which would put the whole sentence in quotes.
+        """Return the message as written."""
+        # KeyError shows the repr of its argument, which would put the whole sentence
+        # in quotes.
         return str(self.args[0]) if self.args else ""
 
 
 def closest(name: str, known: Iterable[str], n: int = 4) -> str:
-    """The ``n`` known names most like ``name``, joined for a message."""
+    """Return the ``n`` known names that are most like ``name``, joined for a message.
+
+    >>> closest("hook_resid_pots", ["hook_resid_pre", "hook_resid_post"], n=1)
+    'hook_resid_post'
+    """
     known = list(known)
-    matches = difflib.get_close_matches(name, known, n=n, cutoff=0.4) or known[:n]
+    matches = difflib.get_close_matches(name, known, n=n, cutoff=0.4)
+
+    # Without a similar name, examples still show what names look like.
+    if not matches:
+        matches = known[:n]
     return ", ".join(matches) if matches else "none"

@@ -1,15 +1,17 @@
-"""Pure functions on tensors, the part of an SAE that has to be fast.
+"""Pure functions on tensors: the parts of SAEs and linear attention that must be fast.
 
-=================== ==========================================================================
+=================== ==============================================================
 topk_encode         activations -> the k strongest features, strongest first
 sparse_decode       features -> reconstruction
-hierarchical_loss   the loss of every prefix of the features at once, with its gradients
-quadratic_attention linear attention with the kernels of Based and ReBased
-=================== ==========================================================================
+hierarchical_loss   the loss of every prefix of the features, with its gradients
+quadratic_attention linear attention with the feature maps of Based and ReBased
+=================== ==============================================================
 
-Each one is a folder: ``reference.py`` is the definition in plain torch, ``cpu.py`` is fast without a GPU, ``gpu.py`` is fast
-on one, in Triton, ``operator.py`` makes torch operators of them, and ``__init__.py`` checks the arguments and picks one.
-``backend=None`` picks by device; a backend that is named is used or refused.
+Each one is a folder. ``reference.py`` is the definition in plain torch, ``cpu.py`` is
+fast without a GPU, ``gpu.py`` is fast on one, in Triton, ``operator.py`` registers them
+as torch operators, and ``__init__.py`` checks the arguments and picks one.
+``backend=None`` picks by device; a backend that is named is used, or an error is
+raised.
 """
 
 from sae_lens_ext.kernels._checks import holds_numbers

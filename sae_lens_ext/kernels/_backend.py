@@ -7,54 +7,51 @@ from typing import get_args
 
 import torch
 from torch import Tensor
-from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue] - it has no types
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch.autograd import forward_ad
 
+from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._types import Backend
 from sae_lens_ext.errors import BackendError, InvalidArgument
 
 # On the CPU the Triton kernels run in an interpreter, which is for tests alone.
 _FASTEST_FIRST: tuple[Backend, ...] = ("cpu", "gpu", "reference")
-# Asked for here, because torch.compile cannot ask.
+# Read here, because torch.compile cannot trace get_args.
 _NAMES = get_args(Backend)
 _GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def resolve(requested: Backend | None, *tensors: Tensor) -> Backend:
-    """The backend for these tensors: the one that was asked for, or refused; otherwise the fastest that runs there.
+    """Return the backend that runs on these tensors.
+
+    It is the requested one; without a request, the fastest that can run there.
 
     Raises:
-        InvalidArgument: ``requested`` is not the name of a backend, or ``torch.vmap`` is at work.
+        InvalidArgument: ``requested`` is not the name of a backend, or the tensors are
+            those of ``torch.vmap``.
         BackendError: ``requested`` cannot run there.
     """
-    if requested is not None and requested not in _NAMES:
-        raise InvalidArgument(
-            f"backend must be None or one of {', '.join(_NAMES)}; got {requested!r}"
-        )
+    if requested is not None:
+        arguments.choice(requested, "backend", _NAMES)
     if any(is_batched(tensor) for tensor in tensors):
         raise InvalidArgument(
-            "the kernels cannot be run under vmap; their tensors take any leading batch shape, so pass the whole batch at once"
+            "the kernels cannot be run under vmap; their tensors take any leading "
+            "batch shape, so pass the whole batch at once"
         )
-    reasons = {
-        "reference": None,
-        "cpu": _why_no_cpu(tensors[0]),
-        "gpu": _why_no_gpu(tensors[0]),
-    }
-    if any(_is_transformed(tensor) for tensor in tensors):
-        reasons["cpu"] = reasons["gpu"] = (
-            "it has no derivatives for torch.func and forward mode"
-        )
+
+    obstacles = _obstacles(*tensors)
     if requested is None:
-        return next(backend for backend in _FASTEST_FIRST if not reasons[backend])
-    if reasons[requested]:
+        return next(name for name in _FASTEST_FIRST if obstacles[name] is None)
+    if obstacles[requested] is not None:
         raise BackendError(
-            f"backend={requested!r} was asked for, but {reasons[requested]}; leave backend out to run what there is"
+            f"backend={requested!r} was asked for, but {obstacles[requested]}; "
+            "leave backend out to choose automatically"
         )
     return requested
 
 
 def is_batched(tensor: Tensor) -> bool:
-    """Whether a tensor is one that ``torch.vmap`` hands out, whose numbers cannot be looked at."""
+    """Whether a tensor is one of ``torch.vmap``'s, whose numbers cannot be read."""
     while not torch.compiler.is_compiling() and functorch.is_functorch_wrapped_tensor(
         tensor
     ):
@@ -64,10 +61,31 @@ def is_batched(tensor: Tensor) -> bool:
     return False
 
 
+def has_numba() -> bool:
+    """Whether the compiled loops of the CPU backend can run."""
+    return _can_import("numba")
+
+
+def _obstacles(*tensors: Tensor) -> dict[Backend, str | None]:
+    """Why each backend cannot run on these tensors; None where it can."""
+    obstacles: dict[Backend, str | None] = {
+        "reference": None,
+        "cpu": _cpu_obstacle(tensors[0]),
+        "gpu": _gpu_obstacle(tensors[0]),
+    }
+
+    # An operator would silently return derivatives of 0 there.
+    if any(_is_transformed(tensor) for tensor in tensors):
+        reason = "it has no derivatives for torch.func and forward mode"
+        obstacles["cpu"] = reason
+        obstacles["gpu"] = reason
+    return obstacles
+
+
 def _is_transformed(tensor: Tensor) -> bool:
-    # Operators pass neither on: the derivative would be 0, and nothing would say so.
+    """Whether ``torch.func`` or forward-mode differentiation follows a tensor."""
+    # While torch.compile traces, tensors cannot be asked: is torch.func active at all?
     if torch.compiler.is_compiling():
-        # Where tensors cannot be asked: whether torch.func is at work at all.
         return functorch.maybe_current_level() is not None
     return (
         functorch.is_functorch_wrapped_tensor(tensor)
@@ -75,32 +93,32 @@ def _is_transformed(tensor: Tensor) -> bool:
     )
 
 
-def _why_no_cpu(tensor: Tensor) -> str | None:
+def _cpu_obstacle(tensor: Tensor) -> str | None:
     if tensor.device.type != "cpu":
         return f"the tensors are on {tensor.device}"
-    # What was sent to an nnsight server by value runs without the rest of this package: no operators there.
+
+    # Code that was sent to an nnsight server by value runs without the rest of this
+    # package, and so without its operators.
     return None if _can_import("sae_lens_ext") else "this package is not installed"
 
 
-def _why_no_gpu(tensor: Tensor) -> str | None:
-    # Triton's interpreter, which its own variable turns on, runs on tensors in main memory.
-    if tensor.device.type != "cuda" and not (
-        tensor.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-    ):
+def _gpu_obstacle(tensor: Tensor) -> str | None:
+    # Triton's interpreter runs on tensors in main memory.
+    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    devices = ("cuda", "cpu") if is_interpreted else ("cuda",)
+    if tensor.device.type not in devices:
         return f"the tensors are on {tensor.device}"
+
     if tensor.dtype not in _GPU_DTYPES:
-        return f"the tensors are {tensor.dtype}, and it takes float32, bfloat16 and float16"
+        accepted = "float32, bfloat16 and float16"
+        return f"the tensors are {tensor.dtype}, and it takes {accepted}"
+
     missing = [
         package for package in ("triton", "sae_lens_ext") if not _can_import(package)
     ]
     return f"the package {missing[0]} is not installed" if missing else None
 
 
-def has_numba() -> bool:
-    """Whether the compiled loops of the CPU backend can run."""
-    return _can_import("numba")
-
-
 def _can_import(package: str) -> bool:
-    # Not kept: a function with a cache cannot be sent to an nnsight server with what calls it.
+    # Not cached: a function with a cache cannot be sent to an nnsight server.
     return package in sys.modules or importlib.util.find_spec(package) is not None

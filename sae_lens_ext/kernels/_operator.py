@@ -1,6 +1,8 @@
-"""Torch custom operators: one step for torch.compile, shapes for stand-in tensors, and gradients.
+"""Torch custom operators, with shapes for fake tensors and with gradients.
 
-They are kept in ``torch.ops`` alone, where they are called: a module that holds an operator cannot be sent to an nnsight server.
+An operator is one step for ``torch.compile``. Operators live in ``torch.ops`` alone and
+are looked up by name when they are called: a module that holds an operator cannot be
+sent to an nnsight server.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,15 +21,18 @@ def register(
     backward: Callable[..., Any] | None = None,
     schema: str | None = None,
 ) -> None:
-    """Make ``torch.ops.sae_lens_ext.NAME``.
+    """Register the operator ``torch.ops.sae_lens_ext.NAME``.
 
     Args:
         name: of the operator.
-        forward: what it computes, annotated as ``torch.library.custom_op`` wants it.
-        shapes: empty tensors of the shapes, strides and dtypes that ``forward`` returns.
-        keep: ``setup_context`` of its gradient.
-        backward: its gradient, made of operators itself, because torch.compile looks into it.
-        schema: of its arguments and results; None reads it off the annotations, of which torch 2.6 knows no lists.
+        forward: the computation, annotated as ``torch.library.custom_op`` requires.
+        shapes: returns empty tensors of the shapes, strides and dtypes of ``forward``'s
+            results.
+        keep: ``setup_context`` of the gradient.
+        backward: the gradient. It calls operators itself, because torch.compile traces
+            it.
+        schema: of arguments and results. None reads it from the annotations, in which
+            torch 2.6 does not understand lists.
     """
     operator = torch.library.custom_op(
         f"sae_lens_ext::{name}", forward, mutates_args=(), schema=schema
@@ -37,16 +42,19 @@ def register(
         operator.register_autograd(backward, setup_context=keep)
 
 
+def call(name: str, *arguments: Any) -> Any:
+    """Run the operator ``name``."""
+    return getattr(torch.ops.sae_lens_ext, name)(*arguments)
+
+
 def optional(
     tensors: Sequence[Tensor | None], needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    """What an operator returned, with None in the place of what was not needed: it has to return tensors, and returns empty ones."""
+    """Replace results that were not needed by None.
+
+    An operator has to return a tensor for each result, and returns an empty one there.
+    """
     return [
         tensor if is_needed else None
         for tensor, is_needed in zip(tensors, needs, strict=True)
     ]
-
-
-def call(name: str, *arguments: Any) -> Any:
-    """Run an operator."""
-    return getattr(torch.ops.sae_lens_ext, name)(*arguments)

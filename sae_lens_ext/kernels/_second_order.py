@@ -1,4 +1,7 @@
-"""Derivatives of derivatives, which the fast backward passes do not have: they go through the definition."""
+"""Second derivatives, by way of a kernel's definition.
+
+The fast backward passes are not differentiable themselves.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -12,20 +15,30 @@ def gradients_by_definition(
     needed: Sequence[bool],
     grad_output: Tensor,
 ) -> list[Tensor | None]:
-    """Gradients of ``definition(*inputs)`` that can be differentiated again, None where they are not needed."""
+    """Compute gradients of ``definition(*inputs)`` that can be differentiated again.
+
+    Args:
+        definition: the plain version of a kernel.
+        inputs: its arguments.
+        needed: whether the gradient of each input is needed.
+        grad_output: the gradient of its result.
+
+    Returns:
+        One gradient per input, None where it is not needed.
+    """
     with torch.enable_grad():
-        wanted = [
+        leaves = [
             tensor
             for tensor, is_needed in zip(inputs, needed, strict=True)
             if tensor is not None and is_needed
         ]
-        found = iter(
+        gradients = iter(
             torch.autograd.grad(
                 definition(*inputs),
-                wanted,
+                leaves,
                 grad_output,
                 create_graph=True,
                 allow_unused=True,
             )
         )
-    return [next(found) if is_needed else None for is_needed in needed]
+    return [next(gradients) if is_needed else None for is_needed in needed]

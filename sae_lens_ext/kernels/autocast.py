@@ -1,4 +1,4 @@
-"""Out of ``torch.autocast``, which would take sums that need float32 to half precision."""
+"""Leave ``torch.autocast``, under which sums that need float32 lose precision."""
 
 import contextlib
 import functools
@@ -13,17 +13,16 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Within it, what is computed on the device is computed in the dtypes it names."""
-    # Named, because torch.compile of torch 2.8 cannot ask a device whether it has an autocast to leave.
-    return (
-        contextlib.nullcontext()
-        if device.type == "meta"
-        else torch.autocast(device.type, enabled=False)
-    )
+    """A context in which operations on ``device`` keep the dtypes of their tensors."""
+    # Tested by name: torch.compile of torch 2.8 cannot trace the question whether a
+    # device has autocast.
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def without_autocast(function: _Function) -> _Function:
-    """A function that computes in the dtypes it names, wherever it is called; its first argument is a tensor."""
+    """Decorate a function of a tensor, its first argument, to run without autocast."""
 
     @functools.wraps(function)
     def run(first: Tensor, *others: Any, **options: Any) -> Any:

@@ -1,5 +1,8 @@
-"""What the checks of the Triton kernels share. They need torch, triton, einops, jaxtyping and pytest, and no other file of ``tests``
-than those that are imported here, so that they can run on a rented GPU: ``python -m benchmarks gpu``.
+"""Fixtures for the checks of the Triton kernels.
+
+The checks need torch, triton, einops, jaxtyping and pytest, and only those other files
+of ``tests`` that they import, so that ``python -m benchmarks gpu`` can run them on a
+rented GPU.
 """
 
 import functools
@@ -15,6 +18,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from kernels.planted import load_changed
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+# The interpreter is not exact in half precision.
+DTYPES = [torch.float32]
+if not INTERPRETED:
+    DTYPES += [torch.bfloat16, torch.float16]
 
 
 @pytest.fixture(scope="session")
@@ -23,39 +30,42 @@ def device():
     return "cpu" if INTERPRETED else "cuda"
 
 
-@pytest.fixture(
-    params=[torch.float32]
-    if INTERPRETED
-    else [torch.float32, torch.bfloat16, torch.float16],
-    ids=str,
-)
+@pytest.fixture(params=DTYPES, ids=str)
 def dtype(request):
-    """Whatever the device multiplies; the interpreter is not asked for half precision, in which it is not exact."""
+    """Every dtype that the device multiplies exactly enough."""
     return request.param
 
 
 @pytest.fixture(autouse=True)
 def poisoned(monkeypatch):
-    """New memory holds NaN, or the smallest number there is: what a kernel forgets to write does not look like zero."""
+    """Fill new memory with NaN, or the smallest integer.
+
+    An element that a kernel forgets to write does not look like zero then.
+    """
 
     def poison(tensor):
         if tensor.is_floating_point():
             return tensor.fill_(float("nan"))
-        return (
-            tensor
-            if tensor.dtype == torch.bool
-            else tensor.fill_(torch.iinfo(tensor.dtype).min)
-        )
+        if tensor.dtype == torch.bool:
+            return tensor
+        return tensor.fill_(torch.iinfo(tensor.dtype).min)
+
+    def poisoning(original):
+        return lambda *args, **kwargs: poison(original(*args, **kwargs))
 
     for owner, name in (
         (torch, "empty"),
         (torch, "empty_like"),
         (torch.Tensor, "new_empty"),
     ):
+<<<<<<< HEAD
         original = getattr(owner, name)
         monkeypatch.setattr(
             owner, name, lambda *a, original=original, **k: poison(original(*a, **k))
         )
+=======
+        monkeypatch.setattr(owner, name, poisoning(getattr(owner, name)))
+>>>>>>> w-kernels
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""The Triton kernels against their definitions.
+"""The Triton kernels agree with their definitions.
 
-Run by ``tests/kernels/test_gpu_interpreted.py`` in Triton's interpreter, and on a GPU as they are.
+``tests/kernels/test_gpu_interpreted.py`` runs this file in Triton's interpreter; on a
+GPU it runs as it is.
 """
 
 import functools
@@ -8,7 +9,7 @@ import functools
 import pytest
 import torch
 from harness import compare
-from kernels.cases import Case
+from kernels.cases import Case, cast, exact_pre_activations
 
 from sae_lens_ext.errors import BackendError
 from sae_lens_ext.kernels import (
@@ -19,13 +20,15 @@ from sae_lens_ext.kernels import (
 )
 from sae_lens_ext.kernels._rows import gpu as gpu_rows
 from sae_lens_ext.kernels.hierarchical_loss import gpu as hierarchical_loss_gpu
+from sae_lens_ext.kernels.hierarchical_loss.task import Task
 from sae_lens_ext.kernels.topk_encode import gpu as topk_encode_gpu
 
 CASES = [
     Case(1, 1, 1, 1),
     Case(3, 5, 7, 7),
     Case(5, 13, 29, 6),
-    Case(3, 300, 40, 9),  # more than one piece of a row, more than one block of ranks
+    # More than one piece of a row, and more than one block of ranks.
+    Case(3, 300, 40, 9),
     Case(3, 33, 70, 19),
     Case(4, 30, 20, 8, "zeros"),
     Case(4, 30, 20, 8, "duplicates"),
@@ -36,36 +39,54 @@ def on(device, inputs):
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
-def both(kernel, **options):
-    """The kernel in Triton, and its definition, which float64 runs."""
+def float_code(case, device):
+    """values, indices, W_dec, b_dec and target, in float32."""
+    return on(device, cast(case.code(), torch.float32))
 
-    def fast(**inputs):
-        return kernel(**inputs, backend="gpu", **options)
 
-    return fast, functools.partial(kernel, backend="reference", **options)
+def without_target(code):
+    return {name: tensor for name, tensor in code.items() if name != "target"}
+
+
+def fast_and_plain(kernel, **options):
+    """The kernel in Triton, and its definition, which float64 runs too."""
+    return (
+        functools.partial(kernel, backend="gpu", **options),
+        functools.partial(kernel, backend="reference", **options),
+    )
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Pieces of 16 columns, two at a time, for three tokens at a time."""
+    monkeypatch.setattr(topk_encode_gpu, "_COLUMNS", 16)
+    monkeypatch.setattr(topk_encode_gpu, "_PIECE_ELEMENTS", 3 * 32)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_sparse_decode(case, dtype, device):
-    inputs = {
-        name: tensor
-        for name, tensor in on(device, case.code()).items()
-        if name != "target"
-    }
-    compare(*both(sparse_decode), inputs, dtype)
+def test_sparse_decode_agrees_with_its_definition(case, dtype, device):
+    inputs = on(device, without_target(case.code()))
+    compare(*fast_and_plain(sparse_decode), inputs, dtype)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_hierarchical_loss(case, dtype, device, deterministic, monkeypatch):
-    # Two tokens at a time, so that the deterministic mode has several chunks, the last one smaller.
-    monkeypatch.setattr(
-        hierarchical_loss_gpu, "_SCRATCH_BYTES", 2 * 4 * case.k * case.d_model
-    )
-    some = (sorted({1, max(1, case.k // 2)}), None), ([case.k], [3.0])
+def test_hierarchical_loss_agrees_with_its_definition(
+    case, dtype, device, deterministic, monkeypatch
+):
+    # Two tokens at a time, so that the deterministic mode has more than one chunk, the
+    # last one smaller.
+    scratch_bytes = 2 * 4 * case.k * case.d_model
+    monkeypatch.setattr(hierarchical_loss_gpu, "_SCRATCH_BYTES", scratch_bytes)
+
+    choices = [(None, None)]
     # The mode changes the gradient of W_dec alone, whatever the levels are.
-    for levels, weights in ((None, None), *(() if deterministic else some)):
-        fast, plain = both(
+    if not deterministic:
+        choices.append((sorted({1, max(1, case.k // 2)}), None))
+        choices.append(([case.k], [3.0]))
+
+    for levels, weights in choices:
+        fast, plain = fast_and_plain(
             hierarchical_loss,
             levels=levels,
             weights=weights,
@@ -75,39 +96,51 @@ def test_hierarchical_loss(case, dtype, device, deterministic, monkeypatch):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_topk_encode(case, dtype, device, monkeypatch):
-    # Pieces of 16 columns, two at a time, for three tokens at a time.
-    monkeypatch.setattr(topk_encode_gpu, "_COLUMNS", 16)
-    monkeypatch.setattr(topk_encode_gpu, "_PIECE_ELEMENTS", 3 * 32)
+@pytest.mark.usefixtures("small_pieces")
+def test_topk_encode_agrees_with_its_definition(case, dtype, device):
     inputs = on(device, case.encoder())
-    fast, plain = both(topk_encode, k=case.k)
+    fast, plain = fast_and_plain(topk_encode, k=case.k)
     compare(
         lambda **inputs: fast(**inputs)[0],
         lambda **inputs: plain(**inputs)[0],
         inputs,
         dtype,
     )
-    inputs = {name: tensor.to(dtype) for name, tensor in inputs.items()}
-    values, indices = fast(**inputs)
-    pre = torch.addmm(inputs["b_enc"], inputs["x"] - inputs["centre"], inputs["W_enc"])
-    assert torch.equal(pre.gather(1, indices).relu(), values) or dtype != torch.float32
+
+    values, indices = fast(**cast(inputs, dtype))
     assert (values.diff(dim=1) <= 0).all()
     assert all(len(set(row)) == case.k for row in indices.tolist())
 
 
-def test_topk_encode_with_pieces_of_their_real_size(device):
-    inputs = {
-        name: tensor.float()
-        for name, tensor in on(device, Case(2, 3, 9000, 70).encoder()).items()
-    }
-    found, expected = (
-        topk_encode(**inputs, k=70, backend="gpu"),
-        topk_encode(**inputs, k=70, backend="reference"),
-    )
-    torch.testing.assert_close(found, expected)
+def assert_selects_by_value_then_feature(case, dtype, device):
+    # Products are exact, so that the bits are the same in whatever pieces they are
+    # made.
+    inputs = case.exact_encoder(dtype)
+    values, indices = topk_encode(**on(device, inputs), k=case.k, backend="gpu")
+
+    pre = exact_pre_activations(**inputs)
+    largest = pre.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(indices.cpu(), largest.indices[:, : case.k])
+    assert torch.equal(values.cpu().double(), largest.values[:, : case.k].relu())
 
 
-def test_ties_come_by_feature_and_odd_numbers_as_in_torch(device, monkeypatch):
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.usefixtures("small_pieces")
+def test_topk_encode_selects_by_value_then_feature(case, dtype, device):
+    assert_selects_by_value_then_feature(case, dtype, device)
+
+
+def test_topk_encode_selects_from_pieces_of_their_real_size(device):
+    assert_selects_by_value_then_feature(Case(2, 3, 9000, 70), torch.float32, device)
+
+
+def test_topk_encode_with_pieces_of_their_real_size_agrees(device):
+    inputs = on(device, cast(Case(2, 3, 9000, 70).encoder(), torch.float32))
+    fast, plain = fast_and_plain(topk_encode, k=70)
+    torch.testing.assert_close(fast(**inputs), plain(**inputs))
+
+
+def test_ties_come_by_feature_and_special_numbers_as_in_torch(device, monkeypatch):
     monkeypatch.setattr(topk_encode_gpu, "_COLUMNS", 16)
     pre = torch.tensor(
         [
@@ -118,6 +151,7 @@ def test_ties_come_by_feature_and_odd_numbers_as_in_torch(device, monkeypatch):
     )
     packed = topk_encode_gpu.largest(pre.to(device), 6, 0)
     values, indices = topk_encode_gpu._unpacked(torch.topk(packed, 6).values)
+
     torch.testing.assert_close(values.cpu(), torch.topk(pre, 6).values, equal_nan=True)
     assert indices.tolist() == [
         [4, 1, 3, 5, 0, 2],
@@ -126,28 +160,19 @@ def test_ties_come_by_feature_and_odd_numbers_as_in_torch(device, monkeypatch):
     ]
 
 
-def test_the_parts_are_those_of_the_definition(device):
-    inputs = {
-        name: t.float() if t.is_floating_point() else t
-        for name, t in on(device, CASES[3].code()).items()
-    }
-    for wanted in (False, True):
-        inputs["W_dec"].requires_grad_(wanted)
-        found = hierarchical_loss_parts(
-            **inputs, levels=[4, 1, 9], weights=[1.0, 0.0, 2.0], backend="gpu"
-        )
-        expected = hierarchical_loss_parts(
-            **inputs, levels=[4, 1, 9], weights=[1.0, 0.0, 2.0], backend="reference"
-        )
-        torch.testing.assert_close(tuple(found), tuple(expected))
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_the_parts_are_those_of_the_definition(device, with_gradients):
+    inputs = float_code(CASES[3], device)
+    inputs["W_dec"].requires_grad_(with_gradients)
+    fast, plain = fast_and_plain(
+        hierarchical_loss_parts, levels=[4, 1, 9], weights=[1.0, 0.0, 2.0]
+    )
+    torch.testing.assert_close(tuple(fast(**inputs)), tuple(plain(**inputs)))
 
 
 def test_any_leading_shape_and_strides(device):
-    inputs = {
-        name: t.float() if t.is_floating_point() else t
-        for name, t in on(device, Case(12, 20, 30, 5).code()).items()
-    }
-    odd = {
+    inputs = float_code(Case(12, 20, 30, 5), device)
+    reshaped = {
         "values": inputs["values"].T.contiguous().T.view(3, 4, 5),
         "indices": inputs["indices"].int().view(3, 4, 5),
         "W_dec": inputs["W_dec"].T.contiguous().T,
@@ -155,90 +180,82 @@ def test_any_leading_shape_and_strides(device):
         "target": inputs["target"].view(3, 4, 20),
     }
     torch.testing.assert_close(
-        hierarchical_loss(**odd, backend="gpu"),
+        hierarchical_loss(**reshaped, backend="gpu"),
         hierarchical_loss(**inputs, backend="reference"),
     )
-    del odd["target"], inputs["target"]
-    out = sparse_decode(**odd, backend="gpu")
-    torch.testing.assert_close(
-        out.view(12, 20), sparse_decode(**inputs, backend="reference")
-    )
-    assert sparse_decode(
-        odd["values"][:0], odd["indices"][:0], odd["W_dec"], odd["b_dec"], backend="gpu"
-    ).shape == (0, 4, 20)
+
+    decoder = without_target(reshaped)
+    out = sparse_decode(**decoder, backend="gpu")
+    expected = sparse_decode(**without_target(inputs), backend="reference")
+    torch.testing.assert_close(out.view(12, 20), expected)
+
+    empty = {
+        **decoder,
+        "values": decoder["values"][:0],
+        "indices": decoder["indices"][:0],
+    }
+    assert sparse_decode(**empty, backend="gpu").shape == (0, 4, 20)
 
 
-def test_the_gradient_of_an_encoder_stored_by_feature_is_laid_out_like_it(device):
+def test_the_gradient_of_an_encoder_stored_by_feature_has_its_layout(device):
     W_enc = torch.randn(29, 13, device=device).T.requires_grad_()
-    values, _ = topk_encode(
-        torch.randn(4, 13, device=device),
-        W_enc,
-        torch.zeros(29, device=device),
-        k=3,
-        backend="gpu",
-    )
+    x = torch.randn(4, 13, device=device)
+    b_enc = torch.zeros(29, device=device)
+    values, _ = topk_encode(x, W_enc, b_enc, k=3, backend="gpu")
     values.sum().backward()
     assert W_enc.grad.stride() == W_enc.stride()
 
 
-def test_a_feature_that_does_not_exist_gives_nan_and_touches_nothing(device):
-    code = {
-        name: t.float() if t.is_floating_point() else t
-        for name, t in on(device, Case(3, 9, 30, 4).code()).items()
-    }
-    values, indices, W_dec, b_dec = (
-        code[name] for name in ("values", "indices", "W_dec", "b_dec")
+@pytest.mark.parametrize("feature", [-1, 30, 2**40])
+def test_a_feature_that_does_not_exist_gives_nan_and_touches_nothing_else(
+    device, feature
+):
+    code = float_code(Case(3, 9, 30, 4), device)
+    expected = sparse_decode(**without_target(code), backend="reference")
+    indices = code["indices"].clone()
+    indices[1, 3] = feature
+
+    # Below the operator, which checks indices in main memory.
+    out = gpu_rows.weighted_row_sum(
+        code["values"], indices, code["W_dec"], code["b_dec"]
     )
-    for wrong in (-1, 30, 2**40):
-        odd = indices.clone()
-        odd[1, 3] = wrong
-        # Below the operator, which looks at indices in main memory.
-        out = gpu_rows.weighted_row_sum(values, odd, W_dec, b_dec)
-        assert out.isnan().any(1).tolist() == [False, True, False]
-        torch.testing.assert_close(
-            out[[0, 2]],
-            sparse_decode(values, indices, W_dec, b_dec, backend="reference")[[0, 2]],
+    assert out.isnan().any(1).tolist() == [False, True, False]
+    torch.testing.assert_close(out[[0, 2]], expected[[0, 2]])
+
+    for deterministic in (False, True):
+        task = Task([4], [1.0], [True] * 4, details=False, deterministic=deterministic)
+        results = hierarchical_loss_gpu._results(
+            **{**code, "indices": indices}, task=task
         )
-        for deterministic in (False, True):
-            task = hierarchical_loss_gpu.Task(
-                [4], [1.0], [True] * 4, details=False, deterministic=deterministic
-            )
-            found = hierarchical_loss_gpu._results(
-                values, odd, W_dec, b_dec, code["target"], task
-            )
-            assert found.loss.isnan()
-            assert found.values.isnan().any(1).tolist() == [False, True, False]
-            assert found.target.isnan().any(1).tolist() == [False, True, False]
+        assert results.loss.isnan()
+        assert results.grad_values.isnan().any(1).tolist() == [False, True, False]
+        assert results.grad_target.isnan().any(1).tolist() == [False, True, False]
 
 
 def test_the_deterministic_mode_gives_the_same_bits(device):
     # On a GPU few features, so that many threads meet.
     case = Case(4, 10, 5, 4) if device == "cpu" else Case(4096, 300, 9, 5)
-    inputs = {
-        name: t.float().requires_grad_() if t.is_floating_point() else t
-        for name, t in on(device, case.code()).items()
-    }
+    inputs = on(device, case.code())
+    inputs = cast(inputs, torch.float32, requires_grad=True)
 
-    def run():
+    def gradient():
         loss = hierarchical_loss(**inputs, backend="gpu", deterministic=True)
         return torch.autograd.grad(loss, inputs["W_dec"])[0]
 
-    first = run()
-    assert all(torch.equal(first, run()) for _ in range(2))
+    first = gradient()
+    assert all(torch.equal(first, gradient()) for _ in range(2))
 
 
-def test_what_torch_was_told_about_determinism_counts(device, monkeypatch):
+def test_the_mode_follows_torch_unless_it_is_passed(device, monkeypatch):
     modes = []
     monkeypatch.setattr(
         hierarchical_loss_gpu,
         "_in_chunks",
         lambda walk, grad_W, indices: modes.append("deterministic"),
     )
-    inputs = {
-        name: t.float() if t.is_floating_point() else t
-        for name, t in on(device, CASES[1].code()).items()
-    }
+    inputs = float_code(CASES[1], device)
     inputs["W_dec"].requires_grad_()
+
     torch.use_deterministic_algorithms(True)
     try:
         hierarchical_loss(**inputs, backend="gpu")
@@ -250,38 +267,30 @@ def test_what_torch_was_told_about_determinism_counts(device, monkeypatch):
     assert modes == ["deterministic"]
 
 
-def test_other_numbers_are_refused(device):
-    code = on(device, CASES[1].code())
-    with pytest.raises(
-        BackendError,
-        match="the tensors are torch.float64, and it takes float32, bfloat16 and float16",
-    ):
-        hierarchical_loss(**code, backend="gpu")
+def test_rejects_float64(device):
+    message = (
+        "the tensors are torch.float64, and it takes float32, bfloat16 and float16"
+    )
+    with pytest.raises(BackendError, match=message):
+        hierarchical_loss(**on(device, CASES[1].code()), backend="gpu")
 
 
-def test_on_a_gpu_it_is_what_runs(device):
+def test_a_gpu_is_the_default_where_the_tensors_are_on_one(device):
     if device == "cpu":
         pytest.skip("needs a GPU")
-    inputs = {
-        name: t.float() if t.is_floating_point() else t
-        for name, t in on(device, CASES[3].code()).items()
-    }
-    found = hierarchical_loss(**inputs)
-    assert torch.equal(found, hierarchical_loss(**inputs, backend="gpu"))
+    inputs = float_code(CASES[3], device)
+    by_default = hierarchical_loss(**inputs)
+    assert torch.equal(by_default, hierarchical_loss(**inputs, backend="gpu"))
 
 
 def test_programs_are_launched_on_the_device_of_their_tensors(device, monkeypatch):
-    entered = []
-    original = torch.cuda.device_of
-    monkeypatch.setattr(
-        torch.cuda,
-        "device_of",
-        lambda tensor: (entered.append(tensor.device.type), original(tensor))[1],
-    )
-    code = {
-        name: t.float() if t.is_floating_point() else t
-        for name, t in on(device, CASES[0].code()).items()
-        if name != "target"
-    }
-    sparse_decode(**code, backend="gpu")
-    assert entered == [device]
+    devices = []
+    device_of = torch.cuda.device_of
+
+    def recording(tensor):
+        devices.append(tensor.device.type)
+        return device_of(tensor)
+
+    monkeypatch.setattr(torch.cuda, "device_of", recording)
+    sparse_decode(**without_target(float_code(CASES[0], device)), backend="gpu")
+    assert devices == [device]

@@ -1,4 +1,4 @@
-"""Whether the comparison with the definitions notices when a kernel is wrong."""
+"""The comparison with the definitions notices when a Triton program is wrong."""
 
 import functools
 
@@ -9,10 +9,19 @@ from kernels.planted import NUMBERS, assert_comparison_fails
 from sae_lens_ext.kernels import hierarchical_loss, sparse_decode, topk_encode
 from sae_lens_ext.kernels._rows import gpu as gpu_rows
 from sae_lens_ext.kernels.hierarchical_loss import gpu as hierarchical_loss_gpu
+<<<<<<< HEAD
 from sae_lens_ext.kernels.sparse_decode import operator as sparse_decode_operator
 from sae_lens_ext.kernels.topk_encode import gpu as topk_encode_gpu
 
 CASE = Case(3, 300, 30, 9)  # more than one piece of a row, more than one block of ranks
+=======
+from sae_lens_ext.kernels.hierarchical_loss.task import Task
+from sae_lens_ext.kernels.sparse_decode import operator as sparse_decode_operator
+from sae_lens_ext.kernels.topk_encode import gpu as topk_encode_gpu
+
+# More than one piece of a row, and more than one block of ranks.
+CASE = Case(3, 300, 30, 9)
+>>>>>>> w-kernels
 
 
 @pytest.mark.parametrize(
@@ -25,11 +34,11 @@ CASE = Case(3, 300, 30, 9)  # more than one piece of a row, more than one block 
         ("b_sum += tl.load(p_bias", "b_sum -= tl.load(p_bias"),
         ("b_products += b_row", "b_products = b_row"),
         ("b_entry // ENTRIES_PER_ROW", "b_entry // (ENTRIES_PER_ROW + 1)"),
-        ("b_index < F)\n    b_products", "b_index < F // 2)\n    b_products"),
+        ("(b_index < F)\n\n    # [BK, BD]", "(b_index < F // 2)\n\n    # [BK, BD]"),
         ("for right in (False, True)", "for right in (False, False)"),
     ],
 )
-def test_in_sums_over_rows(sabotaged, device, old, new):
+def test_an_error_in_sums_over_rows_is_noticed(sabotaged, device, old, new):
     name = f"sparse_decode_wrong_{next(NUMBERS)}"
     sparse_decode_operator.register(name, sabotaged(gpu_rows, old, new))
     inputs = {
@@ -52,25 +61,40 @@ def test_in_sums_over_rows(sabotaged, device, old, new):
         ("b_suffix += tl.load(p_weights + i_k)", "b_suffix += tl.load(p_weights)"),
         ("tl.store(p_dots + i_part + i_k", "tl.store(p_dots + i_part"),
         ("b_loss += tl.load(p_weights + i_k)", "b_loss += tl.load(p_weights)"),
+<<<<<<< HEAD
         ("b_value * b_suffix,\n", "b_suffix,\n"),
+=======
+        ("b_grad = b_value * b_suffix", "b_grad = b_suffix"),
+>>>>>>> w-kernels
     ],
 )
-def test_in_the_walk(sabotaged, device, old, new):
+def test_an_error_in_the_walk_is_noticed(sabotaged, device, old, new):
     module = sabotaged(hierarchical_loss_gpu, old, new)
-    options = {"levels": [9, 2, 4], "weights": [1.0, 5.0, 2.0]}
-    task = hierarchical_loss_gpu.Task(
-        [9, 2, 4], [1 / 8, 5 / 8, 2 / 8], [True] * 4, details=False, deterministic=False
+    levels = [9, 2, 4]
+    task = Task(
+        levels,
+        [1 / 8, 5 / 8, 2 / 8],
+        [True] * 4,
+        details=False,
+        deterministic=False,
     )
 
     def wrong(**inputs):
         return module.hierarchical_loss(**inputs, task=task).loss
 
+<<<<<<< HEAD
     inputs = {name: tensor.to(device) for name, tensor in CASE.code().items()}
     assert_comparison_fails(
         wrong,
         functools.partial(hierarchical_loss, backend="reference", **options),
         inputs,
+=======
+    plain = functools.partial(
+        hierarchical_loss, levels=levels, weights=[1.0, 5.0, 2.0], backend="reference"
+>>>>>>> w-kernels
     )
+    inputs = {name: tensor.to(device) for name, tensor in CASE.code().items()}
+    assert_comparison_fails(wrong, plain, inputs)
 
 
 @pytest.mark.parametrize(
@@ -79,11 +103,13 @@ def test_in_the_walk(sabotaged, device, old, new):
         (32, "<= n_equal)", "< n_equal)"),
         (32, "m_taken = m_above | ", "m_taken = "),
         (16, "(FIRST + o_c)", "(o_c)"),
-        (16, "[best, found]", "[best, found[:, 1:]]"),
+        (16, "[best, candidates]", "[best, candidates[:, 1:]]"),
         (16, "sorted=True).values", "sorted=True).values.flip(1)"),
     ],
 )
-def test_in_the_selection(sabotaged, device, monkeypatch, columns, old, new):
+def test_an_error_in_the_selection_is_noticed(
+    sabotaged, device, monkeypatch, columns, old, new
+):
     module = sabotaged(topk_encode_gpu, old, new)
     monkeypatch.setattr(module, "_COLUMNS", columns)
     monkeypatch.setattr(module, "_PIECE_ELEMENTS", columns * CASE.n)
@@ -91,9 +117,16 @@ def test_in_the_selection(sabotaged, device, monkeypatch, columns, old, new):
     def wrong(**inputs):
         return module.topk_encode(**inputs, k=CASE.k)[0]
 
+    def plain(**inputs):
+        return topk_encode(**inputs, k=CASE.k, backend="reference")[0]
+
     inputs = {name: tensor.to(device) for name, tensor in CASE.encoder().items()}
+<<<<<<< HEAD
     assert_comparison_fails(
         wrong,
         lambda **inputs: topk_encode(**inputs, k=CASE.k, backend="reference")[0],
         inputs,
     )
+=======
+    assert_comparison_fails(wrong, plain, inputs)
+>>>>>>> w-kernels

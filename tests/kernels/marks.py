@@ -1,4 +1,4 @@
-"""Which tests need what is not always there."""
+"""Marks for tests that need a package or version that may be missing."""
 
 import pytest
 import triton

@@ -1,4 +1,4 @@
-"""The Triton kernels without a GPU: compiled for GPUs that are not here."""
+"""The Triton kernels compile, without spills, for GPUs that are not here."""
 
 import pytest
 from triton.backends.compiler import GPUTarget
@@ -6,7 +6,8 @@ from triton.backends.compiler import GPUTarget
 from benchmarks import resources
 from kernels.marks import by_triton
 
-# Every two of target, dtype and alignment meet. Each program that serves backwards too differs there in the dtype of what it reads.
+# Every two of target, dtype and alignment meet. The programs that serve backwards too
+# differ there in the dtype of their inputs.
 PLACES = [
     ("sm_80", "fp32", True),
     ("sm_80", "bf16", False),
@@ -20,33 +21,33 @@ PLACES = [
 @by_triton
 @pytest.mark.parametrize(("target", "dtype", "aligned"), PLACES)
 @pytest.mark.parametrize("kernel", resources.KERNELS)
-def test_compiled_it_keeps_everything_in_registers(kernel, target, dtype, aligned):
+def test_no_registers_are_spilled(kernel, target, dtype, aligned):
     place = resources.TARGETS[target]
-    found = resources.resources(
-        resources.compiled(resources.KERNELS[kernel], place, dtype, aligned=aligned),
-        place,
+    binary = resources.compiled(
+        resources.KERNELS[kernel], place, dtype, aligned=aligned
     )
-    assert found.registers > 0
-    assert found.spills == 0, found
+    usage = resources.resources(binary, place)
+    assert usage.registers > 0
+    assert usage.spills == 0, usage
 
 
 @by_triton
 @pytest.mark.parametrize("architecture", ["gfx90a", "gfx950"])
 def test_half_precision_compiles_where_there_is_no_tf32(architecture):
-    resources.compiled(
-        resources.KERNELS["sum_features"], GPUTarget("hip", architecture, 64), "bf16"
-    )
+    target = GPUTarget("hip", architecture, 64)
+    resources.compiled(resources.KERNELS["sum_features"], target, "bf16")
 
 
 @by_triton
 @pytest.mark.parametrize(("target", "width"), [("sm_90", 2048), ("gfx942", 4096)])
 def test_a_spill_would_be_seen(target, width):
     # One warp has no registers for so wide a piece of a row.
-    kernel, place = resources.KERNELS["walk, atomic"], resources.TARGETS[target]
+    kernel = resources.KERNELS["walk, atomic"]
+    place = resources.TARGETS[target]
     wide = kernel._replace(constants={**kernel.constants, "BD": width})
-    assert (
-        resources.resources(resources.compiled(wide, place, "fp32"), place).spills > 0
-    )
+
+    binary = resources.compiled(wide, place, "fp32")
+    assert resources.resources(binary, place).spills > 0
 
 
 @by_triton

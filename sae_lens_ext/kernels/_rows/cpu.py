@@ -1,8 +1,9 @@
 """``_rows`` on a CPU.
 
-All of it is memory traffic, not arithmetic, so each sum goes to the torch routine that reads every chosen row once: ``embedding_bag``
-and its derivative with respect to its weights. Gathering rows into chunks of the cache's size, or ``index_add_``, takes several times
-as long.
+All of it is memory traffic, not arithmetic, so each sum goes to the torch routine that
+reads every chosen row once: ``embedding_bag`` and its derivative with respect to its
+weights. Gathering rows into chunks of the cache's size, or ``index_add_``, takes
+several times as long.
 """
 
 import torch
@@ -20,10 +21,12 @@ def weighted_row_sum(
 
 def row_dots(rows: Tensor, indices: Tensor, table: Tensor) -> Tensor:
     """See ``Rows.row_dots``."""
-    # What autograd calls for the weights of an embedding_bag; an operator runs below autograd, so this calls it itself.
     n, k = indices.shape
     offsets = torch.arange(0, n * k, k)
     bags = torch.arange(n).repeat_interleave(k)
+
+    # Autograd calls this for the weights of an embedding_bag. It is called directly
+    # here because an operator runs below autograd.
     dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         rows, table, indices.reshape(-1), offsets, bags, mode=0
     )
@@ -35,13 +38,16 @@ def scatter_row_sum(
 ) -> Tensor:
     """See ``Rows.scatter_row_sum``.
 
-    Sorting the N*K entries by feature turns the scatter into the same gather as above, without races and in a fixed order.
+    Sorting the N*K entries by feature turns the scatter into the same gather as above,
+    without races and in a fixed order.
     """
-    # Numbers of 32 bits are sorted in half the time.
-    flat = indices.reshape(-1).to(torch.int32 if n_rows < 1 << 31 else torch.int64)
-    order = torch.argsort(flat, stable=True)
+    # Integers of 32 bits are sorted in half the time.
+    index_dtype = torch.int32 if n_rows < 1 << 31 else torch.int64
+    features = indices.reshape(-1).to(index_dtype)
+    order = torch.argsort(features, stable=True)
+
     tokens = order.div(indices.shape[1], rounding_mode="floor")
-    counts = torch.bincount(flat, minlength=n_rows)
+    counts = torch.bincount(features, minlength=n_rows)
     offsets = counts.cumsum(0) - counts
     return embedding_bag(
         tokens, rows, offsets, mode="sum", per_sample_weights=values.reshape(-1)[order]

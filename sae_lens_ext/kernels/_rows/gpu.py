@@ -1,9 +1,12 @@
 """``_rows`` in Triton.
 
-A program of one warp reads a tile of some chosen rows at a time, all of it before it adds anything: what hides the time a row takes
-to arrive is how many are on their way. Offsets are 64 bits wide, sums are float32, and a feature that does not exist gives NaN.
+A program of one warp reads a tile of eight chosen rows at a time, all of it before it
+adds anything: the time that a row takes to arrive is hidden by how many are on their
+way. Offsets are 64 bits wide, sums are float32, and a feature that does not exist gives
+NaN.
 
-In the names of the kernels ``i_`` is an index, ``o_`` are offsets, ``m_`` a mask, ``p_`` a pointer and ``b_`` a loaded block.
+In the programs ``i_`` is an index, ``o_`` are offsets, ``m_`` is a mask, ``p_`` a
+pointer and ``b_`` a loaded block.
 """
 
 from typing import Any, no_type_check
@@ -16,7 +19,8 @@ from torch import Tensor
 # Chosen rows that are read at once, and the widest piece of a row.
 _ROWS = 8
 _WIDTH = 256
-# The sum over the entries of one feature can be long, and there are few features: more threads, wider pieces.
+# The sum over the entries of one feature can be long, and there are few features: more
+# threads, wider pieces.
 _SEGMENT_WARPS = 4
 _SEGMENT_WIDTH = 1024
 
@@ -28,44 +32,63 @@ def weighted_row_sum(
     n, k = values.shape
     n_rows, width = table.shape
     out = table.new_empty(n, width)
+    if not out.numel():
+        return out
+
     block = tile(width)
-    if out.numel():
-        given = values, indices, table, table if bias is None else bias
-        sizes = k, width, n_rows, bias is not None, _ROWS, block
-        launch(
-            _weighted_row_sum,
-            (n, triton.cdiv(width, block)),
-            *given,
-            out,
-            *sizes,
-            num_warps=1,
-        )
+    launch(
+        _weighted_row_sum,
+        (n, triton.cdiv(width, block)),
+        values,
+        indices,
+        table,
+        # Never read without a bias, but the program needs some pointer.
+        table if bias is None else bias,
+        out,
+        K=k,
+        D=width,
+        F=n_rows,
+        HAS_BIAS=bias is not None,
+        BK=_ROWS,
+        BD=block,
+        num_warps=1,
+    )
     return out
 
 
 def row_dots(rows: Tensor, indices: Tensor, table: Tensor) -> Tensor:
     """See ``Rows.row_dots``."""
-    (n, k), (n_rows, width) = indices.shape, table.shape
+    n, k = indices.shape
+    n_rows, width = table.shape
     out = table.new_empty(n, k)
-    if out.numel():
-        sizes = k, width, n_rows, _ROWS, tile(width)
-        launch(
-            _row_dots,
-            (n, triton.cdiv(k, _ROWS)),
-            rows,
-            indices,
-            table,
-            out,
-            *sizes,
-            num_warps=1,
-        )
+    if not out.numel():
+        return out
+
+    launch(
+        _row_dots,
+        (n, triton.cdiv(k, _ROWS)),
+        rows,
+        indices,
+        table,
+        out,
+        K=k,
+        D=width,
+        F=n_rows,
+        BK=_ROWS,
+        BD=tile(width),
+        num_warps=1,
+    )
     return out
 
 
 def scatter_row_sum(
     values: Tensor, indices: Tensor, rows: Tensor, n_rows: int
 ) -> Tensor:
-    """See ``Rows.scatter_row_sum``. Entries are sorted by feature, so that each row is one program's: no atomics."""
+    """See ``Rows.scatter_row_sum``.
+
+    Entries are sorted by feature, so that each row is summed by one program, without
+    atomics.
+    """
     out = rows.new_empty(n_rows, rows.shape[1])
     features, order = torch.sort(indices.reshape(-1), stable=True)
     targets = torch.arange(n_rows, device=rows.device)
@@ -88,9 +111,8 @@ def scatter_row_sum(
 
 def scatter_sum(values: Tensor, indices: Tensor, n: int) -> Tensor:
     """See ``Rows.scatter_sum``."""
-    return scatter_row_sum(
-        values, indices, values.new_ones(len(values), 1), n
-    ).flatten()
+    ones = values.new_ones(len(values), 1)
+    return scatter_row_sum(values, indices, ones, n).flatten()
 
 
 def add_segments(
@@ -105,24 +127,27 @@ def add_segments(
     entries_per_row: int,
     add: bool,
 ) -> None:
-    """Let ``out[targets[i]]`` be the sum of ``values[e] * rows[e // entries_per_row]`` over the entries e in ``order[starts[i]:stops[i]]``.
+    """Sum segments of entries into rows of ``out``.
+
+    ``out[targets[i]]`` becomes the sum of ``values[e] * rows[e // entries_per_row]``
+    over the entries e in ``order[starts[i]:stops[i]]``.
 
     Args:
         out: [F, D].
-        targets: [M], no row twice among the segments that are not empty; likewise ``starts`` and ``stops``.
-        starts: of the segments.
-        stops: of the segments.
+        targets: [M], the row of each segment; no row twice among the segments that have
+            entries.
+        starts: [M], where each segment starts.
+        stops: [M], where each segment stops.
         values: one per entry.
         order: entries, segment by segment.
         rows: [N, D].
         entries_per_row: how many entries share a row.
-        add: to what is there, and pass over segments without entries.
+        add: whether to add to the content of ``out`` and skip segments without entries.
     """
     width = out.shape[1]
     if not len(targets) or not width:
         return
-    block = tile(width, _SEGMENT_WIDTH)
-    sizes = entries_per_row, width, add, _ROWS, block
+
     launch(
         _add_segments,
         (len(targets),),
@@ -133,22 +158,41 @@ def add_segments(
         values,
         order,
         rows,
-        *sizes,
+        ENTRIES_PER_ROW=entries_per_row,
+        D=width,
+        ADD=add,
+        BE=_ROWS,
+        BD=tile(width, _SEGMENT_WIDTH),
         num_warps=_SEGMENT_WARPS,
     )
 
 
 def launch(
-    program: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int
+    program: Any,
+    grid: tuple[int, ...],
+    *arguments: Any,
+    num_warps: int,
+    **constants: Any,
 ) -> None:
-    """Run a program on the device of its first argument. Products and sums may be joined, which Triton 3.9 wants to be said."""
-    # Triton launches on the current device, and asks no tensor.
+    """Run a Triton program on the device of its first argument.
+
+    Args:
+        program: the program.
+        grid: how many of it to run along each axis.
+        *arguments: of the program, by position.
+        num_warps: warps per program.
+        **constants: further arguments of the program, by name.
+    """
+    # Triton launches on the current device, whatever device the tensors are on. Joining
+    # products and sums has to be asked for from Triton 3.9 on.
     with torch.cuda.device_of(arguments[0]):
-        program[grid](*arguments, num_warps=num_warps, enable_fp_fusion=True)
+        program[grid](
+            *arguments, **constants, num_warps=num_warps, enable_fp_fusion=True
+        )
 
 
 def tile(width: int, largest: int = _WIDTH) -> int:
-    """How wide a piece of a row of this width to work on at a time."""
+    """Width of the pieces in which to work on a row: a power of two from 16 on."""
     return min(largest, max(16, triton.next_power_of_2(width)))
 
 
@@ -170,16 +214,22 @@ def _weighted_row_sum(
     i_n = tl.program_id(0).to(tl.int64)
     o_d = tl.program_id(1) * BD + tl.arange(0, BD)
     m_d = o_d < D
+
+    # [BD]
     b_sum = tl.zeros([BD], tl.float32)
     if HAS_BIAS:
         b_sum += tl.load(p_bias + o_d, mask=m_d, other=0).to(tl.float32)
+
     for i_k in range(0, K, BK):
         o_k = i_k + tl.arange(0, BK)
         m_k = o_k < K
+
+        # [BK]
         b_index = tl.load(p_indices + i_n * K + o_k, mask=m_k, other=0)
         b_value = tl.load(p_values + i_n * K + o_k, mask=m_k, other=0).to(tl.float32)
         m_row = (b_index >= 0) & (b_index < F)
         b_value = tl.where(m_row, b_value, float("nan"))
+
         # [BK, BD]
         b_rows = tl.load(
             p_table + b_index[:, None] * D + o_d[None, :],
@@ -187,24 +237,40 @@ def _weighted_row_sum(
             other=0,
         )
         b_sum += tl.sum(b_value[:, None] * b_rows.to(tl.float32), axis=0)
+
     tl.store(p_out + i_n * D + o_d, b_sum.to(p_out.dtype.element_ty), mask=m_d)
 
 
 @triton.jit
 @no_type_check
 def _row_dots(
-    p_rows, p_indices, p_table, p_out, K, D, F, BK: tl.constexpr, BD: tl.constexpr
+    p_rows,
+    p_indices,
+    p_table,
+    p_out,
+    K,
+    D,
+    F,
+    BK: tl.constexpr,
+    BD: tl.constexpr,
 ):
     i_n = tl.program_id(0).to(tl.int64)
     o_k = tl.program_id(1) * BK + tl.arange(0, BK)
     m_k = o_k < K
+
+    # [BK]
     b_index = tl.load(p_indices + i_n * K + o_k, mask=m_k, other=0)
     m_row = (b_index >= 0) & (b_index < F)
+
+    # [BK, BD]
     b_products = tl.zeros([BK, BD], tl.float32)
     for i_d in range(0, D, BD):
         o_d = i_d + tl.arange(0, BD)
         m_d = o_d < D
+
+        # [BD]
         b_row = tl.load(p_rows + i_n * D + o_d, mask=m_d, other=0).to(tl.float32)
+
         # [BK, BD]
         b_chosen = tl.load(
             p_table + b_index[:, None] * D + o_d[None, :],
@@ -212,6 +278,7 @@ def _row_dots(
             other=0,
         )
         b_products += b_row[None, :] * b_chosen.to(tl.float32)
+
     b_dots = tl.where(m_row, tl.sum(b_products, axis=1), float("nan"))
     tl.store(p_out + i_n * K + o_k, b_dots.to(p_out.dtype.element_ty), mask=m_k)
 
@@ -237,20 +304,27 @@ def _add_segments(
     i_stop = tl.load(p_stops + i_segment)
     if ADD and i_start == i_stop:
         return
+
     i_target = tl.load(p_targets + i_segment).to(tl.int64)
     for i_d in range(0, D, BD):
         o_d = i_d + tl.arange(0, BD)
         m_d = o_d < D
         p_row_out = p_out + i_target * D + o_d
+
+        # [BD]
         b_sum = tl.zeros([BD], tl.float32)
         if ADD:
             b_sum += tl.load(p_row_out, mask=m_d, other=0).to(tl.float32)
+
         for i_entry in range(i_start, i_stop, BE):
             o_entry = i_entry + tl.arange(0, BE)
             m_entry = o_entry < i_stop
+
+            # [BE]
             b_entry = tl.load(p_order + o_entry, mask=m_entry, other=0)
             b_value = tl.load(p_values + b_entry, mask=m_entry, other=0).to(tl.float32)
             b_row = b_entry // ENTRIES_PER_ROW
+
             # [BE, BD]
             b_rows = tl.load(
                 p_rows + b_row[:, None] * D + o_d[None, :],
@@ -258,4 +332,5 @@ def _add_segments(
                 other=0,
             )
             b_sum += tl.sum(b_value[:, None] * b_rows.to(tl.float32), axis=0)
+
         tl.store(p_row_out, b_sum.to(p_out.dtype.element_ty), mask=m_d)

@@ -1,11 +1,14 @@
 """The two passes of ``cpu.py`` as loops that numba compiles.
 
-Each thread owns coordinates for all tokens: the sums over tokens then need no locks, and run in the same order every time, so the
-result does not vary from run to run with the same number of threads.
+Each thread owns coordinates of all tokens. So the sums over tokens need no locks, and
+run in the same order every time: with the same number of threads the result is always
+the same.
 
-Where features are chosen often, a thread copies one narrow piece of all rows together, so that its own cache holds it, and walks over
-all tokens there before it takes the next (``_walk_pieces``). Where they are chosen seldom, that would cost more than it saves; rows
-are then read where they are, each asked for one rank ahead (``_walk_rows``).
+Where features are chosen often, a thread copies one narrow piece of all rows together,
+so that its own cache holds it, and walks over all tokens there before it takes the next
+piece (``_walk_pieces``). Where they are chosen seldom, that would cost more than it
+saves; rows are then read where they are, each asked for one rank ahead
+(``_walk_rows``).
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -16,22 +19,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae_lens_ext.kernels.hierarchical_loss.chunked import Walked
 from sae_lens_ext.kernels.hierarchical_loss.prefetch import LINE, prefetch
 from sae_lens_ext.kernels.hierarchical_loss.vectors import LANES
 from sae_lens_ext.kernels.hierarchical_loss.walk import WIDTH, walk_token
 
-# How often a feature is chosen in a batch for pieces to be as fast as rows: about once with 8,192 rows of 640 floats, six times with
-# 65,536, whose pieces no cache holds.
+# How often a feature is chosen in a batch for pieces to be as fast as rows: about once
+# with 8,192 rows of 640 floats, six times with 65,536, whose pieces no cache holds.
 _OFTEN = 4
-# A thread with fewer coordinates than this spends more on starting rows than on reading them.
+# A thread with fewer coordinates than this spends more on starting rows than on reading
+# them.
 _MIN_COORDINATES = 64
 # Squares are summed in single precision for so many tokens at most.
 _TOKENS = 256
-# Pieces lie a whole row apart, which no processor guesses; asking for them so many rows ahead makes the copies twice as fast.
+# Pieces lie a whole row apart, which no processor predicts; asking for them so many
+# rows ahead makes the copies twice as fast.
 _AHEAD = 24
 
 
-def loss_and_gradients(
+def walk(
     values: Tensor,
     indices: Tensor,
     W_dec: Tensor,
@@ -39,44 +45,44 @@ def loss_and_gradients(
     weights: Tensor,
     details: bool,
     n_threads: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Same contract as ``cpu._loss_and_gradients``; the squared errors are those at every rank."""
+) -> Walked:
+    """Same as ``chunked.walk``, with the squares at all ranks."""
     d_sae, d_model = W_dec.shape
     by_pieces = values.numel() >= _OFTEN * d_sae
-    parts = max(
-        1,
-        min(
-            n_threads,
-            -(-d_model // WIDTH) if by_pieces else d_model // _MIN_COORDINATES,
-        ),
-    )
-    dots = torch.zeros(parts, *values.shape, dtype=values.dtype)
-    squares = torch.zeros(parts, values.shape[1], dtype=torch.float64)
-    grad_W, suffix = (
-        torch.empty_like(W_dec) if by_pieces else torch.zeros_like(W_dec),
-        torch.empty_like(bias_error),
-    )
+    most_parts = -(-d_model // WIDTH) if by_pieces else d_model // _MIN_COORDINATES
+    n_parts = max(1, min(n_threads, most_parts))
+
+    # One of each per thread; what threads share, they write in different coordinates.
+    dots = torch.zeros(n_parts, *values.shape, dtype=values.dtype)
+    squares = torch.zeros(n_parts, values.shape[1], dtype=torch.float64)
+    # Pieces write every row, and rows are added to.
+    grad_W = torch.empty_like(W_dec) if by_pieces else torch.zeros_like(W_dec)
+    suffix = torch.empty_like(bias_error)
     last_error = torch.empty_like(bias_error if details else bias_error[:0])
-    arrays = [
+
+    inputs = [
         tensor.detach().contiguous().numpy()
         for tensor in (values, indices, W_dec, bias_error, weights)
     ]
 
     def run(part: int) -> None:
-        results = [
+        outputs = [
             tensor.numpy()
             for tensor in (dots[part], squares[part], grad_W, suffix, last_error)
         ]
-        walk: Any = _walk_pieces if by_pieces else _walk_rows
-        walk(*arrays, *results, part, parts)
+        walk_part: Any = _walk_pieces if by_pieces else _walk_rows
+        walk_part(*inputs, *outputs, part, n_parts)
 
-    with ThreadPoolExecutor(parts) as pool:
-        list(pool.map(run, range(parts)))
-    return squares.sum(0).to(values.dtype), last_error, dots.sum(0), grad_W, suffix
+    with ThreadPoolExecutor(n_parts) as pool:
+        list(pool.map(run, range(n_parts)))
+    return Walked(
+        squares.sum(0).to(values.dtype), last_error, dots.sum(0), grad_W, suffix
+    )
 
 
+# no_type_check keeps the tests' run-time shape checks from wrapping numba's functions.
 @numba.njit(nogil=True, cache=True)
-@no_type_check  # or the run-time shape checks of the tests would wrap what numba has to read
+@no_type_check
 def _walk_pieces(
     values,
     indices,
@@ -89,51 +95,73 @@ def _walk_pieces(
     suffix,
     last_error,
     part,
-    parts,
+    n_parts,
 ):
     n_tokens, k = values.shape
     n_rows, d_model = W_dec.shape
-    table, grads = (
-        np.empty((n_rows, WIDTH), W_dec.dtype),
-        np.empty((n_rows, WIDTH), W_dec.dtype),
-    )
-    error, tail = np.empty(WIDTH, W_dec.dtype), np.empty(WIDTH, W_dec.dtype)
+    table = np.empty((n_rows, WIDTH), W_dec.dtype)
+    grads = np.empty((n_rows, WIDTH), W_dec.dtype)
+    error = np.empty(WIDTH, W_dec.dtype)
+    tail = np.empty(WIDTH, W_dec.dtype)
     lanes = np.zeros((k, LANES), W_dec.dtype)
-    for start in range(part * WIDTH, d_model, parts * WIDTH):
-        # Loops rather than slices, which numba copies more slowly.
+
+    for start in range(part * WIDTH, d_model, n_parts * WIDTH):
         width = min(WIDTH, d_model - start)
-        table[:, width:] = 0
-        for row in range(n_rows):
-            for d in range(start, start + width, LINE):
-                prefetch(W_dec, min(row + _AHEAD, n_rows - 1), d)
-            for d in range(width):
-                table[row, d] = W_dec[row, start + d]
+        _read_piece(W_dec, table, start, width)
         grads[:] = 0
+
         for token in range(n_tokens):
             error[width:] = 0
             for d in range(width):
                 error[d] = bias_error[token, start + d]
+
             walk_token(
                 values, indices, table, grads, weights, dots, lanes, error, tail, token
             )
+
             for d in range(width):
                 suffix[token, start + d] = tail[d]
             if len(last_error) > 0:
                 for d in range(width):
                     last_error[token, start + d] = error[d]
+
             if token % _TOKENS == _TOKENS - 1 or token == n_tokens - 1:
                 for rank in range(k):
                     for lane in range(LANES):
                         squares[rank] += lanes[rank, lane]
                 lanes[:] = 0
-        for row in range(n_rows):
-            for d in range(start, start + width, LINE):
-                prefetch(grad_W, min(row + _AHEAD, n_rows - 1), d)
-            for d in range(width):
-                grad_W[row, start + d] = grads[row, d]
+
+        _write_piece(grads, grad_W, start, width)
 
 
-# Reassociation lets the dot products run in vector registers; NaN and infinity keep their meaning.
+# Loops in these two instead of slices, which numba copies more slowly.
+@numba.njit(nogil=True, cache=True)
+@no_type_check
+def _read_piece(W_dec, table, start, width):
+    """Copy the coordinates from ``start`` on of all rows into ``table``."""
+    n_rows = W_dec.shape[0]
+    table[:, width:] = 0
+    for row in range(n_rows):
+        for d in range(start, start + width, LINE):
+            prefetch(W_dec, min(row + _AHEAD, n_rows - 1), d)
+        for d in range(width):
+            table[row, d] = W_dec[row, start + d]
+
+
+@numba.njit(nogil=True, cache=True)
+@no_type_check
+def _write_piece(grads, grad_W, start, width):
+    """Copy ``grads`` to the coordinates from ``start`` on of all rows."""
+    n_rows = grad_W.shape[0]
+    for row in range(n_rows):
+        for d in range(start, start + width, LINE):
+            prefetch(grad_W, min(row + _AHEAD, n_rows - 1), d)
+        for d in range(width):
+            grad_W[row, start + d] = grads[row, d]
+
+
+# Reassociation lets the dot products run in vector registers; NaN and infinity keep
+# their meaning.
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 @no_type_check
 def _walk_rows(
@@ -148,38 +176,50 @@ def _walk_rows(
     suffix,
     last_error,
     part,
-    parts,
+    n_parts,
 ):
     n_tokens, k = values.shape
     d_model = W_dec.shape[1]
-    first, last = d_model * part // parts, d_model * (part + 1) // parts
+    first = d_model * part // n_parts
+    last = d_model * (part + 1) // n_parts
     width = last - first
     error = np.empty(width, W_dec.dtype)
     tail = np.empty(width, W_dec.dtype)
+
     for token in range(n_tokens):
         for d in range(width):
             error[d] = bias_error[token, first + d]
             tail[d] = 0
+
+        # Up the ranks: the error of every prefix, and its square.
         for rank in range(k):
             value = values[token, rank]
             row = W_dec[indices[token, rank], first:last]
+
             soon = indices[token, min(rank + 1, k - 1)]
             for d in range(first, last, LINE):
                 prefetch(W_dec, soon, d)
+
             square = W_dec.dtype.type(0)
             for d in range(width):
                 error[d] += value * row[d]
                 square += error[d] * error[d]
             squares[rank] += square
+
         if len(last_error) > 0:
             last_error[token, first:last] = error
+
+        # Down the ranks: the gradients, and the error of the prefix before.
         for rank in range(k - 1, -1, -1):
-            value, weight = values[token, rank], weights[rank]
+            value = values[token, rank]
+            weight = weights[rank]
             row = W_dec[indices[token, rank], first:last]
+
             soon = indices[token, max(rank - 1, 0)]
             for d in range(first, last, LINE):
                 prefetch(grad_W, soon, d)
                 prefetch(W_dec, soon, d)
+
             grad_row = grad_W[indices[token, rank], first:last]
             dot = W_dec.dtype.type(0)
             for d in range(width):
@@ -188,5 +228,6 @@ def _walk_rows(
                 grad_row[d] += value * tail[d]
                 error[d] -= value * row[d]
             dots[token, rank] = dot
+
         for d in range(width):
             suffix[token, first + d] = tail[d]

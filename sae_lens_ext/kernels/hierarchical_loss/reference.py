@@ -13,7 +13,7 @@ def hierarchical_loss(
     levels: list[int],
     weights: list[float],
 ) -> Tensor:
-    """The loss alone."""
+    """Compute the loss alone."""
     return hierarchical_parts(values, indices, W_dec, b_dec, target, levels, weights)[0]
 
 
@@ -26,16 +26,19 @@ def hierarchical_parts(
     levels: list[int],
     weights: list[float],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Every prefix's reconstruction by a cumulative sum over ranks; holds ``[n, k, d_model]`` several times over.
+    """Compute every prefix's reconstruction by a cumulative sum over ranks.
 
-    Returns the loss, the mean squared error per level ``[levels]``, and the reconstruction from all features ``[n, d_model]``.
+    Holds ``[n, k, d_model]`` several times.
+
+    Returns:
+        The loss, the mean squared error per level ``[levels]``, and the reconstruction
+        from all features ``[n, d_model]``.
     """
+    # [n, k, d_model]
     prefixes = b_dec + (values.unsqueeze(-1) * W_dec[indices]).cumsum(dim=1)
+    errors = prefixes - target.unsqueeze(1)
+
     ranks = torch.tensor(levels, device=values.device) - 1
-    per_level = (prefixes - target.unsqueeze(1)).square().mean(dim=(0, 2))[ranks]
-    return (
-        per_level
-        @ torch.tensor(weights, dtype=per_level.dtype, device=per_level.device),
-        per_level,
-        prefixes[:, -1],
-    )
+    per_level = errors.square().mean(dim=(0, 2))[ranks]
+    shares = torch.tensor(weights, dtype=per_level.dtype, device=per_level.device)
+    return per_level @ shares, per_level, prefixes[:, -1]

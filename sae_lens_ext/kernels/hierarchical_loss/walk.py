@@ -1,4 +1,7 @@
-"""The walk of ``cpu.py`` for one token and a narrow piece of its rows, all of it in vector registers."""
+"""The walk of ``cpu.py`` for one token and a narrow piece of its rows.
+
+It is written as instructions on vectors, so that it stays in registers.
+"""
 
 from typing import Any
 
@@ -10,7 +13,7 @@ from numba.extending import intrinsic
 from sae_lens_ext.kernels.hierarchical_loss.vectors import LANES, Vectors
 
 WIDTH = 4 * LANES
-"""How wide the piece is: error and S of 64 numbers take 8 of the 32 registers that new processors have."""
+"""Width of the piece: error and S take 8 of the 32 registers of a new processor."""
 
 
 @intrinsic
@@ -31,16 +34,17 @@ def walk_token(
 
     Args:
         typingctx: numba's.
-        values: [tokens, k], of float32 or float64, as all but indices.
+        values: [tokens, k], float32 or float64, as all arrays but ``indices``.
         indices: [tokens, k], int64, rows of ``table``.
         table: [rows, WIDTH], the piece of the decoder.
-        grads: like ``table``; what belongs to its gradient is added.
+        grads: [rows, WIDTH], to which the piece's gradient is added.
         weights: [k].
-        dots: [tokens, k]; the products of each rank's row with S are added.
-        squares: [k, LANES]; the squares of each rank's error are added, any of them in any lane.
-        error: [WIDTH], that of no feature at all; becomes that of all.
+        dots: [tokens, k], to which the products of each rank's row with S are added.
+        squares: [k, LANES], to which the squares of each rank's error are added, any of
+            them in any lane.
+        error: [WIDTH], the error without any feature; becomes that of all features.
         tail: [WIDTH], becomes S at the first rank.
-        token: which one.
+        token: the token's number.
     """
     signature = types.void(
         values, indices, table, grads, weights, dots, squares, error, tail, token
@@ -48,73 +52,116 @@ def walk_token(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         arrays = [
-            context.make_array(kind)(context, builder, one)
-            for kind, one in zip(signature.args[:-1], arguments[:-1], strict=True)
+            context.make_array(array_type)(context, builder, array)
+            for array_type, array in zip(
+                signature.args[:-1], arguments[:-1], strict=True
+            )
         ]
-        (
-            p_values,
-            p_indices,
-            p_table,
-            p_grads,
-            p_weights,
-            p_dots,
-            p_squares,
-            p_error,
-            p_tail,
-        ) = [array.data for array in arrays]
-        token = arguments[-1]
-        n_ranks = cgutils.unpack_tuple(builder, arrays[0].shape, 2)[1]
-        first = builder.mul(token, n_ranks)
-        v = Vectors(builder, context.get_value_type(signature.args[2].dtype))
-        offsets = [ir.Constant(token.type, start) for start in range(0, WIDTH, LANES)]
-        errors = [v.variable(v.load(p_error, offset)) for offset in offsets]
-        tails = [v.variable(v.zero) for _ in offsets]
-
-        def rank_at(index: Any) -> tuple[Any, Any, Any]:
-            """Where a rank's numbers are, where its row begins, and its value."""
-            here = builder.add(first, index)
-            row = builder.mul(
-                builder.load(builder.gep(p_indices, [here])),
-                ir.Constant(token.type, WIDTH),
-            )
-            return here, row, v.filled(builder.load(builder.gep(p_values, [here])))
-
-        with cgutils.for_range(builder, n_ranks) as loop:
-            _, row, value = rank_at(loop.index)
-            for offset, error in zip(offsets, errors, strict=True):
-                entry = v.load(p_table, builder.add(row, offset))
-                builder.store(v.plus_product(builder.load(error), value, entry), error)
-        for offset, error in zip(offsets, errors, strict=True):
-            v.store(builder.load(error), p_error, offset)
-
-        with cgutils.for_range(builder, n_ranks) as loop:
-            rank = builder.sub(
-                builder.sub(n_ranks, ir.Constant(token.type, 1)), loop.index
-            )
-            here, row, value = rank_at(rank)
-            weight = v.filled(builder.load(builder.gep(p_weights, [rank])))
-            dot = square = v.zero
-            for offset, error, tail in zip(offsets, errors, tails, strict=True):
-                place = builder.add(row, offset)
-                entry, grad, old = (
-                    v.load(p_table, place),
-                    v.load(p_grads, place),
-                    builder.load(error),
-                )
-                new = v.plus_product(builder.load(tail), weight, old)
-                square, dot = (
-                    v.plus_product(square, old, old),
-                    v.plus_product(dot, entry, new),
-                )
-                v.store(v.plus_product(grad, value, new), p_grads, place)
-                builder.store(v.minus_product(old, value, entry), error)
-                builder.store(new, tail)
-            p_dot = builder.gep(p_dots, [here])
-            builder.store(builder.fadd(builder.load(p_dot), v.total(dot)), p_dot)
-            lanes = builder.mul(rank, ir.Constant(token.type, LANES))
-            v.store(v.plus(square, v.load(p_squares, lanes)), p_squares, lanes)
-        for offset, tail in zip(offsets, tails, strict=True):
-            v.store(builder.load(tail), p_tail, offset)
+        number = context.get_value_type(signature.args[2].dtype)
+        walk = _Walk(builder, number, arrays, arguments[-1])
+        walk.up()
+        walk.down()
         return context.get_dummy_value()
 
     return signature, generate
+
+
+class _Walk:
+    """The instructions of one token's walk. ``p_`` is a pointer."""
+
+    def __init__(
+        self, builder: Any, number: ir.Type, arrays: list[Any], token: Any
+    ) -> None:
+        self._builder = builder
+        self._vectors = Vectors(builder, number)
+        (
+            self._p_values,
+            self._p_indices,
+            self._p_table,
+            self._p_grads,
+            self._p_weights,
+            self._p_dots,
+            self._p_squares,
+            self._p_error,
+            self._p_tail,
+        ) = [array.data for array in arrays]
+
+        self._index = token.type
+        self._n_ranks = cgutils.unpack_tuple(builder, arrays[0].shape, 2)[1]
+        self._first = builder.mul(token, self._n_ranks)
+
+        # A register, or a few, for every vector of the piece.
+        vectors = self._vectors
+        self._offsets = [self._constant(start) for start in range(0, WIDTH, LANES)]
+        self._errors = [
+            vectors.variable(vectors.load(self._p_error, offset))
+            for offset in self._offsets
+        ]
+        self._tails = [vectors.variable(vectors.zero) for _ in self._offsets]
+
+    def up(self) -> None:
+        """Add all features to the error."""
+        builder = self._builder
+        vectors = self._vectors
+        with cgutils.for_range(builder, self._n_ranks) as loop:
+            _, row, value = self._rank_at(loop.index)
+            for offset, error in zip(self._offsets, self._errors, strict=True):
+                entry = vectors.load(self._p_table, builder.add(row, offset))
+                error_now = builder.load(error)
+                builder.store(vectors.plus_product(error_now, value, entry), error)
+
+        self._write(self._errors, self._p_error)
+
+    def down(self) -> None:
+        """Compute the gradients, and take the features from the error again."""
+        builder = self._builder
+        vectors = self._vectors
+        with cgutils.for_range(builder, self._n_ranks) as loop:
+            last = builder.sub(self._n_ranks, self._constant(1))
+            rank = builder.sub(last, loop.index)
+            place, row, value = self._rank_at(rank)
+            weight = vectors.filled(builder.load(builder.gep(self._p_weights, [rank])))
+
+            dot = vectors.zero
+            square = vectors.zero
+            pieces = zip(self._offsets, self._errors, self._tails, strict=True)
+            for offset, error, tail in pieces:
+                in_row = builder.add(row, offset)
+                entry = vectors.load(self._p_table, in_row)
+                grad = vectors.load(self._p_grads, in_row)
+                error_now = builder.load(error)
+                tail_now = vectors.plus_product(builder.load(tail), weight, error_now)
+
+                square = vectors.plus_product(square, error_now, error_now)
+                dot = vectors.plus_product(dot, entry, tail_now)
+                grad = vectors.plus_product(grad, value, tail_now)
+                vectors.store(grad, self._p_grads, in_row)
+
+                builder.store(vectors.minus_product(error_now, value, entry), error)
+                builder.store(tail_now, tail)
+
+            p_dot = builder.gep(self._p_dots, [place])
+            dot_before = builder.load(p_dot)
+            builder.store(builder.fadd(dot_before, vectors.total(dot)), p_dot)
+
+            lanes = builder.mul(rank, self._constant(LANES))
+            squares = vectors.load(self._p_squares, lanes)
+            vectors.store(vectors.plus(square, squares), self._p_squares, lanes)
+
+        self._write(self._tails, self._p_tail)
+
+    def _rank_at(self, rank: Any) -> tuple[Any, Any, Any]:
+        """Where a rank's numbers are, where its row begins, and its value."""
+        builder = self._builder
+        place = builder.add(self._first, rank)
+        feature = builder.load(builder.gep(self._p_indices, [place]))
+        row = builder.mul(feature, self._constant(WIDTH))
+        value = builder.load(builder.gep(self._p_values, [place]))
+        return place, row, self._vectors.filled(value)
+
+    def _write(self, variables: list[Any], pointer: Any) -> None:
+        for offset, variable in zip(self._offsets, variables, strict=True):
+            self._vectors.store(self._builder.load(variable), pointer, offset)
+
+    def _constant(self, number: int) -> Any:
+        return ir.Constant(self._index, number)

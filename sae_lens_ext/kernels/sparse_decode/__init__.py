@@ -16,31 +16,47 @@ def sparse_decode(
     b_dec: Float[Tensor, " d_model"],
     backend: Backend | None = None,
 ) -> Float[Tensor, "*batch d_model"]:
-    """Each token's reconstruction: ``b_dec`` plus the sum of its values times their decoder rows.
+    """Reconstruct activations from their active features.
+
+    A token's reconstruction is ``b_dec`` plus the sum of its values times their decoder
+    rows.
 
     >>> import torch
-    >>> W_dec, b_dec = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.tensor([0.5, 0.0])
-    >>> sparse_decode(torch.tensor([[2.0, 1.0]]), torch.tensor([[2, 0]]), W_dec, b_dec).tolist()
+    >>> W_dec = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> b_dec = torch.tensor([0.5, 0.0])
+    >>> values, indices = torch.tensor([[2.0, 1.0]]), torch.tensor([[2, 0]])
+    >>> sparse_decode(values, indices, W_dec, b_dec).tolist()
     [[3.5, 2.0]]
 
-    An index may stand twice in one token; both count. Differentiable in ``values``, ``W_dec`` and ``b_dec``.
+    An index may occur twice in one token; both count. Differentiable in ``values``,
+    ``W_dec`` and ``b_dec``.
+
+    Args:
+        values: feature activations.
+        indices: their features.
+        W_dec: decoder rows.
+        b_dec: decoder bias.
+        backend: ``"reference"``, ``"cpu"`` or ``"gpu"``; None picks by device.
 
     Raises:
         ShapeMismatch: the tensors do not fit together.
         InvalidK: k is 0.
-        InvalidArgument: what should be tensors of one floating dtype on one device is not; an unknown backend; ``torch.vmap``; or
-            indices of features that do not exist. (On a GPU, where looking would make it wait, such a token comes out as NaN instead.)
-        BackendError: the backend that was asked for cannot run here.
+        InvalidArgument: the tensors are not floating-point tensors of one dtype on one
+            device, the backend is unknown, the call is under ``torch.vmap``, or an
+            index is not a feature. (On a GPU, which would have to wait for that check,
+            such a token comes out as NaN instead.)
+        BackendError: the requested backend cannot run here.
     """
     check_decoder(values, indices, W_dec, b_dec)
-    chosen = resolve(backend, values, W_dec, b_dec)
-    if chosen == "gpu":
-        from sae_lens_ext.kernels.sparse_decode import (
-            gpu,
-        )  # loads Triton, so only when needed
+
+    resolved = resolve(backend, values, W_dec, b_dec)
+    if resolved == "gpu":
+        # Loads Triton, so only when needed.
+        from sae_lens_ext.kernels.sparse_decode import gpu
 
         return gpu.sparse_decode(values, indices, W_dec, b_dec)
-    if chosen == "cpu":
+    if resolved == "cpu":
         return cpu.sparse_decode(values, indices, W_dec, b_dec)
+
     check_features(indices, W_dec)
     return reference.sparse_decode(values, indices, W_dec, b_dec)

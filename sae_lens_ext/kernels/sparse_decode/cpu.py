@@ -1,4 +1,8 @@
-"""``sparse_decode`` on a CPU: one pass over the chosen rows, forward and backward, and never ``[..., k, d_model]``."""
+"""``sparse_decode`` on a CPU.
+
+One pass over the chosen rows, forward and backward; ``[..., k, d_model]`` is never
+held.
+"""
 
 from torch import Tensor
 
@@ -9,7 +13,7 @@ from sae_lens_ext.kernels.sparse_decode import operator
 def sparse_decode(
     values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor
 ) -> Tensor:
-    """As in ``reference``."""
+    """Same as in ``reference``."""
     return operator.run("sparse_decode_cpu", values, indices, W_dec, b_dec)
 
 

@@ -1,4 +1,7 @@
-"""``sparse_decode`` on a GPU, in Triton: one pass over the chosen rows forward, one each for the two gradients backward."""
+"""``sparse_decode`` on a GPU, in Triton.
+
+One pass over the chosen rows forward, and one for each of the two gradients backward.
+"""
 
 from torch import Tensor
 
@@ -9,7 +12,7 @@ from sae_lens_ext.kernels.sparse_decode import operator
 def sparse_decode(
     values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor
 ) -> Tensor:
-    """As in ``reference``."""
+    """Same as in ``reference``."""
     return operator.run("sparse_decode_gpu", values, indices, W_dec, b_dec)
 
 

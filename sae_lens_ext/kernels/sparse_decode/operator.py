@@ -1,4 +1,4 @@
-"""``sparse_decode`` as a torch operator, on either implementation of sums over chosen rows."""
+"""``sparse_decode`` as a torch operator, for any implementation of sums over rows."""
 
 from typing import Any
 
@@ -15,16 +15,20 @@ from sae_lens_ext.kernels.sparse_decode import reference
 def run(
     name: str, values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor
 ) -> Tensor:
-    """The operator ``name`` on tensors with any leading shape."""
+    """Run the operator ``name`` on a code with any leading axes."""
     k = values.shape[-1]
-    flat = _operator.call(
-        name, values.reshape(-1, k), indices.reshape(-1, k).long(), W_dec, b_dec
-    )
-    return flat.view(*values.shape[:-1], W_dec.shape[1])
+    flat_values = values.reshape(-1, k)
+    flat_indices = indices.reshape(-1, k).long()
+    out = _operator.call(name, flat_values, flat_indices, W_dec, b_dec)
+    return out.view(*values.shape[:-1], W_dec.shape[1])
 
 
 def register(name: str, rows: Rows) -> None:
-    """Make the operator ``name`` of ``values`` and ``indices [n, k]``, ``W_dec [d_sae, d_model]`` and ``b_dec [d_model]``."""
+    """Register the operator ``name``, and its gradients as ``{name}_gradients``.
+
+    Its arguments are ``values`` and ``indices [n, k]``, ``W_dec [d_sae, d_model]`` and
+    ``b_dec [d_model]``.
+    """
 
     def decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
         check_features(indices, W_dec)
@@ -43,40 +47,39 @@ def register(name: str, rows: Rows) -> None:
         needs_values: bool,
         needs_W: bool,
     ) -> tuple[Tensor, Tensor]:
-        grad, values, indices = (
-            grad.contiguous(),
-            values.contiguous(),
-            indices.contiguous(),
-        )
-        grad_values = (
-            rows.row_dots(grad, indices, W_dec.contiguous())
-            if needs_values
-            else grad.new_empty(0)
-        )
-        return grad_values, rows.scatter_row_sum(
-            values, indices, grad, W_dec.shape[0]
-        ) if needs_W else grad.new_empty(0)
+        grad = grad.contiguous()
+        values = values.contiguous()
+        indices = indices.contiguous()
+        grad_values, grad_W = (grad.new_empty(0) for _ in range(2))
+
+        if needs_values:
+            grad_values = rows.row_dots(grad, indices, W_dec.contiguous())
+        if needs_W:
+            grad_W = rows.scatter_row_sum(values, indices, grad, W_dec.shape[0])
+        return grad_values, grad_W
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, indices, W_dec, b_dec = ctx.saved_tensors
         needs_values, _, needs_W, needs_b = ctx.needs_input_grad
+
         if torch.is_grad_enabled():
 
             def definition(values: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
                 return reference.sparse_decode(values, indices, W_dec, b_dec)
 
-            found = gradients_by_definition(
-                definition,
-                (values, W_dec, b_dec),
-                (needs_values, needs_W, needs_b),
-                grad,
+            inputs = (values, W_dec, b_dec)
+            needs = (needs_values, needs_W, needs_b)
+            grad_values, grad_W, grad_b = gradients_by_definition(
+                definition, inputs, needs, grad
             )
-            return found[0], None, found[1], found[2]
-        found = _operator.call(
+            return grad_values, None, grad_W, grad_b
+
+        grads = _operator.call(
             f"{name}_gradients", grad, values, indices, W_dec, needs_values, needs_W
         )
-        grad_values, grad_W = _operator.optional(found, (needs_values, needs_W))
-        return grad_values, None, grad_W, grad.sum(0) if needs_b else None
+        grad_values, grad_W = _operator.optional(grads, (needs_values, needs_W))
+        grad_b = grad.sum(0) if needs_b else None
+        return grad_values, None, grad_W, grad_b
 
     _operator.register(name, decode, shapes=_shapes, keep=_keep, backward=backward)
     _operator.register(f"{name}_gradients", gradients, shapes=_gradient_shapes)
@@ -98,6 +101,5 @@ def _gradient_shapes(
     needs_values: bool,
     needs_W: bool,
 ) -> tuple[Tensor, Tensor]:
-    return values.new_empty(values.shape if needs_values else (0,)), W_dec.new_empty(
-        W_dec.shape if needs_W else (0,)
-    )
+    grad_values = values.new_empty(values.shape if needs_values else (0,))
+    return grad_values, W_dec.new_empty(W_dec.shape if needs_W else (0,))

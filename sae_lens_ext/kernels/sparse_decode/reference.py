@@ -8,6 +8,5 @@ def sparse_decode(
     values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor
 ) -> Tensor:
     """Gather the chosen decoder rows and sum them; holds ``[..., k, d_model]``."""
-    return b_dec + einsum(
-        values, W_dec[indices.long()], "... k, ... k d_model -> ... d_model"
-    )
+    rows = W_dec[indices.long()]
+    return b_dec + einsum(values, rows, "... k, ... k d_model -> ... d_model")

@@ -1,4 +1,7 @@
-"""``topk_encode`` as a torch operator: any way to find the k largest, and a backward pass that touches the chosen features alone."""
+"""``topk_encode`` as a torch operator, for any way to select the k largest.
+
+Its backward pass reads and writes the chosen features alone.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,25 +14,26 @@ from sae_lens_ext.kernels import _operator
 from sae_lens_ext.kernels._rows import Rows
 from sae_lens_ext.kernels._second_order import gradients_by_definition
 
+Encode = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""Values and indices ``[n, k]`` from centred activations ``[n, d_model]``,
+``W_enc [d_model, d_sae]``, ``b_enc [d_sae]`` and k."""
+
 
 def run(
     name: str, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor]:
-    """The operator ``name`` on ``x`` with any leading shape."""
-    values, indices = _operator.call(
-        name, x.reshape(-1, x.shape[-1]), W_enc, b_enc, centre, k
-    )
+    """Run the operator ``name`` on ``x`` with any leading axes."""
+    flat_x = x.reshape(-1, x.shape[-1])
+    values, indices = _operator.call(name, flat_x, W_enc, b_enc, centre, k)
     return values.view(*x.shape[:-1], k), indices.view(*x.shape[:-1], k)
 
 
-def register(
-    name: str,
-    encode: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]],
-    rows: Rows,
-) -> None:
-    """Make the operator ``name`` of ``x [n, d_model]``, ``W_enc [d_model, d_sae]``, ``b_enc [d_sae]``, ``centre [d_model]`` and k.
+def register(name: str, encode: Encode, rows: Rows) -> None:
+    """Register the operator ``name``, and its gradients as ``{name}_gradients``.
 
-    Its gradients are those of the chosen features only, which is all of them.
+    Its arguments are ``x [n, d_model]``, ``W_enc [d_model, d_sae]``, ``b_enc [d_sae]``,
+    ``centre [d_model]`` or None, and k. Only the chosen features have gradients, and so
+    only they are looked at.
     """
 
     def forward(
@@ -49,45 +53,50 @@ def register(
         needs_b: bool,
         needs_centre: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        grad_pre, d_sae = torch.where(values > 0, grad_values, 0), W_enc.shape[1]
+        d_sae = W_enc.shape[1]
+        grad_pre = torch.where(values > 0, grad_values, 0)
         grad_x, grad_W, grad_b, grad_centre = (x.new_empty(0) for _ in range(4))
+
         if needs_x:
             grad_x = rows.weighted_row_sum(grad_pre, indices, W_enc.T.contiguous())
+
+        # The transpose of a [d_sae, d_model] result: a W_enc that is stored feature by
+        # feature gets a gradient that is laid out like it.
         if needs_W:
-            # The transpose of a [d_sae, d_model] result: a W_enc stored feature by feature gets a gradient laid out like it.
-            grad_W = rows.scatter_row_sum(
-                grad_pre, indices, _centred(x, centre).contiguous(), d_sae
-            ).T
+            centred = _centred(x, centre).contiguous()
+            grad_W = rows.scatter_row_sum(grad_pre, indices, centred, d_sae).T
+
+        # The gradient of the centre is minus the sum of grad_x over tokens, computed
+        # without grad_x.
         if needs_b or needs_centre:
             column_sums = rows.scatter_sum(grad_pre, indices, d_sae)
-            grad_b = column_sums if needs_b else grad_b
-            # Minus the sum of grad_x over tokens, without a grad_x.
-            grad_centre = -(W_enc @ column_sums) if needs_centre else grad_centre
+            if needs_b:
+                grad_b = column_sums
+            if needs_centre:
+                grad_centre = -(W_enc @ column_sums)
         return grad_x, grad_W, grad_b, grad_centre
 
     def backward(ctx: Any, grad_values: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         x, W_enc, b_enc, centre, values, indices = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:4])
+
         if torch.is_grad_enabled():
 
-            def chosen(
+            def chosen_values(
                 x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None
             ) -> Tensor:
-                return (
-                    einsum(_centred(x, centre), W_enc.T[indices], "n d, n k d -> n k")
-                    + b_enc[indices]
-                ).relu()
+                columns = W_enc.T[indices]
+                products = einsum(_centred(x, centre), columns, "n d, n k d -> n k")
+                return (products + b_enc[indices]).relu()
 
-            return (
-                *gradients_by_definition(
-                    chosen, (x, W_enc, b_enc, centre), needs, grad_values
-                ),
-                None,
-            )
-        found = _operator.call(
+            inputs = (x, W_enc, b_enc, centre)
+            grads = gradients_by_definition(chosen_values, inputs, needs, grad_values)
+            return *grads, None
+
+        grads = _operator.call(
             f"{name}_gradients", grad_values, x, W_enc, centre, values, indices, *needs
         )
-        return (*_operator.optional(found, needs), None)
+        return *_operator.optional(grads, needs), None
 
     _operator.register(name, forward, shapes=_shapes, keep=_keep, backward=backward)
     _operator.register(f"{name}_gradients", gradients, shapes=_gradient_shapes)
@@ -100,7 +109,8 @@ def _centred(x: Tensor, centre: Tensor | None) -> Tensor:
 def _shapes(
     x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int
 ) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape[0], k), x.new_empty(x.shape[0], k, dtype=torch.int64)
+    values = x.new_empty(x.shape[0], k)
+    return values, x.new_empty(x.shape[0], k, dtype=torch.int64)
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:

@@ -1,4 +1,4 @@
-"""The compiled selection against ``torch.topk``, on rows that could lead it astray."""
+"""The compiled selection chooses as ``torch.topk`` does, also from difficult rows."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from sae_lens_ext.kernels.topk_encode import compiled, cpu
 K = 5
 
 
-def _rows(kind, n, columns):
+def make_rows(kind, n, columns):
     rows = torch.randn(n, columns, generator=torch.Generator().manual_seed(columns))
     if kind == "rising":
         return rows.sort(dim=1).values
@@ -19,9 +19,9 @@ def _rows(kind, n, columns):
         return torch.full_like(rows, -2.0)
     if kind == "few values":
         return rows.round()
-    if (
-        kind == "one group"
-    ):  # all that is large shares a remainder, so that the bound is far too low
+
+    if kind == "one group":
+        # All large numbers share a remainder, so that the bound is far too low.
         rows[:, 7::64] += 100
     if kind == "infinite":
         rows[rows > 2.5] = float("inf")
@@ -49,17 +49,18 @@ def _rows(kind, n, columns):
         "NaN",
     ],
 )
-def test_it_chooses_what_torch_chooses(kind, columns, n_threads):
-    rows = _rows(kind, 7, columns)
-    values, indices = torch.full((7, K), torch.nan), torch.full((7, K), -1)
+def test_it_chooses_as_torch_does(kind, columns, n_threads):
+    rows = make_rows(kind, 7, columns)
+    values = torch.full((7, K), torch.nan)
+    indices = torch.full((7, K), -1)
     with compiled.selection(n_threads) as select:
         select(rows, values, indices)
-    expected = rows.topk(K).values
+
     # NaN counts as the largest, as in torch, but has no order against infinity here.
-    torch.testing.assert_close(values, expected, rtol=0, atol=0, equal_nan=True)
-    torch.testing.assert_close(
-        rows.gather(1, indices), values, rtol=0, atol=0, equal_nan=True
-    )
+    expected = rows.topk(K).values
+    exactly = {"rtol": 0, "atol": 0, "equal_nan": True}
+    torch.testing.assert_close(values, expected, **exactly)
+    torch.testing.assert_close(rows.gather(1, indices), values, **exactly)
     assert all(len(set(row)) == K for row in indices.tolist())
 
 
@@ -67,33 +68,37 @@ def test_it_chooses_what_torch_chooses(kind, columns, n_threads):
     "dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str
 )
 def test_every_dtype(dtype):
-    rows = _rows("plain", 3, 2048).to(dtype)
-    values, indices = (
-        torch.empty(3, 32, dtype=dtype),
-        torch.empty(3, 32, dtype=torch.int64),
-    )
+    rows = make_rows("plain", 3, 2048).to(dtype)
+    values = torch.empty(3, 32, dtype=dtype)
+    indices = torch.empty(3, 32, dtype=torch.int64)
     with compiled.selection(2) as select:
         select(rows, values, indices)
     assert torch.equal(values, rows.topk(32).values)
 
 
-def test_no_row_is_no_work():
+def test_accepts_zero_rows():
+    indices = torch.empty(0, 3, dtype=torch.int64)
     with compiled.selection(2) as select:
-        select(
-            torch.empty(0, 2048),
-            torch.empty(0, 3),
-            torch.empty(0, 3, dtype=torch.int64),
-        )
+        select(torch.empty(0, 2048), torch.empty(0, 3), indices)
 
 
 @pytest.mark.parametrize("k", [1, 31, 64])
-def test_the_encoder_uses_it_where_rows_are_long_and_gives_the_same(k, monkeypatch):
-    x, W_enc, b_enc = torch.randn(300, 16), torch.randn(16, 2048), torch.randn(2048)
-    used = []
+def test_the_encoder_uses_it_for_long_rows_with_the_same_result(k, monkeypatch):
+    x = torch.randn(300, 16)
+    W_enc = torch.randn(16, 2048)
+    b_enc = torch.randn(2048)
+
+    calls = []
     selection = compiled.selection
-    monkeypatch.setattr(compiled, "selection", lambda n: used.append(n) or selection(n))
+
+    def recording(n_threads):
+        calls.append(n_threads)
+        return selection(n_threads)
+
+    monkeypatch.setattr(compiled, "selection", recording)
     fast = topk_encode(x, W_enc, b_enc, k)
-    assert used
+    assert calls
+
     monkeypatch.setattr(cpu, "has_numba", lambda: False)
     plain = topk_encode(x, W_enc, b_enc, k)
     assert all(torch.equal(a, b) for a, b in zip(fast, plain, strict=True))
