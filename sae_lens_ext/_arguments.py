@@ -58,7 +58,7 @@ def as_integers(values: object) -> tuple[int, ...] | None:
     return tuple(integers) if len(integers) == len(numbers) else None
 
 
-def as_real(value: object) -> float:
+def as_real(value: Any) -> float:
     """``value`` as a float; NaN for a bool, a tensor and anything else.
 
     >>> as_real(2), as_real(numpy.float32(0.5)), as_real("2"), as_real(True)
@@ -165,12 +165,10 @@ def finite_numbers(
         InvalidArgument: a set, a mapping, or anything but finite numbers within bounds.
     """
     items = as_python(values)
-    is_ordered = isinstance(items, Iterable) and not isinstance(
-        items, str | Mapping | Set
-    )
-    numbers = [as_real(as_python(item)) for item in items] if is_ordered else [math.nan]
-    is_valid = [-math.inf < n < math.inf and n >= at_least for n in numbers]
-    if not all(is_valid):
+    numbers = [math.nan]
+    if isinstance(items, Iterable) and not isinstance(items, str | Mapping | Set):
+        numbers = [as_real(as_python(item)) for item in items]
+    if not all(-math.inf < n < math.inf and n >= at_least for n in numbers):
         bound = "" if at_least == -math.inf else f" of at least {at_least:g}"
         raise InvalidArgument(
             f"{name} must be a list of finite numbers{bound}; got {_described(values)}"
@@ -184,14 +182,15 @@ def fraction(value: object, name: str) -> float:
 
 
 def flag(value: object, name: str) -> bool:
-    """True or False, as Python's or numpy's bool.
+    """True or False, from Python, numpy or a tensor with one bool.
 
     Raises:
         InvalidArgument: anything else, 0 and 1 included.
     """
-    if not isinstance(value, bool | numpy.bool_):
+    boolean = as_python(value)
+    if not isinstance(boolean, bool):
         raise InvalidArgument(f"{name} must be True or False; got {_described(value)}")
-    return bool(value)
+    return boolean
 
 
 def choice(value: Any, name: str, choices: Collection[str]) -> str:
@@ -245,12 +244,10 @@ def dtype(value: object, name: str = "dtype") -> torch.dtype:
     Raises:
         InvalidArgument: any other dtype, or an unknown name.
     """
-    named = (
-        getattr(torch, value.removeprefix("torch."), None)
-        if isinstance(value, str)
-        else value
-    )
-    if named not in _FLOATING_DTYPES:
+    named = value
+    if isinstance(value, str):
+        named = getattr(torch, value.removeprefix("torch."), None)
+    if not isinstance(named, torch.dtype) or named not in _FLOATING_DTYPES:
         raise InvalidArgument(
             f"{name} must be a floating-point dtype such as torch.float32 or "
             f"'bfloat16'; got {value!r}"

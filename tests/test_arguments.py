@@ -93,7 +93,7 @@ def test_fraction_includes_its_ends():
     assert arguments.fraction(1, "decay") == 1.0
 
 
-@pytest.mark.parametrize("value", [True, np.True_])
+@pytest.mark.parametrize("value", [True, np.True_, torch.tensor(True)], ids=repr)
 def test_flag_accepts_booleans(value):
     assert arguments.flag(value, "folded") is True
 

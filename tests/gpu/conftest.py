@@ -58,14 +58,7 @@ def poisoned(monkeypatch):
         (torch, "empty_like"),
         (torch.Tensor, "new_empty"),
     ):
-<<<<<<< HEAD
-        original = getattr(owner, name)
-        monkeypatch.setattr(
-            owner, name, lambda *a, original=original, **k: poison(original(*a, **k))
-        )
-=======
         monkeypatch.setattr(owner, name, poisoning(getattr(owner, name)))
->>>>>>> w-kernels
 
 
 @pytest.fixture

@@ -9,19 +9,12 @@ from kernels.planted import NUMBERS, assert_comparison_fails
 from sae_lens_ext.kernels import hierarchical_loss, sparse_decode, topk_encode
 from sae_lens_ext.kernels._rows import gpu as gpu_rows
 from sae_lens_ext.kernels.hierarchical_loss import gpu as hierarchical_loss_gpu
-<<<<<<< HEAD
-from sae_lens_ext.kernels.sparse_decode import operator as sparse_decode_operator
-from sae_lens_ext.kernels.topk_encode import gpu as topk_encode_gpu
-
-CASE = Case(3, 300, 30, 9)  # more than one piece of a row, more than one block of ranks
-=======
 from sae_lens_ext.kernels.hierarchical_loss.task import Task
 from sae_lens_ext.kernels.sparse_decode import operator as sparse_decode_operator
 from sae_lens_ext.kernels.topk_encode import gpu as topk_encode_gpu
 
 # More than one piece of a row, and more than one block of ranks.
 CASE = Case(3, 300, 30, 9)
->>>>>>> w-kernels
 
 
 @pytest.mark.parametrize(
@@ -61,11 +54,7 @@ def test_an_error_in_sums_over_rows_is_noticed(sabotaged, device, old, new):
         ("b_suffix += tl.load(p_weights + i_k)", "b_suffix += tl.load(p_weights)"),
         ("tl.store(p_dots + i_part + i_k", "tl.store(p_dots + i_part"),
         ("b_loss += tl.load(p_weights + i_k)", "b_loss += tl.load(p_weights)"),
-<<<<<<< HEAD
-        ("b_value * b_suffix,\n", "b_suffix,\n"),
-=======
         ("b_grad = b_value * b_suffix", "b_grad = b_suffix"),
->>>>>>> w-kernels
     ],
 )
 def test_an_error_in_the_walk_is_noticed(sabotaged, device, old, new):
@@ -82,16 +71,8 @@ def test_an_error_in_the_walk_is_noticed(sabotaged, device, old, new):
     def wrong(**inputs):
         return module.hierarchical_loss(**inputs, task=task).loss
 
-<<<<<<< HEAD
-    inputs = {name: tensor.to(device) for name, tensor in CASE.code().items()}
-    assert_comparison_fails(
-        wrong,
-        functools.partial(hierarchical_loss, backend="reference", **options),
-        inputs,
-=======
     plain = functools.partial(
         hierarchical_loss, levels=levels, weights=[1.0, 5.0, 2.0], backend="reference"
->>>>>>> w-kernels
     )
     inputs = {name: tensor.to(device) for name, tensor in CASE.code().items()}
     assert_comparison_fails(wrong, plain, inputs)
@@ -121,12 +102,4 @@ def test_an_error_in_the_selection_is_noticed(
         return topk_encode(**inputs, k=CASE.k, backend="reference")[0]
 
     inputs = {name: tensor.to(device) for name, tensor in CASE.encoder().items()}
-<<<<<<< HEAD
-    assert_comparison_fails(
-        wrong,
-        lambda **inputs: topk_encode(**inputs, k=CASE.k, backend="reference")[0],
-        inputs,
-    )
-=======
     assert_comparison_fails(wrong, plain, inputs)
->>>>>>> w-kernels

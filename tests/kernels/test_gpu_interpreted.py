@@ -10,45 +10,21 @@ from paths import TESTS
 from kernels.marks import by_triton
 
 # The checks with a test that needs a GPU.
-SKIPS = {"test_kernels": ", 1 skipped"}
+SKIPS = {"test_kernels.py": ", 1 skipped"}
 
 
 @by_triton
 @pytest.mark.parametrize(
     "checks",
     [
-<<<<<<< HEAD
         "test_kernels.py",
         "quadratic_attention",
         "test_planted_errors.py",
         "test_planted_attention_errors.py",
     ],
 )
-def test_in_the_interpreter(checks):
-    # In a process of its own: Triton decides at import what its kernels are.
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-W",
-        "error",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        os.devnull,
-        f"gpu/{checks}",
-    ]
-=======
-        "test_kernels",
-        "test_attention",
-        "test_planted_errors",
-        "test_planted_attention_errors",
-    ],
-)
 def test_checks_pass_in_the_interpreter(checks):
     # In a process of its own: Triton decides at import how it runs its programs.
->>>>>>> w-kernels
     done = subprocess.run(
         [
             sys.executable,
@@ -61,7 +37,7 @@ def test_checks_pass_in_the_interpreter(checks):
             "no:cacheprovider",
             "-c",
             os.devnull,
-            f"gpu/{checks}.py",
+            f"gpu/{checks}",
             "--rootdir=gpu",
             "--confcutdir=gpu",
         ],
@@ -72,14 +48,5 @@ def test_checks_pass_in_the_interpreter(checks):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-<<<<<<< HEAD
-    skipped = (
-        ", 1 skipped" if checks == "test_kernels.py" else ""
-    )  # the one that asks for a GPU
-    assert f" passed{skipped} in" in done.stdout.splitlines()[-1], (
-        done.stdout.splitlines()[-1]
-    )
-=======
     last_line = done.stdout.splitlines()[-1]
     assert f" passed{SKIPS.get(checks, '')} in" in last_line, last_line
->>>>>>> w-kernels
