@@ -1,4 +1,4 @@
-"""Install the one wheel of a folder somewhere empty and import it there: is everything inside that belongs inside?"""
+"""Install the one wheel of a folder in an empty place; check that it is complete."""
 
 import subprocess
 import sys

@@ -23,6 +23,8 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Source", "returns_style")]
 napoleon_use_ivar = True
+# Shapes are in the signature; as types of attributes their asterisks are markup.
+napoleon_attr_annotations = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -16,7 +16,6 @@ from collections.abc import Collection, Iterable, Mapping, Set
 from numbers import Real
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -30,6 +29,7 @@ _FLOATING_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 def as_integer(value: object) -> int | None:
     """``value`` as an int; None for a bool, a float and anything else.
 
+    >>> import numpy
     >>> as_integer(8), as_integer(numpy.int64(8)), as_integer(8.0), as_integer(True)
     (8, 8, None, None)
     """
@@ -58,19 +58,21 @@ def as_integers(values: object) -> tuple[int, ...] | None:
     return tuple(integers) if len(integers) == len(numbers) else None
 
 
-def as_real(value: Any) -> float:
+def as_real(value: object) -> float:
     """``value`` as a float; NaN for a bool, a tensor and anything else.
 
+    >>> import numpy
     >>> as_real(2), as_real(numpy.float32(0.5)), as_real("2"), as_real(True)
     (2.0, 0.5, nan, nan)
     """
     if not isinstance(value, Real) or isinstance(value, bool):
         return math.nan
+    number: Any = value
     try:
         return float(value)
     except OverflowError:
         # Integers of Python have no largest value; floats have.
-        return math.inf if value > 0 else -math.inf
+        return math.inf if number > 0 else -math.inf
 
 
 def as_python(value: Any) -> Any:
@@ -83,19 +85,16 @@ def integer(
 ) -> int:
     """An integer within bounds, both of which are allowed values.
 
-    >>> integer(numpy.int64(3), "rows", at_least=1)
+    >>> integer(torch.tensor(3), "rows", at_least=1)
     3
 
     Raises:
         InvalidArgument: not an integer, or out of bounds.
     """
     number = as_integer(value)
-    is_valid = (
-        number is not None
-        and (at_least is None or number >= at_least)
-        and (at_most is None or number <= at_most)
-    )
-    if number is None or not is_valid:
+    is_too_small = number is not None and at_least is not None and number < at_least
+    is_too_large = number is not None and at_most is not None and number > at_most
+    if number is None or is_too_small or is_too_large:
         expected = _integer_within(at_least, at_most)
         raise InvalidArgument(f"{name} must be {expected}; got {_described(value)}")
     return number

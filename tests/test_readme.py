@@ -1,4 +1,4 @@
-"""The README's code runs: the Gemma-2 2B lines on a tiny random Gemma-2, the bundled lines on the bundled model."""
+"""The README's code runs, on a random Gemma-2 and on the bundled model."""
 
 import copy
 import re
@@ -18,7 +18,7 @@ def python_blocks():
 
 @pytest.fixture
 def tiny_hub(monkeypatch, tmp_path):
-    """In place of the hub: google/gemma-2-2b is a random model of its class with 14 small blocks; my_texts is a folder here."""
+    """google/gemma-2-2b is a random model of its class, my_texts a folder here."""
     from transformer_lens.model_bridge import TransformerBridge
 
     original = TransformerBridge.boot_transformers
@@ -61,7 +61,7 @@ def test_the_bundled_lines_run(gemma3, monkeypatch):
     exec(compile(block, "README.md", "exec"), names)
     table = names["table"]
     assert list(table["k"]) == [1, 2, 4, 8, 16, 32]
-    # What the README promises of this table: more features are better all the way, and the zero end flatters.
+    # The README promises that more features are better, and that the zero end flatters.
     assert table["fvu"].is_monotonic_decreasing
     assert table["ce_recovered"].is_monotonic_increasing
     assert table["ce_recovered"].iloc[-1] >= 0.78

@@ -58,9 +58,9 @@ class MQAR:
     pairs: int = 32
     """Keys that a sequence names; each is asked for once."""
     vocab_size: int = 8192
-    """Number of tokens: the filler 0, keys in the lower half, values in the upper."""
+    """Number of tokens; keys are in the lower half, values in the upper, 0 fills."""
     power_a: float = 0.01
-    """Exponent of where questions are: 1 is anywhere, and the smaller, the earlier."""
+    """Exponent of where questions are; 1 is anywhere, and the smaller, the earlier."""
     random_non_queries: bool = False
     """Fill the positions where nothing is asked with random tokens instead of 0."""
 

@@ -155,9 +155,10 @@ def quadratic_attention_with_state(
     The arguments, and the errors that they raise, are those of ``quadratic_attention``.
 
     Returns:
-        ``out`` [*batch, pos, d_v]; and ``state``, with ``kv`` [*batch, features, d_v]
-        and ``k`` [*batch, features] in float32 (float64 where q is), for the
-        ``n_features(d, c)`` features in the order of ``feature_map``.
+        ``out``, ``[*batch, pos, d_v]``, and ``state``: its ``kv``,
+        ``[*batch, features, d_v]``, and ``k``, ``[*batch, features]``, in float32
+        (float64 where q is), for the ``n_features(d, c)`` features in the order of
+        ``feature_map``.
     """
     check_attention(q, k, v)
     out, final_state = _attend(
@@ -193,7 +194,7 @@ def quadratic_attention_step(
         eps: see ``quadratic_attention``.
 
     Returns:
-        ``out`` [*batch, d_v], and the ``state`` that includes this token.
+        ``out`` ``[*batch, d_v]``, and the ``state`` that includes this token.
 
     Raises:
         InvalidArgument: as in ``quadratic_attention``.

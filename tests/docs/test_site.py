@@ -5,18 +5,16 @@ import re
 import pytest
 import tiny
 import torch
-from paths import REPOSITORY
+from documents import DOCS, python_blocks, text_of
 
 import sae_lens_ext as sle
 from sae_lens_ext import errors, kernels
 
-DOCS = REPOSITORY / "docs"
 CONCEPTS = sorted(path.name for path in (DOCS / "concepts").glob("*.md"))
 
 
 def code_of(page):
-    text = (DOCS / page).read_text(encoding="utf-8")
-    return "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+    return "\n".join(python_blocks(text_of(page)))
 
 
 @pytest.fixture
@@ -61,7 +59,7 @@ def test_every_public_name_has_its_place_in_the_api_pages():
 
 
 def test_every_error_has_a_section():
-    text = (DOCS / "errors.md").read_text(encoding="utf-8")
+    text = text_of("errors.md")
     raised = {
         name
         for name, error in vars(errors).items()
