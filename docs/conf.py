@@ -46,7 +46,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!sae_lens_ext).*\..*"),
     (r"py:.*", r"Tensor|Path|optional|callable|.*UntilFVU"),
-    # Words for shapes, and first sentences of properties, which are no types.
+    # Words for shapes, and first sentences of properties, are not types.
     (r"py:.*", r".*\s.*"),
 ]
 
