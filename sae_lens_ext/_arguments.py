@@ -81,7 +81,11 @@ def as_python(value: Any) -> Any:
 
 
 def integer(
-    value: object, name: str, *, at_least: int | None = None, at_most: int | None = None
+    value: object,
+    name: str,
+    *,
+    at_least: int | None = None,
+    at_most: int | None = None,
 ) -> int:
     """An integer within bounds, both of which are allowed values.
 
@@ -262,10 +266,8 @@ def k(value: object, d_sae: int, size_name: str = "d_sae") -> int:
     """
     number = as_integer(value)
     if number is None or not 1 <= number <= d_sae:
-        raise InvalidK(
-            f"k must be an integer from 1 to {size_name}={d_sae}; "
-            f"got {_described(value)}"
-        )
+        expected = f"an integer from 1 to {size_name}={d_sae}"
+        raise InvalidK(f"k must be {expected}; got {_described(value)}")
     return number
 
 
@@ -331,10 +333,8 @@ def _number_within(
     stated = {words: bound for words, bound in bounds.items() if bound is not None}
     if not stated:
         return "a finite number"
-    if stated == {"above": 0}:
-        return "a positive number"
-    if stated == {"of at least": 0}:
-        return "a non-negative number"
+    if at_most is None and below is None and 0 in stated.values():
+        return "a positive number" if above == 0 else "a non-negative number"
     if list(stated) == ["of at least", "of at most"]:
         return f"a number from {at_least:g} to {at_most:g}"
     return "a number " + " and ".join(

@@ -75,7 +75,12 @@ def check_cache(cache: object, n_layers: int, n_texts: int) -> None:
         )
 
 
-def check_attention_mask(mask: object, batch: int, pos: int, seen: int) -> None:
+def check_attention_mask(
+    mask: object,
+    batch: int,
+    pos: int,
+    seen: int,
+) -> None:
     """Check that a mask leaves out tokens only at the end.
 
     Padding at the end changes nothing before it; anywhere else the model would remember
@@ -115,7 +120,10 @@ def check_attention_mask(mask: object, batch: int, pos: int, seen: int) -> None:
 
 
 def check_position_ids(
-    positions: object, mask: Tensor | None, hidden: Tensor, seen: int
+    positions: object,
+    mask: Tensor | None,
+    hidden: Tensor,
+    seen: int,
 ) -> None:
     """Check that ``position_ids`` count the tokens of the text from 0.
 

@@ -27,7 +27,12 @@ _PURPOSE = "Reading the bundled model"
 _SECONDS = {"assemble": 3, "tokenizer": 35, "weights": 20, "write": 5, "check": 2}
 
 
-def convert(package: str, gguf: str, folder: Path, progress: bool) -> None:
+def convert(
+    package: str,
+    gguf: str,
+    folder: Path,
+    progress: bool,
+) -> None:
     """Write a model and its tokenizer to a folder that does not exist yet.
 
     Args:

@@ -109,7 +109,10 @@ def walk_through(
 
 
 def _on_sentence(
-    model: Any, sae: SAE, sentence: str, ks: list[int]
+    model: Any,
+    sae: SAE,
+    sentence: str,
+    ks: list[int],
 ) -> tuple[SparseCode, dict[str, list[tuple[str, float]]]]:
     """The code of a sentence at the largest k, and the likeliest tokens after it.
 

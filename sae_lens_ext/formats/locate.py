@@ -89,7 +89,11 @@ def _local_folder(folder_or_repo: str | Path) -> Path | None:
 
 
 def _download(
-    repo: str, revision: str | None, patterns: list[str], *, top_only: bool
+    repo: str,
+    revision: str | None,
+    patterns: list[str],
+    *,
+    top_only: bool,
 ) -> Path:
     """The local copy of a repository's files.
 

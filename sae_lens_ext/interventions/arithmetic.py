@@ -149,7 +149,10 @@ def _difference(first: SparseCode, second: SparseCode) -> SparseCode:
 
 
 def _change_by_edits(
-    code: SparseCode, edits: Sequence[FeatureEdit], window: Window, site: str
+    code: SparseCode,
+    edits: Sequence[FeatureEdit],
+    window: Window,
+    site: str,
 ) -> CodeChange | None:
     """What the edits change, one after the other; None without edits."""
     features = sorted({feature for edit in edits for feature in edit.ids})

@@ -129,7 +129,11 @@ def largest_k(sae: SAE, k: CheckedK) -> int:
 
 
 def code_at_k(
-    sae: SAE, k: CheckedK, x: Tensor, code: SparseCode, window: Window
+    sae: SAE,
+    k: CheckedK,
+    x: Tensor,
+    code: SparseCode,
+    window: Window,
 ) -> SparseCode:
     """The code at k, from a code that was encoded at ``largest_k`` or more.
 

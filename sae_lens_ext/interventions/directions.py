@@ -17,7 +17,12 @@ from sae_lens_ext.interventions.positions import (
 
 
 def difference_in_means(
-    model: Any, site: str, positive: Any, negative: Any, *, positions: Positions = None
+    model: Any,
+    site: str,
+    positive: Any,
+    negative: Any,
+    *,
+    positions: Positions = None,
 ) -> Float[Tensor, " d_model"]:
     """The mean activation of one set of examples less that of another.
 
@@ -59,7 +64,11 @@ def difference_in_means(
 
 
 def _mean(
-    host: Host, name: str, examples: Any, where: SplicedPositions, label: str
+    host: Host,
+    name: str,
+    examples: Any,
+    where: SplicedPositions,
+    label: str,
 ) -> Float[Tensor, " d_model"]:
     """The mean activation over the chosen positions of all examples."""
     site = host.site(name)

@@ -245,7 +245,12 @@ def activations_of(
     return columns.scatter_add(-1, column[code.indices], code.values)[..., :-1]
 
 
-def _masked_code(sae: SAE, x: Tensor, mask: Tensor, k: int | None) -> SparseCode:
+def _masked_code(
+    sae: SAE,
+    x: Tensor,
+    mask: Tensor,
+    k: int | None,
+) -> SparseCode:
     # Zeroed on the way in, too: left-out positions must not be checked for NaN.
     masked = x.where(mask.to(x.device).unsqueeze(-1), 0)
     return sae.encode(masked.to(sae.W_enc.device), k).where(mask)

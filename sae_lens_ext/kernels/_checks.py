@@ -16,7 +16,10 @@ _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def check_encoder(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None = None
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    centre: Tensor | None = None,
 ) -> None:
     """Check the tensors of an encoder.
 
@@ -61,7 +64,10 @@ def check_encoder(
 
 
 def check_decoder(
-    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor,
 ) -> None:
     """Check a code and the tensors of a decoder.
 
@@ -145,7 +151,12 @@ def check_target(target: Tensor, values: Tensor, W_dec: Tensor) -> None:
     _check_dtypes_and_devices(target=target, W_dec=W_dec)
 
 
-def check_attention(q: Tensor, k: Tensor, v: Tensor, axes: str = "..., pos") -> None:
+def check_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    axes: str = "..., pos",
+) -> None:
     """Check queries, keys and values.
 
     Args:
@@ -176,7 +187,11 @@ def check_attention(q: Tensor, k: Tensor, v: Tensor, axes: str = "..., pos") -> 
 
 
 def check_attention_state(
-    kv: Tensor, k: Tensor, v: Tensor, n_features: int, dtype: torch.dtype
+    kv: Tensor,
+    k: Tensor,
+    v: Tensor,
+    n_features: int,
+    dtype: torch.dtype,
 ) -> None:
     """Check that a state of linear attention fits values ``v [..., pos, d_v]``.
 

@@ -12,7 +12,11 @@ from sae_lens_ext.errors import InvalidArgument
 
 
 def pack(
-    documents: Iterable[str], tokenizer: Any, *, n_rows: int, context: int = 128
+    documents: Iterable[str],
+    tokenizer: Any,
+    *,
+    n_rows: int,
+    context: int = 128,
 ) -> Int[Tensor, "row context"]:
     """Cut documents into rows of ``context`` tokens.
 

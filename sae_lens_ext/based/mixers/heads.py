@@ -15,7 +15,13 @@ class Heads(nn.Module):
     layout of TransformerLens.
     """
 
-    def __init__(self, d_model: int, heads: int, d_query: int, d_head: int) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        d_query: int,
+        d_head: int,
+    ) -> None:
         """Random weights; ``d_query`` is the width of queries and keys."""
         super().__init__()
         self.heads = heads

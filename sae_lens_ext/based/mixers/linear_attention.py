@@ -119,7 +119,11 @@ class LinearAttention(Heads):
         return weights / denominator.unsqueeze(-1)
 
     def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, layer_cache: LayerCache | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        layer_cache: LayerCache | None,
     ) -> Tensor:
         """The weighted values [batch, pos, head, d_head]; the cache is updated."""
         q, k, v = (rearrange(heads, "b t h d -> b h t d") for heads in (q, k, v))

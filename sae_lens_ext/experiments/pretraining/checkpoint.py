@@ -51,7 +51,10 @@ def write_checkpoint(
 
 
 def read_checkpoint(
-    path: Path, parameters: Mapping[str, Parameter], optimizer: Optimizer, steps: int
+    path: Path,
+    parameters: Mapping[str, Parameter],
+    optimizer: Optimizer,
+    steps: int,
 ) -> tuple[list[float], float]:
     """Put weights and optimizer back into the state of a checkpoint.
 

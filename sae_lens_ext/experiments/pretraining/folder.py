@@ -118,7 +118,11 @@ class RunFolder:
         self._write([*others, *results])
 
     def save_model(
-        self, kernel: str, model: Any, tokenizer: Any, losses: list[float]
+        self,
+        kernel: str,
+        model: Any,
+        tokenizer: Any,
+        losses: list[float],
     ) -> None:
         """Write a model, its tokenizer and its losses.
 

@@ -60,7 +60,12 @@ class TokenRows(NamedTuple):
         return torch.from_numpy(np.stack(arrays).astype(np.int64))
 
 
-def rows_of_step(step: int, n_rows: int, batch_size: int, seed: int) -> list[int]:
+def rows_of_step(
+    step: int,
+    n_rows: int,
+    batch_size: int,
+    seed: int,
+) -> list[int]:
     """Numbers of the rows that a step reads.
 
     Steps read the next ``batch_size`` rows of endless passes, each of them over all
@@ -147,7 +152,13 @@ def _order_of_pass(number: int, n_rows: int, seed: int) -> Any:
 class _TokenWriter:
     """Writes the tokens of one side to a file until there are enough."""
 
-    def __init__(self, file: BinaryIO, limit: int, tokenizer: Any, dtype: Any) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        limit: int,
+        tokenizer: Any,
+        dtype: Any,
+    ) -> None:
         self.file = file
         self.limit = limit
         self.tokenizer = tokenizer
@@ -240,7 +251,10 @@ def _write_tokens(
 
 
 def _check_length(
-    writer: _TokenWriter, purpose: str, config: PretrainConfig, text: TextConfig
+    writer: _TokenWriter,
+    purpose: str,
+    config: PretrainConfig,
+    text: TextConfig,
 ) -> None:
     if writer.n_tokens > config.seq_len:
         return
@@ -256,7 +270,10 @@ def _check_length(
 
 
 def _check_tokens(
-    facts_path: Path, paths: dict[Side, Path], dtype: Any, n_ids: int
+    facts_path: Path,
+    paths: dict[Side, Path],
+    dtype: Any,
+    n_ids: int,
 ) -> None:
     """Compare the files with what was written, to the last token.
 

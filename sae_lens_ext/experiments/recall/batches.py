@@ -92,7 +92,10 @@ def _new_examples(
 
 
 def _fixed_examples(
-    task: MQAR, n_examples: int, batch_size: int, generator: np.random.Generator
+    task: MQAR,
+    n_examples: int,
+    batch_size: int,
+    generator: np.random.Generator,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of the same sequences, without end, in a new order in every epoch.
 

@@ -30,7 +30,10 @@ from sae_lens_ext.experiments.recall.workers import worker_pool
 
 
 def grid(
-    base: Recipe, kernels: Sequence[str], lrs: Sequence[float], seeds: Iterable[int]
+    base: Recipe,
+    kernels: Sequence[str],
+    lrs: Sequence[float],
+    seeds: Iterable[int],
 ) -> list[Recipe]:
     """Every kernel at every learning rate with every seed.
 
@@ -135,7 +138,10 @@ def _missing(
 
 
 def _train_and_save(
-    recipe: Recipe, task: MQAR, device: str, folder: Path | None
+    recipe: Recipe,
+    task: MQAR,
+    device: str,
+    folder: Path | None,
 ) -> tuple[Outcome, OSError | None]:
     """Train one recipe in a worker.
 

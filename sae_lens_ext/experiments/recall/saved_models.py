@@ -26,7 +26,11 @@ def model_folder(models: Path, recipe: Recipe, task: MQAR) -> Path:
 
 
 def save_model(
-    folder: Path, model: BasedForCausalLM, recipe: Recipe, task: MQAR, outcome: Outcome
+    folder: Path,
+    model: BasedForCausalLM,
+    recipe: Recipe,
+    task: MQAR,
+    outcome: Outcome,
 ) -> None:
     """Write the model and, in ``mqar.json`` beside it, what it was trained for.
 

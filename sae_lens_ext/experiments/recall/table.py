@@ -51,7 +51,12 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def add_line(path: Path, recipe: Recipe, task: MQAR, outcome: Outcome) -> None:
+def add_line(
+    path: Path,
+    recipe: Recipe,
+    task: MQAR,
+    outcome: Outcome,
+) -> None:
     """Write the line of a recipe, in place of an earlier line of it."""
     # Read again, because another command may have added lines meanwhile.
     table: Any = read_table(path)

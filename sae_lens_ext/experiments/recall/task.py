@@ -129,7 +129,10 @@ class MQAR:
 
 
 def _distinct(
-    generator: np.random.Generator, n: int, below: int, count: int
+    generator: np.random.Generator,
+    n: int,
+    below: int,
+    count: int,
 ) -> npt.NDArray[np.integer]:
     """Draw rows of distinct numbers from 0 to ``below - 1``, [n, count].
 
@@ -151,7 +154,10 @@ def _distinct(
 
 
 def _first_of_shuffled(
-    generator: np.random.Generator, n: int, below: int, count: int
+    generator: np.random.Generator,
+    n: int,
+    below: int,
+    count: int,
 ) -> npt.NDArray[np.integer]:
     """The first ``count`` of all numbers below ``below``, shuffled anew in each row."""
     # All numbers take part, so a few rows at a time: 5,000 rows of 4,095 numbers and

@@ -47,7 +47,13 @@ class Ablate(FeatureEdit):
         """See ``FeatureEdit.run``."""
         return self.to if isinstance(self.to, Run) else None
 
-    def edited(self, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
+    def edited(
+        self,
+        acts: Tensor,
+        where: Tensor,
+        window: Window,
+        site: str,
+    ) -> Tensor:
         """See ``FeatureEdit.edited``."""
         if self.to == "zero":
             return torch.zeros_like(acts)
@@ -80,7 +86,13 @@ class Steer(FeatureEdit):
         super().__post_init__()
         _set_numbers(self, "by")
 
-    def edited(self, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
+    def edited(
+        self,
+        acts: Tensor,
+        where: Tensor,
+        window: Window,
+        site: str,
+    ) -> Tensor:
         """See ``FeatureEdit.edited``."""
         return acts + acts.new_tensor(self.by)
 
@@ -105,7 +117,13 @@ class Clamp(FeatureEdit):
         super().__post_init__()
         _set_numbers(self, "to")
 
-    def edited(self, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
+    def edited(
+        self,
+        acts: Tensor,
+        where: Tensor,
+        window: Window,
+        site: str,
+    ) -> Tensor:
         """See ``FeatureEdit.edited``."""
         return acts.new_tensor(self.to).expand_as(acts)
 
@@ -129,7 +147,13 @@ class Scale(FeatureEdit):
         super().__post_init__()
         _set_numbers(self, "by")
 
-    def edited(self, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
+    def edited(
+        self,
+        acts: Tensor,
+        where: Tensor,
+        window: Window,
+        site: str,
+    ) -> Tensor:
         """See ``FeatureEdit.edited``."""
         return acts * acts.new_tensor(self.by)
 
@@ -164,7 +188,13 @@ class Patch(FeatureEdit):
         """See ``FeatureEdit.run``."""
         return self.source
 
-    def edited(self, acts: Tensor, where: Tensor, window: Window, site: str) -> Tensor:
+    def edited(
+        self,
+        acts: Tensor,
+        where: Tensor,
+        window: Window,
+        site: str,
+    ) -> Tensor:
         """See ``FeatureEdit.edited``."""
         return _from_run(self.source, self, acts, where, window, site)
 
@@ -188,7 +218,12 @@ def _mean_of_run(acts: Tensor, window: Window) -> Tensor:
 
 
 def _from_run(
-    run: Run, edit: FeatureEdit, acts: Tensor, where: Tensor, window: Window, site: str
+    run: Run,
+    edit: FeatureEdit,
+    acts: Tensor,
+    where: Tensor,
+    window: Window,
+    site: str,
 ) -> Tensor:
     """The activations of the edit's features in another run, at the same tokens.
 

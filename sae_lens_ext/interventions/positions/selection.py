@@ -113,7 +113,10 @@ def positions_from_json(content: Any) -> Any:
 
 
 def _frozen(
-    selection: Any, name: str, mask_axes: tuple[int, ...], mask_words: str
+    selection: Any,
+    name: str,
+    mask_axes: tuple[int, ...],
+    mask_words: str,
 ) -> Any:
     if selection is None or (isinstance(selection, str) and selection == "all"):
         return None

@@ -159,7 +159,11 @@ class _Scores:
 
 
 def _score_worlds(
-    swept: SweptModel, ks: Sequence[int], targets: Targets, n_rows: int, progress: bool
+    swept: SweptModel,
+    ks: Sequence[int],
+    targets: Targets,
+    n_rows: int,
+    progress: bool,
 ) -> _Scores:
     """Score every world, as many at once as ``n_rows`` rows of logits allow."""
     worlds: list[World] = [MeanAblated(), ZeroAblated(), *(Spliced(k) for k in ks)]
@@ -196,7 +200,10 @@ def _score_worlds(
 
 
 def _table(
-    swept: SweptModel, ks: Sequence[int], targets: Targets, scores: _Scores
+    swept: SweptModel,
+    ks: Sequence[int],
+    targets: Targets,
+    scores: _Scores,
 ) -> Any:
     """The DataFrame of ``sweep_k``."""
     rows = []

@@ -148,7 +148,11 @@ class SweptModel:
         return {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
 
     def _replace_in_worlds(
-        self, name: str, rows: slice, worlds: Sequence[World], x: Tensor
+        self,
+        name: str,
+        rows: slice,
+        worlds: Sequence[World],
+        x: Tensor,
     ) -> Tensor:
         """The activation at one site in all worlds, stacked along the batch."""
         parts = [
@@ -157,7 +161,13 @@ class SweptModel:
         ]
         return torch.cat(parts)
 
-    def _replace(self, name: str, rows: slice, world: World, x: Tensor) -> Tensor:
+    def _replace(
+        self,
+        name: str,
+        rows: slice,
+        world: World,
+        x: Tensor,
+    ) -> Tensor:
         """The activation to put in the place of ``x`` at one site in one world."""
         site = self.activations[name]
         mask = site.mask[rows].unsqueeze(-1)

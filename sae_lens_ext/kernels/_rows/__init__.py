@@ -20,7 +20,11 @@ class Rows(Protocol):
     """
 
     def weighted_row_sum(
-        self, values: Tensor, indices: Tensor, table: Tensor, bias: Tensor | None = None
+        self,
+        values: Tensor,
+        indices: Tensor,
+        table: Tensor,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """Compute A @ table + bias.
 
@@ -38,7 +42,11 @@ class Rows(Protocol):
         ...
 
     def scatter_row_sum(
-        self, values: Tensor, indices: Tensor, rows: Tensor, n_rows: int
+        self,
+        values: Tensor,
+        indices: Tensor,
+        rows: Tensor,
+        n_rows: int,
     ) -> Tensor:
         """Compute A.T @ rows, with sums in a fixed order.
 

@@ -12,7 +12,10 @@ from torch.nn.functional import embedding_bag
 
 
 def weighted_row_sum(
-    values: Tensor, indices: Tensor, table: Tensor, bias: Tensor | None = None
+    values: Tensor,
+    indices: Tensor,
+    table: Tensor,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """See ``Rows.weighted_row_sum``."""
     sums = embedding_bag(indices, table, mode="sum", per_sample_weights=values)
@@ -34,7 +37,10 @@ def row_dots(rows: Tensor, indices: Tensor, table: Tensor) -> Tensor:
 
 
 def scatter_row_sum(
-    values: Tensor, indices: Tensor, rows: Tensor, n_rows: int
+    values: Tensor,
+    indices: Tensor,
+    rows: Tensor,
+    n_rows: int,
 ) -> Tensor:
     """See ``Rows.scatter_row_sum``.
 

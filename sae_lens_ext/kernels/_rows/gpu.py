@@ -26,7 +26,10 @@ _SEGMENT_WIDTH = 1024
 
 
 def weighted_row_sum(
-    values: Tensor, indices: Tensor, table: Tensor, bias: Tensor | None = None
+    values: Tensor,
+    indices: Tensor,
+    table: Tensor,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """See ``Rows.weighted_row_sum``."""
     n, k = values.shape
@@ -82,7 +85,10 @@ def row_dots(rows: Tensor, indices: Tensor, table: Tensor) -> Tensor:
 
 
 def scatter_row_sum(
-    values: Tensor, indices: Tensor, rows: Tensor, n_rows: int
+    values: Tensor,
+    indices: Tensor,
+    rows: Tensor,
+    n_rows: int,
 ) -> Tensor:
     """See ``Rows.scatter_row_sum``.
 

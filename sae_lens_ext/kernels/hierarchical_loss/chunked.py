@@ -97,7 +97,11 @@ def walk(
 
 
 def squares_by_level(
-    values: Tensor, indices: Tensor, W_dec: Tensor, bias_error: Tensor, task: Task
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    bias_error: Tensor,
+    task: Task,
 ) -> tuple[Tensor, Tensor]:
     """Sum the squares of each level's error, without gradients.
 

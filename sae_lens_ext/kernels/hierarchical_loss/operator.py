@@ -117,7 +117,10 @@ def _backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ..
     if upstream is not None and torch.is_grad_enabled():
 
         def definition(
-            values: Tensor, W_dec: Tensor, b_dec: Tensor, target: Tensor
+            values: Tensor,
+            W_dec: Tensor,
+            b_dec: Tensor,
+            target: Tensor,
         ) -> Tensor:
             return reference.hierarchical_loss(
                 values, indices, W_dec, b_dec, target, task.levels, task.weights

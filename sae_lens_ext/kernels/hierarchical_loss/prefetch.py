@@ -18,13 +18,23 @@ LINE = 16
 
 
 @intrinsic
-def prefetch(typingctx: Any, table: Any, row: Any, column: Any) -> Any:
+def prefetch(
+    typingctx: Any,
+    table: Any,
+    row: Any,
+    column: Any,
+) -> Any:
     """Ask for the cache line of ``table[row, column]``.
 
     Nothing happens where the table has no such place.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(
+        context: Any,
+        builder: Any,
+        signature: Any,
+        arguments: Any,
+    ) -> Any:
         array = make_array(signature.args[0])(context, builder, arguments[0])
 
         # The address, from the strides in bytes.

@@ -50,7 +50,12 @@ def walk_token(
         values, indices, table, grads, weights, dots, squares, error, tail, token
     )
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(
+        context: Any,
+        builder: Any,
+        signature: Any,
+        arguments: Any,
+    ) -> Any:
         arrays = [
             context.make_array(array_type)(context, builder, array)
             for array_type, array in zip(
@@ -70,7 +75,11 @@ class _Walk:
     """The instructions of one token's walk. ``p_`` is a pointer."""
 
     def __init__(
-        self, builder: Any, number: ir.Type, arrays: list[Any], token: Any
+        self,
+        builder: Any,
+        number: ir.Type,
+        arrays: list[Any],
+        token: Any,
     ) -> None:
         self._builder = builder
         self._vectors = Vectors(builder, number)

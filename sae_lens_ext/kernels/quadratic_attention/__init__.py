@@ -264,7 +264,10 @@ def _attend(
 
 
 def _checked_feature_map(
-    c: object, scale: object, eps: object, q: Tensor
+    c: object,
+    scale: object,
+    eps: object,
+    q: Tensor,
 ) -> FeatureMap:
     if scale is None:
         scale = 1 / math.sqrt(q.shape[-1])
@@ -276,7 +279,12 @@ def _checked_feature_map(
     )
 
 
-def _check_state(state: object, v: Tensor, n_features: int, dtype: torch.dtype) -> None:
+def _check_state(
+    state: object,
+    v: Tensor,
+    n_features: int,
+    dtype: torch.dtype,
+) -> None:
     if not isinstance(state, AttentionState):
         received = f"a {type(state).__name__}"
     elif not all(isinstance(part, Tensor) for part in state):

@@ -60,7 +60,12 @@ def attend(
     return operator.run(name, q, k, v, feature_map, state, wants_state, chunk)
 
 
-def _is_short(pos: int, d: int, d_v: int, feature_map: FeatureMap) -> bool:
+def _is_short(
+    pos: int,
+    d: int,
+    d_v: int,
+    feature_map: FeatureMap,
+) -> bool:
     """Whether one chunk for all tokens needs at most twice as many multiplications.
 
     It needs no states in memory, and fewer launches.

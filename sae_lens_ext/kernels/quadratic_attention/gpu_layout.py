@@ -99,7 +99,11 @@ class Layout:
     """
 
     def __init__(
-        self, q: Tensor, v: Tensor, feature_map: FeatureMap, chunk: int
+        self,
+        q: Tensor,
+        v: Tensor,
+        feature_map: FeatureMap,
+        chunk: int,
     ) -> None:
         """Lay out attention of ``q`` [n, pos, d] and ``v`` [n, pos, d_v].
 
@@ -133,7 +137,10 @@ class Layout:
 
 
 def launch(
-    program: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int = WARPS
+    program: Any,
+    grid: tuple[int, ...],
+    *arguments: Any,
+    num_warps: int = WARPS,
 ) -> None:
     """Run a Triton program, if there is anything for it to do."""
     if all(grid):

@@ -159,7 +159,10 @@ def _gradients(find_gradients: Gradients) -> Callable[..., tuple[Tensor, ...]]:
 
 def _backward(gradients_name: str) -> Callable[..., tuple[Any, ...]]:
     def backward(
-        ctx: Any, grad_out: Tensor, _: Tensor, grad_final_state: Tensor
+        ctx: Any,
+        grad_out: Tensor,
+        _: Tensor,
+        grad_final_state: Tensor,
     ) -> tuple[Any, ...]:
         *inputs, out, divisor = ctx.saved_tensors
         c, scale, eps, chunk, wants_state = ctx.numbers
@@ -201,7 +204,10 @@ def _gradients_by_definition(
     feature_map: FeatureMap,
 ) -> list[Tensor | None]:
     def weighted(
-        q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        initial_state: Tensor | None,
     ) -> Tensor:
         """A number whose gradients are those of the operator."""
         state = None if initial_state is None else _split(initial_state)

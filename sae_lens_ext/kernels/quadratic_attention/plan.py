@@ -19,7 +19,13 @@ _SCORES = 1 << 18
 _FEATURES_ON_GPU = 1 << 27
 
 
-def is_short(pos: int, d: int, d_v: int, feature_map: FeatureMap, n_ends: int) -> bool:
+def is_short(
+    pos: int,
+    d: int,
+    d_v: int,
+    feature_map: FeatureMap,
+    n_ends: int,
+) -> bool:
     """Whether one chunk for all tokens needs fewer multiplications than more chunks.
 
     Per token, more chunks multiply for the scores with a chunk, to read a state and to

@@ -52,7 +52,10 @@ class FeatureMap(NamedTuple):
 
 
 def divisor(
-    total: Tensor, q: Tensor, n: Tensor | None, feature_map: FeatureMap
+    total: Tensor,
+    q: Tensor,
+    n: Tensor | None,
+    feature_map: FeatureMap,
 ) -> Tensor:
     """The number that each token's weighted sum of values is divided by.
 

@@ -10,7 +10,10 @@ from sae_lens_ext.kernels.sparse_decode import operator
 
 
 def sparse_decode(
-    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor,
 ) -> Tensor:
     """Same as in ``reference``."""
     return operator.run("sparse_decode_gpu", values, indices, W_dec, b_dec)

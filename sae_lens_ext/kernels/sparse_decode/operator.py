@@ -13,7 +13,11 @@ from sae_lens_ext.kernels.sparse_decode import reference
 
 
 def run(
-    name: str, values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor
+    name: str,
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor,
 ) -> Tensor:
     """Run the operator ``name`` on a code with any leading axes."""
     k = values.shape[-1]
@@ -30,7 +34,12 @@ def register(name: str, rows: Rows) -> None:
     ``b_dec [d_model]``.
     """
 
-    def decode(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+    def decode(
+        values: Tensor,
+        indices: Tensor,
+        W_dec: Tensor,
+        b_dec: Tensor,
+    ) -> Tensor:
         check_features(indices, W_dec)
         return rows.weighted_row_sum(
             values.contiguous(),
@@ -85,7 +94,12 @@ def register(name: str, rows: Rows) -> None:
     _operator.register(f"{name}_gradients", gradients, shapes=_gradient_shapes)
 
 
-def _shapes(values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+def _shapes(
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor,
+) -> Tensor:
     return values.new_empty(values.shape[0], W_dec.shape[1])
 
 

@@ -5,7 +5,10 @@ from torch import Tensor
 
 
 def sparse_decode(
-    values: Tensor, indices: Tensor, W_dec: Tensor, b_dec: Tensor
+    values: Tensor,
+    indices: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor,
 ) -> Tensor:
     """Gather the chosen decoder rows and sum them; holds ``[..., k, d_model]``."""
     rows = W_dec[indices.long()]

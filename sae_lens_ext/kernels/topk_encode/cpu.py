@@ -24,13 +24,22 @@ Select = Callable[[Tensor, Tensor, Tensor], None]
 
 
 def topk_encode(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, centre: Tensor | None = None
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    k: int,
+    centre: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Same as in ``reference``."""
     return operator.run("topk_encode_cpu", x, W_enc, b_enc, centre, k)
 
 
-def _encode(x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _encode(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
     n = x.shape[0]
     d_sae = W_enc.shape[1]
     values = x.new_empty(n, k)

@@ -20,7 +20,12 @@ Encode = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 def run(
-    name: str, x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int
+    name: str,
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    centre: Tensor | None,
+    k: int,
 ) -> tuple[Tensor, Tensor]:
     """Run the operator ``name`` on ``x`` with any leading axes."""
     flat_x = x.reshape(-1, x.shape[-1])
@@ -37,7 +42,11 @@ def register(name: str, encode: Encode, rows: Rows) -> None:
     """
 
     def forward(
-        x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int
+        x: Tensor,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        centre: Tensor | None,
+        k: int,
     ) -> tuple[Tensor, Tensor]:
         return encode(_centred(x, centre), W_enc, b_enc, k)
 
@@ -83,7 +92,10 @@ def register(name: str, encode: Encode, rows: Rows) -> None:
         if torch.is_grad_enabled():
 
             def chosen_values(
-                x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None
+                x: Tensor,
+                W_enc: Tensor,
+                b_enc: Tensor,
+                centre: Tensor | None,
             ) -> Tensor:
                 columns = W_enc.T[indices]
                 products = einsum(_centred(x, centre), columns, "n d, n k d -> n k")
@@ -107,7 +119,11 @@ def _centred(x: Tensor, centre: Tensor | None) -> Tensor:
 
 
 def _shapes(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, centre: Tensor | None, k: int
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    centre: Tensor | None,
+    k: int,
 ) -> tuple[Tensor, Tensor]:
     values = x.new_empty(x.shape[0], k)
     return values, x.new_empty(x.shape[0], k, dtype=torch.int64)

@@ -5,7 +5,11 @@ from torch import Tensor
 
 
 def topk_encode(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, centre: Tensor | None = None
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    k: int,
+    centre: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Project, keep the k largest in falling order, then apply ReLU."""
     centred = x if centre is None else x - centre
