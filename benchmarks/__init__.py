@@ -1,1 +1,4 @@
-"""Speed and memory, side by side with a plain version of the same thing. ``python -m benchmarks NAME``."""
+"""Speed and memory, side by side with the plain definition of the same computation.
+
+Run them by ``python -m benchmarks NAME``.
+"""

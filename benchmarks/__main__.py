@@ -1,7 +1,11 @@
-"""``python -m benchmarks NAME``: print a table, and write its numbers to ``benchmarks/results``.
+"""Run benchmarks: print a table, and write its numbers to ``benchmarks/results``.
 
-``all`` runs everything that needs no GPU; ``gpu`` checks the Triton kernels on one and runs their benchmarks there, and needs no more than
-torch, triton, einops, jaxtyping, safetensors and pytest. ``tables`` puts the numbers of ``benchmarks/results`` into the README.
+    python -m benchmarks NAME
+
+``all`` runs everything that needs no GPU. ``gpu`` checks the Triton kernels on a GPU
+and runs their benchmarks there; it needs only torch, triton, einops, jaxtyping,
+safetensors and pytest. ``tables`` puts the numbers of ``benchmarks/results`` into the
+README.
 """
 
 import argparse
@@ -90,7 +94,7 @@ def main() -> None:
 
 
 def check_kernels() -> None:
-    """Run the checks of the Triton kernels on the GPU; nothing is timed if they fail."""
+    """Run the checks of the Triton kernels; nothing is timed if they fail."""
     command = [
         sys.executable,
         "-m",

@@ -1,6 +1,7 @@
-"""The hierarchical loss with all gradients, against the cumulative-sum definition and against plain TopK.
+"""The hierarchical loss with all gradients, against its definition and plain TopK.
 
-On a GPU also against the definition compiled, with the deterministic mode, and beside the speed at which memory can be copied.
+On a GPU also against the compiled definition, with the deterministic mode, and beside
+the speed at which memory can be copied.
 """
 
 from typing import Any, NamedTuple
@@ -38,8 +39,8 @@ def inputs(k: int, sizes: Sizes, device: str) -> dict[str, Tensor]:
     W_dec = torch.randn(sizes.d_sae, sizes.d_model, **options)
     W_dec /= W_dec.norm(dim=1, keepdim=True)
     target = torch.randn(sizes.n, sizes.d_model, **options)
-    found = [(part @ W_dec.T).topk(k) for part in target.split(1024)]
-    values, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
+    largest = [(part @ W_dec.T).topk(k) for part in target.split(1024)]
+    values, indices = (torch.cat(parts) for parts in zip(*largest, strict=True))
     tensors = {
         "values": values.relu(),
         "W_dec": W_dec,
@@ -74,7 +75,7 @@ def topk_step(arguments: dict[str, Tensor]) -> list[Tensor]:
 
 
 def check(arguments: dict[str, Tensor], tolerance: float) -> None:
-    """Refuse to time a fast version that computes something else; on the first tokens, where the definition fits."""
+    """Compare with the definition, on the first tokens, where the definition fits."""
     few = {
         name: tensor if name in ("W_dec", "b_dec") else tensor[:1024]
         for name, tensor in arguments.items()
@@ -104,7 +105,8 @@ def prepare_memory(k: int, backend: str | None, device: str):
 def run(device: str = "cpu") -> list[dict[str, float]]:
     """Print the table; returns its rows."""
     sizes = SIZES[device]
-    of = f"N={sizes.n}, d_model={sizes.d_model}, d_sae={sizes.d_sae}, {str(sizes.dtype).removeprefix('torch.')}"
+    dtype = str(sizes.dtype).removeprefix("torch.")
+    of = f"N={sizes.n}, d_model={sizes.d_model}, d_sae={sizes.d_sae}, {dtype}"
     print(
         f"hierarchical loss, forward and all gradients: {of}"
         + (f", compiled={has_numba()}" if device == "cpu" else "")
@@ -132,24 +134,31 @@ def measure_at(k: int, sizes: Sizes, device: str) -> dict[str, float]:
         "k": k,
         **{f"{name}_s": typical(times, name) for name in calls},
     }
-    row["ratio"] = typical(times, lambda one: one["cumsum"] / one["ours"])
-    row["ours_over_topk"] = typical(times, lambda one: one["ours"] / one["topk"])
+    row["ratio"] = typical(times, lambda round_s: round_s["cumsum"] / round_s["ours"])
+    row["ours_over_topk"] = typical(
+        times, lambda round_s: round_s["ours"] / round_s["topk"]
+    )
     for name, backend in (("cumsum", "reference"), ("ours", None)):
         row[f"{name}_bytes"] = peak_extra_bytes(
             prepare_memory, k, backend, device, device=device
         )
-    line = f"K={k}: cumsum {1e3 * row['cumsum_s']:.1f} ms and {row['cumsum_bytes'] / 1e6:.0f} MB, ours {1e3 * row['ours_s']:.2f} ms"
+    line = (
+        f"K={k}: cumsum {1e3 * row['cumsum_s']:.1f} ms and "
+        f"{row['cumsum_bytes'] / 1e6:.0f} MB, ours {1e3 * row['ours_s']:.2f} ms"
+    )
     print(
-        f"{line} and {row['ours_bytes'] / 1e6:.0f} MB: {row['ratio']:.1f}x; {row['ours_over_topk']:.2f} of TopK"
+        f"{line} and {row['ours_bytes'] / 1e6:.0f} MB: {row['ratio']:.1f}x; "
+        f"{row['ours_over_topk']:.2f} of TopK"
     )
     if device == "cuda":
         row["over_compiled"] = typical(
-            times, lambda one: one["compiled_cumsum"] / one["ours"]
+            times, lambda round_s: round_s["compiled_cumsum"] / round_s["ours"]
         )
         row["deterministic_over_ours"] = typical(
-            times, lambda one: one["deterministic"] / one["ours"]
+            times, lambda round_s: round_s["deterministic"] / round_s["ours"]
         )
-        # Every chosen row read once, and a gradient row in float32 read and written for it.
+        # Every chosen row is read once; for it a gradient row in float32 is read and
+        # written.
         row["gather_bytes_per_s"] = (
             k
             * sizes.n
@@ -160,8 +169,10 @@ def measure_at(k: int, sizes: Sizes, device: str) -> dict[str, float]:
         row["copy_bytes_per_s"] = copy_bandwidth()
         share = row["gather_bytes_per_s"] / row["copy_bytes_per_s"]
         print(
-            f"     compiled cumsum {1e3 * row['compiled_cumsum_s']:.1f} ms: {row['over_compiled']:.1f}x; "
-            f"deterministic {row['deterministic_over_ours']:.2f} of that; traffic {share:.2f} of copying"
+            f"     compiled cumsum {1e3 * row['compiled_cumsum_s']:.1f} ms: "
+            f"{row['over_compiled']:.1f}x; "
+            f"deterministic {row['deterministic_over_ours']:.2f} of that; "
+            f"traffic {share:.2f} of copying"
         )
     return row
 

@@ -21,34 +21,38 @@ class Mismatch(AssertionError):
 
 
 def refuse_mismatch(
-    found: Iterable[Tensor], expected: Iterable[Tensor], tolerance: float
+    results: Iterable[Tensor], expected: Iterable[Tensor], tolerance: float
 ) -> None:
     """Do not time what differs from its definition.
 
     Raises:
-        Mismatch: a tensor is further from what is expected, as a share of the largest number there, than ``tolerance``.
+        Mismatch: a tensor differs from the expected one, as a share of the largest
+            number there, by more than ``tolerance``.
     """
-    for fast, plain in zip(found, expected, strict=True):
+    for fast, plain in zip(results, expected, strict=True):
         if fast.shape != plain.shape:
             raise Mismatch(
-                f"the fast version has shape {list(fast.shape)}, the definition {list(plain.shape)}; not timed"
+                f"the fast version has shape {list(fast.shape)}, the definition "
+                f"{list(plain.shape)}; not timed"
             )
         largest = plain.double().abs().max().clamp_min(torch.finfo(torch.float64).tiny)
         error = ((fast.double() - plain.double()).abs().max() / largest).item()
         if not error <= tolerance:
             raise Mismatch(
-                f"the fast version differs from the definition by {error:.1e} relative; not timed"
+                f"the fast version differs from the definition by {error:.1e} "
+                "relative; not timed"
             )
 
 
 def peak_extra_bytes(
     function: Callable[..., Any], *arguments: object, device: str = "cpu"
 ) -> int:
-    """How much memory a call takes above what it was given.
+    """The memory that a call takes above that of its inputs.
 
-    ``function(*arguments)`` builds the inputs and returns a call to warm up with, and the one to measure. On a CPU it is how far
-    the resident memory of a process of its own rises (on Linux, which can forget how high it was before); on a GPU how far what torch
-    allocates does.
+    ``function(*arguments)`` builds the inputs and returns a call to warm up with and
+    the call to measure. On a CPU it is the rise of the resident memory of a process of
+    its own (on Linux, which can reset the highest point); on a GPU that of torch's
+    allocations.
     """
     if device == "cuda":
         warm_up, call = function(*arguments)
@@ -68,7 +72,8 @@ def peak_extra_bytes(
         return receiver.recv()
     except EOFError:
         raise Mismatch(
-            "the process in which memory is measured ended before it was; what it said stands above"
+            "the process in which memory is measured ended before the measurement; its "
+            "output stands above"
         ) from None
     finally:
         process.join()
@@ -77,7 +82,8 @@ def peak_extra_bytes(
 def _measure_peak(sender, function, arguments) -> None:
     warm_up, call = function(*arguments)
     warm_up()
-    # What building the inputs took and gave back is no room for the call, nor part of the highest point so far.
+    # Memory that building the inputs took and gave back is neither room for the call
+    # nor part of the highest point so far.
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
@@ -120,16 +126,17 @@ def machine_line(device: str = "cpu") -> str:
         commit = "unknown commit"
     if device == "cuda":
         cpu = f"{torch.cuda.get_device_name()} (beside {cpu})"
-    return f"{cpu}, {torch.get_num_threads()} threads; python {sys.version.split()[0]}, torch {torch.__version__}; {commit}"
+    versions = f"python {sys.version.split()[0]}, torch {torch.__version__}"
+    return f"{cpu}, {torch.get_num_threads()} threads; {versions}; {commit}"
 
 
 def side_by_side(
     calls: Mapping[str, Callable[[], object]], *, rounds: int = 15, device: str = "cpu"
 ) -> dict[str, list[float]]:
-    """The times of each call in seconds, round by round, taken in turns, after a round to warm up.
+    """Times of each call in seconds, round by round, in turns, after a warm-up round.
 
-    What slows the machine for a while slows all of a round: compare within rounds (``typical``), not the best of one call with the
-    best of another.
+    A disturbance of the machine slows all calls of a round: compare within rounds
+    (``typical``), not the best of one call with the best of another.
     """
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -148,10 +155,10 @@ def side_by_side(
 def typical(
     times: Mapping[str, list[float]], what: str | Callable[[dict[str, float]], float]
 ) -> float:
-    """The median over rounds of what is computed from the times of one round, or of the time of one call."""
+    """The median over rounds of a value computed from the times of one round."""
     if isinstance(what, str):
         return statistics.median(times[what])
     return statistics.median(
-        what(dict(zip(times, one, strict=True)))
-        for one in zip(*times.values(), strict=True)
+        what(dict(zip(times, round_s, strict=True)))
+        for round_s in zip(*times.values(), strict=True)
     )

@@ -1,4 +1,7 @@
-"""Linear attention of ReBased at growing lengths, against causal softmax attention with heads as wide as its values; and decoding."""
+"""Linear attention of ReBased at growing lengths, against causal softmax attention.
+
+The heads of softmax attention are as wide as the values. Decoding is measured too.
+"""
 
 import importlib
 from importlib.util import find_spec
@@ -18,7 +21,7 @@ from sae_lens_ext.kernels import (
 
 
 class Sizes(NamedTuple):
-    """Of one head and of what is attended to at a time; ``tokens`` is batch times length, where it is more than one sequence."""
+    """Sizes of one head; ``tokens`` is batch times length for several sequences."""
 
     heads: int
     d: int
@@ -39,7 +42,7 @@ DECODED = (1000, 100_000)
 
 
 def inputs(pos: int, sizes: Sizes, device: str) -> dict[str, Tensor]:
-    """Queries, keys and values of linear attention, those of softmax attention, and the gradient that comes back."""
+    """Inputs of linear and of softmax attention, and the gradient of the output."""
     g = torch.Generator(device).manual_seed(0)
     batch = max(1, sizes.tokens // pos)
     widths = {
@@ -80,7 +83,7 @@ def softmax(t: dict[str, Tensor]) -> Tensor:
 
 
 def of_fla(t: dict[str, Tensor]) -> Tensor:
-    """The same linear attention in flash-linear-attention, where it is installed: its kernel is quadratic in the length."""
+    """The same attention in flash-linear-attention, quadratic in the length."""
     parallel = importlib.import_module("fla.ops.rebased").parallel_rebased
     return parallel(t["q"], t["k"], t["v"])
 
@@ -98,7 +101,7 @@ def step(attend: Any, names: tuple[str, ...], t: dict[str, Tensor]) -> list[Tens
 
 
 def prepare_decoding(n: int, device: str):
-    """Ten tokens to warm up, and as many as are to be measured, one by one from a state."""
+    """Decode ten tokens to warm up, then the tokens to measure, from a state."""
     sizes = SIZES[device]
     t = {
         name: tensor.detach()[0, :, :64]
@@ -109,8 +112,8 @@ def prepare_decoding(n: int, device: str):
         with torch.no_grad():
             state = quadratic_attention_with_state(t["q"], t["k"], t["v"]).state
             for i in range(n_tokens):
-                one = (t[name][:, i % 64] for name in ("q", "k", "v"))
-                state = quadratic_attention_step(*one, state=state).state
+                token = (t[name][:, i % 64] for name in ("q", "k", "v"))
+                state = quadratic_attention_step(*token, state=state).state
         return state
 
     return lambda: decode(10), lambda: decode(n)
@@ -119,9 +122,11 @@ def prepare_decoding(n: int, device: str):
 def run(device: str = "cpu") -> dict[str, Any]:
     """Print the tables; returns their numbers."""
     sizes, rows = SIZES[device], []
-    shape = f"{sizes.heads} heads, {sizes.d} wide, values {sizes.d_v} wide, {str(sizes.dtype).removeprefix('torch.')}"
+    dtype = str(sizes.dtype).removeprefix("torch.")
+    shape = f"{sizes.heads} heads, {sizes.d} wide, values {sizes.d_v} wide, {dtype}"
     print(
-        f"linear attention of ReBased ({shape}) and causal softmax attention ({sizes.d_v} wide)"
+        f"linear attention of ReBased ({shape}) and causal softmax attention "
+        f"({sizes.d_v} wide)"
     )
     t = inputs(CHECKED_AT, sizes, device)
     linear, wide = ("q", "k", "v"), ("wide_q", "wide_k", "v")
@@ -171,19 +176,22 @@ def run(device: str = "cpu") -> dict[str, Any]:
         device=device,
     )
     tokens = {
-        name: one["q"].shape[0] * one["q"].shape[2]
-        for name, one in (("short", short), ("long", long))
+        name: inputs["q"].shape[0] * inputs["q"].shape[2]
+        for name, inputs in (("short", short), ("long", long))
     }
     per_token = typical(
         times,
-        lambda one: (one["long"] / tokens["long"]) / (one["short"] / tokens["short"]),
+        lambda round_s: (
+            (round_s["long"] / tokens["long"]) / (round_s["short"] / tokens["short"])
+        ),
     )
     decoding = {
         str(n): peak_extra_bytes(prepare_decoding, n, device, device=device)
         for n in DECODED
     }
     print(
-        f"time per token, longest over shortest: {per_token:.2f}; extra memory of decoding: {decoding}"
+        f"time per token, longest over shortest: {per_token:.2f}; "
+        f"extra memory of decoding: {decoding}"
     )
     return {
         "lengths": rows,

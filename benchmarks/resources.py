@@ -1,6 +1,9 @@
-"""What the Triton kernels take of a GPU: registers, spills and shared memory, compiled here for GPUs that need not be here.
+"""What the Triton kernels use of a GPU: registers, spills and shared memory.
 
-A spill is a value that did not fit into registers and lives in memory; a kernel that waits for memory should have none.
+They are compiled here for GPUs that need not be here.
+
+A spill is a value that did not fit into registers and lives in memory; a kernel that
+waits for memory should have none.
 """
 
 import re
@@ -180,7 +183,10 @@ KERNELS = {
 def compiled(
     kernel: Kernel, target: GPUTarget, dtype: str, *, aligned: bool = True
 ) -> Any:
-    """A kernel for a target and a dtype such as "bf16"; ``aligned`` when all sizes are multiples of 16."""
+    """A kernel for a target and a dtype such as "bf16".
+
+    ``aligned`` means that all sizes are multiples of 16.
+    """
     names = kernel.function.arg_names
     types = dict.fromkeys(kernel.constants, "constexpr") | dict.fromkeys(
         kernel.counts, "i32"
@@ -205,9 +211,9 @@ def compiled(
     ]
     constants = dict(kernel.constants)
     if "PRECISION" in constants:
-        given = torch.float32 if dtype == "fp32" else torch.bfloat16
+        input_dtype = torch.float32 if dtype == "fp32" else torch.bfloat16
         constants["PRECISION"] = gpu_layout.precision(
-            given, is_amd=target.backend == "hip"
+            input_dtype, is_amd=target.backend == "hip"
         )
     source = ASTSource(
         kernel.function,
@@ -225,32 +231,35 @@ def compiled(
 def resources(binary: Any, target: GPUTarget) -> Resources:
     """What a compiled kernel takes."""
     if target.backend == "hip":
-        found = {
+        counts = {
             name: int(value)
             for name, value in re.findall(
                 r"\.(\w+):\s*(\d+)\s*$", binary.asm["amdgcn"], re.MULTILINE
             )
         }
-        spills = found["vgpr_spill_count"] + found["sgpr_spill_count"]
-        return Resources(found["vgpr_count"], spills, found["group_segment_fixed_size"])
+        spills = counts["vgpr_spill_count"] + counts["sgpr_spill_count"]
+        return Resources(
+            counts["vgpr_count"], spills, counts["group_segment_fixed_size"]
+        )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(binary.asm["cubin"])
         command = [str(_CUOBJDUMP), "--dump-resource-usage", file.name]
         text = subprocess.run(
             command, capture_output=True, text=True, check=True
         ).stdout
-    found = {
+    counts = {
         name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)
     }
     return Resources(
-        found["REG"], found["STACK"] + found["LOCAL"], binary.metadata.shared
+        counts["REG"], counts["STACK"] + counts["LOCAL"], binary.metadata.shared
     )
 
 
 def run() -> list[dict[str, Any]]:
     """Print the table; returns its rows."""
     print(
-        f"triton {triton.__version__}; registers per thread, spills, bytes of shared memory"
+        f"triton {triton.__version__}; registers per thread, spills, "
+        "bytes of shared memory"
     )
     print(
         f"{'kernel':>20} {'dtype':>6} {'warps':>6}"
@@ -259,20 +268,20 @@ def run() -> list[dict[str, Any]]:
     rows = []
     for name, kernel in KERNELS.items():
         for dtype in ("bf16", "fp32"):
-            found = {
+            resources = {
                 place: resources(compiled(kernel, target, dtype), target)
                 for place, target in TARGETS.items()
             }
             cells = "".join(
-                f"{one.registers:>8}{one.spills:>4}{one.shared_bytes:>6}"
-                for one in found.values()
+                f"{needs.registers:>8}{needs.spills:>4}{needs.shared_bytes:>6}"
+                for needs in resources.values()
             )
             print(f"{name:>20} {dtype:>6} {kernel.num_warps:>6}{cells}")
             rows.append(
                 {
                     "kernel": name,
                     "dtype": dtype,
-                    **{place: one._asdict() for place, one in found.items()},
+                    **{place: needs._asdict() for place, needs in resources.items()},
                 }
             )
     return rows

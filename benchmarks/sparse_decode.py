@@ -1,4 +1,4 @@
-"""The sparse decoder, forward and backward, against the dense product that most SAEs are trained with."""
+"""The sparse decoder, forward and backward, against the usual dense product."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ KS = (32, 64)
 
 
 def inputs(k: int, sizes: Sizes, device: str) -> dict[str, Tensor]:
-    """A code of distinct features, its dense form, a dictionary, and the gradient that comes back."""
+    """A code of distinct features, its dense form, a dictionary, and a gradient."""
     g = torch.Generator(device).manual_seed(0)
     options: dict[str, Any] = {"generator": g, "device": device, "dtype": sizes.dtype}
     indices = torch.stack(
@@ -70,7 +70,8 @@ def prepare_memory(k: int, kind: str, device: str):
 def run(device: str = "cpu") -> list[dict[str, float]]:
     """Print the table; returns its rows."""
     sizes, rows = SIZES[device], []
-    of = f"N={sizes.n}, d_model={sizes.d_model}, d_sae={sizes.d_sae}, {str(sizes.dtype).removeprefix('torch.')}"
+    dtype = str(sizes.dtype).removeprefix("torch.")
+    of = f"N={sizes.n}, d_model={sizes.d_model}, d_sae={sizes.d_sae}, {dtype}"
     print(f"sparse decode, forward and all gradients: {of}")
     for k in KS:
         t = inputs(k, sizes, device)
@@ -85,13 +86,16 @@ def run(device: str = "cpu") -> list[dict[str, float]]:
             "ours_s": typical(times, "ours"),
             "dense_s": typical(times, "dense"),
         }
-        row["ratio"] = typical(times, lambda one: one["dense"] / one["ours"])
+        row["ratio"] = typical(
+            times, lambda round_s: round_s["dense"] / round_s["ours"]
+        )
         for kind in ("ours", "dense"):
             row[f"{kind}_bytes"] = peak_extra_bytes(
                 prepare_memory, k, kind, device, device=device
             )
         print(
-            f"k={k}: dense {1e3 * row['dense_s']:.1f} ms and {row['dense_bytes'] / 1e6:.0f} MB, ours {1e3 * row['ours_s']:.2f} ms "
+            f"k={k}: dense {1e3 * row['dense_s']:.1f} ms and "
+            f"{row['dense_bytes'] / 1e6:.0f} MB, ours {1e3 * row['ours_s']:.2f} ms "
             f"and {row['ours_bytes'] / 1e6:.0f} MB: {row['ratio']:.1f}x"
         )
         rows.append(row)

@@ -1,4 +1,7 @@
-"""What a splice adds to a forward pass, on Gemma 3 270M up to the spliced block; and what SAELens' adds, in its own environment."""
+"""What a splice adds to a forward pass, on Gemma 3 270M up to the spliced block.
+
+What SAELens' splice adds is measured in its own environment.
+"""
 
 import json
 import subprocess
@@ -17,7 +20,7 @@ _SAELENS_PYTHON = Path(".venv-saelens/bin/python")
 
 
 def random_sae(d_model: int, activation: torch.Tensor) -> sle.SAE:
-    """An SAE of the size of a real one, centred on these activations so that its codes are not all alike."""
+    """An SAE of a real size, centred on the activations so that codes differ."""
     sae = sle.SAE(
         sle.SAEConfig(d_model=d_model, d_sae=D_SAE, k=K, hook_name=SITE),
         generator=torch.Generator().manual_seed(0),
@@ -71,14 +74,19 @@ def run() -> dict[str, float]:
             rounds=25,
         )
     ms = {
-        name: 1e3 * typical(times, lambda one, name=name: one[name]) for name in times
+        name: 1e3 * typical(times, lambda round_s, name=name: round_s[name])
+        for name in times
     }
     over_floor = typical(
-        times, lambda one: one["spliced"] / (one["bare"] + one["encoder"])
+        times,
+        lambda round_s: round_s["spliced"] / (round_s["bare"] + round_s["encoder"]),
     )
-    error_over_spliced = typical(times, lambda one: one["with_error"] / one["spliced"])
+    error_over_spliced = typical(
+        times, lambda round_s: round_s["with_error"] / round_s["spliced"]
+    )
     print(
-        f"splice at {SITE} of Gemma 3 270M, {ROWS}x{LENGTH} tokens, d_sae={D_SAE}, k={K}, forward up to the site, float32; medians"
+        f"splice at {SITE} of Gemma 3 270M, {ROWS}x{LENGTH} tokens, d_sae={D_SAE}, "
+        f"k={K}, forward up to the site, float32; medians"
     )
     print(f"{'bare forward to the site':>44} {ms['bare']:8.1f} ms")
     print(f"{'encoder product alone':>44} {ms['encoder']:8.1f} ms")
@@ -86,7 +94,8 @@ def run() -> dict[str, float]:
         f"{'spliced':>44} {ms['spliced']:8.1f} ms   {over_floor:.3f} of bare + encoder"
     )
     print(
-        f"{'with error term and three ablations':>44} {ms['with_error']:8.1f} ms   {error_over_spliced:.3f} of spliced"
+        f"{'with error term and three ablations':>44} {ms['with_error']:8.1f} ms   "
+        f"{error_over_spliced:.3f} of spliced"
     )
     return {
         **ms,
@@ -108,20 +117,25 @@ def _beside_saelens(sae: sle.SAE) -> dict[str, float]:
         raise Mismatch(
             f"the part that runs beside SAELens failed:\n{done.stderr[-2000:]}"
         )
-    found = json.loads(done.stdout.splitlines()[-1])
+    answer = json.loads(done.stdout.splitlines()[-1])
     ours, saelens = (
-        typical(found["times"], lambda one, name=name: one[name] - one["bare"])
+        typical(
+            answer["times"], lambda round_s, name=name: round_s[name] - round_s["bare"]
+        )
         for name in ("ours", "saelens")
     )
     print(
-        f"in the environment of SAELens {found['version']}, through TransformerLens {found['lens_version']}, both with their error term:"
+        f"in the environment of SAELens {answer['version']}, through TransformerLens "
+        f"{answer['lens_version']}, both with their error term:"
     )
     print(
-        f"{'bare forward to the site':>44} {1e3 * typical(found['times'], lambda one: one['bare']):8.1f} ms"
+        f"{'bare forward to the site':>44} "
+        f"{1e3 * typical(answer['times'], lambda round_s: round_s['bare']):8.1f} ms"
     )
     print(f"{'added by this package':>44} {1e3 * ours:8.1f} ms")
     print(
-        f"{'added by SAELens':>44} {1e3 * saelens:8.1f} ms   {saelens / ours:.1f} times as much"
+        f"{'added by SAELens':>44} {1e3 * saelens:8.1f} ms   "
+        f"{saelens / ours:.1f} times as much"
     )
     return {
         "ours_added": 1e3 * ours,

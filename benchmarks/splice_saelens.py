@@ -1,4 +1,4 @@
-"""The part of ``benchmarks.splice`` that needs SAELens; run by it, in SAELens' environment."""
+"""The part of ``benchmarks.splice`` that needs SAELens; it runs in its environment."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from benchmarks.splice import SITE, some_tokens
 
 
 def main(folder: str) -> None:
-    """Print one line of JSON: seconds, round by round, of a bare forward up to the site, and of one with each library's splice."""
+    """Print JSON: times of a bare forward to the site and of both splices."""
     block = int(SITE.split(".")[1])
     model = sle.load_bundled(progress=False)
     model.__class__ = SAETransformerBridge  # what its own boot_transformers does
@@ -37,7 +37,8 @@ def main(folder: str) -> None:
         ).abs().max() / spliced_by_us().abs().max()
         if not error < 1e-5:
             raise Mismatch(
-                f"with the error term both should be the bare activation; they differ by {error:.1e} relative"
+                "with the error term both should be the bare activation; they differ "
+                f"by {error:.1e} relative"
             )
         calls = {
             "bare": lambda: model(tokens, stop_at_layer=block + 1),

@@ -1,6 +1,7 @@
-"""A sweep over k against separate spliced runs, on Gemma 3 270M: what running the blocks below the site once saves.
+"""A sweep over k against separate spliced runs, on Gemma 3 270M.
 
-With the site in the middle, eight values of k cost half a model once and half a model eight times: 0.56 of eight whole runs.
+Running the blocks below the site once saves half: with the site in the middle, eight
+values of k cost half a model once and half a model eight times, 0.56 of eight runs.
 """
 
 import torch
@@ -26,11 +27,11 @@ def run() -> dict[str, float]:
         masks = {SITE: torch.ones_like(tokens, dtype=torch.bool)}
 
         def separately() -> list[torch.Tensor]:
-            found = []
+            logits = []
             for k in KS:
                 with sle.splice(model, sae, k=k):
-                    found.append(next_token_logits(host, tokens, SCORED))
-            return found
+                    logits.append(next_token_logits(host, tokens, SCORED))
+            return logits
 
         def at_once() -> list[torch.Tensor]:
             swept = SweptModel(
@@ -72,23 +73,32 @@ def run() -> dict[str, float]:
             "bare": bare,
         }
         times = side_by_side(calls, rounds=5)
-    seconds = {name: typical(times, lambda one, name=name: one[name]) for name in times}
-    ratio = typical(times, lambda one: one["at_once"] / one["separately"])
+    seconds = {
+        name: typical(times, lambda round_s, name=name: round_s[name]) for name in times
+    }
+    ratio = typical(times, lambda round_s: round_s["at_once"] / round_s["separately"])
     with_ends = seconds["separately"] + 3 * seconds["bare"]
     sweep_ratio = typical(
-        times, lambda one: one["whole_sweep"] / (one["separately"] + 3 * one["bare"])
+        times,
+        lambda round_s: (
+            round_s["whole_sweep"] / (round_s["separately"] + 3 * round_s["bare"])
+        ),
     )
     print(
-        f"{len(KS)} values of k at {SITE} of Gemma 3 270M, {len(tokens)}x{LENGTH} tokens, {len(SCORED)} positions scored, float32; medians"
+        f"{len(KS)} values of k at {SITE} of Gemma 3 270M, {len(tokens)}x{LENGTH} "
+        f"tokens, {len(SCORED)} positions scored, float32; medians"
     )
     print(f"{'eight separate spliced runs':>48} {seconds['separately']:7.2f} s")
     print(
-        f"{'the same, blocks below the site once':>48} {seconds['at_once']:7.2f} s   {ratio:.3f}"
+        f"{'the same, blocks below the site once':>48} "
+        f"{seconds['at_once']:7.2f} s   {ratio:.3f}"
     )
     print(
-        f"{'eleven separate runs: the three ends too':>48} {with_ends:7.2f} s   (eight as above and three bare ones)"
+        f"{'eleven separate runs: the three ends too':>48} "
+        f"{with_ends:7.2f} s   (eight as above and three bare ones)"
     )
     print(
-        f"{'sweep_k: ends, FVU, L0, KL and all':>48} {seconds['whole_sweep']:7.2f} s   {sweep_ratio:.3f}"
+        f"{'sweep_k: ends, FVU, L0, KL and all':>48} "
+        f"{seconds['whole_sweep']:7.2f} s   {sweep_ratio:.3f}"
     )
     return {**seconds, "ratio": ratio, "sweep_ratio": sweep_ratio}

@@ -1,4 +1,4 @@
-"""The numbers of ``benchmarks/results`` as tables of the README, so that what stands there was printed by a benchmark."""
+"""Tables of the README from the numbers in ``benchmarks/results``."""
 
 import json
 import re
@@ -17,19 +17,21 @@ def write() -> None:
 
 
 def updated(text: str) -> str:
-    """A text with every block between ``<!-- benchmark: NAME -->`` and ``<!-- end -->`` made anew."""
+    """A text with every ``<!-- benchmark: NAME -->`` ... ``<!-- end -->`` renewed."""
     return _BLOCK.sub(lambda block: block[1] + block_of(block[2]) + block[3], text)
 
 
 def block_of(name: str) -> str:
     """A benchmark's table, and the machines and commits it comes from."""
-    found = {}
+    files = {}
     for device in ("cpu", "cuda"):
         file = RESULTS / f"{name}-{device}.json"
         if file.exists():
-            found[device] = json.loads(file.read_text(encoding="utf-8"))
-    lines = _TABLES[name]({device: one["results"] for device, one in found.items()})
-    machines = "; ".join(one["machine"] for one in found.values())
+            files[device] = json.loads(file.read_text(encoding="utf-8"))
+    lines = _TABLES[name](
+        {device: content["results"] for device, content in files.items()}
+    )
+    machines = "; ".join(content["machine"] for content in files.values())
     return "\n".join([*lines, "", f"({machines})", ""])
 
 
@@ -66,7 +68,8 @@ def _hierarchical_loss(results: dict[str, list[dict[str, float]]]) -> list[str]:
         on_gpu = (
             ""
             if there is None
-            else f"{_ms(there['ours_s'])}, {there['over_compiled']:.1f}x the compiled definition"
+            else f"{_ms(there['ours_s'])}, {there['over_compiled']:.1f}x the "
+            "compiled definition"
         )
         memory = [_mb(row["cumsum_bytes"]), _mb(row["ours_bytes"])]
         ratios = [f"{row['ratio']:.0f}x", f"{row['ours_over_topk']:.2f}"]
@@ -151,31 +154,31 @@ def _train_step(results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _splice(results: dict[str, dict[str, float]]) -> list[str]:
-    one = results["cpu"]
+    numbers = results["cpu"]
     rows = [
         [
             "spliced, of the bare forward and the encoder's product",
-            f"{one['over_floor']:.2f}",
+            f"{numbers['over_floor']:.2f}",
         ],
         [
             "with an error term and three ablations, of that",
-            f"{one['error_over_spliced']:.2f}",
+            f"{numbers['error_over_spliced']:.2f}",
         ],
         [
             "what SAELens adds, of what this package adds, both with their error term",
-            f"{one['saelens_over_ours']:.1f}",
+            f"{numbers['saelens_over_ours']:.1f}",
         ],
     ]
     return _table(["forward up to the splice", "ratio"], rows)
 
 
 def _sweep(results: dict[str, dict[str, float]]) -> list[str]:
-    one = results["cpu"]
-    rows = [["the blocks below the site once", f"{one['ratio']:.2f}"]]
+    numbers = results["cpu"]
+    rows = [["the blocks below the site once", f"{numbers['ratio']:.2f}"]]
     rows.append(
         [
             "`sweep_k`, with its three ends and all its columns, of eleven runs",
-            f"{one['sweep_ratio']:.2f}",
+            f"{numbers['sweep_ratio']:.2f}",
         ]
     )
     return _table(["eight values of k, of eight spliced runs", "ratio"], rows)
@@ -227,7 +230,8 @@ def _quadratic_attention(results: dict[str, dict[str, Any]]) -> list[str]:
     return [
         *_table(header, rows),
         "",
-        f"A token of the longest takes {per_token:.2f} times as long as one of the shortest. Extra memory of decoding: {memory}.",
+        f"A token of the longest takes {per_token:.2f} times as long as one of the "
+        f"shortest. Extra memory of decoding: {memory}.",
     ]
 
 

@@ -49,7 +49,8 @@ def prepare_memory(k: int, backend: str | None, device: str):
 def run(device: str = "cpu") -> list[dict[str, float]]:
     """Print the table; returns its rows."""
     sizes, rows = SIZES[device], []
-    of = f"N={sizes.n}, d_model={sizes.d_model}, d_sae={sizes.d_sae}, {str(sizes.dtype).removeprefix('torch.')}"
+    dtype = str(sizes.dtype).removeprefix("torch.")
+    of = f"N={sizes.n}, d_model={sizes.d_model}, d_sae={sizes.d_sae}, {dtype}"
     print(f"topk encode, forward and all gradients: {of}")
     t = inputs(sizes, device)
     for k in KS:
@@ -66,15 +67,21 @@ def run(device: str = "cpu") -> list[dict[str, float]]:
             "k": k,
             **{f"{name}_s": typical(times, name) for name in calls},
         }
-        row["ratio"] = typical(times, lambda one: one["plain"] / one["ours"])
-        row["over_product"] = typical(times, lambda one: one["ours"] / one["product"])
+        row["ratio"] = typical(
+            times, lambda round_s: round_s["plain"] / round_s["ours"]
+        )
+        row["over_product"] = typical(
+            times, lambda round_s: round_s["ours"] / round_s["product"]
+        )
         for name, backend in (("ours", None), ("plain", "reference")):
             row[f"{name}_bytes"] = peak_extra_bytes(
                 prepare_memory, k, backend, device, device=device
             )
         print(
-            f"k={k}: plain {1e3 * row['plain_s']:.1f} ms and {row['plain_bytes'] / 1e6:.0f} MB, ours {1e3 * row['ours_s']:.2f} ms "
-            f"and {row['ours_bytes'] / 1e6:.0f} MB: {row['ratio']:.1f}x; {row['over_product']:.2f} of the product alone"
+            f"k={k}: plain {1e3 * row['plain_s']:.1f} ms and "
+            f"{row['plain_bytes'] / 1e6:.0f} MB, ours {1e3 * row['ours_s']:.2f} ms "
+            f"and {row['ours_bytes'] / 1e6:.0f} MB: {row['ratio']:.1f}x; "
+            f"{row['over_product']:.2f} of the product alone"
         )
         rows.append(row)
     return rows

@@ -1,6 +1,7 @@
-"""A whole step of training, from normalised activations to changed weights, beside what other libraries take for one.
+"""A training step, from normalised activations to changed weights.
 
-Each library's step runs in an environment of its own, turn by turn with ours in the same process.
+Other libraries' steps run in environments of their own, in turns with ours in the same
+process.
 """
 
 import json
@@ -47,7 +48,10 @@ def our_step(objective: Objective, x: Tensor) -> Callable[[], object]:
 def run(
     device: str = "cpu", peers: Sequence[Path] = (SAELENS_PYTHON,)
 ) -> dict[str, Any]:
-    """Print the table; returns its numbers. ``peers`` are the Python programs of environments with other libraries."""
+    """Print the table; return its numbers.
+
+    ``peers`` are the Python programs of environments with other libraries.
+    """
     sizes, x = SIZES[device], batch(device)
     _check(x[:256])
     weights = torch.randn(sizes.d_sae, sizes.d_model, device=device).T
@@ -59,20 +63,24 @@ def run(
     }
     times = side_by_side(calls, rounds=11, device=device)
     print(
-        f"training step, float32: N={sizes.n}, d_model={sizes.d_model}, d_sae={sizes.d_sae}, k={K}; medians"
+        f"training step, float32: N={sizes.n}, d_model={sizes.d_model}, "
+        f"d_sae={sizes.d_sae}, k={K}; medians"
     )
-    found: dict[str, Any] = {f"{name}_s": typical(times, name) for name in calls}
-    found["over_product"] = typical(
-        times, lambda one: one["hierarchical"] / one["encoder product"]
+    numbers: dict[str, Any] = {f"{name}_s": typical(times, name) for name in calls}
+    numbers["over_product"] = typical(
+        times, lambda round_s: round_s["hierarchical"] / round_s["encoder product"]
     )
-    found["over_topk"] = typical(times, lambda one: one["hierarchical"] / one["topk"])
+    numbers["over_topk"] = typical(
+        times, lambda round_s: round_s["hierarchical"] / round_s["topk"]
+    )
     for name in calls:
-        print(f"{name:>24} {1e3 * found[f'{name}_s']:8.1f} ms")
+        print(f"{name:>24} {1e3 * numbers[f'{name}_s']:8.1f} ms")
     print(
-        f"    hierarchical: {found['over_product']:.2f} of the encoder product, {found['over_topk']:.2f} of TopK"
+        f"    hierarchical: {numbers['over_product']:.2f} of the encoder product, "
+        f"{numbers['over_topk']:.2f} of TopK"
     )
-    found["peers"] = [_beside(python) for python in peers if device == "cpu"]
-    return found
+    numbers["peers"] = [_beside(python) for python in peers if device == "cpu"]
+    return numbers
 
 
 def _check(x: Tensor) -> None:
@@ -80,7 +88,7 @@ def _check(x: Tensor) -> None:
     config = SAEConfig(d_model=x.shape[1], d_sae=SIZES[x.device.type].d_sae, k=K)
     sae = SAE(config, generator=torch.Generator().manual_seed(0)).to(x.device)
     weights = list(sae.parameters())
-    found = torch.autograd.grad(HierarchicalTopK()(sae, x, K).value, weights)
+    gradients = torch.autograd.grad(HierarchicalTopK()(sae, x, K).value, weights)
     values, indices = topk_encode(x - sae.b_dec, sae.W_enc, sae.b_enc, K, "reference")
     expected = torch.autograd.grad(
         hierarchical_loss(
@@ -88,13 +96,14 @@ def _check(x: Tensor) -> None:
         ),
         weights,
     )
-    refuse_mismatch(found, expected, tolerance=1e-3)
+    refuse_mismatch(gradients, expected, tolerance=1e-3)
 
 
 def _beside(python: Path) -> dict[str, Any]:
     if not python.exists():
         print(
-            f"({python} is not there: make test-saelens builds the environment of SAELens)"
+            f"({python} is not there: make test-saelens builds the environment of "
+            "SAELens)"
         )
         return {}
     done = subprocess.run(
@@ -112,7 +121,9 @@ def _beside(python: Path) -> dict[str, Any]:
     answer = json.loads(done.stdout.splitlines()[-1])
     times = answer.pop("times")
     answer |= {f"{name}_s": typical(times, name) for name in times}
-    answer["peer_over_ours"] = typical(times, lambda one: one["peer"] / one["ours"])
+    answer["peer_over_ours"] = typical(
+        times, lambda round_s: round_s["peer"] / round_s["ours"]
+    )
     beside = (
         f"beside ours {1e3 * answer['ours_s']:.1f} ms: {answer['peer_over_ours']:.1f}x"
     )

@@ -1,4 +1,7 @@
-"""The part of ``benchmarks.train_step`` that needs SAELens or dictionary_learning; run by it, in an environment with one of them."""
+"""The part of ``benchmarks.train_step`` that needs SAELens or dictionary_learning.
+
+``benchmarks.train_step`` runs it in an environment with one of them.
+"""
 
 import importlib.util
 import json
