@@ -3,8 +3,7 @@
 1. Columns with one remainder modulo a width of at least 2k form a group. The maximum of
    every group is found in vector registers.
 2. At least k columns are as large as the k-th largest of the maxima, so it bounds the
-k-th
-   largest column from below, and closely.
+   k-th largest column from below, and closely.
 3. Few columns reach the bound. They are collected, and only they are sorted.
 
 Maxima are kept by segments of a row, so that step 3 reads few segments again.
