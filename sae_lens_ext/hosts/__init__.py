@@ -3,6 +3,18 @@
 ``host_for(model)`` wraps a model of any supported library in a ``Host``. Everything
 above this layer is written against that protocol, once. No host library is imported
 until one of its models arrives.
+
+=========== ======================================================================
+base        the protocol, and what a site is
+lens        TransformerLens
+nnsight     nnsight
+torch       torch modules; places: from a site's name to a module
+names       names of sites
+tokens      from what users pass to token ids
+tracking    which tokens and positions the pass in progress covers
+watching    when a run of a torch module begins and ends
+partial     runs of a part of a model
+=========== ======================================================================
 """
 
 from typing import Any

@@ -30,7 +30,7 @@ class TopK:
         """
         if u.numel() == 0:
             raise ShapeMismatch(
-                f"the loss of no token is not defined; got activations {list(u.shape)}"
+                f"the loss needs at least one token; got activations {list(u.shape)}"
             )
         code = sae.encode_normalized(u, k)
         error = sparse_decode(code.values, code.indices, sae.W_dec, sae.b_dec) - u

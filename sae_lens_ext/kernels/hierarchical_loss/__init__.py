@@ -186,7 +186,7 @@ def _compute(
     check_target(target, values, W_dec)
     if values.numel() == 0:
         raise ShapeMismatch(
-            f"the loss of no token is not defined; got values {list(values.shape)}"
+            f"the loss needs at least one token; got values {list(values.shape)}"
         )
 
     if deterministic is None:
