@@ -59,7 +59,8 @@ class UntilFVU:
         Raises:
             InvalidArgument: not a number from 0 to 1.
         """
-        object.__setattr__(self, "bound", arguments.fraction(self.bound, "bound"))
+        bound = arguments.fraction(self.bound, "bound")
+        object.__setattr__(self, "bound", bound)
 
     def choose(
         self, sae: SAE, x: Float[Tensor, "*batch d_model"], code: SparseCode
@@ -106,6 +107,7 @@ def checked_k(sae: SAE, k: SiteK, *, extrapolate: bool) -> CheckedK:
     """
     if isinstance(k, numpy.ndarray):
         k = torch.as_tensor(k)
+    # A tensor without axes is a number.
     if isinstance(k, Tensor) and k.ndim > 0:
         return _checked_k_per_position(sae, k, extrapolate=extrapolate)
 
@@ -137,7 +139,11 @@ def largest_k(sae: SAE, k: CheckedK) -> int:
 
 
 def code_at_k(
-    sae: SAE, k: CheckedK, x: Tensor, code: SparseCode, window: Window
+    sae: SAE,
+    k: CheckedK,
+    x: Tensor,
+    code: SparseCode,
+    window: Window,
 ) -> SparseCode:
     """The code at k, from a code that was encoded at ``largest_k`` or more.
 

@@ -86,17 +86,17 @@ class Run:
         saes = saes_by_site(sae)
         sites = checked_sites(host, saes)
         tokens = token_rows(host, tokens)
-        masks = {
-            name: SplicedPositions.of(host, sae, positions).mask_of(tokens)
-            for name, sae in saes.items()
-        }
+        masks = {}
+        for name, site_sae in saes.items():
+            spliced = SplicedPositions.of(host, site_sae, positions)
+            masks[name] = spliced.mask_of(tokens)
 
         with torch.no_grad():
             activations = capture(host, tokens, set(sites.values()))
-            codes = {
-                name: _masked_code(sae, activations[sites[name]], masks[name], k)
-                for name, sae in saes.items()
-            }
+            codes = {}
+            for name, site_sae in saes.items():
+                x = activations[sites[name]]
+                codes[name] = _masked_code(site_sae, x, masks[name], k)
         return cls(codes, masks)
 
     def activations(
@@ -124,7 +124,8 @@ class Run:
             raise InvalidArgument(
                 f"the SAE at {site} has features 0 to {d_sae - 1}; got {max(numbers)}"
             )
-        return activations_of(self.codes[self._name_of(site)], numbers)
+        code = self.codes[self._name_of(site)]
+        return activations_of(code, numbers)
 
     def mean_activations(
         self, site: str, features: int | Sequence[int] | Tensor
@@ -153,7 +154,9 @@ class Run:
         name = self._name_of(site)
         if name in self.kept:
             return self.kept[name]
-        return torch.ones(self.codes[name].values.shape[:-1], dtype=torch.bool)
+        # A site that ``kept`` does not name has its features everywhere.
+        shape = self.codes[name].values.shape[:-1]
+        return torch.ones(shape, dtype=torch.bool)
 
     def to_dict(self) -> dict[str, Any]:
         """The run as JSON values; ``from_dict`` reads them."""
@@ -242,10 +245,15 @@ def activations_of(
 
     # All other features are added to one more column, which is dropped.
     columns = code.values.new_zeros(*code.values.shape[:-1], n_features + 1)
-    return columns.scatter_add(-1, column[code.indices], code.values)[..., :-1]
+    targets = column[code.indices]
+    columns = columns.scatter_add(-1, targets, code.values)
+    return columns[..., :-1]
 
 
 def _masked_code(sae: SAE, x: Tensor, mask: Tensor, k: int | None) -> SparseCode:
     # Zeroed on the way in, too: left-out positions must not be checked for NaN.
-    masked = x.where(mask.to(x.device).unsqueeze(-1), 0)
-    return sae.encode(masked.to(sae.W_enc.device), k).where(mask)
+    token_mask = mask.to(x.device)
+    masked = x.where(token_mask.unsqueeze(-1), 0)
+    code = sae.encode(masked.to(sae.W_enc.device), k)
+    # And on the way out, where the bias makes features even of zeros.
+    return code.where(mask)

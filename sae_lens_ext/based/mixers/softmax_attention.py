@@ -39,6 +39,8 @@ class SoftmaxAttention(Heads):
         # [batch, pos, head, d_head], after rotation
         self.hook_rot_q = Tap()
         self.hook_rot_k = Tap()
+
+        # The next two are computed only if hooked, or with ``shows_taps``:
         # [batch, head, query, key], minus infinity where a query may not look
         self.hook_attn_scores = Tap()
         # [batch, head, query, key]
@@ -76,6 +78,8 @@ class SoftmaxAttention(Heads):
         q = rearrange(q, "b t h d -> b h t d")
         k = rearrange(k, "b t h d -> b h t d")
         v = rearrange(v, "b t h d -> b h t d")
+
+        # With a cache there are more keys than queries, which are the last tokens.
         z = self._attend(q, k, v)
         z = rearrange(z, "b h t d -> b t h d")
         return self.to_stream(z)
@@ -171,10 +175,8 @@ def rotate(x: Tensor, first: int, theta: float) -> Tensor:
     pairs = torch.arange(half, device=x.device, dtype=torch.float32)
     frequencies = theta ** (-pairs / half)
     angles = positions[:, None, None] * frequencies
-    cos = angles.cos()
-    cos = cos.to(x.dtype)
-    sin = angles.sin()
-    sin = sin.to(x.dtype)
+    cos = angles.cos().to(x.dtype)
+    sin = angles.sin().to(x.dtype)
 
     first_half = x[..., :half]
     second_half = x[..., half : 2 * half]
@@ -183,4 +185,5 @@ def rotate(x: Tensor, first: int, theta: float) -> Tensor:
 
     rotated_first = first_half * cos - second_half * sin
     rotated_second = second_half * cos + first_half * sin
-    return torch.cat([rotated_first, rotated_second, rest], dim=-1)
+    parts = [rotated_first, rotated_second, rest]
+    return torch.cat(parts, dim=-1)

@@ -91,7 +91,9 @@ class MQAR:
             )
 
     def sample(
-        self, n: int, generator: np.random.Generator
+        self,
+        n: int,
+        generator: np.random.Generator,
     ) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
         """Draw ``n`` sequences and their labels.
 
@@ -145,7 +147,10 @@ class MQAR:
 
 
 def _distinct(
-    generator: np.random.Generator, n: int, below: int, count: int
+    generator: np.random.Generator,
+    n: int,
+    below: int,
+    count: int,
 ) -> npt.NDArray[np.integer]:
     """Draw rows of distinct numbers from 0 to ``below - 1``, [n, count].
 
@@ -161,7 +166,8 @@ def _distinct(
 
         # With this many numbers per row most rows would have to be drawn again, and
         # again; shuffling is faster.
-        if count * count > below:
+        has_likely_repeats = count * count > below
+        if has_likely_repeats:
             return _first_of_shuffled(generator, n, below, count)
 
         n_repeated = int(has_repeats.sum())
@@ -170,7 +176,10 @@ def _distinct(
 
 
 def _first_of_shuffled(
-    generator: np.random.Generator, n: int, below: int, count: int
+    generator: np.random.Generator,
+    n: int,
+    below: int,
+    count: int,
 ) -> npt.NDArray[np.integer]:
     """The first ``count`` of all numbers below ``below``, shuffled anew in each row."""
     # All numbers take part, so a few rows at a time: 5,000 rows of 4,095 numbers and

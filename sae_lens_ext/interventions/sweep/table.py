@@ -117,6 +117,7 @@ def sweep_k(
         name: SplicedPositions.of(host, sae, positions) for name, sae in saes.items()
     }
     ks = _checked_ks(ks, saes, extrapolate)
+
     memory_mb = arguments.positive_int(memory_mb, "memory_mb")
     if batch_size is not None:
         batch_size = arguments.positive_int(batch_size, "batch_size")
@@ -166,7 +167,11 @@ class _Scores:
 
 
 def _score_worlds(
-    swept: SweptModel, ks: Sequence[int], targets: Targets, n_rows: int, progress: bool
+    swept: SweptModel,
+    ks: Sequence[int],
+    targets: Targets,
+    n_rows: int,
+    progress: bool,
 ) -> _Scores:
     """Score every world, as many at once as ``n_rows`` rows of logits allow."""
     spliced = [Spliced(k) for k in ks]
@@ -214,17 +219,19 @@ def _table(
     fvu_without_outliers = {}
     fvu_by_site = {}
     for k in ks:
+        # Measured on the bare model's activations, so no other site has a part in it.
         fidelity = {name: site.fidelity(k) for name, site in swept.activations.items()}
+        l0 = mean(site.l0 for site in fidelity.values())
         fvu_by_site[k] = {name: site.fvu for name, site in fidelity.items()}
-        fvu_without_outliers[k] = mean(
-            site.fvu_without_outliers for site in fidelity.values()
-        )
+        fvu = mean(fvu_by_site[k].values())
+        inlier_fvus = [site.fvu_without_outliers for site in fidelity.values()]
+        fvu_without_outliers[k] = mean(inlier_fvus)
 
         world = Spliced(k)
         row = {
             "k": k,
-            "l0": mean(site.l0 for site in fidelity.values()),
-            "fvu": mean(fvu_by_site[k].values()),
+            "l0": l0,
+            "fvu": fvu,
             "ce": scores.ce[world],
             "ce_recovered": scores.recovered(world, MeanAblated()),
             "ce_recovered_zero": scores.recovered(world, ZeroAblated()),
@@ -233,16 +240,19 @@ def _table(
         rows.append(row)
 
     sites = swept.activations.values()
+    n_spliced = sum(site.n_spliced for site in sites)
+    n_outliers = sum(site.n_outliers for site in sites)
     pandas = require("pandas", "sweep_k")
     frame = pandas.DataFrame(rows)
+    # In attrs, because these are facts of the sweep and not of one k.
     frame.attrs = {
         "ce_bare": scores.ce[Bare()],
         "ce_mean": scores.ce[MeanAblated()],
         "ce_zero": scores.ce[ZeroAblated()],
         "sites": list(swept.activations),
         "n_scored": targets.n_scored,
-        "n_spliced": sum(site.n_spliced for site in sites),
-        "n_outliers": sum(site.n_outliers for site in sites),
+        "n_spliced": n_spliced,
+        "n_outliers": n_outliers,
         "fvu_without_outliers": fvu_without_outliers,
         "fvu_by_site": fvu_by_site,
     }

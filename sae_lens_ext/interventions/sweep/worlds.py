@@ -119,11 +119,15 @@ class SweptModel:
             )
             for name, site in sites.items()
         }
+        # Tried out, because blocks may depend on more than the stream between them.
         if self._n_skipped and not self._skipping_is_exact():
             self._n_skipped = 0
 
     def logits(
-        self, rows: slice, worlds: Sequence[World], scored: Int[Tensor, " scored"]
+        self,
+        rows: slice,
+        worlds: Sequence[World],
+        scored: Int[Tensor, " scored"],
     ) -> Float[Tensor, "worlds batch scored d_vocab"]:
         """Next-token logits at the scored positions of some rows, in several worlds.
 
@@ -153,7 +157,8 @@ class SweptModel:
                 resumed = resume(self._host, self._n_skipped, start)
                 stack.enter_context(resumed)
 
-            tokens = self._tokens[rows].repeat(n_worlds, 1)
+            tokens = self._tokens[rows]
+            tokens = tokens.repeat(n_worlds, 1)
             logits = next_token_logits(self._host, tokens, scored)
         return logits.unflatten(0, (n_worlds, -1))
 
