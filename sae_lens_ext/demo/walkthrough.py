@@ -242,9 +242,9 @@ def _features_as_text(features: list[FeatureOnText], tokens: list[str]) -> str:
         strongest = feature.fires_on(tokens)[:_N_TOKENS]
         fires = []
         for token, value in strongest:
-            # A token of blanks alone is shown with its quotes.
-            word = token.strip() or repr(token)
-            fires.append(f"{word} {value:.0f}")
+            # Without the blank before a word; a token of blanks alone stays whole.
+            word = token.strip() or token
+            fires.append(f"{word!r} {value:.0f}")
         lines.append(f"  feature {feature.feature:>5}: {', '.join(fires)}")
     return "\n".join(lines)
 

@@ -15,7 +15,13 @@ class Heads(nn.Module):
     layout of TransformerLens.
     """
 
-    def __init__(self, d_model: int, heads: int, d_query: int, d_head: int) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        d_query: int,
+        d_head: int,
+    ) -> None:
         """Random weights; ``d_query`` is the width of queries and keys."""
         super().__init__()
         self.heads = heads
@@ -52,7 +58,8 @@ class Heads(nn.Module):
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
         """Weights with which each head writes into the stream."""
-        return rearrange(self.o_proj.weight, "d (h v) -> h v d", h=self.heads)
+        weight = self.o_proj.weight
+        return rearrange(weight, "d (h v) -> h v d", h=self.heads)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, [batch, pos, head, width] each."""
@@ -60,11 +67,10 @@ class Heads(nn.Module):
         q = self.q_proj(x)
         k = self.k_proj(x)
         v = self.v_proj(x)
-        return (
-            q.unflatten(-1, by_head),
-            k.unflatten(-1, by_head),
-            v.unflatten(-1, by_head),
-        )
+        q = q.unflatten(-1, by_head)
+        k = k.unflatten(-1, by_head)
+        v = v.unflatten(-1, by_head)
+        return q, k, v
 
     def to_stream(
         self, z: Float[Tensor, "batch pos head d_head"]

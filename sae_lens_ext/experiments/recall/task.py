@@ -102,6 +102,7 @@ class MQAR:
         """
         context = 2 * self.pairs
         tail = self.seq_len - context
+
         first_value = self.vocab_size // 2
         n_values = self.vocab_size - first_value
 

@@ -52,7 +52,8 @@ class Window:
                 does not have.
         """
         if positions is None:
-            mask = torch.ones(self.batch, self.length, dtype=torch.bool)
+            shape = (self.batch, self.length)
+            mask = torch.ones(shape, dtype=torch.bool)
         else:
             mask = self._select_positions(positions)
         if rows is None:
@@ -97,9 +98,10 @@ class Window:
         # Generated tokens come after the end of a source recorded on the prompt.
         n_missing = self.length - part.shape[1]
         if n_missing:
-            shape = (n_rows, n_missing, *part.shape[2:])
-            zeros = part.new_zeros(shape)
+            trailing = part.shape[2:]
+            zeros = part.new_zeros(n_rows, n_missing, *trailing)
             part = torch.cat([part, zeros], dim=1)
+        # One row serves every row, without a copy.
         return part.expand(self.batch, *part.shape[1:])
 
     def _select_positions(self, positions: Any) -> Bool[Tensor, "batch pos"]:
