@@ -79,6 +79,7 @@ class BasedModel(BasedPreTrainedModel):
                 config.max_position_embeddings, config.hidden_size
             )
         self.dropout = nn.Dropout(config.embedding_dropout)
+
         self.layers = nn.ModuleList(
             Block(config, layer) for layer in range(config.num_hidden_layers)
         )
@@ -139,6 +140,7 @@ class BasedModel(BasedPreTrainedModel):
         hidden, hidden_states = self._run_blocks(
             hidden, cache, bool(output_hidden_states)
         )
+
         # transformers accepts this class of cache, but its annotations do not.
         past: Any = cache
         output = BaseModelOutputWithPast(
@@ -182,6 +184,7 @@ class BasedModel(BasedPreTrainedModel):
             raise InvalidArgument(
                 f"this model has {n_learned} learned positions; got {stop} tokens"
             )
+
         # Expanded over the batch, so that hooks on the embedding of positions see the
         # shape of the stream.
         positions = torch.arange(seen, stop, device=hidden.device)
@@ -310,6 +313,7 @@ def _next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
             f"labels must have the shape {shape} of the positions that get logits; got "
             f"{list(labels.shape)}"
         )
+
     # Every position predicts the next, so the last logits and the first label are not
     # used.
     wide = torch.promote_types(torch.float32, logits.dtype)

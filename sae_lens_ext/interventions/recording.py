@@ -86,6 +86,7 @@ class Run:
         saes = saes_by_site(sae)
         sites = checked_sites(host, saes)
         tokens = token_rows(host, tokens)
+
         masks = {}
         for name, site_sae in saes.items():
             spliced = SplicedPositions.of(host, site_sae, positions)
@@ -115,6 +116,7 @@ class Run:
         numbers = arguments.features(features)
         d_sae = self.d_sae(site)
         mask_length = arguments.mask_length(features)
+        # A mask over another SAE's features would name the wrong ones here.
         if mask_length not in (None, d_sae):
             raise ShapeMismatch(
                 f"the mask is over {mask_length} features; "
@@ -124,6 +126,7 @@ class Run:
             raise InvalidArgument(
                 f"the SAE at {site} has features 0 to {d_sae - 1}; got {max(numbers)}"
             )
+
         code = self.codes[self._name_of(site)]
         return activations_of(code, numbers)
 
@@ -143,6 +146,7 @@ class Run:
                 f"this run kept no features at {site}, so they have no mean; "
                 "capture it with other positions="
             )
+
         return activations[mask.to(activations.device)].mean(0)
 
     def d_sae(self, site: str) -> int:
@@ -154,6 +158,7 @@ class Run:
         name = self._name_of(site)
         if name in self.kept:
             return self.kept[name]
+
         # A site that ``kept`` does not name has its features everywhere.
         shape = self.codes[name].values.shape[:-1]
         return torch.ones(shape, dtype=torch.bool)
@@ -188,6 +193,7 @@ class Run:
                 )
                 masks[site] = torch.tensor(code["kept"], dtype=torch.bool)
             return cls(codes, masks)
+        # What torch, SparseCode and a missing key raise for JSON of another kind.
         except (
             KeyError,
             TypeError,
@@ -239,6 +245,8 @@ def activations_of(
     """
     n_features = len(features)
     device = code.indices.device
+
+    # Feature -> its column of the result, or the one after the last.
     column = code.indices.new_full((code.d_sae,), n_features)
     numbers = torch.as_tensor(features, device=device)
     column[numbers] = torch.arange(n_features, device=device)

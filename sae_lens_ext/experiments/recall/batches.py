@@ -37,6 +37,8 @@ def training_tasks(recipe: Recipe, task: MQAR) -> list[MQAR]:
                 "positions are learned, so that all of them are trained; "
                 f"got {recipe.train_seq_len}; give learned_positions=False"
             )
+
+        # Shorter texts may have no room for the pairs of the task.
         try:
             task = replace(task, seq_len=recipe.train_seq_len)
         except InvalidArgument as error:
@@ -49,6 +51,7 @@ def training_tasks(recipe: Recipe, task: MQAR) -> list[MQAR]:
         raise InvalidArgument(
             f"fewest_pairs must not exceed the task's pairs={task.pairs}; got {pairs}"
         )
+
     tasks = []
     while pairs < task.pairs:
         tasks.append(replace(task, pairs=pairs))
@@ -104,6 +107,7 @@ def _fixed_examples(
     """
     training_generator = np.random.default_rng(_TRAINING_SEED)
     tokens, labels = task.sample(n_examples, training_generator)
+
     while True:
         # The tensor shares the memory of the permutation.
         permutation = generator.permutation(n_examples)

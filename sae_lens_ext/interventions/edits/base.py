@@ -42,6 +42,7 @@ class Edit:
         """
         positions = frozen_positions(self.positions)
         object.__setattr__(self, "positions", positions)
+
         rows = frozen_rows(self.rows)
         object.__setattr__(self, "rows", rows)
 
@@ -56,6 +57,7 @@ class Edit:
             elif isinstance(value, tuple):
                 value = list(value)
             content[name] = value
+
         return content
 
     def __repr__(self) -> str:
@@ -63,6 +65,7 @@ class Edit:
         options = self._options()
         # What an edit does first, then where.
         names = sorted(options, key=lambda name: name in _WHERE)
+
         parts = []
         for name in names:
             value = options[name]
@@ -106,6 +109,7 @@ class FeatureEdit(Edit):
         # Before the mask becomes the numbers of its features.
         mask_length = arguments.mask_length(self.features)
         object.__setattr__(self, "mask_length", mask_length)
+
         features = arguments.features(self.features)
         object.__setattr__(self, "features", features)
 

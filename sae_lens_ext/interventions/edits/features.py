@@ -192,6 +192,7 @@ def _mean_of_run(acts: Tensor, window: Window) -> Tensor:
             "run is one token; give numbers, such as "
             "Ablate(features, to=run.mean_activations(site, features))"
         )
+
     mask = window.spliced_mask(acts.device)
     mask = mask.unsqueeze(-1)
     # A product, because a boolean index would have a shape that depends on the mask.

@@ -59,6 +59,7 @@ def numbers(value: Any, name: str, n_features: int | None = None) -> tuple[float
         if n_features is not None:
             expected = f"one number, or one for each of the {n_features} features"
         raise InvalidArgument(f"{name} must be {expected}; got {shown(value)}")
+
     return tuple(number(item, f"each of {name}") for item in values)
 
 

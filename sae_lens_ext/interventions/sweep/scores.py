@@ -26,6 +26,7 @@ def rows_that_fit(host: Host, scored: Int[Tensor, " scored"], memory_mb: int) ->
             f"cannot tell which module of a {type(host.model).__name__} makes the "
             "logits; give a language model"
         )
+
     n_bytes = memory_mb << 20
     # Four bytes per number in float32.
     bytes_per_position = 4 * host.d_vocab
