@@ -79,6 +79,7 @@ class BasedModel(BasedPreTrainedModel):
                 config.max_position_embeddings, config.hidden_size
             )
         self.dropout = nn.Dropout(config.embedding_dropout)
+
         self.layers = nn.ModuleList(
             Block(config, layer) for layer in range(config.num_hidden_layers)
         )
@@ -120,9 +121,13 @@ class BasedModel(BasedPreTrainedModel):
             inputs.check_cache(cache, len(self.layers), len(tokens))
         elif self._starts_cache(use_cache):
             cache = BasedCache(len(self.layers))
-        seen = 0 if cache is None else cache.seen
+        seen = 0
+        if cache is not None:
+            seen = cache.seen
 
-        hidden = self._embed(tokens) if inputs_embeds is None else tokens
+        hidden = tokens
+        if inputs_embeds is None:
+            hidden = self._embed(tokens)
         batch, pos = hidden.shape[:2]
         if attention_mask is not None:
             inputs.check_attention_mask(attention_mask, batch, pos, seen)
@@ -130,10 +135,12 @@ class BasedModel(BasedPreTrainedModel):
         if positions is not None and not torch.compiler.is_compiling():
             inputs.check_position_ids(positions, attention_mask, hidden, seen)
 
-        hidden = self.dropout(self._add_positions(hidden, seen))
+        hidden = self._add_positions(hidden, seen)
+        hidden = self.dropout(hidden)
         hidden, hidden_states = self._run_blocks(
             hidden, cache, bool(output_hidden_states)
         )
+
         # transformers accepts this class of cache, but its annotations do not.
         past: Any = cache
         output = BaseModelOutputWithPast(
@@ -151,11 +158,14 @@ class BasedModel(BasedPreTrainedModel):
     def _embed(self, tokens: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return self.embed_tokens(tokens)
+
+        # Checked after the fact, because a check before it would wait for a GPU.
         try:
             return self.embed_tokens(tokens)
         except IndexError as error:
             rows = self.config.vocab_size
-            outside = tokens[(tokens < 0) | (tokens >= rows)]
+            is_outside = (tokens < 0) | (tokens >= rows)
+            outside = tokens[is_outside]
             # A hook on the embedding can raise IndexError too.
             if not len(outside):
                 raise
@@ -174,9 +184,11 @@ class BasedModel(BasedPreTrainedModel):
             raise InvalidArgument(
                 f"this model has {n_learned} learned positions; got {stop} tokens"
             )
+
         # Expanded over the batch, so that hooks on the embedding of positions see the
         # shape of the stream.
-        positions = torch.arange(seen, stop, device=hidden.device).expand(batch, pos)
+        positions = torch.arange(seen, stop, device=hidden.device)
+        positions = positions.expand(batch, pos)
         return hidden + self.embed_positions(positions)
 
     def _run_blocks(
@@ -194,15 +206,20 @@ class BasedModel(BasedPreTrainedModel):
         for layer, block in enumerate(self.layers):
             if returns_states:
                 states.append(hidden)
-            hidden = block(
-                hidden, None if layer_caches is None else layer_caches[layer]
-            )
+            layer_cache = None
+            if layer_caches is not None:
+                layer_cache = layer_caches[layer]
+            hidden = block(hidden, layer_cache)
         hidden = self.norm(hidden)
 
         if cache is not None and layer_caches is not None:
             cache.layers = layer_caches
             cache.seen += pos
-        return hidden, (*states, hidden) if returns_states else None
+
+        if not returns_states:
+            return hidden, None
+        # As in transformers, the last state is normalised.
+        return hidden, (*states, hidden)
 
 
 class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
@@ -296,9 +313,13 @@ def _next_token_loss(logits: Tensor, labels: Tensor) -> Tensor:
             f"labels must have the shape {shape} of the positions that get logits; got "
             f"{list(labels.shape)}"
         )
+
+    # Every position predicts the next, so the last logits and the first label are not
+    # used.
     wide = torch.promote_types(torch.float32, logits.dtype)
     predictions = logits[:, :-1].flatten(0, 1).to(wide)
-    return F.cross_entropy(predictions, labels[:, 1:].flatten())
+    targets = labels[:, 1:].flatten()
+    return F.cross_entropy(predictions, targets)
 
 
 def _returns_dict(return_dict: bool | None, config: PreTrainedConfig) -> bool:

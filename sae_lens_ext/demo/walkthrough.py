@@ -77,35 +77,41 @@ def walk_through(
 
     model = load_bundled(progress=progress)
     sae = demo_sae(model, retrain=retrain, progress=progress)
+    held_out = held_out_tokens(model.tokenizer, n_rows)
     # Scoring one position in four costs a third of scoring all; the differences between
     # values of k stay the same.
+    every_fourth = slice(None, None, 4)
     sweep = sweep_k(
         model,
-        held_out_tokens(model.tokenizer, n_rows),
+        held_out,
         sae,
-        score=slice(None, None, 4),
+        score=every_fourth,
         progress=progress,
     )
 
+    ks = sweep["k"].tolist()
     tokens = model.to_str_tokens(sentence)
-    code, predictions = _on_sentence(model, sae, sentence, sweep["k"].tolist())
+    code, predictions = _on_sentence(model, sae, sentence, ks)
     features = strongest_features(code, _N_FEATURES)
     echo(_sweep_as_text(sweep))
     echo(_features_as_text(features, tokens))
 
+    positions = range(len(tokens))
+    codes = [_active_features(code, position) for position in positions]
     report = Report(
         title="One sparse autoencoder, every k",
         facts=_facts(sae, sweep),
         sweep=sweep.to_dict(orient="records"),
         ends={end: sweep.attrs[end] for end in ("ce_bare", "ce_mean", "ce_zero")},
         tokens=tokens,
-        codes=[_active_features(code, position) for position in range(len(tokens))],
+        codes=codes,
         predictions=predictions,
         features=features,
     )
     paths = _write(out, sweep, report)
-    names = ", ".join(str(path) for path in paths[:-1])
-    echo(f"\nWrote {names} and {paths[-1]}; open the last one in a browser.")
+    *results, page = [str(path) for path in paths]
+    names = ", ".join(results)
+    echo(f"\nWrote {names} and {page}; open the last one in a browser.")
 
 
 def _on_sentence(
@@ -120,27 +126,39 @@ def _on_sentence(
     model under each k.
     """
     tokens = model.to_tokens(sentence)
+    site = str(sae.config.hook_name)
     with torch.no_grad():
-        predictions = {"bare": _likeliest(model, model(tokens))}
+        logits = model(tokens)
+        predictions = {"bare": _likeliest(model, logits)}
+
+        # One splice for every k: k is an argument of the SAE, not a model of its own.
         with splice(model, sae) as spliced:
             for k in ks:
                 spliced.k = k
-                predictions[str(k)] = _likeliest(model, model(tokens))
+                logits = model(tokens)
+                predictions[str(k)] = _likeliest(model, logits)
+
         # The last k is the largest.
-        code = spliced.codes[str(sae.config.hook_name)][0]
+        code = spliced.codes[site][0]
     return code, predictions
 
 
 def _likeliest(model: Any, logits: torch.Tensor) -> list[tuple[str, float]]:
-    probabilities, ids = logits[0, -1].float().softmax(dim=-1).topk(_N_PREDICTIONS)
+    last_logits = logits[0, -1].float()
+    distribution = last_logits.softmax(dim=-1)
+    probabilities, ids = distribution.topk(_N_PREDICTIONS)
+
+    # One id at a time: as a whole they would be decoded to one text.
     words = [model.tokenizer.decode([token_id]) for token_id in ids.tolist()]
-    return list(zip(words, probabilities.tolist(), strict=True))
+    pairs = zip(words, probabilities.tolist(), strict=True)
+    return list(pairs)
 
 
 def _active_features(code: SparseCode, position: int) -> list[tuple[int, float]]:
     features = code.indices[position].tolist()
     values = code.values[position].tolist()
     pairs = zip(features, values, strict=True)
+    # A token with fewer than k active features has zeros after them.
     return [(feature, value) for feature, value in pairs if value > 0]
 
 
@@ -163,10 +181,19 @@ def _sweep_as_text(sweep: Any) -> str:
         "(zero end)": 1.0,
         "kl": 0.0,
     }
-    mean = {"fvu": 1.0, "ce": sweep.attrs["ce_mean"], "recovered": 0.0}
-    zero = {"ce": sweep.attrs["ce_zero"], "(zero end)": 0.0}
+    # The ends have no other scores: cells of these stay empty.
+    mean = {
+        "fvu": 1.0,
+        "ce": sweep.attrs["ce_mean"],
+        "recovered": 0.0,
+    }
+    zero = {
+        "ce": sweep.attrs["ce_zero"],
+        "(zero end)": 0.0,
+    }
 
-    lines = [_line(list(_COLUMNS)), _line(_cells("bare model", bare))]
+    header = list(_COLUMNS)
+    lines = [_line(header), _line(_cells("bare model", bare))]
     for row in sweep.itertuples():
         scores = {
             "l0": row.l0,
@@ -176,7 +203,9 @@ def _sweep_as_text(sweep: Any) -> str:
             "(zero end)": row.ce_recovered_zero,
             "kl": row.kl,
         }
-        lines.append(_line(_cells(str(row.k), scores)))
+        cells = _cells(str(row.k), scores)
+        lines.append(_line(cells))
+
     lines.append(_line(_cells("mean-ablated", mean)))
     lines.append(_line(_cells("zero-ablated", zero)))
     return "\n".join(lines)
@@ -185,19 +214,28 @@ def _sweep_as_text(sweep: Any) -> str:
 def _cells(name: str, scores: dict[str, float]) -> list[str]:
     """One cell per column: the row's name, then a number or a blank."""
     cells = [name]
-    for column, (_, decimals) in list(_COLUMNS.items())[1:]:
+    # The first column holds the names.
+    _, *score_columns = _COLUMNS.items()
+    for column, (_, decimals) in score_columns:
         score = scores.get(column)
-        cells.append("" if score is None else f"{score:.{decimals}f}")
+        cell = ""
+        if score is not None:
+            cell = f"{score:.{decimals}f}"
+        cells.append(cell)
     return cells
 
 
 def _line(cells: list[str]) -> str:
     widths = [width for width, _ in _COLUMNS.values()]
-    padded = (f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-    return " ".join(padded).rstrip()
+    pairs = zip(cells, widths, strict=True)
+    padded = [f"{cell:>{width}}" for cell, width in pairs]
+    line = " ".join(padded)
+    # Empty cells at the end would leave blanks there.
+    return line.rstrip()
 
 
 def _features_as_text(features: list[FeatureOnText], tokens: list[str]) -> str:
+    # Without the beginning-of-sequence token.
     sentence = "".join(tokens[1:])
     lines = [
         f"\nThe {len(features)} strongest features on {sentence!r}, "
@@ -205,10 +243,12 @@ def _features_as_text(features: list[FeatureOnText], tokens: list[str]) -> str:
     ]
     for feature in features:
         strongest = feature.fires_on(tokens)[:_N_TOKENS]
-        fires = ", ".join(
-            f"{token.strip() or token!r} {value:.0f}" for token, value in strongest
-        )
-        lines.append(f"  feature {feature.feature:>5}: {fires}")
+        fires = []
+        for token, value in strongest:
+            # Without the blank before a word; a token of blanks alone stays whole.
+            word = token.strip() or token
+            fires.append(f"{word!r} {value:.0f}")
+        lines.append(f"  feature {feature.feature:>5}: {', '.join(fires)}")
     return "\n".join(lines)
 
 
@@ -219,8 +259,13 @@ def _write(out: Path, sweep: Any, report: Report) -> list[Path]:
     page = out / "report.html"
     with replacing(table) as temporary:
         sweep.to_csv(temporary, index=False)
+
     with replacing(picture) as temporary:
-        plot_frontier(sweep).savefig(temporary, dpi=150, format="png")
+        figure = plot_frontier(sweep)
+        # The temporary file has no suffix that tells the format.
+        figure.savefig(temporary, dpi=150, format="png")
+
     with replacing(page) as temporary:
-        temporary.write_text(render_report(report), encoding="utf-8")
+        html = render_report(report)
+        temporary.write_text(html, encoding="utf-8")
     return [table, picture, page]

@@ -50,13 +50,15 @@ class LensHost:
                 "model of TransformerLens"
             )
         self.model = model
+        self._is_bridge = hasattr(model, "original_model")
+        # A root module of the user's own may have none of these.
         self.blocks: Sequence[nn.Module] = getattr(model, "blocks", ())
         self.embed: nn.Module | None = getattr(model, "embed", None)
         self.unembed: nn.Module | None = getattr(model, "unembed", None)
         self._config: Any = getattr(model, "cfg", None)
         self.d_vocab: int | None = getattr(self._config, "d_vocab", None)
+        # A copy, in which the points of splices do not appear.
         self._points: dict[str, HookPoint] = dict(model.hook_dict)
-        self._is_bridge = hasattr(model, "original_model")
 
     def site(self, name: str) -> Site:
         """See ``Host.site``."""
@@ -83,13 +85,17 @@ class LensHost:
         if name in self._points:
             return name
         # Of the classes derived from a bridge, some know only one of the two spellings.
-        names = spellings(name_of_path(name) or name)
-        return next((spelling for spelling in names if spelling in self._points), None)
+        hook_name = name_of_path(name) or name
+        for spelling in spellings(hook_name):
+            if spelling in self._points:
+                return spelling
+        return None
 
     def _key(self, registered: str) -> str:
         """The first name in the model's table of the same point."""
         point = self._points[registered]
-        return next(name for name in self._points if self._points[name] is point)
+        names = [name for name, entry in self._points.items() if entry is point]
+        return names[0]
 
     def _is_copy_of_the_stream(self, registered: str) -> bool:
         """Whether a point between attention and MLP is on a copy of the stream.
@@ -97,14 +103,15 @@ class LensHost:
         On a bridge it is, except where the block has a ``hook_resid_mid`` of its own.
         """
         point = self._points[registered]
-        is_own = (point.name or "").endswith("hook_resid_mid")
+        own_name = point.name or ""
+        is_own = own_name.endswith("hook_resid_mid")
         if not self._is_bridge or is_own:
             return False
-        return any(
-            self._points[name] is point
-            for name in self._points
-            if name.endswith(("hook_resid_mid", "ln2.hook_in"))
-        )
+
+        # A bridge has one point under several names.
+        names = [name for name, entry in self._points.items() if entry is point]
+        suffixes = ("hook_resid_mid", "ln2.hook_in")
+        return any(name.endswith(suffixes) for name in names)
 
     def width(self, site: Site) -> int | None:
         """See ``Host.width``."""
@@ -123,9 +130,14 @@ class LensHost:
 
         def hook(tensor: Tensor, *, hook: HookPoint) -> Tensor | None:
             # Heads have an axis of their own here; an SAE reads them side by side.
-            activation = tensor.flatten(2) if tensor.ndim > 3 else tensor
+            activation = tensor
+            if tensor.ndim > 3:
+                activation = tensor.flatten(2)
+
             new = function(activation)
-            return None if new is None else new.reshape(tensor.shape)
+            if new is None:
+                return None
+            return new.reshape(tensor.shape)
 
         try:
             self.model.add_hook(site.key, hook, dir="fwd", is_permanent=True)
@@ -141,10 +153,11 @@ class LensHost:
 
         def detach() -> None:
             handle.hook.remove()
-            others = [
+            # By identity, because handles of equal content may be compared equal.
+            remaining = [
                 attached for attached in point.fwd_hooks if attached is not handle
             ]
-            point.fwd_hooks = others
+            point.fwd_hooks = remaining
 
         return detach
 
@@ -162,7 +175,9 @@ class LensHost:
             for name, point in points.items()
         }
         # Another splice has opened them already.
-        if not registered.keys().isdisjoint(self.model.hook_dict):
+        hook_names = self.model.hook_dict
+        is_new = registered.keys().isdisjoint(hook_names)
+        if not is_new:
             return Points(), lambda: None
 
         for name, point in points.items():
@@ -194,7 +209,9 @@ class LensHost:
         # A bridge hands its arguments, the cache among them, to the Hugging Face model
         # that it wraps. A HookedTransformer that generates calls its own forward, past
         # torch's hooks.
-        root = self.model.original_model if self._is_bridge else self.model
+        root = self.model
+        if self._is_bridge:
+            root = self.model.original_model
         return watch_modules(
             root,
             self.embed,
@@ -219,8 +236,10 @@ class LensHost:
         tokenizer = getattr(self.model, "tokenizer", None)
         if tokenizer is not None:
             return frozenset(tokenizer.all_special_ids)
+        # The config of the Hugging Face model names the special tokens.
         wrapped = getattr(self.model, "original_model", None)
-        return config_token_ids(getattr(wrapped, "config", None))
+        config = getattr(wrapped, "config", None)
+        return config_token_ids(config)
 
     def plain(self) -> Host:
         """See ``Host.plain``."""
@@ -233,5 +252,8 @@ def boot(model: nn.Module, tokenizer: Any) -> Any:
 
     dtype = next(model.parameters()).dtype
     return TransformerBridge.boot_transformers(
-        tokenizer.name_or_path, hf_model=model, tokenizer=tokenizer, dtype=dtype
+        tokenizer.name_or_path,
+        hf_model=model,
+        tokenizer=tokenizer,
+        dtype=dtype,
     )

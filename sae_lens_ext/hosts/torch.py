@@ -59,6 +59,7 @@ class TorchHost:
         self.model: Any = model
         self.module: nn.Module = getattr(model, "_orig_mod", model)
         self._tokenizer = tokenizer
+        # Any module will do; a language model of Hugging Face has a config.
         self._config = getattr(self.module, "config", None)
         self._places = ModulePlaces(self.module)
 
@@ -68,7 +69,8 @@ class TorchHost:
         self.d_vocab: int | None = None
         if self.unembed is not None:
             weight: Any = self.unembed.weight
-            self.d_vocab = int(weight.shape[0])
+            n_rows = weight.shape[0]
+            self.d_vocab = int(n_rows)
 
     def site(self, name: str) -> Site:
         """See ``Host.site``."""
@@ -104,6 +106,7 @@ class TorchHost:
             undo.enter_context(_EAGER)
 
         if place.side == "input":
+            # With keywords, because a caller may pass the activation by its name.
             handle = module.register_forward_pre_hook(
                 lambda _, arguments, keywords: replaced_input(
                     arguments, keywords, function
@@ -135,9 +138,11 @@ class TorchHost:
     ) -> Float[Tensor, "batch unembedded d_vocab"]:
         """See ``Host.logits``."""
         # A cache of a run that is not continued would only take memory.
-        has_cache = hasattr(self._config, "use_cache")
-        options = {"use_cache": False} if has_cache else {}
+        options = {}
+        if hasattr(self._config, "use_cache"):
+            options["use_cache"] = False
         output = self.model(tokens, **options)
+
         if isinstance(output, Tensor):
             return output
         if isinstance(output, tuple):
@@ -155,13 +160,16 @@ class TorchHost:
                 f"a {type(self.module).__name__} has no tokenizer; give token ids "
                 "[batch, pos] in place of text"
             )
-        return self._tokenizer(text, return_tensors="pt").input_ids
+        # Texts of one length, so no padding: a padding token would be read as text.
+        encoding = self._tokenizer(text, return_tensors="pt")
+        return encoding.input_ids
 
     def special_token_ids(self) -> frozenset[int]:
         """See ``Host.special_token_ids``."""
         if self._tokenizer is None:
             return config_token_ids(self._config)
-        return frozenset(self._tokenizer.all_special_ids)
+        special_ids = self._tokenizer.all_special_ids
+        return frozenset(special_ids)
 
     def plain(self) -> Host:
         """See ``Host.plain``."""

@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from sae_lens_ext.hosts import Points
 from sae_lens_ext.interventions.dial import CheckedK, code_at_k, largest_k
@@ -60,7 +61,8 @@ class CodeChange:
     ) -> Float[Tensor, "batch pos d_sae"]:
         """The change with a column for every feature, zeros at those not edited."""
         columns = torch.tensor(self.features, device=self.amounts.device)
-        return torch.zeros_like(dense).index_copy(-1, columns, self.amounts)
+        zeros = torch.zeros_like(dense)
+        return zeros.index_copy(-1, columns, self.amounts)
 
 
 def spliced_activation(
@@ -110,11 +112,13 @@ def spliced_activation(
 
     if error_term:
         # In the wider dtype, because without an edit the bits of x must stay.
-        out = x.to(torch.promote_types(x.dtype, sae.W_dec.dtype))
+        wide = torch.promote_types(x.dtype, sae.W_dec.dtype)
+        out = x.to(wide)
     else:
         out = sae.decode(code)
     if error_term == "reference" and explained is not None:
-        out = out + sae.contribution(_difference(code, explained))
+        difference = _difference(code, explained)
+        out = out + sae.contribution(difference)
 
     feature_edits = [edit for edit in edits if isinstance(edit, FeatureEdit)]
     change = _change_by_edits(code, feature_edits, window, site)
@@ -132,8 +136,11 @@ def with_directions(
     for edit in edits:
         if isinstance(edit, AddDirection):
             mask = window.select(edit.positions, edit.rows)
-            mask = mask.to(x.device).unsqueeze(-1)
-            x = torch.where(mask, x + edit.added(x), x)
+            mask = mask.to(x.device)
+            mask = mask.unsqueeze(-1)
+            # where() instead of a sum with zeros, which would turn -0.0 into 0.0.
+            moved = x + edit.added(x)
+            x = torch.where(mask, moved, x)
     return x
 
 
@@ -143,9 +150,11 @@ def _difference(first: SparseCode, second: SparseCode) -> SparseCode:
     Values of ``first`` may have been set to 0 since.
     """
     longer = first if first.k >= second.k else second
-    first_values = torch.nn.functional.pad(first.values, (0, longer.k - first.k))
-    second_values = torch.nn.functional.pad(second.values, (0, longer.k - second.k))
-    return SparseCode(first_values - second_values, longer.indices, first.d_sae)
+    # Padded with zeros to one length: the longer code has the indices of both.
+    first_values = F.pad(first.values, (0, longer.k - first.k))
+    second_values = F.pad(second.values, (0, longer.k - second.k))
+    values = first_values - second_values
+    return SparseCode(values, longer.indices, first.d_sae)
 
 
 def _change_by_edits(
@@ -158,18 +167,23 @@ def _change_by_edits(
     features = sorted({feature for edit in edits for feature in edit.ids})
     if not features:
         return None
+
+    # A few columns, so that the dense code of all features is not built.
     column_of = {feature: column for column, feature in enumerate(features)}
     before = activations_of(code, features)
-    is_spliced = window.spliced_mask(before.device)
+    device = before.device
+    is_spliced = window.spliced_mask(device)
 
     acts = before
     for edit in edits:
-        mask = window.select(edit.positions, edit.rows).to(acts.device) & is_spliced
+        selected = window.select(edit.positions, edit.rows)
+        mask = selected.to(device) & is_spliced
+        # Skipped, because an edit raises if values it depends on are not known.
         if holds_numbers(mask) and not mask.any():
             continue
-        columns = torch.tensor(
-            [column_of[feature] for feature in edit.ids], device=acts.device
-        )
+
+        column_numbers = [column_of[feature] for feature in edit.ids]
+        columns = torch.tensor(column_numbers, device=device)
         old = acts[..., columns]
         new = edit.edited(old, mask, window, site)
         new = torch.where(mask.unsqueeze(-1), new, old)
@@ -204,20 +218,25 @@ def _after_listeners(
 
     def edited_acts() -> Tensor:
         dense = code.dense()
-        return dense if change is None else dense + change.dense_like(dense)
+        if change is None:
+            return dense
+        return dense + change.dense_like(dense)
 
     changed_acts = points.passed("hook_sae_acts_post", edited_acts)
     by_listeners = None
     if changed_acts is not None:
         acts_before, acts_after = changed_acts
-        by_listeners = (acts_after - acts_before) @ sae.W_dec / sae.activation_scale
+        difference = acts_after - acts_before
+        by_listeners = difference @ sae.W_dec / sae.activation_scale
         out = out + by_listeners
 
     def edited_recons() -> Tensor:
         recons = sae.decode(code)
         if change is not None:
             recons = recons + sae.contribution_of(change.amounts, change.features)
-        return recons if by_listeners is None else recons + by_listeners
+        if by_listeners is None:
+            return recons
+        return recons + by_listeners
 
     changed_recons = points.passed("hook_sae_recons", edited_recons)
     if changed_recons is not None:

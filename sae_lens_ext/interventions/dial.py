@@ -59,17 +59,23 @@ class UntilFVU:
         Raises:
             InvalidArgument: not a number from 0 to 1.
         """
-        object.__setattr__(self, "bound", arguments.fraction(self.bound, "bound"))
+        bound = arguments.fraction(self.bound, "bound")
+        object.__setattr__(self, "bound", bound)
 
     def choose(
         self, sae: SAE, x: Float[Tensor, "*batch d_model"], code: SparseCode
     ) -> Int[Tensor, "*batch"]:
         """See ``KRule.choose``."""
         errors = sae.prefix_errors(x, code)
-        is_enough = errors[..., 1:] <= self.bound * errors[..., :1]
+        # The error of the empty prefix is the variance of the token.
+        variance = errors[..., :1]
+        is_enough = errors[..., 1:] <= self.bound * variance
+
         # argmax finds the first True. A token without one keeps all k features.
-        first = is_enough.byte().argmax(-1) + 1
-        return torch.where(is_enough.any(-1), first, code.k)
+        first = is_enough.byte().argmax(-1)
+        smallest_k = first + 1
+        has_enough = is_enough.any(-1)
+        return torch.where(has_enough, smallest_k, code.k)
 
     def __repr__(self) -> str:
         """The call that makes it."""
@@ -101,6 +107,7 @@ def checked_k(sae: SAE, k: SiteK, *, extrapolate: bool) -> CheckedK:
     """
     if isinstance(k, numpy.ndarray):
         k = torch.as_tensor(k)
+    # A tensor without axes is a number.
     if isinstance(k, Tensor) and k.ndim > 0:
         return _checked_k_per_position(sae, k, extrapolate=extrapolate)
 
@@ -112,9 +119,12 @@ def checked_k(sae: SAE, k: SiteK, *, extrapolate: bool) -> CheckedK:
 
 def same_k(first: CheckedK, second: CheckedK) -> bool:
     """Whether two values of k are equal; tensors by their numbers, on any devices."""
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
+    first_is_tensor = isinstance(first, Tensor)
+    second_is_tensor = isinstance(second, Tensor)
+    # Not by ==, which for tensors gives a tensor.
+    if first_is_tensor and second_is_tensor:
         return torch.equal(first.cpu(), second.cpu())
-    if isinstance(first, Tensor) or isinstance(second, Tensor):
+    if first_is_tensor or second_is_tensor:
         return False
     return first == second
 
@@ -152,34 +162,44 @@ def code_at_k(
         return code.prefix(k)
     if isinstance(k, Tensor):
         code = code.prefix(int(k.max()))
-        k_per_token = _k_in_window(k, window).to(code.values.device)
+        k_per_token = _k_in_window(k, window)
+        k_per_token = k_per_token.to(code.values.device)
     else:
         code = code.prefix(sae.config.k)
+        # A choice of k is a number, which no gradient goes through.
         with torch.no_grad():
             k_per_token = k.choose(sae, x, code)
         _check_choice(k, k_per_token, code)
 
+    # Values beyond a token's k become 0, so that all tokens still share one shape.
     rank = torch.arange(code.k, device=k_per_token.device)
-    is_kept = rank < k_per_token.unsqueeze(-1)
-    return SparseCode(code.values * is_kept, code.indices, code.d_sae)
+    mask = rank < k_per_token.unsqueeze(-1)
+    values = code.values * mask
+    return SparseCode(values, code.indices, code.d_sae)
 
 
 def _checked_k_per_position(sae: SAE, k: Tensor, *, extrapolate: bool) -> Tensor:
     is_integral = not k.is_floating_point() and k.dtype != torch.bool
-    if not is_integral or k.ndim > 2 or not k.numel():
+    has_positions = k.ndim <= 2 and k.numel() > 0
+    if not is_integral or not has_positions:
         raise InvalidK(
             "k per position must be a tensor of integers [pos] or [batch, pos]; "
             f"got {k.dtype} {list(k.shape)}"
         )
-    for bound in (k.min(), k.max()):
-        sae.config.checked_k(int(bound), extrapolate=extrapolate)
+
+    smallest = int(k.min())
+    sae.config.checked_k(smallest, extrapolate=extrapolate)
+    largest = int(k.max())
+    sae.config.checked_k(largest, extrapolate=extrapolate)
     # A copy, so that what the user writes into the tensor later changes nothing here.
     return k.clone()
 
 
 def _k_in_window(k: Tensor, window: Window) -> Int[Tensor, "batch pos"]:
     has_rows = k.ndim == 1 or k.shape[0] in (1, window.batch)
-    if k.shape[-1] < window.end or not has_rows:
+    # Positions count from the beginning of the text, those in a cache included.
+    covers_text = k.shape[-1] >= window.end
+    if not covers_text or not has_rows:
         raise ShapeMismatch(
             f"k per position is {list(k.shape)}; "
             f"this run reaches {[window.batch, window.end]} (batch, pos)"
@@ -190,6 +210,7 @@ def _k_in_window(k: Tensor, window: Window) -> Int[Tensor, "batch pos"]:
 
 def _check_choice(rule: KRule, k: Any, code: SparseCode) -> None:
     tokens = code.values.shape[:-1]
+    # A rule is the user's code, and may return anything.
     is_valid = (
         isinstance(k, Tensor)
         and not k.is_floating_point()
@@ -197,7 +218,9 @@ def _check_choice(rule: KRule, k: Any, code: SparseCode) -> None:
         and k.shape == tokens
     )
     if not is_valid:
-        choice = f"{k.dtype} {list(k.shape)}" if isinstance(k, Tensor) else repr(k)
+        choice = repr(k)
+        if isinstance(k, Tensor):
+            choice = f"{k.dtype} {list(k.shape)}"
         raise InvalidK(
             f"{rule!r} must choose a tensor of integers, one per token {list(tokens)}; "
             f"it chose {choice}"

@@ -86,17 +86,18 @@ class Run:
         saes = saes_by_site(sae)
         sites = checked_sites(host, saes)
         tokens = token_rows(host, tokens)
-        masks = {
-            name: SplicedPositions.of(host, sae, positions).mask_of(tokens)
-            for name, sae in saes.items()
-        }
+
+        masks = {}
+        for name, site_sae in saes.items():
+            spliced = SplicedPositions.of(host, site_sae, positions)
+            masks[name] = spliced.mask_of(tokens)
 
         with torch.no_grad():
             activations = capture(host, tokens, set(sites.values()))
-            codes = {
-                name: _masked_code(sae, activations[sites[name]], masks[name], k)
-                for name, sae in saes.items()
-            }
+            codes = {}
+            for name, site_sae in saes.items():
+                x = activations[sites[name]]
+                codes[name] = _masked_code(site_sae, x, masks[name], k)
         return cls(codes, masks)
 
     def activations(
@@ -115,6 +116,7 @@ class Run:
         numbers = arguments.features(features)
         d_sae = self.d_sae(site)
         mask_length = arguments.mask_length(features)
+        # A mask over another SAE's features would name the wrong ones here.
         if mask_length not in (None, d_sae):
             raise ShapeMismatch(
                 f"the mask is over {mask_length} features; "
@@ -124,7 +126,9 @@ class Run:
             raise InvalidArgument(
                 f"the SAE at {site} has features 0 to {d_sae - 1}; got {max(numbers)}"
             )
-        return activations_of(self.codes[self._name_of(site)], numbers)
+
+        code = self.codes[self._name_of(site)]
+        return activations_of(code, numbers)
 
     def mean_activations(
         self, site: str, features: int | Sequence[int] | Tensor
@@ -142,6 +146,7 @@ class Run:
                 f"this run kept no features at {site}, so they have no mean; "
                 "capture it with other positions="
             )
+
         return activations[mask.to(activations.device)].mean(0)
 
     def d_sae(self, site: str) -> int:
@@ -153,7 +158,10 @@ class Run:
         name = self._name_of(site)
         if name in self.kept:
             return self.kept[name]
-        return torch.ones(self.codes[name].values.shape[:-1], dtype=torch.bool)
+
+        # A site that ``kept`` does not name has its features everywhere.
+        shape = self.codes[name].values.shape[:-1]
+        return torch.ones(shape, dtype=torch.bool)
 
     def to_dict(self) -> dict[str, Any]:
         """The run as JSON values; ``from_dict`` reads them."""
@@ -185,6 +193,7 @@ class Run:
                 )
                 masks[site] = torch.tensor(code["kept"], dtype=torch.bool)
             return cls(codes, masks)
+        # What torch, SparseCode and a missing key raise for JSON of another kind.
         except (
             KeyError,
             TypeError,
@@ -236,13 +245,17 @@ def activations_of(
     """
     n_features = len(features)
     device = code.indices.device
+
+    # Feature -> its column of the result, or the one after the last.
     column = code.indices.new_full((code.d_sae,), n_features)
     numbers = torch.as_tensor(features, device=device)
     column[numbers] = torch.arange(n_features, device=device)
 
     # All other features are added to one more column, which is dropped.
     columns = code.values.new_zeros(*code.values.shape[:-1], n_features + 1)
-    return columns.scatter_add(-1, column[code.indices], code.values)[..., :-1]
+    targets = column[code.indices]
+    columns = columns.scatter_add(-1, targets, code.values)
+    return columns[..., :-1]
 
 
 def _masked_code(
@@ -252,5 +265,8 @@ def _masked_code(
     k: int | None,
 ) -> SparseCode:
     # Zeroed on the way in, too: left-out positions must not be checked for NaN.
-    masked = x.where(mask.to(x.device).unsqueeze(-1), 0)
-    return sae.encode(masked.to(sae.W_enc.device), k).where(mask)
+    token_mask = mask.to(x.device)
+    masked = x.where(token_mask.unsqueeze(-1), 0)
+    code = sae.encode(masked.to(sae.W_enc.device), k)
+    # And on the way out, where the bias makes features even of zeros.
+    return code.where(mask)

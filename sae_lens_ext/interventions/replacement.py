@@ -83,12 +83,16 @@ class Replacement:
         positions = self._controls.positions_at(self._name)
         mask = positions.mask(window, self._tracker.tokens)
         out = self._everywhere(x, window.within(mask))
+        # An SAE may be in another dtype than the model, and on another device.
         out = out.to(device=x.device, dtype=x.dtype)
         if mask is not None:
-            out = out.where(mask.to(x.device).unsqueeze(-1), x)
+            token_mask = mask.to(x.device)
+            out = out.where(token_mask.unsqueeze(-1), x)
 
         changed_output = self._points.passed("hook_sae_output", lambda: out)
-        return out if changed_output is None else changed_output[1]
+        if changed_output is None:
+            return out
+        return changed_output[1]
 
     def _everywhere(self, x: Tensor, window: Window) -> Tensor:
         """The output at every position, of which those in the window's mask count."""
@@ -101,15 +105,18 @@ class Replacement:
         # nor come out as features.
         mask = window.mask
         if mask is not None:
-            x = x.where(mask.to(x.device).unsqueeze(-1), 0)
+            token_mask = mask.to(x.device)
+            x = x.where(token_mask.unsqueeze(-1), 0)
+
         device = sae.W_enc.device
+        k = self._controls.k_at(self._name)
         try:
             # The SAE computes in its own dtype, also under the model's autocast.
             with torch.autocast(device.type, enabled=False):
                 out, code = spliced_activation(
                     x.to(device),
                     sae,
-                    self._controls.k_at(self._name),
+                    k,
                     error_term=self._controls.error_term,
                     edits=edits,
                     window=window,
@@ -119,7 +126,11 @@ class Replacement:
                 )
         except NonFinite as error:
             raise NonFinite(f"at {self._name}: {error}") from error
-        self._codes[self._name] = code if mask is None else code.where(mask)
+
+        # Before edits: ``Splice.codes`` shows what the model computed.
+        if mask is not None:
+            code = code.where(mask)
+        self._codes[self._name] = code
         return out
 
     def _check_shape(self, x: Tensor) -> None:

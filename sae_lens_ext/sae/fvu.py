@@ -50,10 +50,12 @@ class FVU:
         if count == 0:
             return
 
-        self._squared_error += (x - x_hat).square().sum().item()
+        squared_error = (x - x_hat).square().sum()
+        self._squared_error += squared_error.item()
 
         mean = x.mean(0)
-        self._squared_distance += (x - mean).square().sum().item()
+        squared_distance = (x - mean).square().sum()
+        self._squared_distance += squared_distance.item()
         if self._mean is None:
             self._mean = mean
         else:
@@ -61,10 +63,11 @@ class FVU:
             # without a difference of large numbers.
             between = mean - self._mean
             total = self._count + count
-            self._squared_distance += (
-                between.square().sum().item() * self._count * count / total
-            )
-            self._mean = self._mean + between * (count / total)
+            squared_between = between.square().sum().item()
+            self._squared_distance += squared_between * self._count * count / total
+
+            share = count / total
+            self._mean = self._mean + between * share
         self._count += count
 
     def value(self) -> float:

@@ -1,6 +1,5 @@
 """A TopK sparse autoencoder that takes k as an argument."""
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from sae_lens_ext.kernels import sparse_decode, topk_encode
 from sae_lens_ext.sae.code import SparseCode
 from sae_lens_ext.sae.config import SAEConfig
 from sae_lens_ext.sae.folding import fold, unfold
+from sae_lens_ext.sae.prefixes import squared_errors
 from sae_lens_ext.sae.pretrained import read_pretrained, write_pretrained
 from sae_lens_ext.sae.tensors import (
     CONSTANTS,
@@ -22,6 +22,8 @@ from sae_lens_ext.sae.tensors import (
     check_weights,
     checked_constants,
     contiguous_copy,
+    random_unit_rows,
+    with_shared_tensors,
 )
 
 
@@ -71,10 +73,7 @@ class SAE(nn.Module):
         """
         super().__init__()
         self.config = config
-        rows = torch.randn(
-            config.d_sae, config.d_model, generator=generator, dtype=dtype
-        )
-        rows /= rows.norm(dim=1, keepdim=True)
+        rows = random_unit_rows(config, generator, dtype)
         # A view of a contiguous [d_sae, d_model]: sparse gradients write its rows.
         self.W_enc = nn.Parameter(rows.clone().T)
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae, dtype=dtype))
@@ -82,8 +81,9 @@ class SAE(nn.Module):
         self.b_dec = nn.Parameter(torch.zeros(config.d_model, dtype=dtype))
 
         mean = torch.zeros(config.d_model, dtype=dtype)
+        scale = torch.ones((), dtype=dtype)
         self.register_buffer("activation_mean", mean)
-        self.register_buffer("activation_scale", torch.ones((), dtype=dtype))
+        self.register_buffer("activation_scale", scale)
 
     @classmethod
     def from_tensors(
@@ -136,13 +136,16 @@ class SAE(nn.Module):
             NonFinite: x holds NaN or infinity.
         """
         k = self.config.checked_k(k, extrapolate=extrapolate)
-        return self.encode_normalized(self.normalized(x), k)
+        u = self.normalized(x)
+        return self.encode_normalized(u, k)
 
     def encode_normalized(
         self, u: Float[Tensor, "*batch d_model"], k: int
     ) -> SparseCode:
         """The code of ``normalized`` activations, at any k up to d_sae."""
-        centre = self.b_dec if self.config.apply_b_dec_to_input else None
+        centre = None
+        if self.config.apply_b_dec_to_input:
+            centre = self.b_dec
         values, indices = topk_encode(u, self.W_enc, self.b_enc, k, centre=centre)
         return SparseCode(values, indices, self.config.d_sae)
 
@@ -151,7 +154,9 @@ class SAE(nn.Module):
     ) -> Float[Tensor, "*batch d_model"]:
         """Activations in the SAE's dtype, centred and scaled; see ``encode``."""
         check_activations(x, self.config)
-        return (x.to(self.W_enc.dtype) - self.activation_mean) * self.activation_scale
+        x = x.to(self.W_enc.dtype)
+        x = x - self.activation_mean
+        return x * self.activation_scale
 
     def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
         """The reconstruction from a code, or from any prefix of it.
@@ -165,7 +170,8 @@ class SAE(nn.Module):
                 f"{self.config.d_sae}; was it made by another SAE?"
             )
         recons = sparse_decode(code.values, code.indices, self.W_dec, self.b_dec)
-        return recons / self.activation_scale + self.activation_mean
+        recons = recons / self.activation_scale
+        return recons + self.activation_mean
 
     def contribution(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
         """What the features of a code add to a reconstruction.
@@ -180,8 +186,10 @@ class SAE(nn.Module):
         self, acts: Float[Tensor, "*batch features"], features: Sequence[int]
     ) -> Float[Tensor, "*batch d_model"]:
         """What a few features add to a reconstruction, from their activations."""
-        rows = self.W_dec[torch.as_tensor(features, device=self.W_dec.device)]
-        return acts @ rows / self.activation_scale
+        numbers = torch.as_tensor(features, device=self.W_dec.device)
+        rows = self.W_dec[numbers]
+        recons = acts @ rows
+        return recons / self.activation_scale
 
     def prefix_errors(
         self, x: Float[Tensor, "*batch d_model"], code: SparseCode
@@ -190,14 +198,8 @@ class SAE(nn.Module):
 
         There are k + 1 ``levels``, from the empty prefix to the whole code.
         """
-        # Rank by rank, so that no [batch, k, d_model] tensor is built.
         residual = self.normalized(x) - self.b_dec
-        errors = [residual.square().sum(-1)]
-        for rank in range(code.k):
-            value = code.values[..., rank : rank + 1]
-            residual = residual - value * self.W_dec[code.indices[..., rank]]
-            errors.append(residual.square().sum(-1))
-        return torch.stack(errors, dim=-1)
+        return squared_errors(residual, code, self.W_dec)
 
     def forward(
         self,
@@ -207,7 +209,8 @@ class SAE(nn.Module):
         extrapolate: bool = False,
     ) -> Float[Tensor, "*batch d_model"]:
         """Reconstruct x from its k strongest features; see ``encode``."""
-        return self.decode(self.encode(x, k, extrapolate=extrapolate))
+        code = self.encode(x, k, extrapolate=extrapolate)
+        return self.decode(code)
 
     def nested(
         self,
@@ -225,6 +228,7 @@ class SAE(nn.Module):
         """
         ks = self.config.checked_ks(ks, extrapolate=extrapolate)
         code = self.encode(x, max(ks), extrapolate=extrapolate)
+
         return {k: self.decode(code.prefix(k)) for k in ks}
 
     def folded(self) -> "SAE":
@@ -238,6 +242,7 @@ class SAE(nn.Module):
             self.activation_scale,
             has_pre_bias=self.config.apply_b_dec_to_input,
         )
+        # Without constants, which are then 0 and 1.
         return self.from_tensors(self.config, **weights)
 
     def unfolded(
@@ -325,15 +330,9 @@ class SAE(nn.Module):
         Raises:
             InvalidArgument: no such field, or one that belongs to the weights.
         """
-        sae = copy.copy(self)
-        sae.config = self.config.with_changes(**changes)
-        # The memory is shared; the parameters that point to it are not, so that moving
-        # or casting the copy leaves this one as it is.
-        sae._parameters = {
-            name: nn.Parameter(tensor.detach(), tensor.requires_grad)
-            for name, tensor in self.named_parameters()
-        }
-        sae._buffers = dict(self._buffers)
+        config = self.config.with_changes(**changes)
+        sae = with_shared_tensors(self)
+        sae.config = config
         return sae
 
     def extra_repr(self) -> str:
@@ -345,4 +344,5 @@ class SAE(nn.Module):
         return {name: getattr(self, name) for name in WEIGHTS}
 
     def _is_normalized(self) -> bool:
-        return bool(self.activation_scale != 1) or bool(self.activation_mean.any())
+        is_scaled = bool(self.activation_scale != 1)
+        return is_scaled or bool(self.activation_mean.any())

@@ -1,11 +1,16 @@
-"""Checks of the tensors that an SAE is made of, and of its activations."""
+"""The tensors that an SAE is made of: their names, checks, copies and first values."""
+
+import copy
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_lens_ext.errors import InvalidArgument, NonFinite, ShapeMismatch
 from sae_lens_ext.kernels import holds_numbers
 from sae_lens_ext.sae.config import SAEConfig
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
 """Names of an SAE's trained tensors."""
@@ -97,3 +102,28 @@ def check_activations(x: object, config: SAEConfig) -> None:
 def contiguous_copy(tensor: Tensor) -> Tensor:
     """A contiguous copy without a graph."""
     return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def random_unit_rows(
+    config: SAEConfig, generator: torch.Generator | None, dtype: torch.dtype
+) -> Tensor:
+    """Random decoder rows of unit norm, ``[d_sae, d_model]``."""
+    shape = (config.d_sae, config.d_model)
+    rows = torch.randn(shape, generator=generator, dtype=dtype)
+    rows /= rows.norm(dim=1, keepdim=True)
+    return rows
+
+
+def with_shared_tensors(module: ModuleT) -> ModuleT:
+    """A copy of a module without submodules that shares the memory of its tensors.
+
+    The parameters that point to the memory are not shared, so that moving or casting
+    the copy leaves the module as it is.
+    """
+    twin = copy.copy(module)
+    parameters = {}
+    for name, tensor in module.named_parameters():
+        parameters[name] = nn.Parameter(tensor.detach(), tensor.requires_grad)
+    twin._parameters = parameters
+    twin._buffers = dict(module._buffers)
+    return twin

@@ -61,6 +61,7 @@ def _sources_of_rows(source: str | Path, column: str) -> Iterator[Iterable[Any]]
     if not path.exists():
         yield _dataset(datasets, str(source))
         return
+
     # One file at a time, so that an error names the file.
     for file in _text_files(path):
         yield _rows_of_file(datasets, file, column)

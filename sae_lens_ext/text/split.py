@@ -24,5 +24,10 @@ def is_held_out(text: str, *, one_in: int = 10) -> bool:
         InvalidArgument: ``one_in`` is not an integer of at least 2.
     """
     one_in = arguments.integer(one_in, "one_in", at_least=2)
-    digest = hashlib.sha256(text.encode("utf-8", errors="replace")).digest()
-    return int.from_bytes(digest[:8], "big") % one_in == 0
+
+    # Lone surrogates, which text from broken files may hold, cannot be encoded.
+    content = text.encode("utf-8", errors="replace")
+    # Not hash(), which differs between processes.
+    digest = hashlib.sha256(content).digest()
+    number = int.from_bytes(digest[:8], "big")
+    return number % one_in == 0

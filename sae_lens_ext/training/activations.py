@@ -105,11 +105,13 @@ class Activations:
         squares = sum((part.double() - mean).square().sum() for part in parts)
         mean_square = squares / n_values
 
+        # One number tells of all: NaN and infinity spread to the sum.
         if not torch.isfinite(mean_square):
             raise NonFinite(
                 "the activations hold NaN or infinity; collect them again, or look at "
                 "the model that made them"
             )
+
         if not mean_square > 0:
             raise InvalidArgument(
                 f"the {len(self.values)} activations are all alike, so there is "
@@ -217,7 +219,9 @@ def collect_activations(
         raise InvalidArgument(
             "all tokens are special tokens, which are left out; give rows of text"
         )
-    n_nonfinite = int((~torch.isfinite(values)).sum())
+
+    is_nonfinite = ~torch.isfinite(values)
+    n_nonfinite = int(is_nonfinite.sum())
     if n_nonfinite:
         raise NonFinite(
             f"{n_nonfinite} of {values.numel()} numbers at {hook_name} are NaN or "

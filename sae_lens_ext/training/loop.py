@@ -74,8 +74,11 @@ class TrainConfig:
 
     def lr_at(self, step: int, n_steps: int) -> float:
         """The learning rate of a step, counted from 0: linear up, flat, linear down."""
-        rising = (step + 1) / max(1.0, self.warmup * n_steps)
-        falling = (n_steps - step) / max(1.0, self.decay * n_steps)
+        # At least one step, so that no share divides by 0.
+        n_rising = max(1.0, self.warmup * n_steps)
+        n_falling = max(1.0, self.decay * n_steps)
+        rising = (step + 1) / n_rising
+        falling = (n_steps - step) / n_falling
         return self.lr * min(1.0, rising, falling)
 
 
@@ -123,8 +126,12 @@ def train(
     optimizer = torch.optim.Adam(sae.parameters(), lr=config.lr, fused=True)
 
     n_tokens = len(activations.values)
-    n_steps = config.epochs * math.ceil(n_tokens / config.batch_size)
-    dead_after = n_tokens if config.dead_after is None else config.dead_after
+    n_batches = math.ceil(n_tokens / config.batch_size)
+    n_steps = config.epochs * n_batches
+    dead_after = config.dead_after
+    if dead_after is None:
+        dead_after = n_tokens
+
     # Tokens since a feature was last active. A feature that never was active is dead
     # from the start, even where dead_after is longer than the whole training.
     idle = torch.full((config.d_sae,), dead_after, dtype=torch.int64, device=device)
@@ -139,29 +146,36 @@ def train(
         disable=not progress,
     ) as bar:
         for step, rows in enumerate(_shuffled_batches(n_tokens, config, generator)):
-            x = activations.values[rows].to(device, torch.float32)
+            # Batch by batch, so that activations may be larger than the device.
+            x = activations.values[rows]
+            x = x.to(device, torch.float32)
             u = (x - sae.activation_mean) * sae.activation_scale
 
             for group in optimizer.param_groups:
                 group["lr"] = config.lr_at(step, n_steps)
             loss, code = train_step(sae, optimizer, config.objective, u, config.k)
 
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
+            step_loss = loss.item()
+            losses.append(step_loss)
+            if not math.isfinite(step_loss):
                 raise NonFinite(
-                    f"the loss became {losses[-1]} at step {step + 1} of {n_steps}; "
+                    f"the loss became {step_loss} at step {step + 1} of {n_steps}; "
                     f"try a smaller lr than {config.lr}"
                 )
 
+            # A code may hold zeros, where fewer than k pre-activations are positive.
             idle += len(rows)
-            idle[code.indices[code.values > 0]] = 0
+            is_active = code.values > 0
+            idle[code.indices[is_active]] = 0
 
             bar.update(len(rows))
-            bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
+            bar.set_postfix(loss=f"{step_loss:.4f}", refresh=False)
 
     elapsed = time.perf_counter() - start
-    dead = (idle >= dead_after).double().mean().item()
-    return Trained(sae.eval(), losses, dead, config.epochs * n_tokens / elapsed)
+    tokens_per_second = config.epochs * n_tokens / elapsed
+    is_dead = idle >= dead_after
+    dead = is_dead.double().mean().item()
+    return Trained(sae.eval(), losses, dead, tokens_per_second)
 
 
 def _objective(value: Any, name: str) -> Objective:

@@ -1,10 +1,11 @@
-"""Tensors that do not fit an SAE are rejected by name."""
+"""Tensors that do not fit an SAE are rejected by name; copies share memory."""
 
 import pytest
 import tiny
 import torch
 
 import sae_lens_ext as sle
+from sae_lens_ext.sae.tensors import random_unit_rows, with_shared_tensors
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -84,3 +85,20 @@ def test_rejects_constants_that_do_not_fit(mean, scale):
         "number",
     ):
         sle.SAE.from_tensors(sae.config, *weights, mean, scale)
+
+
+def test_random_rows_have_unit_norm():
+    config = sle.SAEConfig(d_model=8, d_sae=32, k=4)
+    generator = torch.Generator().manual_seed(0)
+    rows = random_unit_rows(config, generator, torch.float64)
+    assert rows.shape == (32, 8)
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(32, dtype=torch.float64))
+
+
+def test_shared_tensors_are_the_same_memory_under_parameters_of_their_own():
+    sae = tiny.sae()
+    twin = with_shared_tensors(sae)
+    assert twin.W_dec is not sae.W_dec
+    assert twin.W_dec.data_ptr() == sae.W_dec.data_ptr()
+    twin.double()
+    assert sae.W_dec.dtype == torch.float32

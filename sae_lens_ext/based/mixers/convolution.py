@@ -39,8 +39,13 @@ class ShortConvolution(nn.Module):
         else:
             inner = d_model
             self.in_proj = nn.Linear(d_model, d_model)
+        # One group per channel: a depthwise convolution.
         self.conv = nn.Conv1d(
-            inner, inner, self.taps, groups=inner, bias=not self.is_gated
+            inner,
+            inner,
+            self.taps,
+            groups=inner,
+            bias=not self.is_gated,
         )
 
         # [batch, pos, inner], the input of the convolution
@@ -80,18 +85,23 @@ class ShortConvolution(nn.Module):
 
         # The convolution of the first of these tokens sees the last tokens before them.
         n_before = self.taps - 1
+        batch, pos, inner = source.shape
         if layer_cache:
-            check_layer_cache(layer_cache, x, {"conv": (n_before, source.shape[-1])})
+            expected_shapes = {"conv": (n_before, inner)}
+            check_layer_cache(layer_cache, x, expected_shapes)
             before = layer_cache["conv"]
         else:
-            before = source.new_zeros(len(source), n_before, source.shape[-1])
+            before = source.new_zeros(batch, n_before, inner)
         extended = torch.cat([before, source], dim=1)
+
         if layer_cache is not None:
-            last = extended[:, extended.shape[1] - n_before :]
+            # From ``pos`` on, because -n_before would take all of it for a single tap.
+            last = extended[:, pos:]
             # Cloned, because a view would keep the memory of all tokens.
             layer_cache["conv"] = last.detach().clone()
 
-        convolved = self.hook_conv_out(self._convolve(extended))
+        convolved = self._convolve(extended)
+        convolved = self.hook_conv_out(convolved)
         if self.is_gated:
             convolved = F.silu(convolved)
         product = self.hook_conv_prod(convolved * gate)
@@ -100,23 +110,39 @@ class ShortConvolution(nn.Module):
     def _convolve(self, extended: Tensor) -> Tensor:
         """Convolve [batch, taps - 1 + pos, inner] to [batch, pos, inner]."""
         if not self.shows_taps and not is_hooked(self.hook_conv_taps):
-            return self.conv(extended.mT).mT
+            convolved = self.conv(extended.mT)
+            return convolved.mT
 
-        windows = extended.unfold(1, self.taps, 1)  # [batch, pos, inner, taps]
-        products = windows * self.conv.weight.squeeze(1)
-        contributions = self.hook_conv_taps(rearrange(products, "b t c k -> b t k c"))
+        # [batch, pos, inner, taps]
+        windows = extended.unfold(1, self.taps, 1)
+        weight = self.conv.weight.squeeze(1)
+        products = windows * weight
+        contributions = rearrange(products, "b t c k -> b t k c")
+        contributions = self.hook_conv_taps(contributions)
+
         convolved = contributions.sum(2)
-        return convolved if self.conv.bias is None else convolved + self.conv.bias
+        if self.conv.bias is None:
+            return convolved
+        return convolved + self.conv.bias
 
     def _to_stream(self, product: Tensor, x: Tensor) -> Tensor:
         """What the convolution adds to the stream."""
         if not is_hooked(self.hook_result):
-            return self.out_proj(product) if self.is_gated else product + x
+            if self.is_gated:
+                return self.out_proj(product)
+            return product + x
 
+        # The bias is added after the tap, which shows what depends on the input.
         if self.is_gated:
             share = F.linear(product, self.out_proj.weight)
         else:
             share = product + x
-        by_head = F.pad(share.unsqueeze(2), (0, 0, 0, self.heads - 1))
-        written = self.hook_result(by_head).sum(2)
-        return written + self.out_proj.bias if self.is_gated else written
+
+        # Zeros for every head but the first.
+        n_empty = self.heads - 1
+        by_head = F.pad(share.unsqueeze(2), (0, 0, 0, n_empty))
+        by_head = self.hook_result(by_head)
+        written = by_head.sum(2)
+        if self.is_gated:
+            written = written + self.out_proj.bias
+        return written

@@ -118,16 +118,22 @@ def dense(
 
     total = weights.sum(-1)
     if before is not None and features.phi_q is not None:
-        total = total + (features.phi_q @ before.k.unsqueeze(-1)).squeeze(-1)
+        earlier_total = features.phi_q @ before.k.unsqueeze(-1)
+        total = total + earlier_total.squeeze(-1)
     total = rearrange(total, "b h t -> b t h")
     total, total_edited = pass_through(taps.denom, total)
     total = rearrange(total, "b t h -> b h t")
-    norm = None if before is None else before.k.unsqueeze(-2)
-    denominator = divisor(total, q, norm, feature_map).unsqueeze(-1)
+
+    norm = None
+    if before is not None:
+        norm = before.k.unsqueeze(-2)
+    denominator = divisor(total, q, norm, feature_map)
+    denominator = denominator.unsqueeze(-1)
 
     pattern, pattern_edited = pass_through(taps.pattern, weights / denominator)
     z = pattern @ v
     if before is not None and features.phi_q is not None:
+        # Earlier tokens are known by their state alone, so no tap shows their weights.
         z = z + features.phi_q @ before.kv / denominator
 
     state = None
@@ -177,7 +183,8 @@ def recurrent(
     sums = einsum(phi_q, state, "b h t f, b t h f v -> b h t v")
     total = einsum(phi_q, norm, "b h t f, b t h f -> b h t")
     norm = rearrange(norm, "b t h f -> b h t f")
-    z = sums / divisor(total, q, norm, feature_map).unsqueeze(-1)
+    denominator = divisor(total, q, norm, feature_map)
+    z = sums / denominator.unsqueeze(-1)
 
     is_edited = write_edited or state_edited or norm_edited
     return AttentionOutput(z.to(dtype), last, is_edited)
@@ -202,13 +209,18 @@ def _features(
 ) -> _Features:
     if not shows_features:
         # Queries read the earlier state by their features, and keys write the next one.
-        reads_state = inputs.state is not None
-        phi_q = feature_map.features(inputs.q) if reads_state else None
-        phi_k = feature_map.features(inputs.k) if inputs.returns_state else None
+        phi_q = None
+        if inputs.state is not None:
+            phi_q = feature_map.features(inputs.q)
+        phi_k = None
+        if inputs.returns_state:
+            phi_k = feature_map.features(inputs.k)
         return _Features(phi_q, phi_k, None, are_edited=False)
 
-    phi_q, q_edited = _pass_features(taps.phi_q, feature_map.features(inputs.q))
-    phi_k, k_edited = _pass_features(taps.phi_k, feature_map.features(inputs.k))
+    phi_q = feature_map.features(inputs.q)
+    phi_q, q_edited = _pass_features(taps.phi_q, phi_q)
+    phi_k = feature_map.features(inputs.k)
+    phi_k, k_edited = _pass_features(taps.phi_k, phi_k)
     are_edited = q_edited or k_edited
     are_hooked = is_hooked(taps.phi_q) or is_hooked(taps.phi_k)
 
@@ -232,8 +244,10 @@ def _widened(inputs: AttentionInputs) -> AttentionInputs:
 
 
 def _pass_features(tap: nn.Module, features: Tensor) -> tuple[Tensor, bool]:
-    features, is_edited = pass_through(tap, rearrange(features, "b h t f -> b t h f"))
-    return rearrange(features, "b t h f -> b h t f"), is_edited
+    features = rearrange(features, "b h t f -> b t h f")
+    features, is_edited = pass_through(tap, features)
+    features = rearrange(features, "b t h f -> b h t f")
+    return features, is_edited
 
 
 def _state_after(

@@ -26,10 +26,15 @@ class Heads(nn.Module):
         super().__init__()
         self.heads = heads
         self.d_head = d_head
-        self.q_proj = nn.Linear(d_model, heads * d_query, bias=False)
-        self.k_proj = nn.Linear(d_model, heads * d_query, bias=False)
-        self.v_proj = nn.Linear(d_model, heads * d_head, bias=False)
-        self.o_proj = ResidualLinear(heads * d_head, d_model, bias=False)
+
+        # Heads side by side, as checkpoints of transformers store them.
+        query_width = heads * d_query
+        value_width = heads * d_head
+        self.q_proj = nn.Linear(d_model, query_width, bias=False)
+        self.k_proj = nn.Linear(d_model, query_width, bias=False)
+        self.v_proj = nn.Linear(d_model, value_width, bias=False)
+        self.o_proj = ResidualLinear(value_width, d_model, bias=False)
+
         # [batch, pos, head, d_head], the weighted values of each head
         self.hook_z = Tap()
         # [batch, pos, head, d_model], what each head adds; computed only if hooked
@@ -53,13 +58,18 @@ class Heads(nn.Module):
     @property
     def W_O(self) -> Float[Tensor, "head d_head d_model"]:
         """Weights with which each head writes into the stream."""
-        return rearrange(self.o_proj.weight, "d (h v) -> h v d", h=self.heads)
+        weight = self.o_proj.weight
+        return rearrange(weight, "d (h v) -> h v d", h=self.heads)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, [batch, pos, head, width] each."""
-        q = self.q_proj(x).unflatten(-1, (self.heads, -1))
-        k = self.k_proj(x).unflatten(-1, (self.heads, -1))
-        v = self.v_proj(x).unflatten(-1, (self.heads, -1))
+        by_head = (self.heads, -1)
+        q = self.q_proj(x)
+        k = self.k_proj(x)
+        v = self.v_proj(x)
+        q = q.unflatten(-1, by_head)
+        k = k.unflatten(-1, by_head)
+        v = v.unflatten(-1, by_head)
         return q, k, v
 
     def to_stream(
@@ -71,9 +81,14 @@ class Heads(nn.Module):
         """
         z = self.hook_z(z)
         if not is_hooked(self.hook_result):
-            return self.o_proj(z.flatten(-2))
+            side_by_side = z.flatten(-2)
+            return self.o_proj(side_by_side)
+
+        # [batch, pos, head, d_model] takes n_heads times the memory of the stream.
         result = einsum(z, self.W_O, "b t h v, h v d -> b t h d")
-        return self.hook_result(result).sum(2)
+        result = self.hook_result(result)
+        return result.sum(2)
 
     def _by_head(self, projection: nn.Linear) -> Tensor:
-        return rearrange(projection.weight, "(h w) d -> h d w", h=self.heads)
+        weight = projection.weight
+        return rearrange(weight, "(h w) d -> h d w", h=self.heads)

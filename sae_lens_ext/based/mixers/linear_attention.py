@@ -53,11 +53,9 @@ class LinearAttention(Heads):
             config.feature_dim,
             config.head_dim,
         )
-        self.feature_map = FeatureMap(
-            FEATURE_MAPS[config.kernel].coefficients,
-            1 / math.sqrt(config.feature_dim),
-            config.attention_eps,
-        )
+        coefficients = FEATURE_MAPS[config.kernel].coefficients
+        scale = 1 / math.sqrt(config.feature_dim)
+        self.feature_map = FeatureMap(coefficients, scale, config.attention_eps)
         self.ln_q = QueryKeyNorm(config)
         # A norm for both is registered once, because transformers does not save a
         # module that has two names.
@@ -93,9 +91,18 @@ class LinearAttention(Heads):
     def forward(self, x: Tensor, layer_cache: LayerCache | None = None) -> Tensor:
         """See the module ``mixers``."""
         q, k, v = self.project(x)
-        ln_k = self.ln_q if self.ln_k is None else self.ln_k
-        q = self.hook_q(self.ln_q(self.hook_q_pre(q)))
-        k = self.hook_k(ln_k(self.hook_k_pre(k)))
+
+        q = self.hook_q_pre(q)
+        q = self.ln_q(q)
+        q = self.hook_q(q)
+
+        ln_k = self.ln_k
+        if ln_k is None:
+            ln_k = self.ln_q
+        k = self.hook_k_pre(k)
+        k = ln_k(k)
+        k = self.hook_k(k)
+
         v = self.hook_v(v)
 
         # Sums of many weights need float32.
@@ -114,8 +121,12 @@ class LinearAttention(Heads):
         k = rearrange(k, "b t h d -> b h t d").to(wide)
         with no_autocast(q.device):
             scores = self.feature_map.scale * q @ k.mT
-            weights = self.feature_map.of_scores(scores).tril()
-        denominator = divisor(weights.sum(-1), q, None, self.feature_map)
+            weights = self.feature_map.of_scores(scores)
+            weights = weights.tril()
+
+        # No earlier state: these are all the tokens of the text.
+        total = weights.sum(-1)
+        denominator = divisor(total, q, None, self.feature_map)
         return weights / denominator.unsqueeze(-1)
 
     def _attend(
@@ -126,12 +137,20 @@ class LinearAttention(Heads):
         layer_cache: LayerCache | None,
     ) -> Tensor:
         """The weighted values [batch, pos, head, d_head]; the cache is updated."""
-        q, k, v = (rearrange(heads, "b t h d -> b h t d") for heads in (q, k, v))
-        state = self._cached_state(layer_cache, q) if layer_cache else None
-        inputs = AttentionInputs(q, k, v, state, returns_state=layer_cache is not None)
+        q = rearrange(q, "b t h d -> b h t d")
+        k = rearrange(k, "b t h d -> b h t d")
+        v = rearrange(v, "b t h d -> b h t d")
+
+        # An empty cache has no earlier state, and is still filled with the next one.
+        state = None
+        if layer_cache:
+            state = self._cached_state(layer_cache, q)
+        returns_state = layer_cache is not None
+        inputs = AttentionInputs(q, k, v, state, returns_state)
 
         output = self._run_forms(inputs)
         if layer_cache is not None and output.state is not None:
+            # Detached: gradients do not flow from one call of the model to the next.
             layer_cache["kv"] = output.state.kv.detach()
             layer_cache["k"] = output.state.k.detach()
         return rearrange(output.z, "b h t d -> b t h d")
@@ -161,13 +180,17 @@ class LinearAttention(Heads):
         outputs = []
         if self._is_needed("dense", *dense_taps):
             shows_features = self._is_needed("dense", self.hook_phi_q, self.hook_phi_k)
-            outputs.append(
-                dense(
-                    inputs, self.feature_map, dense_taps, shows_features=shows_features
-                )
+            dense_output = dense(
+                inputs,
+                self.feature_map,
+                dense_taps,
+                shows_features=shows_features,
             )
+            outputs.append(dense_output)
         if self._is_needed("recurrent", *recurrent_taps):
-            outputs.append(recurrent(inputs, self.feature_map, recurrent_taps))
+            recurrent_output = recurrent(inputs, self.feature_map, recurrent_taps)
+            outputs.append(recurrent_output)
+
         if not outputs:
             return fastest(inputs, self.feature_map)
 

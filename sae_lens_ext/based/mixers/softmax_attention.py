@@ -27,7 +27,9 @@ class SoftmaxAttention(Heads):
             config.head_dim,
         )
         self.window = window
-        self.theta = config.rope_theta if config.use_rope else None
+        self.theta = None
+        if config.use_rope:
+            self.theta = config.rope_theta
         self.shows_taps = False
 
         # [batch, pos, head, d_head], before rotation, as in TransformerLens
@@ -37,6 +39,8 @@ class SoftmaxAttention(Heads):
         # [batch, pos, head, d_head], after rotation
         self.hook_rot_q = Tap()
         self.hook_rot_k = Tap()
+
+        # The next two are computed only if hooked, or with ``shows_taps``:
         # [batch, head, query, key], minus infinity where a query may not look
         self.hook_attn_scores = Tap()
         # [batch, head, query, key]
@@ -49,38 +53,66 @@ class SoftmaxAttention(Heads):
         k = self.hook_k(k)
         v = self.hook_v(v)
 
-        n_seen = self._n_seen(layer_cache, x) if layer_cache else 0
+        # An empty cache is that of a text that begins here.
+        n_seen = 0
+        if layer_cache:
+            n_seen = self._n_seen(layer_cache, x)
+
+        # Before keys are cached: the rotation depends on their own position only.
         if self.theta is not None:
-            q = self.hook_rot_q(rotate(q, n_seen, self.theta))
-            k = self.hook_rot_k(rotate(k, n_seen, self.theta))
+            q = rotate(q, n_seen, self.theta)
+            q = self.hook_rot_q(q)
+            k = rotate(k, n_seen, self.theta)
+            k = self.hook_rot_k(k)
 
         if layer_cache:
             k = torch.cat([layer_cache["keys"], k], dim=1)
             v = torch.cat([layer_cache["values"], v], dim=1)
         if layer_cache is not None:
+            batch, pos = x.shape[:2]
             layer_cache["keys"] = self._last_window(k)
             layer_cache["values"] = self._last_window(v)
-            layer_cache["seen"] = torch.full((len(x),), n_seen + x.shape[1])
+            # One number per row, so that the cache can be reordered along the batch.
+            layer_cache["seen"] = torch.full((batch,), n_seen + pos)
 
-        q, k, v = (rearrange(heads, "b t h d -> b h t d") for heads in (q, k, v))
+        q = rearrange(q, "b t h d -> b h t d")
+        k = rearrange(k, "b t h d -> b h t d")
+        v = rearrange(v, "b t h d -> b h t d")
+
+        # With a cache there are more keys than queries, which are the last tokens.
         z = self._attend(q, k, v)
-        return self.to_stream(rearrange(z, "b h t d -> b t h d"))
+        z = rearrange(z, "b h t d -> b t h d")
+        return self.to_stream(z)
 
     def _n_seen(self, layer_cache: LayerCache, x: Tensor) -> int:
         """The number of earlier tokens, from a cache that is checked here."""
-        n_seen = int(layer_cache["seen"][0]) if "seen" in layer_cache else 0
-        n_stored = n_seen if self.window is None else min(n_seen, self.window)
+        n_seen = 0
+        if "seen" in layer_cache:
+            n_seen = int(layer_cache["seen"][0])
+
+        n_stored = n_seen
+        if self.window is not None:
+            n_stored = min(n_seen, self.window)
+
         shape = (n_stored, self.heads, self.d_head)
-        check_layer_cache(layer_cache, x, {"keys": shape, "values": shape, "seen": ()})
+        expected_shapes = {
+            "keys": shape,
+            "values": shape,
+            "seen": (),
+        }
+        check_layer_cache(layer_cache, x, expected_shapes)
         return n_seen
 
     def _last_window(self, heads: Tensor) -> Tensor:
         """The keys or values [batch, pos, head, d_head] that later tokens can see."""
         heads = heads.detach()
-        if self.window is None or heads.shape[1] <= self.window:
+        n_tokens = heads.shape[1]
+        if self.window is None or n_tokens <= self.window:
             return heads
+
+        first = n_tokens - self.window
         # Cloned, because a view would keep the memory of all tokens.
-        return heads[:, heads.shape[1] - self.window :].clone()
+        return heads[:, first:].clone()
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Weighted values [batch, head, pos, d_head] of the last tokens of the text."""
@@ -89,30 +121,41 @@ class SoftmaxAttention(Heads):
             or is_hooked(self.hook_attn_scores)
             or is_hooked(self.hook_pattern)
         )
-        if not shows_pattern and self.window is None and q.shape == k.shape:
+        has_no_mask = self.window is None and q.shape == k.shape
+        if has_no_mask and not shows_pattern:
             # No mask, which would keep torch from its fastest implementations.
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
-        is_visible = self._visible_keys(q.shape[2], k.shape[2], q.device)
+        n_queries = q.shape[2]
+        n_keys = k.shape[2]
+        is_visible = self._visible_keys(n_queries, n_keys, q.device)
         if not shows_pattern:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=is_visible)
 
-        scores = q @ k.mT / self.d_head**0.5
-        scores = self.hook_attn_scores(scores.masked_fill(~is_visible, float("-inf")))
+        scores = q @ k.mT
+        scores = scores / self.d_head**0.5
+        scores = scores.masked_fill(~is_visible, float("-inf"))
+        scores = self.hook_attn_scores(scores)
+
+        # The softmax sums over all keys, which needs float32 or wider.
         wide = torch.promote_types(torch.float32, scores.dtype)
-        pattern = self.hook_pattern(scores.softmax(-1, dtype=wide).to(v.dtype))
+        pattern = scores.softmax(-1, dtype=wide)
+        pattern = self.hook_pattern(pattern.to(v.dtype))
         return pattern @ v
 
     def _visible_keys(
         self, n_queries: int, n_keys: int, device: torch.device
     ) -> Tensor:
         """[query, key], whether a query sees a key; the queries are the last tokens."""
-        query_positions = torch.arange(n_keys - n_queries, n_keys, device=device)
+        n_earlier = n_keys - n_queries
+        query_positions = torch.arange(n_earlier, n_keys, device=device)
         key_positions = torch.arange(n_keys, device=device)
         distance = query_positions[:, None] - key_positions
+
         is_visible = distance >= 0
         if self.window is not None:
-            is_visible = is_visible & (distance <= self.window)
+            is_near = distance <= self.window
+            is_visible = is_visible & is_near
         return is_visible
 
 
@@ -123,11 +166,15 @@ def rotate(x: Tensor, first: int, theta: float) -> Tensor:
 
     Source: Su et al. 2021, "RoFormer".
     """
-    half = x.shape[-1] // 2
-    stop = first + x.shape[1]
+    _, pos, _, width = x.shape
+    half = width // 2
+    stop = first + pos
+
+    # Angles in float32: in half precision large positions would not be distinct.
     positions = torch.arange(first, stop, device=x.device, dtype=torch.float32)
     pairs = torch.arange(half, device=x.device, dtype=torch.float32)
-    angles = positions[:, None, None] * theta ** (-pairs / half)
+    frequencies = theta ** (-pairs / half)
+    angles = positions[:, None, None] * frequencies
     cos = angles.cos().to(x.dtype)
     sin = angles.sin().to(x.dtype)
 
@@ -135,6 +182,8 @@ def rotate(x: Tensor, first: int, theta: float) -> Tensor:
     second_half = x[..., half : 2 * half]
     # An odd width leaves one coordinate that is not rotated.
     rest = x[..., 2 * half :]
+
     rotated_first = first_half * cos - second_half * sin
     rotated_second = second_half * cos + first_half * sin
-    return torch.cat([rotated_first, rotated_second, rest], dim=-1)
+    parts = [rotated_first, rotated_second, rest]
+    return torch.cat(parts, dim=-1)

@@ -37,6 +37,8 @@ def training_tasks(recipe: Recipe, task: MQAR) -> list[MQAR]:
                 "positions are learned, so that all of them are trained; "
                 f"got {recipe.train_seq_len}; give learned_positions=False"
             )
+
+        # Shorter texts may have no room for the pairs of the task.
         try:
             task = replace(task, seq_len=recipe.train_seq_len)
         except InvalidArgument as error:
@@ -49,6 +51,7 @@ def training_tasks(recipe: Recipe, task: MQAR) -> list[MQAR]:
         raise InvalidArgument(
             f"fewest_pairs must not exceed the task's pairs={task.pairs}; got {pairs}"
         )
+
     tasks = []
     while pairs < task.pairs:
         tasks.append(replace(task, pairs=pairs))
@@ -66,12 +69,15 @@ def batches(recipe: Recipe, task: MQAR) -> Iterator[tuple[Tensor, Tensor]]:
     """
     generator = np.random.default_rng((recipe.seed, _ORDER))
     tasks = training_tasks(recipe, task)
-    if recipe.train_examples is None:
-        streams = [_new_examples(part, recipe.batch_size, generator) for part in tasks]
+
+    # All streams draw from one generator, so that the order of their draws is fixed.
+    n_examples = recipe.train_examples
+    batch_size = recipe.batch_size
+    if n_examples is None:
+        streams = [_new_examples(part, batch_size, generator) for part in tasks]
     else:
         streams = [
-            _fixed_examples(part, recipe.train_examples, recipe.batch_size, generator)
-            for part in tasks
+            _fixed_examples(part, n_examples, batch_size, generator) for part in tasks
         ]
     return (next(streams[generator.integers(len(tasks))]) for _ in range(recipe.steps))
 
@@ -80,7 +86,8 @@ def held_out(
     recipe: Recipe, task: MQAR
 ) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
     """Tokens and labels of the test, the same for every recipe of a task."""
-    return task.sample(recipe.test_examples, np.random.default_rng(_TEST_SEED))
+    generator = np.random.default_rng(_TEST_SEED)
+    return task.sample(recipe.test_examples, generator)
 
 
 def _new_examples(
@@ -101,9 +108,13 @@ def _fixed_examples(
 
     Sequences at the end of an epoch that do not fill a batch wait for another epoch.
     """
-    tokens, labels = task.sample(n_examples, np.random.default_rng(_TRAINING_SEED))
+    training_generator = np.random.default_rng(_TRAINING_SEED)
+    tokens, labels = task.sample(n_examples, training_generator)
+
     while True:
-        order = torch.from_numpy(generator.permutation(n_examples))
+        # The tensor shares the memory of the permutation.
+        permutation = generator.permutation(n_examples)
+        order = torch.from_numpy(permutation)
         for rows in order.split(batch_size):
             if len(rows) == batch_size:
                 yield tokens[rows], labels[rows]

@@ -36,11 +36,15 @@ def answers_at(
         )
 
     is_question = labels != UNLABELLED
-    pos = torch.arange(tokens.shape[1], device=tokens.device)
+    n_positions = tokens.shape[1]
+    pos = torch.arange(n_positions, device=tokens.device)
     is_earlier = pos < pos[:, None]
+
+    # [batch, query, key], whether the key position holds the query's token, earlier.
     has_same_token = tokens[:, :, None] == tokens[:, None, :]
     is_key = has_same_token & is_earlier
-    if not bool(is_key.any(-1)[is_question].all()):
+    has_key = is_key.any(-1)
+    if not bool(has_key[is_question].all()):
         raise InvalidArgument(
             "a labelled position asks for a key that does not occur before it; give "
             "tokens and labels of MQAR.sample"
@@ -48,7 +52,8 @@ def answers_at(
 
     # The first of equal values: argmax finds the first occurrence.
     first_key = is_key.int().argmax(-1)
-    is_after_key = pos == first_key.unsqueeze(-1) + 1
+    answer = first_key + 1
+    is_after_key = pos == answer.unsqueeze(-1)
     return is_after_key & is_question.unsqueeze(-1)
 
 
@@ -84,8 +89,17 @@ def soft_iou(
             "where must mark the answer of at least one query; all of it is False"
         )
 
-    target = where.unsqueeze(1).to(pattern.dtype)
-    has_answer = where.any(-1)[:, None, :, None]
-    smaller = torch.where(has_answer, torch.minimum(pattern, target), 0)
-    larger = torch.where(has_answer, torch.maximum(pattern, target), 0)
-    return smaller.sum((0, 2, 3)) / larger.sum((0, 2, 3))
+    target = where.unsqueeze(1)
+    target = target.to(pattern.dtype)
+    has_answer = where.any(-1)
+    has_answer = has_answer[:, None, :, None]
+
+    smaller = torch.minimum(pattern, target)
+    smaller = torch.where(has_answer, smaller, 0)
+    larger = torch.maximum(pattern, target)
+    larger = torch.where(has_answer, larger, 0)
+
+    # Over the batch too: every answer counts the same, whatever text it is in.
+    intersection = smaller.sum((0, 2, 3))
+    union = larger.sum((0, 2, 3))
+    return intersection / union

@@ -71,21 +71,29 @@ class MQAR:
             check(arguments.finite, "power_a")
             check(arguments.flag, "random_non_queries")
 
+        # A pair is two tokens, and has a slot of two positions for its question. The
+        # vocabulary also has the filler, and halves of equal size.
         smallest_vocabulary = 2 * self.pairs + 2
+        shortest = 4 * self.pairs
+        is_even = self.seq_len % 2 == 0
+        has_room = is_even and self.seq_len >= shortest
+        has_tokens = self.vocab_size >= smallest_vocabulary
         with FieldChecks(self) as check:
             check.that(
-                self.seq_len % 2 == 0 and self.seq_len >= 4 * self.pairs,
+                has_room,
                 "seq_len must be even and at least 4 * pairs; "
                 f"got seq_len={self.seq_len}, pairs={self.pairs}",
             )
             check.that(
-                self.vocab_size >= smallest_vocabulary,
+                has_tokens,
                 f"vocab_size must be at least {smallest_vocabulary} for {self.pairs} "
                 f"keys, {self.pairs} values and the filler; got {self.vocab_size}",
             )
 
     def sample(
-        self, n: int, generator: np.random.Generator
+        self,
+        n: int,
+        generator: np.random.Generator,
     ) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
         """Draw ``n`` sequences and their labels.
 
@@ -94,23 +102,29 @@ class MQAR:
         """
         context = 2 * self.pairs
         tail = self.seq_len - context
+
         first_value = self.vocab_size // 2
         n_values = self.vocab_size - first_value
 
         # Keys start at 1, because 0 is the filler. The order of the draws is part of
         # what a seed means.
-        keys = 1 + _distinct(generator, n, first_value - 1, self.pairs)
+        n_keys = first_value - 1
+        keys = 1 + _distinct(generator, n, n_keys, self.pairs)
         values = first_value + _distinct(generator, n, n_values, self.pairs)
-        questions = context + 2 * self._slots(n, generator)
+        slots = self._slots(n, generator)
+        questions = context + 2 * slots
 
-        tokens = np.zeros((n, self.seq_len), dtype=np.int64)
+        shape = (n, self.seq_len)
+        tokens = np.zeros(shape, dtype=np.int64)
         if self.random_non_queries:
-            tokens[:, context:] = generator.integers(self.vocab_size, size=(n, tail))
+            fillers = generator.integers(self.vocab_size, size=(n, tail))
+            tokens[:, context:] = fillers
         tokens[:, 0:context:2] = keys
         tokens[:, 1:context:2] = values
+        # After the fillers, which may be random.
         np.put_along_axis(tokens, questions, keys, axis=1)
 
-        labels = np.full((n, self.seq_len), UNLABELLED, dtype=np.int64)
+        labels = np.full(shape, UNLABELLED, dtype=np.int64)
         np.put_along_axis(labels, questions, values, axis=1)
         return torch.from_numpy(tokens), torch.from_numpy(labels)
 
@@ -121,10 +135,15 @@ class MQAR:
         largest sums is the same as drawing one slot after the other without
         replacement.
         """
-        ranks = np.arange(1, (self.seq_len - 2 * self.pairs) // 2 + 1)
-        log_probabilities = (self.power_a - 1) * np.log(ranks)
-        noise = generator.gumbel(size=(n, len(ranks)))
-        order = np.argsort(-(log_probabilities + noise), axis=1)
+        tail = self.seq_len - 2 * self.pairs
+        n_slots = tail // 2
+        ranks = np.arange(1, n_slots + 1)
+        exponent = self.power_a - 1
+        log_probabilities = exponent * np.log(ranks)
+
+        noise = generator.gumbel(size=(n, n_slots))
+        sums = log_probabilities + noise
+        order = np.argsort(-sums, axis=1)
         return order[:, : self.pairs]
 
 
@@ -141,16 +160,20 @@ def _distinct(
     numbers = generator.integers(below, size=(n, count))
     while True:
         ordered = np.sort(numbers, axis=1)
-        has_repeats = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
+        repeats = ordered[:, 1:] == ordered[:, :-1]
+        has_repeats = repeats.any(axis=1)
         if not has_repeats.any():
             return numbers
 
         # With this many numbers per row most rows would have to be drawn again, and
         # again; shuffling is faster.
-        if count * count > below:
+        has_likely_repeats = count * count > below
+        if has_likely_repeats:
             return _first_of_shuffled(generator, n, below, count)
+
         n_repeated = int(has_repeats.sum())
-        numbers[has_repeats] = generator.integers(below, size=(n_repeated, count))
+        new_rows = generator.integers(below, size=(n_repeated, count))
+        numbers[has_repeats] = new_rows
 
 
 def _first_of_shuffled(
@@ -163,9 +186,13 @@ def _first_of_shuffled(
     # All numbers take part, so a few rows at a time: 5,000 rows of 4,095 numbers and
     # their order would be 328 MB.
     rows_at_a_time = max(1, (1 << 22) // below)
+    n_parts = math.ceil(n / rows_at_a_time)
     parts = []
-    for rows in np.array_split(np.arange(n), math.ceil(n / rows_at_a_time)):
-        order = np.argsort(generator.random((len(rows), below)), axis=1)
+    for rows in np.array_split(np.arange(n), n_parts):
+        shape = (len(rows), below)
+        # The order of random numbers is a random order of the numbers below ``below``.
+        order = np.argsort(generator.random(shape), axis=1)
         # A view would keep the whole order alive.
-        parts.append(order[:, :count].copy())
+        first_numbers = order[:, :count].copy()
+        parts.append(first_numbers)
     return np.concatenate(parts)

@@ -40,8 +40,11 @@ class Edit:
         Raises:
             InvalidArgument: not a selection.
         """
-        object.__setattr__(self, "positions", frozen_positions(self.positions))
-        object.__setattr__(self, "rows", frozen_rows(self.rows))
+        positions = frozen_positions(self.positions)
+        object.__setattr__(self, "positions", positions)
+
+        rows = frozen_rows(self.rows)
+        object.__setattr__(self, "rows", rows)
 
     def to_dict(self) -> dict[str, Any]:
         """The edit as JSON values: its class and what differs from the defaults."""
@@ -54,6 +57,7 @@ class Edit:
             elif isinstance(value, tuple):
                 value = list(value)
             content[name] = value
+
         return content
 
     def __repr__(self) -> str:
@@ -61,9 +65,11 @@ class Edit:
         options = self._options()
         # What an edit does first, then where.
         names = sorted(options, key=lambda name: name in _WHERE)
+
         parts = []
         for name in names:
             value = options[name]
+            # A single feature as a user types it.
             if name == "features" and len(value) == 1:
                 value = value[0]
             parts.append(f"{name}={shown(value)}")
@@ -74,6 +80,7 @@ class Edit:
         options = {}
         for item in fields(self):
             value = getattr(self, item.name)
+            # Fields outside of __init__ follow from the others.
             if item.init and value != item.default:
                 options[item.name] = value
         return options
@@ -99,9 +106,12 @@ class FeatureEdit(Edit):
             InvalidArgument: not features.
         """
         super().__post_init__()
+        # Before the mask becomes the numbers of its features.
         mask_length = arguments.mask_length(self.features)
         object.__setattr__(self, "mask_length", mask_length)
-        object.__setattr__(self, "features", arguments.features(self.features))
+
+        features = arguments.features(self.features)
+        object.__setattr__(self, "features", features)
 
     @property
     def ids(self) -> tuple[int, ...]:

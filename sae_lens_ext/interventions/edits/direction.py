@@ -31,8 +31,11 @@ class AddDirection(Edit):
             InvalidArgument: not finite numbers.
         """
         super().__post_init__()
-        object.__setattr__(self, "vector", numbers(self.vector, "vector"))
-        object.__setattr__(self, "scale", number(self.scale, "scale"))
+        # Plain numbers, so that edits can be compared, hashed and written as JSON.
+        vector = numbers(self.vector, "vector")
+        object.__setattr__(self, "vector", vector)
+        scale = number(self.scale, "scale")
+        object.__setattr__(self, "scale", scale)
 
     def added(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, " d_model"]:
         """The vector to add to ``x`` where this edit acts.
@@ -40,9 +43,12 @@ class AddDirection(Edit):
         Raises:
             ShapeMismatch: the vector has another width.
         """
-        if len(self.vector) != x.shape[-1]:
+        n_numbers = len(self.vector)
+        width = x.shape[-1]
+        if n_numbers != width:
             raise ShapeMismatch(
-                f"the direction to add has {len(self.vector)} numbers; "
-                f"the activation there is {x.shape[-1]} wide"
+                f"the direction to add has {n_numbers} numbers; "
+                f"the activation there is {width} wide"
             )
-        return x.new_tensor(self.vector) * self.scale
+        vector = x.new_tensor(self.vector)
+        return vector * self.scale

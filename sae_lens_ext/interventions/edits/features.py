@@ -34,7 +34,8 @@ class Ablate(FeatureEdit):
             InvalidArgument: none of the values above.
         """
         super().__post_init__()
-        if isinstance(self.to, str) and self.to not in ("zero", "mean"):
+        is_string = isinstance(self.to, str)
+        if is_string and self.to not in ("zero", "mean"):
             raise InvalidArgument(
                 "to must be 'zero', 'mean', a number, one number per feature, or a "
                 f"Run; got {self.to!r}"
@@ -64,7 +65,9 @@ class Ablate(FeatureEdit):
             replacement = _mean_of_run(acts, window)
         else:
             replacement = acts.new_tensor(self.to)
-        return torch.where(acts != 0, replacement, acts)
+        # A feature that is not active stays at 0.
+        is_active = acts != 0
+        return torch.where(is_active, replacement, acts)
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,7 +97,8 @@ class Steer(FeatureEdit):
         site: str,
     ) -> Tensor:
         """See ``FeatureEdit.edited``."""
-        return acts + acts.new_tensor(self.by)
+        amounts = acts.new_tensor(self.by)
+        return acts + amounts
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,7 +129,8 @@ class Clamp(FeatureEdit):
         site: str,
     ) -> Tensor:
         """See ``FeatureEdit.edited``."""
-        return acts.new_tensor(self.to).expand_as(acts)
+        new_acts = acts.new_tensor(self.to)
+        return new_acts.expand_as(acts)
 
 
 @dataclass(frozen=True, repr=False)
@@ -155,7 +160,8 @@ class Scale(FeatureEdit):
         site: str,
     ) -> Tensor:
         """See ``FeatureEdit.edited``."""
-        return acts * acts.new_tensor(self.by)
+        factors = acts.new_tensor(self.by)
+        return acts * factors
 
 
 @dataclass(frozen=True, repr=False)
@@ -201,7 +207,10 @@ class Patch(FeatureEdit):
 
 def _set_numbers(edit: FeatureEdit, name: str) -> None:
     """Replace a field of a frozen edit by the plain numbers that it holds."""
-    values = number_or_numbers(getattr(edit, name), name, len(edit.ids))
+    n_features = len(edit.ids)
+    value = getattr(edit, name)
+    values = number_or_numbers(value, name, n_features)
+    # Past the class's own __setattr__, which raises because the class is frozen.
     object.__setattr__(edit, name, values)
 
 
@@ -213,8 +222,13 @@ def _mean_of_run(acts: Tensor, window: Window) -> Tensor:
             "run is one token; give numbers, such as "
             "Ablate(features, to=run.mean_activations(site, features))"
         )
-    mask = window.spliced_mask(acts.device).unsqueeze(-1)
-    return (acts * mask).sum((0, 1)) / mask.sum()
+
+    mask = window.spliced_mask(acts.device)
+    mask = mask.unsqueeze(-1)
+    # A product, because a boolean index would have a shape that depends on the mask.
+    masked = acts * mask
+    total = masked.sum((0, 1))
+    return total / mask.sum()
 
 
 def _from_run(
@@ -230,17 +244,23 @@ def _from_run(
     Returns ``acts`` where the other run did not keep features.
     """
     name = f"the run to take activations from at {site}"
-    is_known = window.part_of(run.mask(site), name, acts) != 0
+    # The mask comes in the dtype of the activations, as 0 and 1.
+    known = window.part_of(run.mask(site), name, acts)
+    is_known = known != 0
 
     # In cached generation a run of the prompt ends before the generated tokens; in a
     # run of whole texts every token that is edited must be known.
     missing = where & ~is_known
     if not window.start and holds_numbers(missing) and missing.any():
-        positions = tuple(missing.any(0).nonzero().flatten().tolist())
+        is_missing = missing.any(0)
+        numbers = is_missing.nonzero().flatten()
+        positions = tuple(numbers.tolist())
         raise ShapeMismatch(
             f"{edit!r} reaches positions {shown(positions)}, where the run it takes "
             f"activations from kept no features at {site}; choose positions=, or "
             "capture that run on as long a text and with the positions that are needed"
         )
-    replacement = window.part_of(run.activations(site, edit.ids), name, acts)
+
+    recorded = run.activations(site, edit.ids)
+    replacement = window.part_of(recorded, name, acts)
     return torch.where(is_known.unsqueeze(-1), replacement, acts)

@@ -18,7 +18,12 @@ from sae_lens_ext.interventions.positions import positions_from_json
 from sae_lens_ext.interventions.recording import Run
 
 _KINDS: dict[str, type[Edit]] = {
-    kind.__name__: kind for kind in (Ablate, Steer, Clamp, Scale, Patch, AddDirection)
+    "Ablate": Ablate,
+    "Steer": Steer,
+    "Clamp": Clamp,
+    "Scale": Scale,
+    "Patch": Patch,
+    "AddDirection": AddDirection,
 }
 
 
@@ -48,16 +53,21 @@ def edits_from_json(text: str) -> list[Edit] | dict[str, list[Edit]]:
     except (json.JSONDecodeError, TypeError) as error:
         raise FormatError(f"edits must be JSON text: {error}") from error
 
-    by_site = content if isinstance(content, dict) else {"": content}
-    if not all(isinstance(items, list) for items in by_site.values()):
+    # A plain list is read as the list of one site without a name.
+    is_by_site = isinstance(content, dict)
+    by_site = content if is_by_site else {"": content}
+    are_lists = all(isinstance(items, list) for items in by_site.values())
+    if not are_lists:
         raise FormatError(
             f"edits are written as a list, or as lists by site; this is {text[:60]!r}"
         )
-    edits = {
-        site: [edit_from_dict(item) for item in items]
-        for site, items in by_site.items()
-    }
-    return edits if isinstance(content, dict) else edits[""]
+
+    edits = {}
+    for site, items in by_site.items():
+        edits[site] = [edit_from_dict(item) for item in items]
+    if is_by_site:
+        return edits
+    return edits[""]
 
 
 def edit_from_dict(content: Any) -> Edit:
@@ -66,7 +76,10 @@ def edit_from_dict(content: Any) -> Edit:
     Raises:
         FormatError: not an edit.
     """
-    name = content.get("edit") if isinstance(content, dict) else None
+    name = None
+    if isinstance(content, dict):
+        name = content.get("edit")
+    # A list, for one, could not be looked up.
     if not isinstance(name, str) or name not in _KINDS:
         raise FormatError(
             f"an edit is an object whose 'edit' is one of {', '.join(_KINDS)}; "
@@ -79,17 +92,20 @@ def edit_from_dict(content: Any) -> Edit:
             options[key] = positions_from_json(value)
         elif isinstance(value, dict) and set(value) == {"run"}:
             options[key] = Run.from_dict(value["run"])
+
+    kind = _KINDS[name]
     try:
-        return _KINDS[name](**options)
+        return kind(**options)
     except (TypeError, InvalidArgument) as error:
         raise FormatError(f"{name} has invalid options: {error}") from error
 
 
 def _dicts(edits: Iterable[Edit]) -> list[dict[str, Any]]:
-    edit_list = list(edits) if isinstance(edits, Iterable) else [None]
-    if not all(isinstance(edit, Edit) for edit in edit_list):
+    edit_list = list(edits) if isinstance(edits, Iterable) else []
+    are_edits = all(isinstance(edit, Edit) for edit in edit_list)
+    if not isinstance(edits, Iterable) or not are_edits:
         raise InvalidArgument(
             "edits are a list of edits such as [Ablate(17)], or such lists by site; "
             f"got {edits!r}"
         )
-    return [edit.to_dict() for edit in edit_list if edit is not None]
+    return [edit.to_dict() for edit in edit_list]

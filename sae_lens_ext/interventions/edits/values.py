@@ -26,7 +26,8 @@ def number(value: Any, name: str) -> float:
     Raises:
         InvalidArgument: anything else.
     """
-    checked = arguments.finite(arguments.as_python(value), name)
+    plain = arguments.as_python(value)
+    checked = arguments.finite(plain, name)
     if abs(checked) > _LARGEST:
         raise InvalidArgument(
             f"{name} must be a finite number in float32; got {value!r}"
@@ -51,11 +52,14 @@ def numbers(value: Any, name: str, n_features: int | None = None) -> tuple[float
 
     values = arguments.as_python(value)
     is_valid = isinstance(values, list | tuple) and len(values) > 0
-    if not is_valid or (n_features is not None and len(values) != n_features):
+    if is_valid and n_features is not None:
+        is_valid = len(values) == n_features
+    if not is_valid:
         expected = "a list of numbers"
         if n_features is not None:
             expected = f"one number, or one for each of the {n_features} features"
         raise InvalidArgument(f"{name} must be {expected}; got {shown(value)}")
+
     return tuple(number(item, f"each of {name}") for item in values)
 
 
@@ -70,9 +74,12 @@ def number_or_numbers(
     Raises:
         InvalidArgument: as in ``number`` and ``numbers``.
     """
-    requires_grad = isinstance(value, Tensor) and value.requires_grad
-    # A single number that requires a gradient is sent there, too, for its error.
-    if requires_grad or isinstance(arguments.as_python(value), list | tuple):
+    if isinstance(value, Tensor) and value.requires_grad:
+        # A single number too, for the error.
+        return numbers(value, name, n_features)
+
+    plain = arguments.as_python(value)
+    if isinstance(plain, list | tuple):
         return numbers(value, name, n_features)
     return number(value, name)
 

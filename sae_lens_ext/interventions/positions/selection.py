@@ -55,7 +55,9 @@ def checked_slice(value: slice, name: str) -> slice:
         for bound in (value.start, value.stop, value.step)
         if bound is not None
     ]
-    if None in bounds or (value.step is not None and value.step < 1):
+    # A negative step would reverse the order, which a selection does not have.
+    is_backwards = value.step is not None and value.step < 1
+    if None in bounds or is_backwards:
         raise InvalidArgument(
             f"a slice of {name} must have integer bounds and a positive step; "
             f"got {value}"
@@ -93,8 +95,10 @@ def mask_along(selection: Any, total: int) -> Bool[Tensor, " total"]:
             )
         return numbers
 
-    numbers = torch.where(numbers < 0, numbers + total, numbers)
-    mask[numbers[(numbers >= 0) & (numbers < total)]] = True
+    from_start = torch.where(numbers < 0, numbers + total, numbers)
+    # In cached generation a run does not reach every position that is named.
+    is_inside = (from_start >= 0) & (from_start < total)
+    mask[from_start[is_inside]] = True
     return mask
 
 
@@ -129,6 +133,7 @@ def _frozen(
         # Not a selection; reported below, with everything else that is not.
         tensor = torch.zeros(())
 
+    # Plain tuples can be compared, hashed and written as JSON; tensors cannot.
     is_boolean = tensor.dtype == torch.bool
     if is_boolean and tensor.ndim in mask_axes:
         return _nested_tuple(tensor.tolist())

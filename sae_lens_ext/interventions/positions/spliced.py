@@ -41,11 +41,15 @@ class SplicedPositions:
                 are special.
         """
         frozen = frozen_positions(positions)
+        # "all" is frozen to None, too, and leaves no token alone.
         if positions is not None:
             return cls(frozen, ())
+
         if sae is None:
-            return cls(frozen, tuple(sorted(host.special_token_ids())))
-        return cls(frozen, _untrained_token_ids(host, sae))
+            left_alone = tuple(sorted(host.special_token_ids()))
+        else:
+            left_alone = _untrained_token_ids(host, sae)
+        return cls(frozen, left_alone)
 
     @property
     def are_all(self) -> bool:
@@ -66,6 +70,8 @@ class SplicedPositions:
             return None
         if self.chosen is not None:
             return window.select(self.chosen)
+
+        # A run may be given embeddings in place of token ids.
         if tokens is None or tokens.shape != (window.batch, window.length):
             raise InvalidArgument(
                 "special tokens are left alone here, and this run was not given token "
@@ -84,6 +90,7 @@ class SplicedPositions:
 
 def _untrained_token_ids(host: Host, sae: SAE) -> tuple[int, ...]:
     excluded = sae.config.exclude_special_tokens
+    # The config names the ids, or says only whether special tokens were left out.
     if isinstance(excluded, tuple):
         return excluded
     if not excluded:

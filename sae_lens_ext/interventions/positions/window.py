@@ -52,12 +52,14 @@ class Window:
                 does not have.
         """
         if positions is None:
-            mask = torch.ones(self.batch, self.length, dtype=torch.bool)
+            shape = (self.batch, self.length)
+            mask = torch.ones(shape, dtype=torch.bool)
         else:
             mask = self._select_positions(positions)
         if rows is None:
             return mask
 
+        # A slice may exceed the batch, as in Python; a number may not.
         outside = []
         if not isinstance(rows, slice):
             outside = [row for row in rows if not -self.batch <= row < self.batch]
@@ -65,13 +67,16 @@ class Window:
             raise ShapeMismatch(
                 f"rows names row {outside[0]}; this run has {self.batch}, from 0 on"
             )
-        return mask & mask_along(rows, self.batch).unsqueeze(1)
+
+        row_mask = mask_along(rows, self.batch)
+        return mask & row_mask.unsqueeze(1)
 
     def spliced_mask(self, device: torch.device) -> Bool[Tensor, "batch pos"]:
         """Where the splice acts, on ``device``."""
-        if self.mask is None:
-            return torch.ones(self.batch, self.length, dtype=torch.bool, device=device)
-        return self.mask.to(device)
+        if self.mask is not None:
+            return self.mask.to(device)
+        shape = (self.batch, self.length)
+        return torch.ones(shape, dtype=torch.bool, device=device)
 
     def part_of(self, source: Tensor, name: str, like: Tensor) -> Tensor:
         """This window's part of ``source [batch or 1, pos, ...]``, zeros after its end.
@@ -84,34 +89,47 @@ class Window:
         Raises:
             ShapeMismatch: another number of rows.
         """
-        if source.shape[0] not in (1, self.batch):
-            raise ShapeMismatch(
-                f"{name} has {source.shape[0]} rows; this run has {self.batch}"
-            )
-        part = source[:, self.start : self.end].to(like)
+        n_rows = source.shape[0]
+        if n_rows not in (1, self.batch):
+            raise ShapeMismatch(f"{name} has {n_rows} rows; this run has {self.batch}")
+
+        part = source[:, self.start : self.end]
+        part = part.to(like)
+        # Generated tokens come after the end of a source recorded on the prompt.
         n_missing = self.length - part.shape[1]
         if n_missing:
-            zeros = part.new_zeros(part.shape[0], n_missing, *part.shape[2:])
+            trailing = part.shape[2:]
+            zeros = part.new_zeros(n_rows, n_missing, *trailing)
             part = torch.cat([part, zeros], dim=1)
+        # One row serves every row, without a copy.
         return part.expand(self.batch, *part.shape[1:])
 
     def _select_positions(self, positions: Any) -> Bool[Tensor, "batch pos"]:
         mask = as_mask(positions)
         if mask is None:
-            here = mask_along(positions, self.end)[self.start :]
+            # Over the whole text, because negative numbers count from its end.
+            whole = mask_along(positions, self.end)
+            here = whole[self.start :]
             return here.expand(self.batch, self.length)
 
         # A mask is for the text the run began with: in cached generation it may be
         # shorter, and the tokens generated after its end are outside of it.
-        fits = mask.shape[-1] == self.end
+        n_positions = mask.shape[-1]
+        fits = n_positions == self.end
         if self.start:
-            fits = mask.shape[-1] <= self.end
-        if not fits or (mask.ndim == 2 and mask.shape[0] not in (1, self.batch)):
+            fits = n_positions <= self.end
+
+        has_rows = True
+        if mask.ndim == 2:
+            has_rows = mask.shape[0] in (1, self.batch)
+        if not fits or not has_rows:
             raise ShapeMismatch(
                 f"the mask in positions is {list(mask.shape)}; "
                 f"this run has {[self.batch, self.end]} (batch, pos)"
             )
-        n_generated = self.end - mask.shape[-1]
+
+        n_generated = self.end - n_positions
         generated = mask.new_zeros(*mask.shape[:-1], n_generated)
         mask = torch.cat([mask, generated], dim=-1)
-        return mask[..., self.start :].expand(self.batch, self.length)
+        here = mask[..., self.start :]
+        return here.expand(self.batch, self.length)

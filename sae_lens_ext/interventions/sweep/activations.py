@@ -56,10 +56,15 @@ class SiteActivations:
         self.mask = mask
         self._extrapolate = extrapolate
 
-        self.code = self.encode(x.where(mask.unsqueeze(-1), 0), k)
+        # Zeroed on the way in: positions outside must not be checked for NaN.
+        masked = x.where(mask.unsqueeze(-1), 0)
+        self.code = self.encode(masked, k)
         self.mean = x[mask].mean(0)
+
         norms = x.float().norm(dim=-1)
-        self.is_inlier = mask & (norms <= _OUTLIER_NORM * norms[mask].median())
+        median = norms[mask].median()
+        is_usual = norms <= _OUTLIER_NORM * median
+        self.is_inlier = mask & is_usual
 
     @property
     def n_spliced(self) -> int:
@@ -69,23 +74,27 @@ class SiteActivations:
     @property
     def n_outliers(self) -> int:
         """The number of spliced tokens whose norm is above 3 times the median."""
-        return self.n_spliced - int(self.is_inlier.sum())
+        n_inliers = int(self.is_inlier.sum())
+        return self.n_spliced - n_inliers
 
     def encode(self, x: Float[Tensor, "batch pos d_model"], k: int) -> SparseCode:
         """The code of other activations at this site, on the device of ``x``."""
-        code = self.sae.encode(
-            x.to(self.sae.W_enc.device), k, extrapolate=self._extrapolate
-        )
+        x_on_device = x.to(self.sae.W_enc.device)
+        code = self.sae.encode(x_on_device, k, extrapolate=self._extrapolate)
         return code.to(x.device)
 
     def fidelity(self, k: int) -> Fidelity:
         """How well the SAE reconstructs the bare model's activations at this k."""
         code = self.code.prefix(k)
         recons = self.sae.decode(code)
-        l0 = code.l0()[self.mask].double().mean().item()
+        l0_per_token = code.l0()[self.mask]
+        l0 = l0_per_token.double().mean().item()
 
         fvu = FVU()
         fvu.update(self.x[self.mask], recons[self.mask])
+
+        x_of_inliers = self.x[self.is_inlier]
+        recons_of_inliers = recons[self.is_inlier]
         fvu_of_inliers = FVU()
-        fvu_of_inliers.update(self.x[self.is_inlier], recons[self.is_inlier])
+        fvu_of_inliers.update(x_of_inliers, recons_of_inliers)
         return Fidelity(l0, fvu.value(), fvu_of_inliers.value())

@@ -26,7 +26,12 @@ def rows_that_fit(host: Host, scored: Int[Tensor, " scored"], memory_mb: int) ->
             f"cannot tell which module of a {type(host.model).__name__} makes the "
             "logits; give a language model"
         )
-    return max(1, (memory_mb << 20) // (4 * host.d_vocab * len(scored)))
+
+    n_bytes = memory_mb << 20
+    # Four bytes per number in float32.
+    bytes_per_position = 4 * host.d_vocab
+    bytes_per_row = bytes_per_position * len(scored)
+    return max(1, n_bytes // bytes_per_row)
 
 
 class BareScores:
@@ -47,6 +52,7 @@ class BareScores:
         """Keep what comparing needs: the bare probabilities and their logarithms."""
         self._targets = targets
         self._counts = counts
+        # In one step, so that a float32 copy of the logits is not held beside it.
         self._log_probs = logits.float().log_softmax(dim=-1)
         self._probs = self._log_probs.exp()
         self.ce = self._cross_entropy(self._log_probs)
@@ -57,14 +63,21 @@ class BareScores:
         """Cross-entropy, and KL divergence from the bare distribution, each summed."""
         log_probs = logits.float().log_softmax(dim=-1)
         ce = self._cross_entropy(log_probs)
+
         # The difference first: summing p log p and p log q apart would cancel, and err
         # by more than small divergences. In place, because the tensor is the largest
         # here.
         log_ratio = log_probs.neg_().add_(self._log_probs)
-        return ce, self._sum(torch.linalg.vecdot(self._probs, log_ratio))
+        kl = torch.linalg.vecdot(self._probs, log_ratio)
+        return ce, self._sum(kl)
 
     def _cross_entropy(self, log_probs: Float[Tensor, "batch scored d_vocab"]) -> float:
-        return self._sum(-log_probs.gather(-1, self._targets.unsqueeze(-1)).squeeze(-1))
+        targets = self._targets.unsqueeze(-1)
+        target_log_probs = log_probs.gather(-1, targets)
+        return self._sum(-target_log_probs.squeeze(-1))
 
     def _sum(self, per_token: Float[Tensor, "batch scored"]) -> float:
-        return per_token[self._counts].double().sum().item()
+        counted = per_token[self._counts]
+        # In float64, because a sweep sums over many thousands of tokens.
+        total = counted.double().sum()
+        return total.item()

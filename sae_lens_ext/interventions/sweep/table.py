@@ -117,6 +117,7 @@ def sweep_k(
         name: SplicedPositions.of(host, sae, positions) for name, sae in saes.items()
     }
     ks = _checked_ks(ks, saes, extrapolate)
+
     memory_mb = arguments.positive_int(memory_mb, "memory_mb")
     if batch_size is not None:
         batch_size = arguments.positive_int(batch_size, "batch_size")
@@ -124,18 +125,22 @@ def sweep_k(
     tokens = token_rows(host, tokens)
     targets = Targets.of(host, tokens, score)
     masks = {name: spliced.mask_of(tokens) for name, spliced in where.items()}
-    if not all(mask.any() for mask in masks.values()):
+    has_spliced = all(mask.any() for mask in masks.values())
+    if not has_spliced:
         raise InvalidArgument("nothing to splice: positions chooses no token of these")
 
     with torch.no_grad():
         n_rows = rows_that_fit(host, targets.positions, memory_mb)
+        if batch_size is None:
+            batch_size = n_rows
+        batch_size = min(batch_size, len(tokens))
         swept = SweptModel(
             host,
             tokens,
             sites,
             saes,
             masks,
-            batch_size=min(batch_size or n_rows, len(tokens)),
+            batch_size=batch_size,
             k=max(ks),
             extrapolate=extrapolate,
         )
@@ -152,10 +157,13 @@ class _Scores:
 
     def recovered(self, world: World, end: World) -> float:
         """How far a world is on the way from an end, 0, to the bare model, 1."""
-        distance = self.ce[end] - self.ce[Bare()]
+        end_ce = self.ce[end]
+        distance = end_ce - self.ce[Bare()]
         if abs(distance) <= _SMALLEST_DISTANCE:
             return float("nan")
-        return (self.ce[end] - self.ce[world]) / distance
+
+        gain = end_ce - self.ce[world]
+        return gain / distance
 
 
 def _score_worlds(
@@ -166,21 +174,26 @@ def _score_worlds(
     progress: bool,
 ) -> _Scores:
     """Score every world, as many at once as ``n_rows`` rows of logits allow."""
-    worlds: list[World] = [MeanAblated(), ZeroAblated(), *(Spliced(k) for k in ks)]
-    n_at_once = max(1, n_rows // swept.batch_size)
-    groups = [
-        worlds[start : start + n_at_once] for start in range(0, len(worlds), n_at_once)
-    ]
+    spliced = [Spliced(k) for k in ks]
+    worlds: list[World] = [MeanAblated(), ZeroAblated(), *spliced]
     ce = dict.fromkeys([Bare(), *worlds], 0.0)
     kl = dict.fromkeys(worlds, 0.0)
 
+    # Rows that a batch leaves of the memory hold the same rows in other worlds.
+    n_at_once = max(1, n_rows // swept.batch_size)
+    starts = range(0, len(worlds), n_at_once)
+    groups = [worlds[start : start + n_at_once] for start in starts]
+
     tqdm = require("tqdm.auto", "Showing progress").tqdm
-    n_runs = len(swept.batches) * (1 + len(worlds))
+    n_worlds = 1 + len(worlds)
+    n_runs = len(swept.batches) * n_worlds
     with tqdm(total=n_runs, desc="sweep", unit="run", disable=not progress) as bar:
         for rows in swept.batches:
             # The bare model's logits are held once; the other worlds compare with them.
             (logits,) = swept.logits(rows, [Bare()], targets.positions)
-            bare = BareScores(logits, targets.tokens[rows], targets.counts[rows])
+            tokens = targets.tokens[rows]
+            counts = targets.counts[rows]
+            bare = BareScores(logits, tokens, counts)
             ce[Bare()] += bare.ce
             bar.update()
 
@@ -193,10 +206,9 @@ def _score_worlds(
                 bar.update(len(group))
 
     n_scored = targets.n_scored
-    return _Scores(
-        {world: total / n_scored for world, total in ce.items()},
-        {world: total / n_scored for world, total in kl.items()},
-    )
+    mean_ce = {world: total / n_scored for world, total in ce.items()}
+    mean_kl = {world: total / n_scored for world, total in kl.items()}
+    return _Scores(mean_ce, mean_kl)
 
 
 def _table(
@@ -210,34 +222,40 @@ def _table(
     fvu_without_outliers = {}
     fvu_by_site = {}
     for k in ks:
+        # Measured on the bare model's activations, so no other site has a part in it.
         fidelity = {name: site.fidelity(k) for name, site in swept.activations.items()}
+        l0 = mean(site.l0 for site in fidelity.values())
         fvu_by_site[k] = {name: site.fvu for name, site in fidelity.items()}
-        fvu_without_outliers[k] = mean(
-            site.fvu_without_outliers for site in fidelity.values()
-        )
+        fvu = mean(fvu_by_site[k].values())
+        inlier_fvus = [site.fvu_without_outliers for site in fidelity.values()]
+        fvu_without_outliers[k] = mean(inlier_fvus)
+
         world = Spliced(k)
-        rows.append(
-            {
-                "k": k,
-                "l0": mean(site.l0 for site in fidelity.values()),
-                "fvu": mean(fvu_by_site[k].values()),
-                "ce": scores.ce[world],
-                "ce_recovered": scores.recovered(world, MeanAblated()),
-                "ce_recovered_zero": scores.recovered(world, ZeroAblated()),
-                "kl": scores.kl[world],
-            }
-        )
+        row = {
+            "k": k,
+            "l0": l0,
+            "fvu": fvu,
+            "ce": scores.ce[world],
+            "ce_recovered": scores.recovered(world, MeanAblated()),
+            "ce_recovered_zero": scores.recovered(world, ZeroAblated()),
+            "kl": scores.kl[world],
+        }
+        rows.append(row)
 
     sites = swept.activations.values()
-    frame = require("pandas", "sweep_k").DataFrame(rows)
+    n_spliced = sum(site.n_spliced for site in sites)
+    n_outliers = sum(site.n_outliers for site in sites)
+    pandas = require("pandas", "sweep_k")
+    frame = pandas.DataFrame(rows)
+    # In attrs, because these are facts of the sweep and not of one k.
     frame.attrs = {
         "ce_bare": scores.ce[Bare()],
         "ce_mean": scores.ce[MeanAblated()],
         "ce_zero": scores.ce[ZeroAblated()],
         "sites": list(swept.activations),
         "n_scored": targets.n_scored,
-        "n_spliced": sum(site.n_spliced for site in sites),
-        "n_outliers": sum(site.n_outliers for site in sites),
+        "n_spliced": n_spliced,
+        "n_outliers": n_outliers,
         "fvu_without_outliers": fvu_without_outliers,
         "fvu_by_site": fvu_by_site,
     }
@@ -250,7 +268,8 @@ def _checked_ks(
     """The values of k to sweep over, each once; by default the powers of two."""
     if ks is None:
         largest = min(sae.config.k for sae in saes.values())
-        powers = {2**power for power in range(largest.bit_length())}
+        n_powers = largest.bit_length()
+        powers = {2**power for power in range(n_powers)}
         return sorted(powers | {largest})
 
     try:
@@ -259,6 +278,8 @@ def _checked_ks(
         raise InvalidK(f"ks must be a list of values of k; got {ks!r}") from None
     if not ks:
         raise InvalidK("a sweep needs at least one k; got none")
+
     for sae in saes.values():
         ks = [sae.config.checked_k(k, extrapolate=extrapolate) for k in ks]
+    # Each once, in the order in which they came.
     return list(dict.fromkeys(ks))

@@ -84,20 +84,26 @@ class SweptModel:
             extrapolate: whether k may exceed the k that an SAE was trained at.
         """
         self.batch_size = batch_size
-        self.batches = [
-            slice(start, start + batch_size)
-            for start in range(0, len(tokens), batch_size)
-        ]
+        starts = range(0, len(tokens), batch_size)
+        self.batches = [slice(start, start + batch_size) for start in starts]
         self._host = host
         self._tokens = tokens
         self._sites = sites
 
+        # Blocks before the first site compute the same in every world.
         self._n_skipped = min(site.blocks_before for site in sites.values())
+        captured_sites = set(sites.values())
         start_site = None
         if self._n_skipped:
-            start_site = host.site(f"blocks.{self._n_skipped - 1}.hook_resid_post")
-        captured = self._capture({*sites.values(), start_site} - {None})
-        self._start = captured[start_site] if start_site else None
+            last_skipped = self._n_skipped - 1
+            start_site = host.site(f"blocks.{last_skipped}.hook_resid_post")
+            captured_sites.add(start_site)
+
+        captured = self._capture(captured_sites)
+        self._start = None
+        if start_site is not None:
+            self._start = captured[start_site]
+
         # Only the activation at the first site does not depend on what other sites are
         # replaced by. Sites are captured in the order in which the model computes them.
         names = {site: name for name, site in sites.items()}
@@ -105,47 +111,69 @@ class SweptModel:
 
         self.activations = {
             name: SiteActivations(
-                saes[name], captured[site], masks[name], k, extrapolate=extrapolate
+                saes[name],
+                captured[site],
+                masks[name],
+                k,
+                extrapolate=extrapolate,
             )
             for name, site in sites.items()
         }
+        # Tried out, because blocks may depend on more than the stream between them.
         if self._n_skipped and not self._skipping_is_exact():
             self._n_skipped = 0
 
     def logits(
-        self, rows: slice, worlds: Sequence[World], scored: Int[Tensor, " scored"]
+        self,
+        rows: slice,
+        worlds: Sequence[World],
+        scored: Int[Tensor, " scored"],
     ) -> Float[Tensor, "worlds batch scored d_vocab"]:
         """Next-token logits at the scored positions of some rows, in several worlds.
 
         All worlds run at once, as the same rows again in one larger batch.
         """
         n_worlds = len(worlds)
+        are_all_bare = all(isinstance(world, Bare) for world in worlds)
         start = None
         if self._start is not None:
-            start = self._start[rows].repeat(n_worlds, 1, 1)
+            start = self._start[rows]
+            start = start.repeat(n_worlds, 1, 1)
 
         with ExitStack() as stack:
             for name, site in self._sites.items():
                 replace = partial(self._replace_in_worlds, name, rows, worlds)
-                if name == self._first and site.is_residual and self._n_skipped:
+                is_first = name == self._first
+                if is_first and site.is_residual and self._n_skipped:
                     # The activation here is the one that the skipped blocks hand on.
                     x = self.activations[name].x[rows]
-                    start = replace(x.repeat(n_worlds, 1, 1))
-                elif any(not isinstance(world, Bare) for world in worlds):
-                    stack.callback(self._host.attach(site, replace))
-            if self._n_skipped and start is not None:
-                stack.enter_context(resume(self._host, self._n_skipped, start))
+                    x = x.repeat(n_worlds, 1, 1)
+                    start = replace(x)
+                elif not are_all_bare:
+                    undo = self._host.attach(site, replace)
+                    stack.callback(undo)
 
-            tokens = self._tokens[rows].repeat(n_worlds, 1)
+            if self._n_skipped and start is not None:
+                resumed = resume(self._host, self._n_skipped, start)
+                stack.enter_context(resumed)
+
+            tokens = self._tokens[rows]
+            tokens = tokens.repeat(n_worlds, 1)
             logits = next_token_logits(self._host, tokens, scored)
         return logits.unflatten(0, (n_worlds, -1))
 
     def _capture(self, sites: set[Site]) -> dict[Site, Tensor]:
         """The activations at ``sites``, in the order the model computes them in."""
-        parts = [
-            capture(self._host, self._tokens[rows], sites) for rows in self.batches
-        ]
-        return {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
+        parts = []
+        for rows in self.batches:
+            tokens = self._tokens[rows]
+            part = capture(self._host, tokens, sites)
+            parts.append(part)
+
+        activations = {}
+        for site in parts[0]:
+            activations[site] = torch.cat([part[site] for part in parts])
+        return activations
 
     def _replace_in_worlds(
         self,
@@ -155,11 +183,12 @@ class SweptModel:
         x: Tensor,
     ) -> Tensor:
         """The activation at one site in all worlds, stacked along the batch."""
-        parts = [
+        parts = x.chunk(len(worlds))
+        replaced = [
             self._replace(name, rows, world, part)
-            for world, part in zip(worlds, x.chunk(len(worlds)), strict=True)
+            for world, part in zip(worlds, parts, strict=True)
         ]
-        return torch.cat(parts)
+        return torch.cat(replaced)
 
     def _replace(
         self,
@@ -170,25 +199,36 @@ class SweptModel:
     ) -> Tensor:
         """The activation to put in the place of ``x`` at one site in one world."""
         site = self.activations[name]
-        mask = site.mask[rows].unsqueeze(-1)
+        mask = site.mask[rows]
+        mask = mask.unsqueeze(-1)
         match world:
             case Bare():
                 return x
             case ZeroAblated():
                 return x.where(~mask, 0)
             case MeanAblated():
-                return site.mean.to(x.dtype).where(mask, x)
+                mean = site.mean.to(x.dtype)
+                return mean.where(mask, x)
             case Spliced(k):
+                # What reaches a later site depends on the replacement at the earlier
+                # ones, so it is encoded again.
                 if name == self._first:
-                    code = site.code[rows].prefix(k)
+                    code = site.code[rows]
+                    code = code.prefix(k)
                 else:
-                    code = site.encode(x.where(mask, 0), k)
-                return site.sae.decode(code).to(x).where(mask, x)
+                    masked = x.where(mask, 0)
+                    code = site.encode(masked, k)
+                recons = site.sae.decode(code)
+                return recons.to(x).where(mask, x)
 
     def _skipping_is_exact(self) -> bool:
         """Whether the last logits of the first row are the same in a whole run."""
         row = slice(0, 1)
-        last = torch.tensor([self._tokens.shape[1] - 1])
+        n_positions = self._tokens.shape[1]
+        # The last position depends on all the others.
+        last = torch.tensor([n_positions - 1])
         (from_sites,) = self.logits(row, [Bare()], last)
         whole = next_token_logits(self._host, self._tokens[row], last)
-        return bool((whole - from_sites).abs().max() <= _RESUME_TOLERANCE)
+
+        difference = whole - from_sites
+        return bool(difference.abs().max() <= _RESUME_TOLERANCE)
