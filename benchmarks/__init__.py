@@ -1,1 +1,1 @@
-"""Speed and memory beside a plain version of the same: ``python -m benchmarks NAME``."""
+"""Speed and memory, beside a plain version of each: ``python -m benchmarks NAME``."""
