@@ -1,4 +1,1 @@
-"""Speed and memory, side by side with the plain definition of the same computation.
-
-Run them by ``python -m benchmarks NAME``.
-"""
+"""Speed and memory, beside a plain version of each: ``python -m benchmarks NAME``."""

@@ -1,11 +1,9 @@
-"""Run benchmarks: print a table, and write its numbers to ``benchmarks/results``.
+"""Print a table, and write its numbers: ``python -m benchmarks NAME``.
 
-    python -m benchmarks NAME
-
-``all`` runs everything that needs no GPU. ``gpu`` checks the Triton kernels on a GPU
-and runs their benchmarks there; it needs only torch, triton, einops, jaxtyping,
-safetensors and pytest. ``tables`` puts the numbers of ``benchmarks/results`` into the
-README.
+Numbers go to ``benchmarks/results``, and ``tables`` puts those of there into the
+README. ``all`` runs everything that needs no GPU. ``gpu`` checks the Triton kernels on
+a GPU and runs their benchmarks there; it needs no more than torch, triton, einops,
+jaxtyping, safetensors and pytest.
 """
 
 import argparse
@@ -34,7 +32,29 @@ TESTS = Path(__file__).parents[1] / "tests"
 
 
 def main() -> None:
-    """Run the benchmarks that were named."""
+    """Run the benchmarks that the command line names."""
+    options = _options()
+    if options.name == "tables":
+        tables.write()
+        return
+
+    print(machine_line(options.device), flush=True)
+    if options.name == "gpu":
+        check_kernels()
+
+    groups = {"gpu": KERNELS, "all": [*KERNELS, *OTHERS]}
+    for name in groups.get(options.name, [options.name]):
+        # Written at once: the benchmarks after it can still fail.
+        contents = {
+            "machine": machine_line(options.device),
+            "results": _run(name, options.device, options.peer_python),
+        }
+        file = options.results / f"{name}-{options.device}.json"
+        file.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+
+
+def _options() -> argparse.Namespace:
+    """The options, checked before anything is measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", choices=[*KERNELS, *OTHERS, "all", "gpu", "tables"])
     parser.add_argument(
@@ -56,15 +76,16 @@ def main() -> None:
         help="folder to write the numbers to",
     )
     options = parser.parse_args()
+
     if options.name == "tables":
-        tables.write()
-        return
-    device = "cuda" if options.name == "gpu" else options.device
-    if device == "cuda" and options.name not in (*KERNELS, "gpu"):
-        parser.error(
-            f"--device cuda is for the benchmarks of kernels: {', '.join(KERNELS)}"
-        )
-    if device == "cuda" and not torch.cuda.is_available():
+        return options
+    if options.name == "gpu":
+        options.device = "cuda"
+
+    if options.device == "cuda" and options.name not in (*KERNELS, "gpu"):
+        names = ", ".join(KERNELS)
+        parser.error(f"--device cuda is for the benchmarks of kernels: {names}")
+    if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("this needs a GPU, and torch sees none here")
     for python in options.peer_python or ():
         if not python.is_file():
@@ -73,28 +94,15 @@ def main() -> None:
         options.results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"--results {options.results}: {error.strerror}")
-    print(machine_line(device), flush=True)
-    if options.name == "gpu":
-        check_kernels()
-    names = {"gpu": KERNELS, "all": [*KERNELS, *OTHERS]}.get(
-        options.name, [options.name]
-    )
-    for name in names:
-        # Each as soon as it is there: what comes after it can still fail.
-        text = json.dumps(
-            {
-                "machine": machine_line(device),
-                "results": _run(name, device, options.peer_python),
-            },
-            indent=2,
-        )
-        (options.results / f"{name}-{device}.json").write_text(
-            text + "\n", encoding="utf-8"
-        )
+    return options
 
 
 def check_kernels() -> None:
-    """Run the checks of the Triton kernels; nothing is timed if they fail."""
+    """Run the checks of the Triton kernels on the GPU.
+
+    Raises:
+        SystemExit: a check fails; then nothing is timed.
+    """
     command = [
         sys.executable,
         "-m",
@@ -118,9 +126,9 @@ def _run(name: str, device: str, peers: list[Path] | None) -> Any:
     module = importlib.import_module(f"benchmarks.{name}")
     if name in OTHERS:
         return module.run()
-    return module.run(
-        device, **({"peers": peers} if name == "train_step" and peers else {})
-    )
+    if name == "train_step" and peers:
+        return module.run(device, peers=peers)
+    return module.run(device)
 
 
 main()

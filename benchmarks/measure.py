@@ -1,4 +1,4 @@
-"""Time and memory of a call, and the line that says on what."""
+"""Time and memory of a call, and the line that names the machine."""
 
 import ctypes
 import gc
@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
+
+Prepare = Callable[..., tuple[Callable[[], object], Callable[[], object]]]
+"""Builds inputs, and returns a call to warm up with and the call to measure."""
 
 
 class Mismatch(AssertionError):
@@ -23,20 +26,26 @@ class Mismatch(AssertionError):
 def refuse_mismatch(
     results: Iterable[Tensor], expected: Iterable[Tensor], tolerance: float
 ) -> None:
-    """Do not time what differs from its definition.
+    """Check that a fast version agrees with its definition before it is timed.
+
+    Args:
+        results: of the fast version.
+        expected: the results of the definition.
+        tolerance: the largest error, as a share of the largest number that is expected.
 
     Raises:
-        Mismatch: a tensor differs from the expected one, as a share of the largest
-            number there, by more than ``tolerance``.
+        Mismatch: they differ by more, or in shape.
     """
     for fast, plain in zip(results, expected, strict=True):
         if fast.shape != plain.shape:
             raise Mismatch(
-                f"the fast version has shape {list(fast.shape)}, the definition "
-                f"{list(plain.shape)}; not timed"
+                f"the fast version has shape {list(fast.shape)}, "
+                f"the definition {list(plain.shape)}; not timed"
             )
+
         largest = plain.double().abs().max().clamp_min(torch.finfo(torch.float64).tiny)
         error = ((fast.double() - plain.double()).abs().max() / largest).item()
+        # In this form NaN fails too.
         if not error <= tolerance:
             raise Mismatch(
                 f"the fast version differs from the definition by {error:.1e} "
@@ -44,49 +53,61 @@ def refuse_mismatch(
             )
 
 
-def peak_extra_bytes(
-    function: Callable[..., Any], *arguments: object, device: str = "cpu"
-) -> int:
-    """The memory that a call takes above that of its inputs.
+def peak_extra_bytes(prepare: Prepare, *arguments: object, device: str = "cpu") -> int:
+    """Measure how much memory a call takes in addition to its inputs.
 
-    ``function(*arguments)`` builds the inputs and returns a call to warm up with and
-    the call to measure. On a CPU it is the rise of the resident memory of a process of
-    its own (on Linux, which can reset the highest point); on a GPU that of torch's
-    allocations.
+    On a CPU it is how far the resident memory of a process of its own rises (on Linux,
+    which can reset its record of the highest point); on a GPU, how far torch's
+    allocations rise.
+
+    Args:
+        prepare: builds the inputs and the calls.
+        *arguments: of ``prepare``.
+        device: ``"cpu"`` or ``"cuda"``.
     """
     if device == "cuda":
-        warm_up, call = function(*arguments)
-        warm_up()
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        return _peak_on_gpu(prepare, arguments)
+
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure_peak, args=(sender, function, arguments))
+    process = context.Process(target=_send_peak, args=(sender, prepare, arguments))
     process.start()
     sender.close()
     try:
         return receiver.recv()
     except EOFError:
         raise Mismatch(
-            "the process in which memory is measured ended before the measurement; its "
-            "output stands above"
+            "the process in which memory is measured ended before it was; "
+            "its own message is above"
         ) from None
     finally:
         process.join()
 
 
-def _measure_peak(sender, function, arguments) -> None:
-    warm_up, call = function(*arguments)
+def _peak_on_gpu(prepare: Prepare, arguments: tuple[object, ...]) -> int:
+    warm_up, call = prepare(*arguments)
     warm_up()
-    # Memory that building the inputs took and gave back is neither room for the call
-    # nor part of the highest point so far.
+    torch.cuda.synchronize()
+
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _send_peak(
+    sender: Connection, prepare: Prepare, arguments: tuple[object, ...]
+) -> None:
+    warm_up, call = prepare(*arguments)
+    warm_up()
+
+    # Memory that building the inputs took and gave back is no room for the call, and no
+    # part of the highest point so far.
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
     before = _peak_resident_bytes()
     call()
     sender.send(_peak_resident_bytes() - before)
@@ -99,49 +120,59 @@ def _peak_resident_bytes() -> int:
 
 
 def machine_line(device: str = "cpu") -> str:
-    """Processor, threads, versions and commit; on a GPU its name too."""
-    cpu = platform.processor() or platform.machine()
+    """Name processor, threads, versions and commit; on a GPU its name too."""
+    processor = _processor()
+    if device == "cuda":
+        processor = f"{torch.cuda.get_device_name()} (beside {processor})"
+    return (
+        f"{processor}, {torch.get_num_threads()} threads; "
+        f"python {sys.version.split()[0]}, torch {torch.__version__}; {_commit()}"
+    )
+
+
+def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in info.read_text(encoding="utf-8").splitlines()
-            if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    # Files that benchmarks themselves write do not make a commit dirty.
+    written = [":!benchmarks/results", ":!README.md"]
     try:
-        # What benchmarks themselves write does not make a commit another one.
-        commands = (
-            ["describe", "--always"],
-            ["status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md"],
-        )
-        commit, changed = (
-            subprocess.run(
-                ["git", *command], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for command in commands
-        )
-        commit += "-dirty" if changed else ""
+        commit = _git("describe", "--always")
+        changed = _git("status", "--porcelain", "--", ".", *written)
     except (OSError, subprocess.CalledProcessError):
-        commit = "unknown commit"
-    if device == "cuda":
-        cpu = f"{torch.cuda.get_device_name()} (beside {cpu})"
-    versions = f"python {sys.version.split()[0]}, torch {torch.__version__}"
-    return f"{cpu}, {torch.get_num_threads()} threads; {versions}; {commit}"
+        return "unknown commit"
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
 
 
 def side_by_side(
     calls: Mapping[str, Callable[[], object]], *, rounds: int = 15, device: str = "cpu"
 ) -> dict[str, list[float]]:
-    """Times of each call in seconds, round by round, in turns, after a warm-up round.
+    """Time calls in turns, after a round to warm up.
 
-    A disturbance of the machine slows all calls of a round: compare within rounds
-    (``typical``), not the best of one call with the best of another.
+    A slow moment of the machine slows a whole round: compare within rounds
+    (``typical``), not the best time of one call with the best of another.
+
+    Returns:
+        The times of each call in seconds, round by round.
     """
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
+
     for _ in range(rounds):
         for name, call in calls.items():
             wait()
@@ -153,12 +184,31 @@ def side_by_side(
 
 
 def typical(
-    times: Mapping[str, list[float]], what: str | Callable[[dict[str, float]], float]
+    times: Mapping[str, list[float]], of: str | Callable[[dict[str, float]], float]
 ) -> float:
-    """The median over rounds of a value computed from the times of one round."""
-    if isinstance(what, str):
-        return statistics.median(times[what])
-    return statistics.median(
-        what(dict(zip(times, round_s, strict=True)))
-        for round_s in zip(*times.values(), strict=True)
-    )
+    """The median over rounds.
+
+    Args:
+        times: as ``side_by_side`` returns them.
+        of: the name of a call, or a function of the times of one round.
+    """
+    if isinstance(of, str):
+        return statistics.median(times[of])
+
+    rounds = zip(*times.values(), strict=True)
+    return statistics.median(of(dict(zip(times, row, strict=True))) for row in rounds)
+
+
+def ratio(times: Mapping[str, list[float]], above: str, below: str) -> float:
+    """The median over rounds of one call's time divided by another's."""
+    return typical(times, lambda row: row[above] / row[below])
+
+
+def milliseconds(seconds: float, digits: int = 1) -> str:
+    """A time for a line of a table."""
+    return f"{1e3 * seconds:.{digits}f} ms"
+
+
+def megabytes(n_bytes: float) -> str:
+    """An amount of memory for a line of a table."""
+    return f"{n_bytes / 1e6:.0f} MB"

@@ -1,9 +1,11 @@
-"""Linear attention of ReBased at growing lengths, against causal softmax attention.
+"""Linear attention of ReBased at growing lengths, and decoding.
 
-The heads of softmax attention are as wide as the values. Decoding is measured too.
+Against causal softmax attention with heads as wide as its values.
 """
 
 import importlib
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -11,7 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.measure import peak_extra_bytes, refuse_mismatch, side_by_side, typical
+from benchmarks.measure import (
+    peak_extra_bytes,
+    ratio,
+    refuse_mismatch,
+    side_by_side,
+    typical,
+)
+from benchmarks.sizes import dtype_name
 from sae_lens_ext.kernels import (
     AttentionState,
     quadratic_attention,
@@ -21,14 +30,18 @@ from sae_lens_ext.kernels import (
 
 
 class Sizes(NamedTuple):
-    """Sizes of one head; ``tokens`` is batch times length for several sequences."""
+    """Of one head, and of the tokens of a pass."""
 
     heads: int
     d: int
+    """Width of queries and keys."""
     d_v: int
+    """Width of values."""
     tokens: int
+    """Batch times length, where the batch has more than one sequence."""
     dtype: torch.dtype
     tolerance: float
+    """Of the comparison with the definition."""
 
 
 SIZES = {
@@ -39,10 +52,15 @@ LENGTHS = {"cpu": (4096, 16384, 65536), "cuda": (1024, 2048, 4096, 16384, 65536)
 SOFTMAX_UP_TO = {"cpu": 16384, "cuda": 65536}
 CHECKED_AT = 1024
 DECODED = (1000, 100_000)
+# The inputs that have gradients.
+LINEAR = ("q", "k", "v")
+SOFTMAX = ("wide_q", "wide_k", "v")
+
+Attend = Callable[[dict[str, Tensor]], Tensor]
 
 
 def inputs(pos: int, sizes: Sizes, device: str) -> dict[str, Tensor]:
-    """Inputs of linear and of softmax attention, and the gradient of the output."""
+    """Inputs of linear and of softmax attention, and the upstream gradient."""
     g = torch.Generator(device).manual_seed(0)
     batch = max(1, sizes.tokens // pos)
     widths = {
@@ -53,21 +71,14 @@ def inputs(pos: int, sizes: Sizes, device: str) -> dict[str, Tensor]:
         "wide_k": sizes.d_v,
         "upstream": sizes.d_v,
     }
-    made = {
-        name: torch.randn(
-            batch,
-            sizes.heads,
-            pos,
-            width,
-            generator=g,
-            device=device,
-            dtype=sizes.dtype,
-        )
+    options: dict[str, Any] = {"generator": g, "device": device, "dtype": sizes.dtype}
+    tensors = {
+        name: torch.randn(batch, sizes.heads, pos, width, **options)
         for name, width in widths.items()
     }
-    return {
-        name: tensor.requires_grad_(name != "upstream") for name, tensor in made.items()
-    }
+    for name in (*LINEAR, *SOFTMAX):
+        tensors[name].requires_grad_()
+    return tensors
 
 
 def ours(t: dict[str, Tensor], **options: Any) -> Tensor:
@@ -76,115 +87,62 @@ def ours(t: dict[str, Tensor], **options: Any) -> Tensor:
 
 
 def softmax(t: dict[str, Tensor]) -> Tensor:
-    """Softmax attention, by whatever torch finds fastest for it."""
+    """Softmax attention, by the implementation that torch finds fastest."""
     return F.scaled_dot_product_attention(
         t["wide_q"], t["wide_k"], t["v"], is_causal=True
     )
 
 
 def of_fla(t: dict[str, Tensor]) -> Tensor:
-    """The same attention in flash-linear-attention, quadratic in the length."""
+    """The same linear attention in flash-linear-attention, where it is installed.
+
+    Its program is quadratic in the length.
+    """
     parallel = importlib.import_module("fla.ops.rebased").parallel_rebased
     return parallel(t["q"], t["k"], t["v"])
 
 
-def forward(attend: Any, t: dict[str, Tensor]) -> Tensor:
-    """Without gradients."""
+def forward(attend: Attend, t: dict[str, Tensor]) -> Tensor:
+    """The result, without gradients."""
     with torch.no_grad():
         return attend(t)
 
 
-def step(attend: Any, names: tuple[str, ...], t: dict[str, Tensor]) -> list[Tensor]:
+def step(attend: Attend, names: tuple[str, ...], t: dict[str, Tensor]) -> list[Tensor]:
     """Result and gradients."""
     out = attend(t)
-    return [out, *torch.autograd.grad(out, [t[name] for name in names], t["upstream"])]
+    leaves = [t[name] for name in names]
+    return [out, *torch.autograd.grad(out, leaves, t["upstream"])]
 
 
 def prepare_decoding(n: int, device: str):
-    """Decode ten tokens to warm up, then the tokens to measure, from a state."""
-    sizes = SIZES[device]
-    t = {
-        name: tensor.detach()[0, :, :64]
-        for name, tensor in inputs(64, sizes, device).items()
-    }
+    """Decode ten tokens to warm up, and n to measure, one by one from a state."""
+    tensors = inputs(64, SIZES[device], device)
+    q, k, v = (tensors[name].detach()[0, :, :64] for name in LINEAR)
 
     def decode(n_tokens: int) -> AttentionState:
         with torch.no_grad():
-            state = quadratic_attention_with_state(t["q"], t["k"], t["v"]).state
+            state = quadratic_attention_with_state(q, k, v).state
             for i in range(n_tokens):
-                token = (t[name][:, i % 64] for name in ("q", "k", "v"))
+                token = (part[:, i % 64] for part in (q, k, v))
                 state = quadratic_attention_step(*token, state=state).state
         return state
 
-    return lambda: decode(10), lambda: decode(n)
+    return partial(decode, 10), partial(decode, n)
 
 
 def run(device: str = "cpu") -> dict[str, Any]:
     """Print the tables; returns their numbers."""
-    sizes, rows = SIZES[device], []
-    dtype = str(sizes.dtype).removeprefix("torch.")
-    shape = f"{sizes.heads} heads, {sizes.d} wide, values {sizes.d_v} wide, {dtype}"
+    sizes = SIZES[device]
     print(
-        f"linear attention of ReBased ({shape}) and causal softmax attention "
-        f"({sizes.d_v} wide)"
+        f"linear attention of ReBased ({sizes.heads} heads, {sizes.d} wide, "
+        f"values {sizes.d_v} wide, {dtype_name(sizes.dtype)}) "
+        f"and causal softmax attention ({sizes.d_v} wide)"
     )
-    t = inputs(CHECKED_AT, sizes, device)
-    linear, wide = ("q", "k", "v"), ("wide_q", "wide_k", "v")
-    exact = {
-        name: tensor.detach().double().requires_grad_() for name, tensor in t.items()
-    }
-    expected = step(lambda t: ours(t, form="dense", backend="reference"), linear, exact)
-    for form in ("auto", "chunked"):
-        refuse_mismatch(
-            step(lambda t, form=form: ours(t, form=form), linear, t),
-            expected,
-            sizes.tolerance,
-        )
-    has_fla = device == "cuda" and find_spec("fla") is not None
-    for pos in LENGTHS[device]:
-        t = inputs(pos, sizes, device)
-        forwards, steps = (
-            {"forward": lambda t=t: forward(ours, t)},
-            {"step": lambda t=t: step(ours, linear, t)},
-        )
-        if pos <= SOFTMAX_UP_TO[device]:
-            forwards["softmax_forward"] = lambda t=t: forward(softmax, t)
-            steps["softmax_step"] = lambda t=t: step(softmax, wide, t)
-        if has_fla and pos <= SOFTMAX_UP_TO[device]:
-            steps["fla_step"] = lambda t=t: step(of_fla, linear, t)
-        row: dict[str, float] = {"pos": pos}
-        for calls, rounds in ((forwards, 9), (steps, 3 if device == "cpu" else 9)):
-            times = side_by_side(calls, rounds=rounds, device=device)
-            row |= {f"{name}_s": typical(times, name) for name in calls}
-            one_of_ours, *others = calls
-            row |= {
-                f"{other}_ratio": typical(
-                    times, lambda t, o=other, own=one_of_ours: t[o] / t[own]
-                )
-                for other in others
-            }
-        print(
-            ", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True
-        )
-        rows.append(row)
-    short, long = (
-        inputs(pos, sizes, device) for pos in (LENGTHS[device][0], LENGTHS[device][-1])
-    )
-    times = side_by_side(
-        {"short": lambda: forward(ours, short), "long": lambda: forward(ours, long)},
-        rounds=7,
-        device=device,
-    )
-    tokens = {
-        name: inputs["q"].shape[0] * inputs["q"].shape[2]
-        for name, inputs in (("short", short), ("long", long))
-    }
-    per_token = typical(
-        times,
-        lambda round_s: (
-            (round_s["long"] / tokens["long"]) / (round_s["short"] / tokens["short"])
-        ),
-    )
+    _check(sizes, device)
+
+    rows = [measure_at(pos, sizes, device) for pos in LENGTHS[device]]
+    per_token = _time_per_token(sizes, device)
     decoding = {
         str(n): peak_extra_bytes(prepare_decoding, n, device, device=device)
         for n in DECODED
@@ -198,3 +156,67 @@ def run(device: str = "cpu") -> dict[str, Any]:
         "per_token_longest_over_shortest": per_token,
         "decoding_bytes": decoding,
     }
+
+
+def _check(sizes: Sizes, device: str) -> None:
+    """Check that the fast forms agree with the definition in float64."""
+    t = inputs(CHECKED_AT, sizes, device)
+    exact = {
+        name: tensor.detach().double().requires_grad_() for name, tensor in t.items()
+    }
+    definition = partial(ours, form="dense", backend="reference")
+    expected = step(definition, LINEAR, exact)
+    for form in ("auto", "chunked"):
+        results = step(partial(ours, form=form), LINEAR, t)
+        refuse_mismatch(results, expected, sizes.tolerance)
+
+
+def measure_at(pos: int, sizes: Sizes, device: str) -> dict[str, float]:
+    """Print one line of the table; returns its numbers."""
+    t = inputs(pos, sizes, device)
+    forwards: dict[str, Any] = {"forward": partial(forward, ours, t)}
+    steps: dict[str, Any] = {"step": partial(step, ours, LINEAR, t)}
+
+    if pos <= SOFTMAX_UP_TO[device]:
+        forwards["softmax_forward"] = partial(forward, softmax, t)
+        steps["softmax_step"] = partial(step, softmax, SOFTMAX, t)
+        if device == "cuda" and find_spec("fla") is not None:
+            steps["fla_step"] = partial(step, of_fla, LINEAR, t)
+
+    row: dict[str, float] = {"pos": pos}
+    n_rounds = 3 if device == "cpu" else 9
+    row |= _timed(forwards, "forward", 9, device)
+    row |= _timed(steps, "step", n_rounds, device)
+    print(", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+    return row
+
+
+def _timed(
+    calls: dict[str, Any], our_name: str, n_rounds: int, device: str
+) -> dict[str, float]:
+    """The times of calls, and how many times as long as ours the others take."""
+    times = side_by_side(calls, rounds=n_rounds, device=device)
+    numbers = {f"{name}_s": typical(times, name) for name in calls}
+    for name in calls:
+        if name != our_name:
+            numbers[f"{name}_ratio"] = ratio(times, name, our_name)
+    return numbers
+
+
+def _time_per_token(sizes: Sizes, device: str) -> float:
+    """How many times as long a token takes in the longest pass as in the shortest."""
+    lengths = LENGTHS[device]
+    short = inputs(lengths[0], sizes, device)
+    long = inputs(lengths[-1], sizes, device)
+    calls = {
+        "short": partial(forward, ours, short),
+        "long": partial(forward, ours, long),
+    }
+    times = side_by_side(calls, rounds=7, device=device)
+
+    def n_tokens(t: dict[str, Tensor]) -> int:
+        return t["q"].shape[0] * t["q"].shape[2]
+
+    n_short = n_tokens(short)
+    n_long = n_tokens(long)
+    return typical(times, lambda row: (row["long"] / n_long) / (row["short"] / n_short))

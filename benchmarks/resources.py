@@ -1,9 +1,7 @@
-"""What the Triton kernels use of a GPU: registers, spills and shared memory.
+"""What the Triton kernels take of a GPU: registers, spills and shared memory.
 
-They are compiled here for GPUs that need not be here.
-
-A spill is a value that did not fit into registers and lives in memory; a kernel that
-waits for memory should have none.
+They are compiled here, for GPUs that need not be here. A spill is a value that did not
+fit into registers and lives in memory; a kernel that waits for memory should have none.
 """
 
 import re
@@ -43,9 +41,9 @@ class Kernel(NamedTuple):
     constants: dict[str, Any]
     num_warps: int
     counts: tuple[str, ...]
-    """The arguments that are whole numbers; the others are pointers or constants."""
+    """The arguments that are integers; the others are pointers or constants."""
     wide: tuple[str, ...] = ()
-    """Pointers to float32 in this launch, whatever the dtype of the inputs is."""
+    """Pointers to float32 in this launch, for every dtype of the inputs."""
 
 
 class Resources(NamedTuple):
@@ -57,7 +55,7 @@ class Resources(NamedTuple):
     shared_bytes: int
 
 
-_ROW = {"BD": gpu_rows._WIDTH}
+# Pointers to float32 and to integers, in every launch.
 _FLOATS = {
     "p_weights",
     "p_losses",
@@ -66,8 +64,6 @@ _FLOATS = {
     "p_dots",
     "p_suffix",
     "p_sink",
-}
-_FLOATS |= {
     "p_kv",
     "p_k",
     "p_norm",
@@ -78,9 +74,11 @@ _FLOATS |= {
     "p_sums",
 }
 _INTEGERS = {"p_indices", "p_targets", "p_starts", "p_stops", "p_order"}
+
+_ROW = {"BD": gpu_rows._WIDTH}
 _WALK = ("FIRST", "N", "K", "D", "F")
 _ATTENTION = ("T", "D", "V", "F", "CHUNK", "SLOTS")
-# Based, at the sizes of its language models; what ReBased leaves out costs nothing.
+# Based, at the sizes of its language models; the terms that ReBased lacks cost nothing.
 _BASED = FeatureMap((1.0, 1.0, 0.5), 0.25, 1e-12)
 _QUADRATIC = (
     "C0",
@@ -183,105 +181,104 @@ KERNELS = {
 def compiled(
     kernel: Kernel, target: GPUTarget, dtype: str, *, aligned: bool = True
 ) -> Any:
-    """A kernel for a target and a dtype such as "bf16".
+    """Compile a kernel.
 
-    ``aligned`` means that all sizes are multiples of 16.
+    Args:
+        kernel: the kernel.
+        target: the GPU.
+        dtype: of the inputs, in Triton's words, such as "bf16".
+        aligned: whether all sizes are multiples of 16.
     """
     names = kernel.function.arg_names
-    types = dict.fromkeys(kernel.constants, "constexpr") | dict.fromkeys(
-        kernel.counts, "i32"
-    )
-    for name in names:
-        if name not in types:
-            packed = kernel.function is topk_encode._select and name == "p_out"
-            floats = name in _FLOATS or name in kernel.wide
-            types[name] = (
-                "fp32"
-                if name == "eps"
-                else "*i64"
-                if name in _INTEGERS or packed
-                else "*fp32"
-                if floats
-                else f"*{dtype}"
-            )
+    types = {name: _type_of(name, kernel, dtype) for name in names}
     divisible = [
         name
         for name in names
         if types[name].startswith("*") or (aligned and types[name] == "i32")
     ]
+
     constants = dict(kernel.constants)
     if "PRECISION" in constants:
-        input_dtype = torch.float32 if dtype == "fp32" else torch.bfloat16
+        torch_dtype = torch.float32 if dtype == "fp32" else torch.bfloat16
         constants["PRECISION"] = gpu_layout.precision(
-            input_dtype, is_amd=target.backend == "hip"
+            torch_dtype, is_amd=target.backend == "hip"
         )
+
     source = ASTSource(
         kernel.function,
-        {name: types[name] for name in names},
+        types,
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
     )
-    return triton.compile(
-        source,
-        target=target,
-        options={"num_warps": kernel.num_warps, "enable_fp_fusion": True},
-    )
+    options = {"num_warps": kernel.num_warps, "enable_fp_fusion": True}
+    return triton.compile(source, target=target, options=options)
+
+
+def _type_of(name: str, kernel: Kernel, dtype: str) -> str:
+    """The type of an argument, in Triton's words."""
+    if name in kernel.constants:
+        return "constexpr"
+    if name in kernel.counts:
+        return "i32"
+    if name == "eps":
+        return "fp32"
+
+    # The selection writes values and features packed into integers.
+    is_packed = kernel.function is topk_encode._select and name == "p_out"
+    if name in _INTEGERS or is_packed:
+        return "*i64"
+    if name in _FLOATS or name in kernel.wide:
+        return "*fp32"
+    return f"*{dtype}"
 
 
 def resources(binary: Any, target: GPUTarget) -> Resources:
-    """What a compiled kernel takes."""
+    """Read off what a compiled kernel takes."""
     if target.backend == "hip":
-        counts = {
-            name: int(value)
-            for name, value in re.findall(
-                r"\.(\w+):\s*(\d+)\s*$", binary.asm["amdgcn"], re.MULTILINE
-            )
-        }
-        spills = counts["vgpr_spill_count"] + counts["sgpr_spill_count"]
-        return Resources(
-            counts["vgpr_count"], spills, counts["group_segment_fixed_size"]
-        )
+        pattern = re.compile(r"\.(\w+):\s*(\d+)\s*$", re.MULTILINE)
+        numbers = _numbers(pattern, binary.asm["amdgcn"])
+        spills = numbers["vgpr_spill_count"] + numbers["sgpr_spill_count"]
+        shared_bytes = numbers["group_segment_fixed_size"]
+        return Resources(numbers["vgpr_count"], spills, shared_bytes)
+
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(binary.asm["cubin"])
         command = [str(_CUOBJDUMP), "--dump-resource-usage", file.name]
-        text = subprocess.run(
-            command, capture_output=True, text=True, check=True
-        ).stdout
-    counts = {
-        name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)
-    }
-    return Resources(
-        counts["REG"], counts["STACK"] + counts["LOCAL"], binary.metadata.shared
-    )
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    numbers = _numbers(re.compile(r"(REG|STACK|LOCAL):(\d+)"), done.stdout)
+    spills = numbers["STACK"] + numbers["LOCAL"]
+    return Resources(numbers["REG"], spills, binary.metadata.shared)
+
+
+def _numbers(pattern: re.Pattern[str], text: str) -> dict[str, int]:
+    return {name: int(value) for name, value in pattern.findall(text)}
 
 
 def run() -> list[dict[str, Any]]:
     """Print the table; returns its rows."""
     print(
-        f"triton {triton.__version__}; registers per thread, spills, "
-        "bytes of shared memory"
+        f"triton {triton.__version__}; "
+        "registers per thread, spills, bytes of shared memory"
     )
-    print(
-        f"{'kernel':>20} {'dtype':>6} {'warps':>6}"
-        + "".join(f"{name:>18}" for name in TARGETS)
+    head = "".join(f"{name:>18}" for name in TARGETS)
+    print(f"{'kernel':>20} {'dtype':>6} {'warps':>6}{head}")
+    return [
+        measure(name, kernel, dtype)
+        for name, kernel in KERNELS.items()
+        for dtype in ("bf16", "fp32")
+    ]
+
+
+def measure(name: str, kernel: Kernel, dtype: str) -> dict[str, Any]:
+    """Print one line of the table; returns its numbers."""
+    usages = {
+        place: resources(compiled(kernel, target, dtype), target)
+        for place, target in TARGETS.items()
+    }
+    cells = "".join(
+        f"{usage.registers:>8}{usage.spills:>4}{usage.shared_bytes:>6}"
+        for usage in usages.values()
     )
-    rows = []
-    for name, kernel in KERNELS.items():
-        for dtype in ("bf16", "fp32"):
-            resources = {
-                place: resources(compiled(kernel, target, dtype), target)
-                for place, target in TARGETS.items()
-            }
-            cells = "".join(
-                f"{needs.registers:>8}{needs.spills:>4}{needs.shared_bytes:>6}"
-                for needs in resources.values()
-            )
-            print(f"{name:>20} {dtype:>6} {kernel.num_warps:>6}{cells}")
-            rows.append(
-                {
-                    "kernel": name,
-                    "dtype": dtype,
-                    **{place: needs._asdict() for place, needs in resources.items()},
-                }
-            )
-    return rows
+    print(f"{name:>20} {dtype:>6} {kernel.num_warps:>6}{cells}")
+    numbers = {place: usage._asdict() for place, usage in usages.items()}
+    return {"kernel": name, "dtype": dtype, **numbers}

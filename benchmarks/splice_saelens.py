@@ -1,4 +1,7 @@
-"""The part of ``benchmarks.splice`` that needs SAELens; it runs in its environment."""
+"""The part of ``benchmarks.splice`` that needs SAELens.
+
+``benchmarks.splice`` runs it in SAELens' environment.
+"""
 
 import json
 import sys
@@ -14,47 +17,50 @@ from benchmarks.splice import SITE, some_tokens
 
 
 def main(folder: str) -> None:
-    """Print JSON: times of a bare forward to the site and of both splices."""
-    block = int(SITE.split(".")[1])
+    """Print one line of JSON: the seconds of every round.
+
+    Of a bare forward pass up to the site, and of one with each library's splice.
+    """
+    stop = int(SITE.split(".")[1]) + 1
     model = sle.load_bundled(progress=False)
-    model.__class__ = SAETransformerBridge  # what its own boot_transformers does
-    model._acts_to_saes, model._transcoder_output_hooks = {}, {}
+    # Its own boot_transformers does the same.
+    model.__class__ = SAETransformerBridge
+    model._acts_to_saes = {}
+    model._transcoder_output_hooks = {}
+
     tokens = some_tokens(model.cfg.d_vocab)
-    ours, theirs = sle.SAE.from_pretrained(folder), sae_lens.SAE.load_from_disk(folder)
+    our_sae = sle.SAE.from_pretrained(folder)
+    their_sae = sae_lens.SAE.load_from_disk(folder)
+
+    def bare():
+        return model(tokens, stop_at_layer=stop)
 
     def spliced_by_us():
-        with sle.splice(model, ours, error_term=True):
-            return model(tokens, stop_at_layer=block + 1)
+        with sle.splice(model, our_sae, error_term=True):
+            return model(tokens, stop_at_layer=stop)
 
     def spliced_by_saelens():
         return model.run_with_saes(
-            tokens, saes=[theirs], use_error_term=True, stop_at_layer=block + 1
+            tokens, saes=[their_sae], use_error_term=True, stop_at_layer=stop
         )
 
     with torch.no_grad():
-        error = (
-            spliced_by_us() - spliced_by_saelens()
-        ).abs().max() / spliced_by_us().abs().max()
+        ours = spliced_by_us()
+        error = (ours - spliced_by_saelens()).abs().max() / ours.abs().max()
         if not error < 1e-5:
             raise Mismatch(
-                "with the error term both should be the bare activation; they differ "
-                f"by {error:.1e} relative"
+                "with the error term both should be the bare activation; "
+                f"they differ by {error:.1e} relative"
             )
-        calls = {
-            "bare": lambda: model(tokens, stop_at_layer=block + 1),
-            "ours": spliced_by_us,
-            "saelens": spliced_by_saelens,
-        }
+        calls = {"bare": bare, "ours": spliced_by_us, "saelens": spliced_by_saelens}
         times = side_by_side(calls, rounds=21)
-    print(
-        json.dumps(
-            {
-                "times": times,
-                "version": version("sae-lens"),
-                "lens_version": version("transformer-lens"),
-            }
-        )
-    )
+
+    answer = {
+        "times": times,
+        "version": version("sae-lens"),
+        "lens_version": version("transformer-lens"),
+    }
+    print(json.dumps(answer))
 
 
 main(sys.argv[1])

@@ -1,13 +1,15 @@
 """A sweep over k against separate spliced runs, on Gemma 3 270M.
 
-Running the blocks below the site once saves half: with the site in the middle, eight
-values of k cost half a model once and half a model eight times, 0.56 of eight runs.
+What running the blocks below the site once saves: with the site in the middle, eight
+values of k cost half a model once and half a model eight times, 0.56 of eight whole
+runs.
 """
 
 import torch
+from torch import Tensor
 
 import sae_lens_ext as sle
-from benchmarks.measure import Mismatch, side_by_side, typical
+from benchmarks.measure import Mismatch, ratio, side_by_side, typical
 from benchmarks.splice import LENGTH, SITE, random_sae, some_tokens
 from sae_lens_ext.hosts import capture, host_for, next_token_logits
 from sae_lens_ext.interventions.sweep import Spliced, SweptModel, rows_that_fit
@@ -20,20 +22,25 @@ def run() -> dict[str, float]:
     """Print the table; returns its numbers."""
     model = sle.load_bundled(progress=False)
     host = host_for(model)
-    site, tokens = host.site(SITE), some_tokens(host.d_vocab or 0)
+    site = host.site(SITE)
+    tokens = some_tokens(host.d_vocab or 0)
+
     with torch.no_grad():
         x = capture(host, tokens, [site])[site]
         sae = random_sae(x.shape[-1], x)
         masks = {SITE: torch.ones_like(tokens, dtype=torch.bool)}
 
-        def separately() -> list[torch.Tensor]:
+        def bare() -> Tensor:
+            return next_token_logits(host, tokens, SCORED)
+
+        def separately() -> list[Tensor]:
             logits = []
             for k in KS:
                 with sle.splice(model, sae, k=k):
-                    logits.append(next_token_logits(host, tokens, SCORED))
+                    logits.append(bare())
             return logits
 
-        def at_once() -> list[torch.Tensor]:
+        def at_once() -> list[Tensor]:
             swept = SweptModel(
                 host,
                 tokens,
@@ -54,17 +61,14 @@ def run() -> dict[str, float]:
                 for logits in swept.logits(slice(None), group, SCORED)
             ]
 
+        def whole_sweep() -> object:
+            return sle.sweep_k(model, tokens, sae, KS, score=SCORED, progress=False)
+
         for ours, plain in zip(at_once(), separately(), strict=True):
             if not (ours - plain).abs().max() < 1e-3:
                 raise Mismatch(
                     "the sweep's logits are not those of separate runs; not timed"
                 )
-
-        def whole_sweep() -> object:
-            return sle.sweep_k(model, tokens, sae, KS, score=SCORED, progress=False)
-
-        def bare() -> torch.Tensor:
-            return next_token_logits(host, tokens, SCORED)
 
         calls = {
             "separately": separately,
@@ -73,32 +77,34 @@ def run() -> dict[str, float]:
             "bare": bare,
         }
         times = side_by_side(calls, rounds=5)
-    seconds = {
-        name: typical(times, lambda round_s, name=name: round_s[name]) for name in times
-    }
-    ratio = typical(times, lambda round_s: round_s["at_once"] / round_s["separately"])
-    with_ends = seconds["separately"] + 3 * seconds["bare"]
+
+    seconds = {name: typical(times, name) for name in times}
+    at_once_ratio = ratio(times, "at_once", "separately")
     sweep_ratio = typical(
-        times,
-        lambda round_s: (
-            round_s["whole_sweep"] / (round_s["separately"] + 3 * round_s["bare"])
-        ),
+        times, lambda row: row["whole_sweep"] / (row["separately"] + 3 * row["bare"])
     )
     print(
         f"{len(KS)} values of k at {SITE} of Gemma 3 270M, {len(tokens)}x{LENGTH} "
         f"tokens, {len(SCORED)} positions scored, float32; medians"
     )
-    print(f"{'eight separate spliced runs':>48} {seconds['separately']:7.2f} s")
-    print(
-        f"{'the same, blocks below the site once':>48} "
-        f"{seconds['at_once']:7.2f} s   {ratio:.3f}"
+    _print_line("eight separate spliced runs", seconds["separately"])
+    _print_line(
+        "the same, blocks below the site once",
+        seconds["at_once"],
+        f"{at_once_ratio:.3f}",
     )
-    print(
-        f"{'eleven separate runs: the three ends too':>48} "
-        f"{with_ends:7.2f} s   (eight as above and three bare ones)"
+    _print_line(
+        "eleven separate runs: the three ends too",
+        seconds["separately"] + 3 * seconds["bare"],
+        "(eight as above and three bare ones)",
     )
-    print(
-        f"{'sweep_k: ends, FVU, L0, KL and all':>48} "
-        f"{seconds['whole_sweep']:7.2f} s   {sweep_ratio:.3f}"
+    _print_line(
+        "sweep_k: ends, FVU, L0, KL and all",
+        seconds["whole_sweep"],
+        f"{sweep_ratio:.3f}",
     )
-    return {**seconds, "ratio": ratio, "sweep_ratio": sweep_ratio}
+    return {**seconds, "ratio": at_once_ratio, "sweep_ratio": sweep_ratio}
+
+
+def _print_line(name: str, seconds: float, rest: str = "") -> None:
+    print(f"{name:>48} {seconds:7.2f} s   {rest}".rstrip())

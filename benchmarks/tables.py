@@ -1,13 +1,19 @@
-"""Tables of the README from the numbers in ``benchmarks/results``."""
+"""The numbers of ``benchmarks/results`` as tables of the README.
+
+So every number that stands there was printed by a benchmark.
+"""
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
 _BLOCK = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Row = dict[str, float]
 
 
 def write() -> None:
@@ -17,41 +23,45 @@ def write() -> None:
 
 
 def updated(text: str) -> str:
-    """A text with every ``<!-- benchmark: NAME -->`` ... ``<!-- end -->`` renewed."""
+    """Replace every block between ``<!-- benchmark: NAME -->`` and ``<!-- end -->``."""
     return _BLOCK.sub(lambda block: block[1] + block_of(block[2]) + block[3], text)
 
 
 def block_of(name: str) -> str:
-    """A benchmark's table, and the machines and commits it comes from."""
+    """A benchmark's table, with the machines and commits that it comes from."""
     files = {}
     for device in ("cpu", "cuda"):
-        file = RESULTS / f"{name}-{device}.json"
-        if file.exists():
-            files[device] = json.loads(file.read_text(encoding="utf-8"))
-    lines = _TABLES[name](
-        {device: content["results"] for device, content in files.items()}
-    )
-    machines = "; ".join(content["machine"] for content in files.values())
-    return "\n".join([*lines, "", f"({machines})", ""])
+        path = RESULTS / f"{name}-{device}.json"
+        if path.exists():
+            files[device] = json.loads(path.read_text(encoding="utf-8"))
+
+    results = {device: contents["results"] for device, contents in files.items()}
+    machines = "; ".join(contents["machine"] for contents in files.values())
+    return "\n".join([*_TABLES[name](results), "", f"({machines})", ""])
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(cells) + " |"
-        for cells in (header, ["---"] * len(header), *rows)
-    ]
+    """A table in Markdown, line by line."""
+    lines = (header, ["---"] * len(header), *rows)
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
 def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:,.0f} ms" if seconds >= 0.01 else f"{1e3 * seconds:.1f} ms"
+    digits = 0 if seconds >= 0.01 else 1
+    return f"{1e3 * seconds:,.{digits}f} ms"
 
 
 def _mb(n_bytes: float) -> str:
     return f"{n_bytes / 1e6:,.0f} MB"
 
 
-def _hierarchical_loss(results: dict[str, list[dict[str, float]]]) -> list[str]:
-    gpu = {row["k"]: row for row in results.get("cuda", [])}
+def _gpu_rows(rows: list[Row], key: str) -> dict[float, Row]:
+    """The rows of a GPU by k or by length."""
+    return {row[key]: row for row in rows}
+
+
+def _hierarchical_loss(results: dict[str, list[Row]]) -> list[str]:
+    gpu = _gpu_rows(results.get("cuda", []), "k")
     header = [
         "k",
         "plain definition",
@@ -64,96 +74,85 @@ def _hierarchical_loss(results: dict[str, list[dict[str, float]]]) -> list[str]:
     ]
     rows = []
     for row in results["cpu"]:
-        there = gpu.get(row["k"])
-        on_gpu = (
-            ""
-            if there is None
-            else f"{_ms(there['ours_s'])}, {there['over_compiled']:.1f}x the "
-            "compiled definition"
-        )
-        memory = [_mb(row["cumsum_bytes"]), _mb(row["ours_bytes"])]
-        ratios = [f"{row['ratio']:.0f}x", f"{row['ours_over_topk']:.2f}"]
+        on_gpu = ""
+        if row["k"] in gpu:
+            there = gpu[row["k"]]
+            ratio = f"{there['over_compiled']:.1f}x the compiled definition"
+            on_gpu = f"{_ms(there['ours_s'])}, {ratio}"
+
         rows.append(
             [
                 f"{row['k']}",
                 _ms(row["cumsum_s"]),
                 _ms(row["ours_s"]),
-                *ratios,
-                *memory,
+                f"{row['ratio']:.0f}x",
+                f"{row['ours_over_topk']:.2f}",
+                _mb(row["cumsum_bytes"]),
+                _mb(row["ours_bytes"]),
                 on_gpu,
             ]
         )
     return _table(header, rows)
 
 
-def _against(other: str, called: str) -> Any:
-    def table(results: dict[str, list[dict[str, float]]]) -> list[str]:
-        gpu = {row["k"]: row for row in results.get("cuda", [])}
+def _against(plain: str, title: str) -> Callable[[dict[str, list[Row]]], list[str]]:
+    """The table of a kernel beside a plain version."""
+    header = [
+        "k",
+        title,
+        "ours",
+        "ratio",
+        f"extra memory, {title}",
+        "ours",
+        "on a GPU",
+    ]
+
+    def table(results: dict[str, list[Row]]) -> list[str]:
+        gpu = _gpu_rows(results.get("cuda", []), "k")
         rows = []
         for row in results["cpu"]:
-            there = gpu.get(row["k"])
-            on_gpu = (
-                ""
-                if there is None
-                else f"{_ms(there['ours_s'])}, {there['ratio']:.1f}x"
-            )
-            memory = [_mb(row[f"{other}_bytes"]), _mb(row["ours_bytes"])]
+            on_gpu = ""
+            if row["k"] in gpu:
+                there = gpu[row["k"]]
+                on_gpu = f"{_ms(there['ours_s'])}, {there['ratio']:.1f}x"
+
             rows.append(
                 [
                     f"{row['k']}",
-                    _ms(row[f"{other}_s"]),
+                    _ms(row[f"{plain}_s"]),
                     _ms(row["ours_s"]),
                     f"{row['ratio']:.1f}x",
-                    *memory,
+                    _mb(row[f"{plain}_bytes"]),
+                    _mb(row["ours_bytes"]),
                     on_gpu,
                 ]
             )
-        return _table(
-            [
-                "k",
-                called,
-                "ours",
-                "ratio",
-                f"extra memory, {called}",
-                "ours",
-                "on a GPU",
-            ],
-            rows,
-        )
+        return _table(header, rows)
 
     return table
 
 
 def _train_step(results: dict[str, dict[str, Any]]) -> list[str]:
-    here, there = results["cpu"], results.get("cuda")
+    here = results["cpu"]
+    there = results.get("cuda")
+    titles = {
+        "hierarchical": "HierarchicalTopK",
+        "topk": "TopK",
+        "encoder product": "the encoder's product alone",
+    }
     rows = []
-    for name, called in (
-        ("hierarchical", "HierarchicalTopK"),
-        ("topk", "TopK"),
-        ("encoder product", "the encoder's product alone"),
-    ):
-        rows.append(
-            [
-                called,
-                _ms(here[f"{name}_s"]),
-                "",
-                "" if there is None else _ms(there[f"{name}_s"]),
-            ]
-        )
-    rows += [
-        [
-            f"TopK of {peer['name']}",
-            _ms(peer["peer_s"]),
-            f"{peer['peer_over_ours']:.1f}x",
-            "",
-        ]
-        for peer in here["peers"]
-        if peer
-    ]
+    for name, title in titles.items():
+        on_gpu = "" if there is None else _ms(there[f"{name}_s"])
+        rows.append([title, _ms(here[f"{name}_s"]), "", on_gpu])
+
+    # A library whose environment was missing left an empty entry.
+    for peer in filter(None, here["peers"]):
+        ratio = f"{peer['peer_over_ours']:.1f}x"
+        rows.append([f"TopK of {peer['name']}", _ms(peer["peer_s"]), ratio, ""])
     return _table(["step", "time", "of ours beside it", "on a GPU"], rows)
 
 
-def _splice(results: dict[str, dict[str, float]]) -> list[str]:
+def _splice(results: dict[str, Row]) -> list[str]:
     numbers = results["cpu"]
     rows = [
         [
@@ -172,45 +171,20 @@ def _splice(results: dict[str, dict[str, float]]) -> list[str]:
     return _table(["forward up to the splice", "ratio"], rows)
 
 
-def _sweep(results: dict[str, dict[str, float]]) -> list[str]:
+def _sweep(results: dict[str, Row]) -> list[str]:
     numbers = results["cpu"]
-    rows = [["the blocks below the site once", f"{numbers['ratio']:.2f}"]]
-    rows.append(
+    rows = [
+        ["the blocks below the site once", f"{numbers['ratio']:.2f}"],
         [
             "`sweep_k`, with its three ends and all its columns, of eleven runs",
             f"{numbers['sweep_ratio']:.2f}",
-        ]
-    )
+        ],
+    ]
     return _table(["eight values of k, of eight spliced runs", "ratio"], rows)
 
 
 def _quadratic_attention(results: dict[str, dict[str, Any]]) -> list[str]:
-    gpu = {row["pos"]: row for row in results.get("cuda", {}).get("lengths", [])}
-    rows = []
-    for row in results["cpu"]["lengths"]:
-        there = gpu.get(row["pos"])
-        others = ["softmax_forward", "softmax_step"]
-        softmax = [
-            f"{_ms(row[f'{name}_s'])}, {row[f'{name}_ratio']:.1f}x"
-            if f"{name}_s" in row
-            else ""
-            for name in others
-        ]
-        on_gpu = (
-            ""
-            if there is None
-            else f"{_ms(there['step_s'])}, {there['softmax_step_ratio']:.1f}x"
-        )
-        rows.append(
-            [
-                f"{row['pos']:,}",
-                _ms(row["forward_s"]),
-                softmax[0],
-                _ms(row["step_s"]),
-                softmax[1],
-                on_gpu,
-            ]
-        )
+    gpu = _gpu_rows(results.get("cuda", {}).get("lengths", []), "pos")
     header = [
         "tokens",
         "ours",
@@ -219,23 +193,43 @@ def _quadratic_attention(results: dict[str, dict[str, Any]]) -> list[str]:
         "softmax attention",
         "on a GPU, with gradients",
     ]
-    per_token, decoding = (
-        results["cpu"]["per_token_longest_over_shortest"],
-        results["cpu"]["decoding_bytes"],
-    )
+
+    def beside(row: Row, name: str) -> str:
+        if f"{name}_s" not in row:
+            return ""
+        return f"{_ms(row[f'{name}_s'])}, {row[f'{name}_ratio']:.1f}x"
+
+    rows = []
+    for row in results["cpu"]["lengths"]:
+        on_gpu = ""
+        if row["pos"] in gpu:
+            there = gpu[row["pos"]]
+            on_gpu = f"{_ms(there['step_s'])}, {there['softmax_step_ratio']:.1f}x"
+
+        rows.append(
+            [
+                f"{row['pos']:,}",
+                _ms(row["forward_s"]),
+                beside(row, "softmax_forward"),
+                _ms(row["step_s"]),
+                beside(row, "softmax_step"),
+                on_gpu,
+            ]
+        )
+
+    per_token = results["cpu"]["per_token_longest_over_shortest"]
     memory = ", ".join(
         f"{_mb(n_bytes)} for {int(tokens):,} tokens"
-        for tokens, n_bytes in decoding.items()
+        for tokens, n_bytes in results["cpu"]["decoding_bytes"].items()
     )
-    return [
-        *_table(header, rows),
-        "",
+    sentence = (
         f"A token of the longest takes {per_token:.2f} times as long as one of the "
-        f"shortest. Extra memory of decoding: {memory}.",
-    ]
+        f"shortest. Extra memory of decoding: {memory}."
+    )
+    return [*_table(header, rows), "", sentence]
 
 
-_TABLES = {
+_TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "hierarchical_loss": _hierarchical_loss,
     "sparse_decode": _against("dense", "dense product"),
     "topk_encode": _against("plain", "plain definition"),

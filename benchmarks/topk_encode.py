@@ -1,12 +1,21 @@
 """The TopK encoder, forward and backward, against its plain definition."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.hierarchical_loss import Sizes
-from benchmarks.measure import peak_extra_bytes, refuse_mismatch, side_by_side, typical
+from benchmarks.measure import (
+    megabytes,
+    milliseconds,
+    peak_extra_bytes,
+    ratio,
+    refuse_mismatch,
+    side_by_side,
+    typical,
+)
+from benchmarks.sizes import Sizes
 from sae_lens_ext.kernels import topk_encode
 
 SIZES = {
@@ -17,17 +26,17 @@ KS = (32, 64)
 
 
 def inputs(sizes: Sizes, device: str) -> dict[str, Tensor]:
-    """Tokens, and an encoder stored feature by feature, as an SAE's is."""
+    """Tokens, and an encoder that is stored feature by feature, as an SAE's is."""
     g = torch.Generator(device).manual_seed(0)
     options: dict[str, Any] = {"generator": g, "device": device, "dtype": sizes.dtype}
-    made = {
-        "x": torch.randn(sizes.n, sizes.d_model, **options),
-        "W_enc": (
-            torch.randn(sizes.d_sae, sizes.d_model, **options) / sizes.d_model**0.5
-        ).T,
-        "b_enc": torch.zeros(sizes.d_sae, device=device, dtype=sizes.dtype),
+    x = torch.randn(sizes.n, sizes.d_model, **options)
+    rows = torch.randn(sizes.d_sae, sizes.d_model, **options) / sizes.d_model**0.5
+    b_enc = torch.zeros(sizes.d_sae, device=device, dtype=sizes.dtype)
+    return {
+        "x": x.requires_grad_(),
+        "W_enc": rows.T.requires_grad_(),
+        "b_enc": b_enc.requires_grad_(),
     }
-    return {name: tensor.requires_grad_() for name, tensor in made.items()}
 
 
 def step(t: dict[str, Tensor], k: int, backend: Any) -> list[Tensor]:
@@ -36,52 +45,51 @@ def step(t: dict[str, Tensor], k: int, backend: Any) -> list[Tensor]:
     return [values, *torch.autograd.grad(values.square().sum(), list(t.values()))]
 
 
+def product(t: dict[str, Tensor]) -> Tensor:
+    """The encoder's product alone."""
+    return torch.addmm(t["b_enc"].detach(), t["x"].detach(), t["W_enc"].detach())
+
+
 def prepare_memory(k: int, backend: str | None, device: str):
     """A small step to warm up, and the one to measure."""
     # Large enough to take the same way.
-    small, large = (
-        inputs(SIZES[device]._replace(n=64), device),
-        inputs(SIZES[device], device),
-    )
-    return lambda: step(small, k, backend), lambda: step(large, k, backend)
+    small = inputs(SIZES[device]._replace(n=64), device)
+    large = inputs(SIZES[device], device)
+    return partial(step, small, k, backend), partial(step, large, k, backend)
 
 
 def run(device: str = "cpu") -> list[dict[str, float]]:
     """Print the table; returns its rows."""
-    sizes, rows = SIZES[device], []
-    dtype = str(sizes.dtype).removeprefix("torch.")
-    of = f"N={sizes.n}, d_model={sizes.d_model}, d_sae={sizes.d_sae}, {dtype}"
-    print(f"topk encode, forward and all gradients: {of}")
+    sizes = SIZES[device]
+    print(f"topk encode, forward and all gradients: {sizes.described()}")
     t = inputs(sizes, device)
-    for k in KS:
-        refuse_mismatch(step(t, k, None), step(t, k, "reference"), sizes.tolerance)
-        calls = {
-            "ours": lambda k=k: step(t, k, None),
-            "plain": lambda k=k: step(t, k, "reference"),
-            "product": lambda: torch.addmm(
-                t["b_enc"].detach(), t["x"].detach(), t["W_enc"].detach()
-            ),
-        }
-        times = side_by_side(calls, rounds=9, device=device)
-        row: dict[str, float] = {
-            "k": k,
-            **{f"{name}_s": typical(times, name) for name in calls},
-        }
-        row["ratio"] = typical(
-            times, lambda round_s: round_s["plain"] / round_s["ours"]
+    return [measure_at(k, t, sizes, device) for k in KS]
+
+
+def measure_at(
+    k: int, t: dict[str, Tensor], sizes: Sizes, device: str
+) -> dict[str, float]:
+    """Print one line of the table; returns its numbers."""
+    refuse_mismatch(step(t, k, None), step(t, k, "reference"), sizes.tolerance)
+
+    calls = {
+        "ours": partial(step, t, k, None),
+        "plain": partial(step, t, k, "reference"),
+        "product": partial(product, t),
+    }
+    times = side_by_side(calls, rounds=9, device=device)
+    row: dict[str, float] = {"k": k}
+    row |= {f"{name}_s": typical(times, name) for name in calls}
+    row["ratio"] = ratio(times, "plain", "ours")
+    row["over_product"] = ratio(times, "ours", "product")
+    for name, backend in (("ours", None), ("plain", "reference")):
+        row[f"{name}_bytes"] = peak_extra_bytes(
+            prepare_memory, k, backend, device, device=device
         )
-        row["over_product"] = typical(
-            times, lambda round_s: round_s["ours"] / round_s["product"]
-        )
-        for name, backend in (("ours", None), ("plain", "reference")):
-            row[f"{name}_bytes"] = peak_extra_bytes(
-                prepare_memory, k, backend, device, device=device
-            )
-        print(
-            f"k={k}: plain {1e3 * row['plain_s']:.1f} ms and "
-            f"{row['plain_bytes'] / 1e6:.0f} MB, ours {1e3 * row['ours_s']:.2f} ms "
-            f"and {row['ours_bytes'] / 1e6:.0f} MB: {row['ratio']:.1f}x; "
-            f"{row['over_product']:.2f} of the product alone"
-        )
-        rows.append(row)
-    return rows
+    print(
+        f"k={k}: plain {milliseconds(row['plain_s'])} "
+        f"and {megabytes(row['plain_bytes'])}, "
+        f"ours {milliseconds(row['ours_s'], 2)} and {megabytes(row['ours_bytes'])}: "
+        f"{row['ratio']:.1f}x; {row['over_product']:.2f} of the product alone"
+    )
+    return row

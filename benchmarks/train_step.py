@@ -1,7 +1,7 @@
-"""A training step, from normalised activations to changed weights.
+"""A whole step of training, from normalised activations to changed weights.
 
-Other libraries' steps run in environments of their own, in turns with ours in the same
-process.
+Beside the steps of other libraries. Each library's step runs in an environment of its
+own, turn by turn with ours in the same process.
 """
 
 import json
@@ -14,8 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.hierarchical_loss import Sizes
-from benchmarks.measure import Mismatch, refuse_mismatch, side_by_side, typical
+from benchmarks.measure import (
+    Mismatch,
+    milliseconds,
+    ratio,
+    refuse_mismatch,
+    side_by_side,
+    typical,
+)
+from benchmarks.sizes import Sizes
 from sae_lens_ext.kernels import hierarchical_loss, topk_encode
 from sae_lens_ext.objectives import HierarchicalTopK, Objective, TopK
 from sae_lens_ext.sae import SAE, SAEConfig
@@ -38,9 +45,7 @@ def batch(device: str = "cpu") -> Tensor:
 
 def our_step(objective: Objective, x: Tensor) -> Callable[[], object]:
     """A step of this package's training loop."""
-    sizes = SIZES[x.device.type]
-    config = SAEConfig(d_model=sizes.d_model, d_sae=sizes.d_sae, k=K)
-    sae = SAE(config, generator=torch.Generator().manual_seed(0)).to(x.device)
+    sae = _sae(x)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-4, fused=True)
     return partial(train_step, sae, optimizer, objective, x, K)
 
@@ -48,12 +53,16 @@ def our_step(objective: Objective, x: Tensor) -> Callable[[], object]:
 def run(
     device: str = "cpu", peers: Sequence[Path] = (SAELENS_PYTHON,)
 ) -> dict[str, Any]:
-    """Print the table; return its numbers.
+    """Print the table; returns its numbers.
 
-    ``peers`` are the Python programs of environments with other libraries.
+    Args:
+        device: ``"cpu"`` or ``"cuda"``.
+        peers: the Python programs of environments with other libraries.
     """
-    sizes, x = SIZES[device], batch(device)
+    sizes = SIZES[device]
+    x = batch(device)
     _check(x[:256])
+
     weights = torch.randn(sizes.d_sae, sizes.d_model, device=device).T
     bias = torch.zeros(sizes.d_sae, device=device)
     calls = {
@@ -66,15 +75,12 @@ def run(
         f"training step, float32: N={sizes.n}, d_model={sizes.d_model}, "
         f"d_sae={sizes.d_sae}, k={K}; medians"
     )
+
     numbers: dict[str, Any] = {f"{name}_s": typical(times, name) for name in calls}
-    numbers["over_product"] = typical(
-        times, lambda round_s: round_s["hierarchical"] / round_s["encoder product"]
-    )
-    numbers["over_topk"] = typical(
-        times, lambda round_s: round_s["hierarchical"] / round_s["topk"]
-    )
+    numbers["over_product"] = ratio(times, "hierarchical", "encoder product")
+    numbers["over_topk"] = ratio(times, "hierarchical", "topk")
     for name in calls:
-        print(f"{name:>24} {1e3 * numbers[f'{name}_s']:8.1f} ms")
+        _print_line(name, numbers[f"{name}_s"])
     print(
         f"    hierarchical: {numbers['over_product']:.2f} of the encoder product, "
         f"{numbers['over_topk']:.2f} of TopK"
@@ -83,29 +89,33 @@ def run(
     return numbers
 
 
-def _check(x: Tensor) -> None:
-    """The gradients of a step are those of the plain definition."""
+def _sae(x: Tensor) -> SAE:
     config = SAEConfig(d_model=x.shape[1], d_sae=SIZES[x.device.type].d_sae, k=K)
-    sae = SAE(config, generator=torch.Generator().manual_seed(0)).to(x.device)
+    return SAE(config, generator=torch.Generator().manual_seed(0)).to(x.device)
+
+
+def _check(x: Tensor) -> None:
+    """Check that the gradients of a step are those of the plain definition."""
+    sae = _sae(x)
     weights = list(sae.parameters())
     gradients = torch.autograd.grad(HierarchicalTopK()(sae, x, K).value, weights)
+
     values, indices = topk_encode(x - sae.b_dec, sae.W_enc, sae.b_enc, K, "reference")
-    expected = torch.autograd.grad(
-        hierarchical_loss(
-            values, indices, sae.W_dec, sae.b_dec, x, backend="reference"
-        ),
-        weights,
+    loss = hierarchical_loss(
+        values, indices, sae.W_dec, sae.b_dec, x, backend="reference"
     )
-    refuse_mismatch(gradients, expected, tolerance=1e-3)
+    refuse_mismatch(gradients, torch.autograd.grad(loss, weights), tolerance=1e-3)
 
 
 def _beside(python: Path) -> dict[str, Any]:
+    """Measure the step of the library in another environment, beside ours there."""
     if not python.exists():
         print(
-            f"({python} is not there: make test-saelens builds the environment of "
-            "SAELens)"
+            f"({python} is not there: "
+            "make test-saelens builds the environment of SAELens)"
         )
         return {}
+
     done = subprocess.run(
         [str(python), "-m", "benchmarks.train_step_peer"],
         capture_output=True,
@@ -117,15 +127,18 @@ def _beside(python: Path) -> dict[str, Any]:
             f"the part that runs under {python} failed:\n{done.stderr[-2000:]}"
         )
     if not done.stdout:
-        raise Mismatch(f"{python} is no Python")
+        raise Mismatch(f"{python} is not a Python: it printed nothing")
+
     answer = json.loads(done.stdout.splitlines()[-1])
     times = answer.pop("times")
     answer |= {f"{name}_s": typical(times, name) for name in times}
-    answer["peer_over_ours"] = typical(
-        times, lambda round_s: round_s["peer"] / round_s["ours"]
-    )
+    answer["peer_over_ours"] = ratio(times, "peer", "ours")
     beside = (
-        f"beside ours {1e3 * answer['ours_s']:.1f} ms: {answer['peer_over_ours']:.1f}x"
+        f"beside ours {milliseconds(answer['ours_s'])}: {answer['peer_over_ours']:.1f}x"
     )
-    print(f"{answer['name']:>24} {1e3 * answer['peer_s']:8.1f} ms   {beside}")
+    _print_line(answer["name"], answer["peer_s"], f"   {beside}")
     return answer
+
+
+def _print_line(name: str, seconds: float, rest: str = "") -> None:
+    print(f"{name:>24} {1e3 * seconds:8.1f} ms{rest}")

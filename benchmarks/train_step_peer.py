@@ -18,7 +18,7 @@ SIZE = SIZES["cpu"]
 
 
 def saelens_step(x: Tensor) -> Callable[[], object]:
-    """What SAELens' trainer does with a batch, as its TopK SAE comes."""
+    """The work of SAELens' trainer on a batch, with its TopK SAE as it comes."""
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.training.sae_trainer import SAETrainer
@@ -38,7 +38,7 @@ def saelens_step(x: Tensor) -> Callable[[], object]:
 
 
 def dictionary_learning_step(x: Tensor) -> Callable[[], object]:
-    """What dictionary_learning's TopK trainer does with a batch."""
+    """The work of dictionary_learning's TopK trainer on a batch."""
     from dictionary_learning.trainers.top_k import TopKTrainer
 
     trainer = TopKTrainer(
@@ -61,9 +61,8 @@ def main() -> None:
     name = "sae-lens" if importlib.util.find_spec("sae_lens") else "dictionary-learning"
     x = batch()
     peer = saelens_step(x) if name == "sae-lens" else dictionary_learning_step(x)
-    times = side_by_side(
-        {"ours": our_step(HierarchicalTopK(), x), "peer": peer}, rounds=7
-    )
+    calls = {"ours": our_step(HierarchicalTopK(), x), "peer": peer}
+    times = side_by_side(calls, rounds=7)
     print(json.dumps({"name": f"{name} {version(name)}", "times": times}))
 
 
