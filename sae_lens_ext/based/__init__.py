@@ -80,6 +80,6 @@ def boot(
     else:
         raise InvalidArgument(
             "boot takes a BasedConfig, a BasedForCausalLM, or a folder or repository "
-            f"of one; got a {type(config_or_path).__name__}"
+            f"of one; got an object of type {type(config_or_path).__name__}"
         )
     return bridge.bridged(model.eval(), tokenizer)

@@ -49,7 +49,7 @@ def check_tokens(input_ids: object, inputs_embeds: object) -> Tensor:
     are_ids = inputs_embeds is None
     tokens = input_ids if are_ids else inputs_embeds
     if not isinstance(tokens, Tensor):
-        raise InvalidArgument(_wrong_kind(f"a {type(tokens).__name__}"))
+        raise InvalidArgument(_wrong_kind(f"an object of type {type(tokens).__name__}"))
     if are_ids and tokens.dtype not in (torch.int64, torch.int32):
         raise InvalidArgument(_wrong_kind(str(tokens.dtype)))
     if tokens.ndim != (2 if are_ids else 3) or not tokens.shape[1]:
@@ -94,7 +94,8 @@ def check_attention_mask(
     """
     if not isinstance(mask, Tensor):
         raise InvalidArgument(
-            f"attention_mask must be a tensor; got a {type(mask).__name__}"
+            f"attention_mask must be a tensor; "
+            f"got an object of type {type(mask).__name__}"
         )
     if mask.shape not in ((batch, pos), (batch, seen + pos)):
         with_cache = f" or {[batch, seen + pos]}" if seen else ""

@@ -42,7 +42,8 @@ def read_object(path: Path, lacking: str = _NO_SAE_FOLDER) -> dict[str, Any]:
 
     if not isinstance(value, dict):
         raise FormatError(
-            f"{path} must hold one JSON object; it holds a {type(value).__name__}"
+            f"{path} must hold one JSON object; it holds a value of type "
+            f"{type(value).__name__}"
         )
     return value
 

@@ -67,7 +67,7 @@ def host_for(model: Any) -> Host:
         return TorchHost(model)
 
     raise UnsupportedHost(
-        "cannot read activations of a "
+        "cannot read activations of an object of type "
         f"{type(model).__module__}.{type(model).__qualname__}; give a TransformerLens "
         "model, an nnsight model, or a torch module"
     )

@@ -61,7 +61,8 @@ def _as_tensor(tokens: Any) -> Tensor:
         return torch.as_tensor(tokens)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidArgument(
-            f"tokens must be ids [batch, pos] or text; got a {type(tokens).__name__} "
+            f"tokens must be ids [batch, pos] or text; "
+            f"got an object of type {type(tokens).__name__} "
             f"({error})"
         ) from error
 

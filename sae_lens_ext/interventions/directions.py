@@ -50,7 +50,7 @@ def difference_in_means(
     if not isinstance(site, str):
         raise InvalidArgument(
             "site must be a name such as 'blocks.12.hook_resid_post', before the "
-            f"examples; got a {type(site).__name__}"
+            f"examples; got an object of type {type(site).__name__}"
         )
     host = host_for(model).plain()
     special_ids = ()

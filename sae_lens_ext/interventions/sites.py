@@ -20,7 +20,7 @@ def saes_by_site(sae: SAE | Mapping[str, SAE]) -> dict[str, SAE]:
     if not isinstance(sae, SAE):
         raise InvalidArgument(
             "sae must be an SAE, or a mapping from site names to SAEs; "
-            f"got a {type(sae).__name__}"
+            f"got an object of type {type(sae).__name__}"
         )
 
     # SAEs trained on a Hugging Face model may know only the path of the module there.
@@ -88,5 +88,5 @@ def _check_mapping(saes: Mapping[str, SAE]) -> None:
         if not isinstance(name, str) or not isinstance(sae, SAE):
             raise InvalidArgument(
                 "the mapping must go from site names to SAEs; "
-                f"it holds {name!r}: a {type(sae).__name__}"
+                f"it holds {name!r}: an object of type {type(sae).__name__}"
             )

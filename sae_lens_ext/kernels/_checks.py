@@ -242,7 +242,8 @@ def _check_types(**tensors: object) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise InvalidArgument(
-                f"{name} must be a torch tensor; got a {type(tensor).__name__}"
+                f"{name} must be a torch tensor; "
+                f"got an object of type {type(tensor).__name__}"
             )
 
 
@@ -252,8 +253,8 @@ def _check_dtypes_and_devices(**tensors: Tensor) -> None:
     if not dtypes_match or first.dtype not in _FLOATS:
         dtypes = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
         raise InvalidArgument(
-            f"these must be of one floating dtype, and are {dtypes}; "
-            "cast them to one of 16 bits or more"
+            f"these tensors must share one floating-point dtype of at least 16 bits; "
+            f"got {dtypes}; cast them"
         )
     _check_devices(first, **tensors)
 

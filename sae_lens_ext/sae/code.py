@@ -70,8 +70,8 @@ class SparseCode:
         length = arguments.as_integer(k)
         if length is None or not 1 <= length <= self.k:
             raise InvalidK(
-                f"k of a prefix must be an integer from 1 to {self.k}; got {k!r}: for "
-                "a larger k, encode again"
+                f"k of a prefix must be an integer from 1 to {self.k}; got {k!r}; "
+                "encode again for a code with more features"
             )
         return SparseCode(
             self.values[..., :length], self.indices[..., :length], self.d_sae

@@ -84,7 +84,9 @@ def check_activations(x: object, config: SAEConfig) -> None:
     """
     reader = f"the SAE of {config.hook_name}" if config.hook_name else "this SAE"
     if not isinstance(x, Tensor):
-        raise InvalidArgument(f"{reader} reads tensors; got a {type(x).__name__}")
+        raise InvalidArgument(
+            f"{reader} reads tensors; got an object of type {type(x).__name__}"
+        )
     if x.ndim < 1 or x.shape[-1] != config.d_model:
         raise ShapeMismatch(
             f"{reader} reads activations of width d_model={config.d_model}; got "

@@ -190,7 +190,8 @@ def _objective(value: Any, name: str) -> Objective:
 def _check_inputs(activations: Activations, config: TrainConfig) -> None:
     if not isinstance(config, TrainConfig):
         raise InvalidArgument(
-            f"config must be a TrainConfig; got a {type(config).__name__}"
+            f"config must be a TrainConfig; "
+            f"got an object of type {type(config).__name__}"
         )
     if not isinstance(activations, Activations) or activations.values.ndim != 2:
         raise InvalidArgument(

@@ -26,11 +26,12 @@ N_WORDS = len(tiny.WORDS)
         ),
         (
             {"input_ids": [[1, 2]]},
-            "input_ids must be a tensor of integers, int64 or int32, .*; got a list",
+            "input_ids must be a tensor of integers, int64 or int32, .*; "
+            "got an object of type list",
         ),
         (
             {"input_ids": numpy.zeros((2, 3), dtype=int)},
-            "input_ids must be a tensor of integers, .*; got a ndarray",
+            "input_ids must be a tensor of integers, .*; got an object of type ndarray",
         ),
         (
             {"input_ids": torch.zeros(2, 3)},
@@ -50,7 +51,7 @@ N_WORDS = len(tiny.WORDS)
         ),
         (
             {"attention_mask": [[1] * 11] * 2},
-            "attention_mask must be a tensor; got a list",
+            "attention_mask must be a tensor; got an object of type list",
         ),
         ({"input_ids": None}, "give either input_ids or inputs_embeds"),
         ({"atention_mask": torch.ones(2, 11)}, "has no argument atention_mask"),

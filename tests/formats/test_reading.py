@@ -26,7 +26,7 @@ def test_a_cut_file_is_recognised(tmp_path, keep):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[]", "must hold one JSON object; it holds a list"),
+        (b"[]", "must hold one JSON object; it holds a value of type list"),
         (b"{", r"is not JSON \(was it cut short\?\)"),
         (b"\xff", r"is not JSON \(was it cut short\?\)"),
         (b"[" * 100_000, r"is not JSON \(was it cut short\?\)"),

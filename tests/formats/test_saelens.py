@@ -143,7 +143,7 @@ def _replace_config_by_a_folder(folder):
         (_without("cfg.json"), "holds no cfg.json, so it is not an SAE folder"),
         (_without("sae_weights.safetensors"), "holds no sae_weights.safetensors"),
         (_with_text('{"architecture": "to'), "is not JSON .was it cut short"),
-        (_with_text("[1]"), "must hold one JSON object; it holds a list"),
+        (_with_text("[1]"), "must hold one JSON object; it holds a value of type list"),
         (_with_config(d_sae=...), "lacks d_sae"),
         (_with_config(k=...), "lacks k"),
         (_with_config(k=4.5), "k must be a positive integer; it is 4.5"),

@@ -32,7 +32,7 @@ def test_recognises_a_subclass_by_the_library_it_derives_from():
 def test_rejects_an_object_of_no_supported_library(model):
     with pytest.raises(
         sle.UnsupportedHost,
-        match="cannot read activations of a .*give a TransformerLens model, an nnsight "
-        "model, or a",
+        match="cannot read activations of an object of type .*give a TransformerLens "
+        "model, an nnsight model, or a",
     ):
         host_for(model)

@@ -45,8 +45,8 @@ def test_texts_of_one_length_are_rows(host):
         (torch.zeros(2, 0, dtype=torch.int64), r"at least one of each; got .*\[2, 0\]"),
         (torch.tensor([[True]]), r"tokens must be ids .*; got torch.bool \[1, 1\]"),
         ([[[5]]], r"tokens must be ids .*; got torch.int64 \[1, 1, 1\]"),
-        ([[5], [5, 6]], "tokens must be ids .* or text; got a list"),
-        (object(), "tokens must be ids .* or text; got a object"),
+        ([[5], [5, 6]], "tokens must be ids .* or text; got an object of type list"),
+        (object(), "tokens must be ids .* or text; got an object of type object"),
         ([5, -1], "must be from 0 to 95 for this model; they run from -1 to 5"),
     ],
 )

@@ -50,6 +50,7 @@ def test_a_difference_in_means_counts_the_chosen_positions(model):
 def test_rejects_examples_in_the_place_of_a_site(model):
     with pytest.raises(
         sle.InvalidArgument,
-        match="site must be a name such as .* before the examples; got a Tensor",
+        match="site must be a name such as .* before the examples; "
+        "got an object of type Tensor",
     ):
         sle.difference_in_means(model, tiny.tokens(), tiny.tokens(), SITE)

@@ -183,7 +183,8 @@ def test_attaches_and_detaches_without_a_block(model, sae):
         (
             lambda: ("sae",),
             sle.InvalidArgument,
-            "must be an SAE, or a mapping from site names to SAEs; got a str",
+            "must be an SAE, or a mapping from site names to SAEs; "
+            "got an object of type str",
         ),
         (
             lambda: ({SITE: tiny.sae(), "blocks.1.hook_out": tiny.sae()},),

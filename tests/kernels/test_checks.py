@@ -40,11 +40,11 @@ def test_rejects_an_encoder_whose_shapes_do_not_fit(encoder):
 
 
 def test_rejects_tensors_of_another_type_dtype_or_device(encoder):
-    message = "x must be a torch tensor; got a ndarray"
+    message = "x must be a torch tensor; got an object of type ndarray"
     with pytest.raises(InvalidArgument, match=message):
         topk_encode(**{**encoder, "x": encoder["x"].numpy()}, k=3)
 
-    message = "must be of one floating dtype, and are x torch.int64, W_enc torch.int64"
+    message = "at least 16 bits; got x torch.int64, W_enc torch.int64"
     with pytest.raises(InvalidArgument, match=message):
         topk_encode(**{name: tensor.long() for name, tensor in encoder.items()}, k=3)
 
@@ -102,13 +102,13 @@ def test_rejects_a_decoder_that_does_not_fit(code, change, error, message):
         (
             {"values": torch.zeros(17, 6)},
             InvalidArgument,
-            r"these must be of one floating dtype, and are values torch.float32, "
+            r"one floating-point dtype of at least 16 bits; got values torch.float32, "
             r"W_dec torch.float64",
         ),
         (
             {"target": torch.zeros(17, 13)},
             InvalidArgument,
-            r"one floating dtype, and are target torch.float32, W_dec torch.float64",
+            r"at least 16 bits; got target torch.float32, W_dec torch.float64",
         ),
         (
             {"target": torch.zeros(17, 12)},

@@ -46,8 +46,8 @@ def test_repr_shows_shapes(code):
 def test_rejects_invalid_prefix(code, k):
     with pytest.raises(
         sle.InvalidK,
-        match=f"k of a prefix must be an integer from 1 to 8; got {k}: for a larger k, "
-        "encode again",
+        match=f"k of a prefix must be an integer from 1 to 8; got {k}; encode "
+        "again for a code with more features",
     ):
         code.prefix(k)
 

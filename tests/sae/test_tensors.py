@@ -46,10 +46,13 @@ def test_rejects_widths_that_do_not_fit():
 def test_rejects_activations_that_are_not_a_tensor():
     with pytest.raises(
         sle.InvalidArgument,
-        match="the SAE of blocks.1.hook_resid_post reads tensors; got a list",
+        match="the SAE of blocks.1.hook_resid_post reads tensors; "
+        "got an object of type list",
     ):
         tiny.sae()([[0.0] * 32])
-    with pytest.raises(sle.InvalidArgument, match="this SAE reads tensors; got a list"):
+    with pytest.raises(
+        sle.InvalidArgument, match="this SAE reads tensors; got an object of type list"
+    ):
         tiny.sae(hook_name=None)([[0.0] * 32])
 
 

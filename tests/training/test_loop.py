@@ -199,7 +199,8 @@ def test_rejects_what_cannot_be_trained_on():
 @pytest.mark.usefixtures("without_shape_checks")
 def test_rejects_another_kind_of_config():
     with pytest.raises(
-        sle.InvalidArgument, match="config must be a TrainConfig; got a NoneType"
+        sle.InvalidArgument,
+        match="config must be a TrainConfig; got an object of type NoneType",
     ):
         train(sparse_activations(n=10), None, progress=False)
 

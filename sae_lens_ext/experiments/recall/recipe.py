@@ -52,9 +52,9 @@ class Recipe:
     weight_decay: float = 0.1
     """Weight decay of AdamW, applied to every parameter."""
     fewest_pairs: int | None = None
-    """Also train on as few pairs as this, twice as many, and so on; None does not."""
+    """Train on as few pairs too, twice as many, and so on; by default only on all."""
     train_seq_len: int | None = None
-    """Tokens in a training sequence; None for as many as in the task."""
+    """Tokens in a training sequence; by default as many as in the task."""
     train_examples: int | None = 100_000
     """Training sequences of each number of pairs; None draws new ones every step."""
     test_examples: int = 3000

@@ -186,7 +186,7 @@ class Patch(FeatureEdit):
         if not isinstance(self.source, Run):
             raise InvalidArgument(
                 "source must be a Run, such as Run.capture(model, other_tokens, sae); "
-                f"got a {type(self.source).__name__}"
+                f"got an object of type {type(self.source).__name__}"
             )
 
     @property

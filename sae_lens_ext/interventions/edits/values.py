@@ -60,6 +60,10 @@ def numbers(value: Any, name: str, n_features: int | None = None) -> tuple[float
             expected = f"one number, or one for each of the {n_features} features"
         raise InvalidArgument(f"{name} must be {expected}; got {shown(value)}")
 
+    if any(isinstance(item, list | tuple) for item in values):
+        raise InvalidArgument(
+            f"{name} must be a list of numbers, with one axis; got a list of lists"
+        )
     return tuple(number(item, f"each of {name}") for item in values)
 
 

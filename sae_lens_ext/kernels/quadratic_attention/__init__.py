@@ -286,7 +286,7 @@ def _check_state(
     dtype: torch.dtype,
 ) -> None:
     if not isinstance(state, AttentionState):
-        received = f"a {type(state).__name__}"
+        received = f"an object of type {type(state).__name__}"
     elif not all(isinstance(part, Tensor) for part in state):
         received = ", ".join(type(part).__name__ for part in state)
     else:

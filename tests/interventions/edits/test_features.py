@@ -101,7 +101,7 @@ def test_the_mean_is_over_the_tokens_that_are_spliced(change_by_edits):
         (
             lambda: sle.Patch(3, source=None),
             r"source must be a Run, such as Run.capture\(model, other_tokens, sae\); "
-            "got a NoneType",
+            "got an object of type NoneType",
         ),
     ],
 )

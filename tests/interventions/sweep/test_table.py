@@ -268,7 +268,7 @@ def test_text_is_tokenised_by_the_model(gemma2, sae):
         (
             {"tokens": None},
             sle.InvalidArgument,
-            "tokens must be ids .* or text; got a NoneType",
+            "tokens must be ids .* or text; got an object of type NoneType",
         ),
         ({"tokens": []}, sle.InvalidArgument, "at least one of each"),
         (

@@ -53,16 +53,18 @@ def test_rejects_tensors_that_do_not_fit_together(q, v):
         quadratic_attention(q, q, v[:4])
     with pytest.raises(
         InvalidArgument,
-        match="must be of one floating dtype, and are q torch.float32, k torch.float64",
+        match="of at least 16 bits; got q torch.float32, k torch.float64",
     ):
         quadratic_attention(q, q.double(), v)
     small = [tensor.to(torch.float8_e4m3fn) for tensor in (q, q, v)]
     with pytest.raises(
         InvalidArgument,
-        match="and are q torch.float8_e4m3fn, .*; cast them to one of 16 bits or more",
+        match="at least 16 bits; got q torch.float8_e4m3fn, .*; cast them",
     ):
         quadratic_attention(*small)
-    with pytest.raises(InvalidArgument, match="v must be a torch tensor; got a list"):
+    with pytest.raises(
+        InvalidArgument, match="v must be a torch tensor; got an object of type list"
+    ):
         quadratic_attention(q, q, [[1.0]])
 
 
@@ -79,7 +81,9 @@ def test_rejects_a_single_token_that_does_not_fit_in_terms_of_its_own_axes(q, v)
         r"got \[4, 2\]",
     ):
         quadratic_attention_step(q, q, v[:4], None)
-    with pytest.raises(InvalidArgument, match="q must be a torch tensor; got a float"):
+    with pytest.raises(
+        InvalidArgument, match="q must be a torch tensor; got an object of type float"
+    ):
         quadratic_attention_step(1.0, q, v, None)
 
 
@@ -99,9 +103,9 @@ def test_rejects_invalid_state(q, v):
     ):
         quadratic_attention(q.double(), q.double(), v.double(), state=state)
     for invalid, received in (
-        (tuple(state), "a tuple"),
+        (tuple(state), "an object of type tuple"),
         (AttentionState(state.kv, 1), "Tensor, int"),
-        (state.kv, "a Tensor"),
+        (state.kv, "an object of type Tensor"),
     ):
         with pytest.raises(
             InvalidArgument,
