@@ -78,9 +78,10 @@ def register(name: str, encode: Encode, rows: Rows) -> None:
         is_active = values > 0
         grad_pre = torch.where(is_active, grad_values, 0)
 
+        # The copy of W_enc has no name, so that its memory is free again before grad_W
+        # needs as much.
         if needs_x:
-            features = W_enc.T.contiguous()
-            grad_x = rows.weighted_row_sum(grad_pre, indices, features)
+            grad_x = rows.weighted_row_sum(grad_pre, indices, W_enc.T.contiguous())
 
         # The transpose of a [d_sae, d_model] result: a W_enc that is stored feature by
         # feature gets a gradient that is laid out like it.
