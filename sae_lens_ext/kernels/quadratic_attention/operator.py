@@ -232,7 +232,6 @@ def _joined(state: AttentionState) -> Tensor:
 
 
 def _split(state: Tensor) -> AttentionState:
-    # Copies, so that the caller can change either in place.
     kv = state[..., :-1].contiguous()
     k = state[..., -1].contiguous()
     return AttentionState(kv, k)
