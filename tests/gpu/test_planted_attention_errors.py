@@ -65,7 +65,7 @@ def load_changed(tmp_path, monkeypatch):
         ("2 * W_SQUARE", "W_SQUARE"),
         ("tl.where(i_distance == 0, W_SQUARE, W_PAIR)", "W_PAIR"),
         ("i_distance == -1, b_x * W1", "i_distance == -1, b_x"),
-        ("(i_chunk + 1) * CHUNK, T), BT", "(i_chunk + 1) * CHUNK, T) - BT, BT"),
+        ("range(i_start, i_end, BT)", "range(i_start, i_end - BT, BT)"),
         ("tl.minimum(o_d, o_other)", "o_d"),
         ("b_sum += tl.load(p_slot", "b_sum = tl.load(p_slot"),
         ("SLOTS - 1 - i if REVERSE", "i if REVERSE"),

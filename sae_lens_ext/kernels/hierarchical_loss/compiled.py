@@ -47,17 +47,26 @@ def walk(
     n_threads: int,
 ) -> Walked:
     """Same as ``chunked.walk``, with the squares at all ranks."""
+    n, k = values.shape
     d_sae, d_model = W_dec.shape
-    by_pieces = values.numel() >= _OFTEN * d_sae
-    most_parts = -(-d_model // WIDTH) if by_pieces else d_model // _MIN_COORDINATES
+    walk_part: Any
+    if values.numel() >= _OFTEN * d_sae:
+        walk_part = _walk_pieces
+        most_parts = -(-d_model // WIDTH)
+        # Every row is written.
+        grad_W = torch.empty_like(W_dec)
+    else:
+        walk_part = _walk_rows
+        most_parts = d_model // _MIN_COORDINATES
+        # Only the rows of chosen features are added to.
+        grad_W = torch.zeros_like(W_dec)
     n_parts = max(1, min(n_threads, most_parts))
 
     # One of each per thread; what threads share, they write in different coordinates.
-    dots = torch.zeros(n_parts, *values.shape, dtype=values.dtype)
-    squares = torch.zeros(n_parts, values.shape[1], dtype=torch.float64)
-    # Pieces write every row, and rows are added to.
-    grad_W = torch.empty_like(W_dec) if by_pieces else torch.zeros_like(W_dec)
+    dots = torch.zeros(n_parts, n, k, dtype=values.dtype)
+    squares = torch.zeros(n_parts, k, dtype=torch.float64)
     suffix = torch.empty_like(bias_error)
+    # Without any row if it is not needed, because numba's loops take an array.
     last_error = torch.empty_like(bias_error if details else bias_error[:0])
 
     inputs = [
@@ -66,17 +75,28 @@ def walk(
     ]
 
     def run(part: int) -> None:
-        outputs = [
-            tensor.numpy()
-            for tensor in (dots[part], squares[part], grad_W, suffix, last_error)
-        ]
-        walk_part: Any = _walk_pieces if by_pieces else _walk_rows
-        walk_part(*inputs, *outputs, part, n_parts)
+        walk_part(
+            *inputs,
+            dots[part].numpy(),
+            squares[part].numpy(),
+            grad_W.numpy(),
+            suffix.numpy(),
+            last_error.numpy(),
+            part,
+            n_parts,
+        )
 
+    # As a list, because map raises a thread's error only when its result is asked for.
     with ThreadPoolExecutor(n_parts) as pool:
         list(pool.map(run, range(n_parts)))
+
+    total_squares = squares.sum(0)
     return Walked(
-        squares.sum(0).to(values.dtype), last_error, dots.sum(0), grad_W, suffix
+        total_squares.to(values.dtype),
+        last_error,
+        dots.sum(0),
+        grad_W,
+        suffix,
     )
 
 
@@ -99,6 +119,8 @@ def _walk_pieces(
 ):
     n_tokens, k = values.shape
     n_rows, d_model = W_dec.shape
+
+    # The thread's own, side by side: the piece of all rows, and its gradient.
     table = np.empty((n_rows, WIDTH), W_dec.dtype)
     grads = np.empty((n_rows, WIDTH), W_dec.dtype)
     error = np.empty(WIDTH, W_dec.dtype)
@@ -111,12 +133,22 @@ def _walk_pieces(
         grads[:] = 0
 
         for token in range(n_tokens):
+            # The last piece may be narrower than the vectors of the walk.
             error[width:] = 0
             for d in range(width):
                 error[d] = bias_error[token, start + d]
 
             walk_token(
-                values, indices, table, grads, weights, dots, lanes, error, tail, token
+                values,
+                indices,
+                table,
+                grads,
+                weights,
+                dots,
+                lanes,
+                error,
+                tail,
+                token,
             )
 
             for d in range(width):
@@ -125,7 +157,9 @@ def _walk_pieces(
                 for d in range(width):
                     last_error[token, start + d] = error[d]
 
-            if token % _TOKENS == _TOKENS - 1 or token == n_tokens - 1:
+            is_full = token % _TOKENS == _TOKENS - 1
+            is_last = token == n_tokens - 1
+            if is_full or is_last:
                 for rank in range(k):
                     for lane in range(LANES):
                         squares[rank] += lanes[rank, lane]
@@ -142,8 +176,9 @@ def _read_piece(W_dec, table, start, width):
     n_rows = W_dec.shape[0]
     table[:, width:] = 0
     for row in range(n_rows):
+        soon = min(row + _AHEAD, n_rows - 1)
         for d in range(start, start + width, LINE):
-            prefetch(W_dec, min(row + _AHEAD, n_rows - 1), d)
+            prefetch(W_dec, soon, d)
         for d in range(width):
             table[row, d] = W_dec[row, start + d]
 
@@ -154,8 +189,9 @@ def _write_piece(grads, grad_W, start, width):
     """Copy ``grads`` to the coordinates from ``start`` on of all rows."""
     n_rows = grad_W.shape[0]
     for row in range(n_rows):
+        soon = min(row + _AHEAD, n_rows - 1)
         for d in range(start, start + width, LINE):
-            prefetch(grad_W, min(row + _AHEAD, n_rows - 1), d)
+            prefetch(grad_W, soon, d)
         for d in range(width):
             grad_W[row, start + d] = grads[row, d]
 
@@ -180,6 +216,8 @@ def _walk_rows(
 ):
     n_tokens, k = values.shape
     d_model = W_dec.shape[1]
+
+    # Each thread gets as many coordinates as the others, or one more.
     first = d_model * part // n_parts
     last = d_model * (part + 1) // n_parts
     width = last - first
@@ -194,7 +232,8 @@ def _walk_rows(
         # Up the ranks: the error of every prefix, and its square.
         for rank in range(k):
             value = values[token, rank]
-            row = W_dec[indices[token, rank], first:last]
+            feature = indices[token, rank]
+            row = W_dec[feature, first:last]
 
             soon = indices[token, min(rank + 1, k - 1)]
             for d in range(first, last, LINE):
@@ -213,14 +252,16 @@ def _walk_rows(
         for rank in range(k - 1, -1, -1):
             value = values[token, rank]
             weight = weights[rank]
-            row = W_dec[indices[token, rank], first:last]
+            feature = indices[token, rank]
+            row = W_dec[feature, first:last]
+            grad_row = grad_W[feature, first:last]
 
             soon = indices[token, max(rank - 1, 0)]
             for d in range(first, last, LINE):
                 prefetch(grad_W, soon, d)
                 prefetch(W_dec, soon, d)
 
-            grad_row = grad_W[indices[token, rank], first:last]
+            # A zero of the rows' type: another type would widen the loop.
             dot = W_dec.dtype.type(0)
             for d in range(width):
                 tail[d] += weight * error[d]

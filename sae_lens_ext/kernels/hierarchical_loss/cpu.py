@@ -31,7 +31,13 @@ def hierarchical_loss(
 ) -> Results:
     """See ``operator.run``."""
     return operator.run(
-        "hierarchical_loss_cpu", values, indices, W_dec, b_dec, target, task
+        "hierarchical_loss_cpu",
+        values,
+        indices,
+        W_dec,
+        b_dec,
+        target,
+        task,
     )
 
 
@@ -53,15 +59,20 @@ def _results(
         # A new one each time: an operator must not return one tensor twice.
         return torch.empty(0, dtype=dtype)
 
-    grad_values, grad_W, grad_b, grad_target = (empty() for _ in range(4))
+    grad_values = empty()
+    grad_W = empty()
+    grad_b = empty()
+    grad_target = empty()
     if any(task.needs):
         # With the factor of the mean's gradient in the weights, no tensor of the
         # gradients' size is passed over again.
-        weights = torch.tensor(task.rank_weights(values.shape[1]), dtype=dtype)
+        k = values.shape[1]
+        weights = torch.tensor(task.rank_weights(k), dtype=dtype)
         weights *= 2.0 / target.numel()
         walked = _walk(wide_values, indices, wide_W, bias_error, weights, task)
 
-        squares = walked.squares[[level - 1 for level in task.levels]]
+        ranks = [level - 1 for level in task.levels]
+        squares = walked.squares[ranks]
         error = walked.error
         if task.needs[0]:
             grad_values = walked.grad_values
@@ -78,7 +89,8 @@ def _results(
 
     per_level = squares / target.numel()
     # Not a matrix product, which autocast would take to half precision.
-    loss = (per_level * torch.tensor(task.weights, dtype=dtype)).sum()
+    level_weights = torch.tensor(task.weights, dtype=dtype)
+    loss = (per_level * level_weights).sum()
     return Results(
         loss=loss.to(values.dtype),
         per_level=per_level if task.details else empty(),

@@ -37,7 +37,13 @@ def hierarchical_loss(
 ) -> Results:
     """See ``operator.run``."""
     return operator.run(
-        "hierarchical_loss_gpu", values, indices, W_dec, b_dec, target, task
+        "hierarchical_loss_gpu",
+        values,
+        indices,
+        W_dec,
+        b_dec,
+        target,
+        task,
     )
 
 
@@ -51,9 +57,14 @@ def _results(
 ) -> Results:
     n, k = values.shape
     n_features, width = W_dec.shape
-    values, indices, W_dec, b_dec, target = (
-        tensor.contiguous() for tensor in (values, indices, W_dec, b_dec, target)
-    )
+
+    # The program addresses memory by the shapes alone.
+    values = values.contiguous()
+    indices = indices.contiguous()
+    W_dec = W_dec.contiguous()
+    b_dec = b_dec.contiguous()
+    target = target.contiguous()
+
     block = gpu_rows.tile(width)
     n_tiles = triton.cdiv(width, block)
 
@@ -116,14 +127,17 @@ def _results(
     per_level = floats(0)
     reconstruction = floats(0)
     if task.details:
+        ranks = [level - 1 for level in task.levels]
         square_of_rank = squares.sum((0, 1))
-        per_level = square_of_rank[[level - 1 for level in task.levels]]
-        per_level = per_level / target.numel()
+        square_of_level = square_of_rank[ranks]
+        per_level = square_of_level / target.numel()
+        # In place, because the error is not needed again.
         reconstruction = error.add_(target)
 
     # The weights of the squares contain a factor of 2 that the loss does not have.
+    loss = losses.sum() / 2
     return Results(
-        loss=(losses.sum() / 2).to(values.dtype),
+        loss=loss.to(values.dtype),
         per_level=per_level,
         reconstruction=reconstruction,
         grad_values=dots.sum(0) if task.needs[0] else floats(0),
@@ -156,21 +170,28 @@ def _in_chunks(
     """
     n, k = indices.shape
     n_features, width = grad_W.shape
-    n_tokens = min(n, max(1, _SCRATCH_BYTES // (4 * k * width)))
+    device = indices.device
+
+    bytes_per_token = 4 * k * width
+    n_tokens = min(n, max(1, _SCRATCH_BYTES // bytes_per_token))
     scratch = grad_W.new_empty(n_tokens * k, width)
     ones = grad_W.new_ones(n_tokens * k)
 
     # All entries, sorted by chunk and then by feature: those of a chunk stay together.
-    tokens = torch.arange(n, device=indices.device)
+    # Stable, so that the order of a sum is always the same.
+    tokens = torch.arange(n, device=device)
     chunk = tokens.div(n_tokens, rounding_mode="floor")
-    keys = chunk[:, None] * n_features + indices.clamp(0, n_features - 1)
+    keys = indices.clamp(0, n_features - 1)
+    keys += chunk[:, None] * n_features
     features, order = torch.sort(keys.flatten(), stable=True)
 
     # The first entry of each feature adds up all of them; the others have empty
     # segments.
-    places = torch.arange(n * k, device=indices.device)
+    places = torch.arange(n * k, device=device)
     stops = torch.searchsorted(features, features, right=True)
-    starts = torch.where(features == features.roll(1), stops, places)
+    is_repeated = features == features.roll(1)
+    starts = torch.where(is_repeated, stops, places)
+    # The roll compares the first entry with the last one.
     starts = starts.where(places > 0, 0)
     targets = features % n_features
 
@@ -178,14 +199,16 @@ def _in_chunks(
         stop = min(first + n_tokens, n)
         walk(first, stop, scratch)
 
-        entries = slice(first * k, stop * k)
+        # Scratch memory begins anew with every chunk.
+        first_entry = first * k
+        entries = slice(first_entry, stop * k)
         gpu_rows.add_segments(
             grad_W,
             targets[entries],
-            starts[entries] - first * k,
-            stops[entries] - first * k,
+            starts[entries] - first_entry,
+            stops[entries] - first_entry,
             ones,
-            order[entries] - first * k,
+            order[entries] - first_entry,
             scratch,
             entries_per_row=1,
             add=True,
@@ -227,8 +250,10 @@ def _walk(
     i_part = (i_d * N + i_n) * K
 
     # [BD], as all blocks below
-    b_error = tl.load(p_b + o_d, mask=m_d, other=0).to(tl.float32)
-    b_error -= tl.load(p_target + i_n * D + o_d, mask=m_d, other=0).to(tl.float32)
+    b_bias = tl.load(p_b + o_d, mask=m_d, other=0)
+    b_target = tl.load(p_target + i_n * D + o_d, mask=m_d, other=0)
+    b_error = b_bias.to(tl.float32)
+    b_error -= b_target.to(tl.float32)
 
     # Up the ranks: the error of every prefix, and its square.
     b_loss = 0.0
@@ -262,9 +287,11 @@ def _walk(
             b_next = _row(p_W, i_next, o_d, D, F)
 
             b_value = tl.load(p_values + i_k).to(tl.float32)
+            # 0 beyond the end of the row, where the load gave NaN.
             b_wide = tl.where(m_d, b_row.to(tl.float32), 0)
             b_suffix += tl.load(p_weights + i_k) * b_error
-            tl.store(p_dots + i_part + i_k, tl.sum(b_wide * b_suffix))
+            b_dot = tl.sum(b_wide * b_suffix)
+            tl.store(p_dots + i_part + i_k, b_dot)
 
             b_grad = b_value * b_suffix
             if GRAD_W == "atomic":
@@ -272,6 +299,7 @@ def _walk(
                 p_row = p_sink + i_row * D + o_d
                 tl.atomic_add(p_row, b_grad, mask=m_sink, sem="relaxed")
             elif GRAD_W == "scratch":
+                # Counted from the first token of this launch.
                 i_entry = tl.program_id(0).to(tl.int64) * K + i_k
                 tl.store(p_sink + i_entry * D + o_d, b_grad, mask=m_d)
 

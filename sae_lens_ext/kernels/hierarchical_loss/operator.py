@@ -47,7 +47,9 @@ def run(
         target: [n, d_model].
         task: what to compute.
     """
-    return Results(*_operator.call(name, values, indices, W_dec, b_dec, target, *task))
+    # An operator takes tensors, numbers and lists of numbers, so the task is unpacked.
+    results = _operator.call(name, values, indices, W_dec, b_dec, target, *task)
+    return Results(*results)
 
 
 def register(name: str, implementation: Implementation) -> None:
@@ -67,10 +69,16 @@ def register(name: str, implementation: Implementation) -> None:
     ) -> tuple[Tensor, ...]:
         check_features(indices, W_dec)
         task = Task(levels, weights, needs, details, deterministic)
-        return tuple(implementation(values, indices, W_dec, b_dec, target, task))
+        results = implementation(values, indices, W_dec, b_dec, target, task)
+        return tuple(results)
 
     _operator.register(
-        name, forward, shapes=_shapes, keep=_keep, backward=_backward, schema=_SCHEMA
+        name,
+        forward,
+        shapes=_shapes,
+        keep=_keep,
+        backward=_backward,
+        schema=_SCHEMA,
     )
 
 
@@ -87,15 +95,20 @@ def _shapes(
     deterministic: bool,
 ) -> tuple[Tensor, ...]:
     dtype = accumulator(values, W_dec)
-    per_level = values.new_empty(len(levels) if details else 0, dtype=dtype)
-    reconstruction = target.new_empty(target.shape if details else (0,), dtype=dtype)
+    n_levels = len(levels) if details else 0
+    per_level = values.new_empty(n_levels, dtype=dtype)
 
+    reconstruction_shape = target.shape if details else (0,)
+    reconstruction = target.new_empty(reconstruction_shape, dtype=dtype)
+
+    # The dtype of sums, in which gradients wait for the backward pass to scale them.
     inputs = (values, W_dec, b_dec, target)
     gradients = [
         tensor.new_empty(tensor.shape if is_needed else (0,), dtype=dtype)
         for tensor, is_needed in zip(inputs, needs, strict=True)
     ]
-    return values.new_empty(()), per_level, reconstruction, *gradients
+    loss = values.new_empty(())
+    return loss, per_level, reconstruction, *gradients
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
@@ -111,9 +124,11 @@ def _backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ..
     task = ctx.task
     upstream = grad_outputs[0]
     inputs = (values, W_dec, b_dec, target)
+    # All but the indices.
     needs = [ctx.needs_input_grad[i] for i in (0, 2, 3, 4)]
 
     scaled: list[Tensor | None] = [None] * 4
+    # For a second derivative, which the operator does not have.
     if upstream is not None and torch.is_grad_enabled():
 
         def definition(
@@ -123,19 +138,25 @@ def _backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ..
             target: Tensor,
         ) -> Tensor:
             return reference.hierarchical_loss(
-                values, indices, W_dec, b_dec, target, task.levels, task.weights
+                values,
+                indices,
+                W_dec,
+                b_dec,
+                target,
+                task.levels,
+                task.weights,
             )
 
         scaled = gradients_by_definition(definition, inputs, needs, upstream)
     elif upstream is not None:
+        triples = zip(gradients, inputs, needs, strict=True)
         scaled = [
             _scaled(gradient, upstream, tensor.dtype) if is_needed else None
-            for gradient, tensor, is_needed in zip(
-                gradients, inputs, needs, strict=True
-            )
+            for gradient, tensor, is_needed in triples
         ]
 
     grad_values, grad_W, grad_b, grad_target = scaled
+    # The numbers of the task have no gradients.
     of_task = [None] * len(task)
     return grad_values, None, grad_W, grad_b, grad_target, *of_task
 
@@ -143,11 +164,14 @@ def _backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ..
 def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     """``gradient`` times a scalar, in another dtype."""
     if not holds_numbers(factor):
-        return (gradient * factor.to(gradient.dtype)).to(dtype)
+        wide_factor = factor.to(gradient.dtype)
+        return (gradient * wide_factor).to(dtype)
+    # The usual factor. Only on a CPU, because a GPU would have to be waited for.
     if factor.device.type == "cpu" and factor == 1:
         return gradient.to(dtype)
 
     # One pass over what can be the largest tensor of all, instead of one for the factor
     # and one for the dtype.
     out = torch.empty_like(gradient, dtype=dtype)
-    return torch.mul(gradient, factor.to(gradient.dtype), out=out)
+    wide_factor = factor.to(gradient.dtype)
+    return torch.mul(gradient, wide_factor, out=out)

@@ -37,19 +37,28 @@ class Vectors:
 
     def load(self, pointer: Any, offset: Any) -> Any:
         """Read the numbers from ``pointer[offset]`` on."""
-        return self._builder.load(self._at(pointer, offset), align=self._alignment)
+        place = self._at(pointer, offset)
+        return self._builder.load(place, align=self._alignment)
 
     def store(self, vector: Any, pointer: Any, offset: Any) -> None:
         """Write a vector from ``pointer[offset]`` on."""
-        self._builder.store(vector, self._at(pointer, offset), align=self._alignment)
+        place = self._at(pointer, offset)
+        self._builder.store(vector, place, align=self._alignment)
 
     def filled(self, number: Any) -> Any:
         """Make a vector of one number."""
+        builder = self._builder
         undefined = ir.Constant(self._type, ir.Undefined)
+
+        # LLVM knows this pair as a broadcast: the number goes to lane 0, and every lane
+        # takes what is in lane 0.
         index = ir.IntType(32)
-        first = self._builder.insert_element(undefined, number, ir.Constant(index, 0))
-        every_lane = ir.Constant(ir.VectorType(index, LANES), [0] * LANES)
-        return self._builder.shuffle_vector(first, undefined, every_lane)
+        lane_0 = ir.Constant(index, 0)
+        first = builder.insert_element(undefined, number, lane_0)
+
+        lane_numbers = ir.VectorType(index, LANES)
+        every_lane = ir.Constant(lane_numbers, [0] * LANES)
+        return builder.shuffle_vector(first, undefined, every_lane)
 
     def plus(self, a: Any, b: Any) -> Any:
         """Compute ``a + b``."""
@@ -57,29 +66,44 @@ class Vectors:
 
     def plus_product(self, vector: Any, a: Any, b: Any) -> Any:
         """Compute ``vector + a * b``."""
-        product = self._builder.fmul(a, b, flags=_JOINED)
-        return self._builder.fadd(vector, product, flags=_JOINED)
+        builder = self._builder
+        product = builder.fmul(a, b, flags=_JOINED)
+        return builder.fadd(vector, product, flags=_JOINED)
 
     def minus_product(self, vector: Any, a: Any, b: Any) -> Any:
         """Compute ``vector - a * b``."""
-        product = self._builder.fmul(a, b, flags=_JOINED)
-        return self._builder.fsub(vector, product, flags=_JOINED)
+        builder = self._builder
+        product = builder.fmul(a, b, flags=_JOINED)
+        return builder.fsub(vector, product, flags=_JOINED)
 
     def total(self, vector: Any) -> Any:
         """Sum the numbers of a vector, in any order."""
-        name = {"float": "f32", "double": "f64"}[str(self._number)]
-        function = ir.FunctionType(self._number, [self._number, self._type])
+        builder = self._builder
+        number = self._number
+
+        # LLVM has one such function per type of vector, which its name contains.
+        bits = 8 * self._alignment
+        name = f"llvm.vector.reduce.fadd.v{LANES}f{bits}"
+        function = ir.FunctionType(number, [number, self._type])
         add = cgutils.get_or_insert_function(
-            self._builder.module, function, f"llvm.vector.reduce.fadd.v{LANES}{name}"
+            builder.module,
+            function,
+            name,
         )
-        start = ir.Constant(self._number, 0.0)
-        return self._builder.call(add, [start, vector], fastmath=("reassoc",))
+
+        # Without leave to reassociate, it adds one lane after the other.
+        start = ir.Constant(number, 0.0)
+        return builder.call(add, [start, vector], fastmath=("reassoc",))
 
     @property
     def _alignment(self) -> int:
-        # Of one number: numpy's arrays promise no more.
-        return 4 if str(self._number) == "float" else 8
+        # In bytes, of one number: numpy's arrays promise no more.
+        if str(self._number) == "float":
+            return 4
+        return 8
 
     def _at(self, pointer: Any, offset: Any) -> Any:
+        # Offsets count numbers, so the pointer becomes one to a vector only then.
         place = self._builder.gep(pointer, [offset])
-        return self._builder.bitcast(place, self._type.as_pointer())
+        p_vector = self._type.as_pointer()
+        return self._builder.bitcast(place, p_vector)

@@ -47,7 +47,16 @@ def walk_token(
         token: the token's number.
     """
     signature = types.void(
-        values, indices, table, grads, weights, dots, squares, error, tail, token
+        values,
+        indices,
+        table,
+        grads,
+        weights,
+        dots,
+        squares,
+        error,
+        tail,
+        token,
     )
 
     def generate(
@@ -56,16 +65,19 @@ def walk_token(
         signature: Any,
         arguments: Any,
     ) -> Any:
+        *array_types, _ = signature.args
+        *array_values, token = arguments
         arrays = [
             context.make_array(array_type)(context, builder, array)
-            for array_type, array in zip(
-                signature.args[:-1], arguments[:-1], strict=True
-            )
+            for array_type, array in zip(array_types, array_values, strict=True)
         ]
-        number = context.get_value_type(signature.args[2].dtype)
-        walk = _Walk(builder, number, arrays, arguments[-1])
+
+        table_type = array_types[2]
+        number = context.get_value_type(table_type.dtype)
+        walk = _Walk(builder, number, arrays, token)
         walk.up()
         walk.down()
+        # What a function without a result returns.
         return context.get_dummy_value()
 
     return signature, generate
@@ -96,12 +108,14 @@ class _Walk:
         ) = [array.data for array in arrays]
 
         self._index = token.type
-        self._n_ranks = cgutils.unpack_tuple(builder, arrays[0].shape, 2)[1]
+        _, self._n_ranks = cgutils.unpack_tuple(builder, arrays[0].shape, 2)
         self._first = builder.mul(token, self._n_ranks)
 
-        # A register, or a few, for every vector of the piece.
+        # A register, or a few, for every vector of the piece. LLVM makes registers of
+        # variables whose address is used for loads and stores alone.
         vectors = self._vectors
-        self._offsets = [self._constant(start) for start in range(0, WIDTH, LANES)]
+        starts = range(0, WIDTH, LANES)
+        self._offsets = [self._constant(start) for start in starts]
         self._errors = [
             vectors.variable(vectors.load(self._p_error, offset))
             for offset in self._offsets
@@ -114,10 +128,16 @@ class _Walk:
         vectors = self._vectors
         with cgutils.for_range(builder, self._n_ranks) as loop:
             _, row, value = self._rank_at(loop.index)
+
+            # A loop here, and none in the function that is written: every vector of the
+            # piece gets instructions of its own.
             for offset, error in zip(self._offsets, self._errors, strict=True):
-                entry = vectors.load(self._p_table, builder.add(row, offset))
-                error_now = builder.load(error)
-                builder.store(vectors.plus_product(error_now, value, entry), error)
+                in_row = builder.add(row, offset)
+                entry = vectors.load(self._p_table, in_row)
+
+                error_before = builder.load(error)
+                error_after = vectors.plus_product(error_before, value, entry)
+                builder.store(error_after, error)
 
         self._write(self._errors, self._p_error)
 
@@ -129,7 +149,10 @@ class _Walk:
             last = builder.sub(self._n_ranks, self._constant(1))
             rank = builder.sub(last, loop.index)
             place, row, value = self._rank_at(rank)
-            weight = vectors.filled(builder.load(builder.gep(self._p_weights, [rank])))
+
+            p_weight = builder.gep(self._p_weights, [rank])
+            weight_number = builder.load(p_weight)
+            weight = vectors.filled(weight_number)
 
             dot = vectors.zero
             square = vectors.zero
@@ -138,24 +161,34 @@ class _Walk:
                 in_row = builder.add(row, offset)
                 entry = vectors.load(self._p_table, in_row)
                 grad = vectors.load(self._p_grads, in_row)
+
+                # S, up to this rank.
                 error_now = builder.load(error)
-                tail_now = vectors.plus_product(builder.load(tail), weight, error_now)
+                tail_before = builder.load(tail)
+                tail_now = vectors.plus_product(tail_before, weight, error_now)
 
                 square = vectors.plus_product(square, error_now, error_now)
                 dot = vectors.plus_product(dot, entry, tail_now)
                 grad = vectors.plus_product(grad, value, tail_now)
                 vectors.store(grad, self._p_grads, in_row)
 
-                builder.store(vectors.minus_product(error_now, value, entry), error)
+                # The error of the prefix before, for the next turn.
+                error_before = vectors.minus_product(error_now, value, entry)
+                builder.store(error_before, error)
                 builder.store(tail_now, tail)
 
+            # Added, because the other pieces of the row belong to the same product.
             p_dot = builder.gep(self._p_dots, [place])
             dot_before = builder.load(p_dot)
-            builder.store(builder.fadd(dot_before, vectors.total(dot)), p_dot)
+            dot_total = vectors.total(dot)
+            dot_after = builder.fadd(dot_before, dot_total)
+            builder.store(dot_after, p_dot)
 
+            # Lane by lane: only the caller needs their sum, once for many tokens.
             lanes = builder.mul(rank, self._constant(LANES))
-            squares = vectors.load(self._p_squares, lanes)
-            vectors.store(vectors.plus(square, squares), self._p_squares, lanes)
+            squares_before = vectors.load(self._p_squares, lanes)
+            squares_after = vectors.plus(square, squares_before)
+            vectors.store(squares_after, self._p_squares, lanes)
 
         self._write(self._tails, self._p_tail)
 
@@ -163,14 +196,20 @@ class _Walk:
         """Where a rank's numbers are, where its row begins, and its value."""
         builder = self._builder
         place = builder.add(self._first, rank)
-        feature = builder.load(builder.gep(self._p_indices, [place]))
+
+        p_feature = builder.gep(self._p_indices, [place])
+        feature = builder.load(p_feature)
         row = builder.mul(feature, self._constant(WIDTH))
-        value = builder.load(builder.gep(self._p_values, [place]))
-        return place, row, self._vectors.filled(value)
+
+        p_value = builder.gep(self._p_values, [place])
+        number = builder.load(p_value)
+        value = self._vectors.filled(number)
+        return place, row, value
 
     def _write(self, variables: list[Any], pointer: Any) -> None:
         for offset, variable in zip(self._offsets, variables, strict=True):
-            self._vectors.store(self._builder.load(variable), pointer, offset)
+            vector = self._builder.load(variable)
+            self._vectors.store(vector, pointer, offset)
 
     def _constant(self, number: int) -> Any:
         return ir.Constant(self._index, number)

@@ -45,14 +45,24 @@ def attend(
     form: str,
 ) -> tuple[Tensor, AttentionState | None]:
     """See ``operator.run``; ``form`` is "auto" or "chunked"."""
-    pos, d = q.shape[-2:]
-    n_ends = (state is not None) + wants_state
-    is_whole = form == "auto" and plan.is_short(
-        pos, d, v.shape[-1], feature_map, n_ends
-    )
-    chunk = 0 if is_whole else plan.CHUNK
+    chunk = plan.CHUNK
+    if form == "auto":
+        pos, d = q.shape[-2:]
+        d_v = v.shape[-1]
+        n_ends = (state is not None) + wants_state
+        if plan.is_short(pos, d, d_v, feature_map, n_ends):
+            # One chunk for all tokens.
+            chunk = 0
+
     return operator.run(
-        "quadratic_attention_cpu", q, k, v, feature_map, state, wants_state, chunk
+        "quadratic_attention_cpu",
+        q,
+        k,
+        v,
+        feature_map,
+        state,
+        wants_state,
+        chunk,
     )
 
 
@@ -67,14 +77,20 @@ def find_sums(
 ) -> Results:
     """See ``implementation.Attend``."""
     n, pos, d = q.shape
+    d_v = v.shape[-1]
     features = FeatureRows(d, feature_map)
     chunks = plan.split_tokens(pos, chunk)
 
     out = torch.empty_like(v)
     divisor = q.new_empty(n, pos, dtype=reference.accumulator(q))
-    state_shape = (n, features.n, v.shape[-1] + 1) if wants_state else (0,)
+    # An operator returns a tensor for every result; an empty one stands for None.
+    state_shape = (0,)
+    if wants_state:
+        state_shape = (n, features.n, d_v + 1)
     final_state = divisor.new_zeros(state_shape)
 
+    # Features have no names below, here and in the gradients: of all tensors they are
+    # the largest, and so their memory is free again before the next ones are computed.
     for group in plan.group_sequences(q, chunks, features.n):
         # A copy, because S is changed in place.
         S = None if initial_state is None else initial_state[group].clone()
@@ -85,17 +101,21 @@ def find_sums(
             v1 = _with_ones(v[part])
 
             scores = _scores(rows_q, rows_k, feature_map)
-            sums = _weights(scores, feature_map) @ v1
+            weights = _weights(scores, feature_map)
+            sums = weights @ v1
+            n_before = None
             if S is not None:
                 # Not baddbmm: MKL adds every product to the running sum there (on AMD
                 # CPUs), so that thousands of features round at the size of the whole.
                 sums += features.of(rows_q).mT @ S
+                # The column of ones has summed up the features themselves.
+                n_before = S[:, None, :, -1]
 
-            n_before = None if S is None else S[:, None, :, -1]
-            divisor[part] = reference.divisor(
-                sums[..., -1], rows_q.mT, n_before, feature_map
-            )
-            torch.div(sums[..., :-1], divisor[part].unsqueeze(-1), out=out[part])
+            numerator = sums[..., :-1]
+            total = sums[..., -1]
+            by = reference.divisor(total, rows_q.mT, n_before, feature_map)
+            divisor[part] = by
+            torch.div(numerator, by.unsqueeze(-1), out=out[part])
 
             # The state after the last chunk is not read here.
             if wants_state or tokens is not chunks[-1]:
@@ -121,9 +141,12 @@ class _Tokens(NamedTuple):
     def grad_sums(self) -> Tensor:
         """dN, [n, tokens, d_v + 1]."""
         grad = self.grad_out.to(self.divisor.dtype)
-        grad_total = -(grad * self.out).sum(-1, keepdim=True)
-        grad_sums = torch.cat([grad, grad_total], dim=-1)
-        return grad_sums.div_(self.divisor.unsqueeze(-1))
+        product = (grad * self.out).sum(-1, keepdim=True)
+        grad_sums = torch.cat([grad, -product], dim=-1)
+
+        # An infinite divisor makes all of a token's gradient 0.
+        by = self.divisor.unsqueeze(-1)
+        return grad_sums.div_(by)
 
 
 class _Gradients(NamedTuple):
@@ -162,16 +185,32 @@ def find_gradients(
     state_shape = (0,) if initial_state is None else initial_state.shape
     grad_state = divisor.new_zeros(state_shape)
 
+    has_initial_state = initial_state is not None
     for group in plan.group_sequences(q, chunks, features.n):
-        S = None if initial_state is None else initial_state[group].clone()
-        G = None if grad_final_state is None else grad_final_state[group].clone()
         group_inputs = inputs.at(group)
         group_grads = gradients.at(group)
 
-        _go_up(group_inputs, group_grads, S, chunks, features, feature_map)
-        has_initial_state = initial_state is not None
-        G = _go_down(group_inputs, group_grads, G, chunks, features, has_initial_state)
-        if initial_state is not None and G is not None:
+        # Copies, because S and G are changed in place.
+        S = None if initial_state is None else initial_state[group].clone()
+        _go_up(
+            group_inputs,
+            group_grads,
+            S,
+            chunks,
+            features,
+            feature_map,
+        )
+
+        G = None if grad_final_state is None else grad_final_state[group].clone()
+        G = _go_down(
+            group_inputs,
+            group_grads,
+            G,
+            chunks,
+            features,
+            has_initial_state,
+        )
+        if has_initial_state and G is not None:
             grad_state[group] = G
 
     return (
@@ -192,24 +231,35 @@ def _go_up(
 ) -> None:
     """Write the gradient of q, and those of k and v by way of their own chunk."""
     for tokens in chunks:
-        part = inputs.at((slice(None), tokens))
-        grads = gradients.at((slice(None), tokens))
+        where = (slice(None), tokens)
+        part = inputs.at(where)
+        grads = gradients.at(where)
         rows_q = _rows(part.q)
         rows_k = _rows(part.k)
         v1 = _with_ones(part.v)
         grad_sums = part.grad_sums()
 
+        # In this order, because the slope takes the place of the scores.
         scores = _scores(rows_q, rows_k, feature_map)
         weights = _weights(scores, feature_map)
-        grad_scores = _slope(scores, feature_map).mul_(grad_sums @ v1.mT)
+        slope = _slope(scores, feature_map)
+
+        # dP times the derivative of the weights by <q, k>.
+        grad_scores = slope.mul_(grad_sums @ v1.mT)
         grad_q = rows_k @ grad_scores.mT
+        grad_k = rows_q @ grad_scores
+        grad_v1 = weights.mT @ grad_sums
+
         # By way of the state that the queries read.
         if S is not None:
             grad_q += features.gradient(rows_q, S @ grad_sums.mT)
 
         grads.q.copy_(grad_q.mT)
-        grads.k.copy_((rows_q @ grad_scores).mT)
-        grads.v.copy_((weights.mT @ grad_sums)[..., :-1])
+        grads.k.copy_(grad_k.mT)
+        # The ones are constants.
+        grads.v.copy_(grad_v1[..., :-1])
+
+        # No chunk reads the state after the last one.
         if tokens is not chunks[-1]:
             S = _add_product(S, features.of(rows_k), v1)
 
@@ -228,18 +278,23 @@ def _go_down(
         The gradient of the initial state, if there was one.
     """
     for tokens in reversed(chunks):
-        part = inputs.at((slice(None), tokens))
-        grads = gradients.at((slice(None), tokens))
+        where = (slice(None), tokens)
+        part = inputs.at(where)
+        grads = gradients.at(where)
 
         if G is not None:
             rows_k = _rows(part.k)
             v1 = _with_ones(part.v)
-            grads.k.add_(features.gradient(rows_k, G @ v1.mT).mT)
-            grads.v.add_((features.of(rows_k).mT @ G)[..., :-1])
+
+            grad_k = features.gradient(rows_k, G @ v1.mT)
+            grad_v1 = features.of(rows_k).mT @ G
+            grads.k.add_(grad_k.mT)
+            grads.v.add_(grad_v1[..., :-1])
 
         # The first chunk reads a state only if there was one before it.
         if has_initial_state or tokens is not chunks[0]:
-            G = _add_product(G, features.of(_rows(part.q)), part.grad_sums())
+            rows_q = _rows(part.q)
+            G = _add_product(G, features.of(rows_q), part.grad_sums())
     return G
 
 
@@ -248,21 +303,28 @@ operator.register("quadratic_attention_cpu", find_sums, find_gradients)
 
 def _rows(x: Tensor) -> Tensor:
     """The vectors as ``FeatureRows`` takes them, [n, tokens, d] -> [n, d, tokens]."""
-    return x.mT.to(reference.accumulator(x)).contiguous()
+    dtype = reference.accumulator(x)
+    return x.mT.to(dtype).contiguous()
 
 
 def _with_ones(v: Tensor) -> Tensor:
-    return pad(v.to(reference.accumulator(v)), (0, 1), value=1.0)
+    """``[v, 1]``, in the dtype of sums."""
+    dtype = reference.accumulator(v)
+    return pad(v.to(dtype), (0, 1), value=1.0)
 
 
 def _add_product(total: Tensor | None, phi: Tensor, values: Tensor) -> Tensor:
     """Add phi values to ``total`` in place; None is 0."""
-    return phi @ values if total is None else total.baddbmm_(phi, values)
+    if total is None:
+        return phi @ values
+    return total.baddbmm_(phi, values)
 
 
 def _scores(rows_q: Tensor, rows_k: Tensor, feature_map: FeatureMap) -> Tensor:
     """The scores of a chunk's tokens with each other, [n, query, key]."""
-    return (rows_q * feature_map.scale).mT @ rows_k
+    # The queries, because they are usually fewer numbers than the scores.
+    scaled_q = rows_q * feature_map.scale
+    return scaled_q.mT @ rows_k
 
 
 def _weights(scores: Tensor, feature_map: FeatureMap) -> Tensor:

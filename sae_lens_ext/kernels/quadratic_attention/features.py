@@ -85,10 +85,14 @@ def feature_pairs(d: int) -> Int[Tensor, "pairs 2"]:
     [[0, 0], [1, 1], [2, 2], [0, 1], [1, 2], [2, 0]]
     """
     n_distances = d // 2 + 1
+    coordinates = torch.arange(d)
+    distances = torch.arange(n_distances)
+
     # If d is even, the second half of the last distance would repeat the first.
-    first = torch.arange(d).repeat(n_distances)[: n_pairs(d)]
-    distance = torch.arange(n_distances).repeat_interleave(d)[: n_pairs(d)]
-    return torch.stack([first, (first + distance) % d], dim=1)
+    first = coordinates.repeat(n_distances)[: n_pairs(d)]
+    distance = distances.repeat_interleave(d)[: n_pairs(d)]
+    second = (first + distance) % d
+    return torch.stack([first, second], dim=1)
 
 
 def feature_map(
@@ -126,23 +130,33 @@ def feature_map(
 def map_features(x: Tensor, c: Coefficients, scale: float) -> Tensor:
     """``feature_map`` of a polynomial that has been checked."""
     c0, c1, c2 = c
-    d = x.shape[-1]
+    *batch, d = x.shape
 
     features = []
     if c0:
-        features.append(x.new_full((*x.shape[:-1], 1), math.sqrt(c0)))
+        constant = x.new_full((*batch, 1), math.sqrt(c0))
+        features.append(constant)
     if c1:
-        features.append(x * math.sqrt(c1 * scale))
+        linear = x * math.sqrt(c1 * scale)
+        features.append(linear)
     if c2:
-        products = x.unsqueeze(-2) * _shifted(x) * _pair_factors(x, c2, scale)
-        features.append(products.flatten(-2)[..., : n_pairs(d)])
+        # One product of whole tensors for all pairs, distance by distance.
+        products = x.unsqueeze(-2) * _shifted(x)
+        products = products * _pair_factors(x, c2, scale)
+        pairs = products.flatten(-2)[..., : n_pairs(d)]
+        features.append(pairs)
     return torch.cat(features, dim=-1)
 
 
 def _shifted(x: Tensor) -> Tensor:
     """``x`` rotated by every distance, [..., d // 2 + 1, d]: row s holds x_(a+s)."""
     d = x.shape[-1]
-    return torch.cat([x, x], dim=-1).unfold(-1, d, 1)[..., : d // 2 + 1, :]
+    n_distances = d // 2 + 1
+    twice = torch.cat([x, x], dim=-1)
+
+    # Windows of width d, each one coordinate further on than the one before.
+    windows = twice.unfold(-1, d, 1)
+    return windows[..., :n_distances, :]
 
 
 def _pair_factors(x: Tensor, c2: float, scale: float) -> Tensor:
@@ -151,7 +165,14 @@ def _pair_factors(x: Tensor, c2: float, scale: float) -> Tensor:
     It is 0 where the last row would repeat pairs, which are cut off.
     """
     d = x.shape[-1]
-    factors = x.new_full((d // 2 + 1, d), math.sqrt(2 * c2) * scale)
-    factors[0] = math.sqrt(c2) * scale
-    factors.view(-1)[n_pairs(d) :] = 0
+    n_distances = d // 2 + 1
+
+    # Both orders of two different coordinates share a feature; a square has one order.
+    pair_factor = math.sqrt(2 * c2) * scale
+    square_factor = math.sqrt(c2) * scale
+
+    factors = x.new_full((n_distances, d), pair_factor)
+    factors[0] = square_factor
+    flat_factors = factors.view(-1)
+    flat_factors[n_pairs(d) :] = 0
     return factors

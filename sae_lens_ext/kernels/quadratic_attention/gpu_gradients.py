@@ -109,8 +109,10 @@ def _grad_scores(
     o_t = i_block * BT + tl.arange(0, BT)
     o_d = tl.arange(0, BD)
     i_chunk = i_block * BT // CHUNK
+
     # [BT, BD]
     b_x = load_tile(p_x, i_n, o_t, o_d, T, D)
+
     # [BT]
     b_x_normalizer = tl.load(p_x_normalizer + i_n * T + o_t, mask=o_t < T, other=0)
     b_grad = tl.zeros([BT, BD], tl.float32)
@@ -124,8 +126,11 @@ def _grad_scores(
         i_stop = tl.minimum((i_block + 1) * BT, T)
     for i_y in range(i_first, i_stop, BT):
         o_y = i_y + tl.arange(0, BT)
+
         # [BT, BD]
         b_y = load_tile(p_y, i_n, o_y, o_d, T, D)
+
+        # [BT, BT], as the gradients of scores and weights
         b_scores = tl.dot(b_x, tl.trans(b_y), input_precision=PRECISION) * SCALE
 
         # [BT]
@@ -133,6 +138,7 @@ def _grad_scores(
         b_grad_weights = b_x_normalizer[:, None] * b_y_normalizer[None, :]
         for i_v in range(0, V, BV):
             o_v = i_v + tl.arange(0, BV)
+
             # [BT, BV]
             b_x_value = load_tile(p_x_value, i_n, o_t, o_v, T, V)
             b_y_value = load_tile(p_y_value, i_n, o_y, o_v, T, V)
@@ -208,6 +214,7 @@ def _add_grad_by_state(
     BV: tl.constexpr,
 ):
     """Add to the gradient of x that by way of the state in one slot, [BT, BD]."""
+    # Degree 0 has no gradient.
     if C1 != 0:
         o_row = (C0 != 0) + o_d
         b_grad_phi = _grad_features(
@@ -257,8 +264,10 @@ def _add_grad_by_state(
                 BD,
                 BV,
             )
+
             # [BT, BD]
             b_other = load_tile(p_x, i_n, o_t, o_other, T, D)
+
             # The two sides of a square are the same.
             factor = tl.where(i_shift == 0, 2 * W_SQUARE, W_PAIR)
             b_grad += b_grad_phi * b_other * factor
@@ -292,8 +301,10 @@ def _grad_features(
         o_v = i_v + tl.arange(0, BV)
         m_kv = (o_d < D)[:, None] & (o_v < V)[None, :]
         p_block = p_kv + o_row[:, None] * V + o_v[None, :]
+
         # [BD, BV]
         b_kv = tl.load(p_block, mask=m_kv, other=0)
+
         # [BT, BV]
         b_value = load_tile(p_value, i_n, o_t, o_v, T, V)
         b_phi += tl.dot(b_value, tl.trans(b_kv), input_precision=PRECISION)

@@ -43,7 +43,9 @@ class States(NamedTuple):
 
     def at(self, slot: int) -> Tensor:
         """The state in a slot, [n, features, d_v + 1]."""
-        return torch.cat([self.kv[:, slot], self.k[:, slot].unsqueeze(-1)], dim=-1)
+        kv = self.kv[:, slot]
+        k = self.k[:, slot].unsqueeze(-1)
+        return torch.cat([kv, k], dim=-1)
 
 
 def prefix_sums(
@@ -69,13 +71,17 @@ def prefix_sums(
         kv=of_x.normalizer.new_empty(*shape, layout.d_v),
         k=of_x.normalizer.new_empty(shape),
     )
+
+    # The slot that no chunk writes.
     first = -1 if is_reverse else 0
     states.kv[:, first] = 0 if start is None else start[..., :-1]
     states.k[:, first] = 0 if start is None else start[..., -1]
 
+    # At least one block, because the sums of features do not depend on values.
+    n_value_blocks = max(1, layout.n_value_blocks())
     launch(
         _sum_features,
-        (layout.n * layout.n_chunks, layout.n_kinds, max(1, layout.n_value_blocks())),
+        (layout.n * layout.n_chunks, layout.n_kinds, n_value_blocks),
         x,
         *of_x,
         *states,
@@ -84,10 +90,20 @@ def prefix_sums(
         *layout.constants,
         *layout.tiles,
     )
+
     for sums in states:
+        # Of one slot of one sequence.
         width = sums[0, 0].numel() if layout.n else 0
-        grid = (layout.n, triton.cdiv(width, SCAN))
-        launch(_add_up, grid, sums, n_slots, width, is_reverse, SCAN)
+        n_parts = triton.cdiv(width, SCAN)
+        launch(
+            _add_up,
+            (layout.n, n_parts),
+            sums,
+            n_slots,
+            width,
+            is_reverse,
+            SCAN,
+        )
     return states
 
 
@@ -120,34 +136,58 @@ def _sum_features(
     BV: tl.constexpr,
 ):
     """Write the sum over a chunk of the features of one kind times the values."""
+    n_chunks = SLOTS - 1
     i_kind = tl.program_id(1)
     i_v = tl.program_id(2)
-    i_n = (tl.program_id(0) // (SLOTS - 1)).to(tl.int64)
-    i_chunk = tl.program_id(0) % (SLOTS - 1)
+    # 64 bits, because offsets into states can exceed 32.
+    i_n = (tl.program_id(0) // n_chunks).to(tl.int64)
+    i_chunk = tl.program_id(0) % n_chunks
     o_d = tl.arange(0, BD)
     o_v = i_v * BV + tl.arange(0, BV)
 
     b_kv = tl.zeros([BD, BV], tl.float32)
     b_k = tl.zeros([BD], tl.float32)
-    for i_t in range(i_chunk * CHUNK, tl.minimum((i_chunk + 1) * CHUNK, T), BT):
+    i_start = i_chunk * CHUNK
+    i_end = tl.minimum((i_chunk + 1) * CHUNK, T)
+    for i_t in range(i_start, i_end, BT):
         o_t = i_t + tl.arange(0, BT)
+
         # [BT, BD]
         b_phi = features_of_kind(
-            p_x, i_n, o_t, o_d, i_kind, T, D, C0, C1, W0, W1, W_SQUARE, W_PAIR
+            p_x,
+            i_n,
+            o_t,
+            o_d,
+            i_kind,
+            T,
+            D,
+            C0,
+            C1,
+            W0,
+            W1,
+            W_SQUARE,
+            W_PAIR,
         )
+
         # [BT, BV]
         b_value = load_tile(p_value, i_n, o_t, o_v, T, V)
         b_kv += tl.dot(tl.trans(b_phi), b_value, input_precision=PRECISION)
+
         # [BT]
-        b_normalizer = tl.load(p_normalizer + i_n * T + o_t, mask=o_t < T, other=0)
+        p_tokens = p_normalizer + i_n * T + o_t
+        b_normalizer = tl.load(p_tokens, mask=o_t < T, other=0)
         b_k += tl.sum(b_phi * b_normalizer[:, None], 0)
 
+    # The rows of the slot that belong to this kind.
     i_row, n_rows = rows_of_kind(i_kind, D, C0, C1)
     i_slot = i_n * SLOTS + i_chunk + (0 if REVERSE else 1)
     o_row = i_slot * F + i_row + o_d
     m_row = o_d < n_rows
     m_kv = m_row[:, None] & (o_v < V)[None, :]
-    tl.store(p_kv + o_row[:, None] * V + o_v[None, :], b_kv, mask=m_kv)
+    p_block = p_kv + o_row[:, None] * V + o_v[None, :]
+    tl.store(p_block, b_kv, mask=m_kv)
+
+    # The sum of the features does not depend on the part of the values' width.
     if i_v == 0:
         tl.store(p_k + o_row, b_k, mask=m_row)
 

@@ -47,11 +47,16 @@ def sum_values(
         divisor: [n, pos], float32; or None.
     """
     n_blocks = layout.n_blocks(layout.tiles)
+    is_reverse = divisor is None
+    has_state = states is not None
+
     # A program takes a pointer in any case, and does not use that of an absent tensor.
     kv, k = states or (value, value)
     norm = value
     if states is not None:
         norm = torch.linalg.vector_norm(states.k, dim=-1)
+    if divisor is None:
+        divisor = value
 
     launch(
         _sum_values,
@@ -63,13 +68,13 @@ def sum_values(
         k,
         norm,
         out,
-        value if divisor is None else divisor,
+        divisor,
         *layout.sizes,
         n_blocks,
         layout.n_kinds,
         layout.eps,
-        divisor is None,
-        states is not None,
+        is_reverse,
+        has_state,
         *layout.constants,
         *layout.tiles,
     )
@@ -111,6 +116,7 @@ def _sum_values(
     BV: tl.constexpr,
 ):
     """See ``sum_values``; a program per tile of x and of the width of values."""
+    # 64 bits, because offsets into values can exceed 32.
     i_n = (tl.program_id(0) // BLOCKS).to(tl.int64)
     i_block = tl.program_id(0) % BLOCKS
     i_v = tl.program_id(1)
@@ -118,6 +124,7 @@ def _sum_values(
     o_d = tl.arange(0, BD)
     o_v = i_v * BV + tl.arange(0, BV)
     i_chunk = i_block * BT // CHUNK
+
     # [BT, BD]
     b_x = load_tile(p_x, i_n, o_t, o_d, T, D)
     b_sum = tl.zeros([BT, BV], tl.float32)
@@ -135,15 +142,20 @@ def _sum_values(
         i_first, i_stop, BT, num_stages=1 if PRECISION == "bf16x6" else None
     ):
         o_y = i_y + tl.arange(0, BT)
+
         # [BT, BD]
         b_y = load_tile(p_y, i_n, o_y, o_d, T, D)
+
+        # [BT, BT]
         b_scores = tl.dot(b_x, tl.trans(b_y), input_precision=PRECISION) * SCALE
         if REVERSE:
             m_pair = o_y[None, :] >= o_t[:, None]
         else:
             m_pair = o_y[None, :] <= o_t[:, None]
         b_weights = C0 + b_scores * (C1 + C2 * b_scores)
-        b_weights = tl.where(m_pair & (o_y < T)[None, :], b_weights, 0.0)
+        m_weights = m_pair & (o_y < T)[None, :]
+        b_weights = tl.where(m_weights, b_weights, 0.0)
+
         # [BT, BV]
         b_value = load_tile(p_value, i_n, o_y, o_v, T, V)
         b_sum += tl.dot(b_weights, b_value, input_precision=PRECISION)
@@ -157,30 +169,48 @@ def _sum_values(
         for i_kind in range(0, KINDS):
             # [BT, BD]
             b_phi = features_of_kind(
-                p_x, i_n, o_t, o_d, i_kind, T, D, C0, C1, W0, W1, W_SQUARE, W_PAIR
+                p_x,
+                i_n,
+                o_t,
+                o_d,
+                i_kind,
+                T,
+                D,
+                C0,
+                C1,
+                W0,
+                W1,
+                W_SQUARE,
+                W_PAIR,
             )
             i_row, n_rows = rows_of_kind(i_kind, D, C0, C1)
             o_row = i_row + o_d
-            m_kv = (o_d < n_rows)[:, None] & (o_v < V)[None, :]
+            m_row = o_d < n_rows
+            m_kv = m_row[:, None] & (o_v < V)[None, :]
             p_block = p_slot_kv + o_row[:, None] * V + o_v[None, :]
+
             # [BD, BV]
             b_kv = tl.load(p_block, mask=m_kv, other=0)
             b_sum += tl.dot(b_phi, b_kv, input_precision=PRECISION)
             if not REVERSE:
                 # [BD]
-                b_k = tl.load(p_slot_k + o_row, mask=o_d < n_rows, other=0)
+                b_k = tl.load(p_slot_k + o_row, mask=m_row, other=0)
                 b_normalizer += tl.sum(b_phi * b_k[None, :], 1)
 
     if not REVERSE:
         b_divisor = b_normalizer + eps
         if HAS_STATE:
-            # Below its own rounding error a sum of weights counts as 0.
+            # Below its own rounding error a sum of weights counts as 0. The weight of x
+            # for itself is the square of the norm of its features.
             b_square = SCALE * tl.sum(b_x * b_x, 1)
-            b_phi_norm = tl.sqrt(C0 + b_square * (C1 + C2 * b_square))
-            b_noise = ROUNDING * b_phi_norm * tl.load(p_norm + i_slot)
+            b_own_weight = C0 + b_square * (C1 + C2 * b_square)
+            b_phi_norm = tl.sqrt(b_own_weight)
+            b_norm = tl.load(p_norm + i_slot)
+            b_noise = ROUNDING * b_phi_norm * b_norm
             m_noise = tl.abs(b_normalizer) <= b_noise
             b_divisor = tl.where(m_noise, float("inf"), b_divisor)
         b_sum = b_sum / b_divisor[:, None]
+        # All programs of a tile of tokens have the same divisors.
         if i_v == 0:
             tl.store(p_divisor + i_n * T + o_t, b_divisor, mask=o_t < T)
 

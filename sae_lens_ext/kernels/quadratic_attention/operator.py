@@ -56,6 +56,7 @@ def run(
     flat_q, flat_k, flat_v = (
         tensor.reshape(n, *tensor.shape[-2:]) for tensor in (q, k, v)
     )
+    # One tensor for both parts, because an operator takes no tuples.
     initial_state = None
     if state is not None:
         joined = _joined(state)
@@ -77,7 +78,9 @@ def run(
     out = out.view(v.shape)
     if not wants_state:
         return out, None
-    return out, _split(final_state.view(*batch, *final_state.shape[1:]))
+
+    final_state = final_state.view(*batch, *final_state.shape[1:])
+    return out, _split(final_state)
 
 
 def register(name: str, attend: Attend, find_gradients: Gradients) -> None:
@@ -166,6 +169,7 @@ def _backward(gradients_name: str) -> Callable[..., tuple[Any, ...]]:
     ) -> tuple[Any, ...]:
         *inputs, out, divisor = ctx.saved_tensors
         c, scale, eps, chunk, wants_state = ctx.numbers
+        # Without a final state its gradient is that of an empty tensor.
         grad_state = grad_final_state if wants_state else None
         needs = list(ctx.needs_input_grad[:4])
 
@@ -216,7 +220,9 @@ def _gradients_by_definition(
         total = (out * grad_out).sum()
         if final_state is None or grad_state is None:
             return total
-        return total + (_joined(final_state) * grad_state).sum()
+
+        state_total = (_joined(final_state) * grad_state).sum()
+        return total + state_total
 
     return gradients_by_definition(weighted, inputs, needs, grad_out.new_ones(()))
 
@@ -226,7 +232,9 @@ def _joined(state: AttentionState) -> Tensor:
 
 
 def _split(state: Tensor) -> AttentionState:
-    return AttentionState(state[..., :-1].contiguous(), state[..., -1].contiguous())
+    kv = state[..., :-1].contiguous()
+    k = state[..., -1].contiguous()
+    return AttentionState(kv, k)
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
@@ -249,9 +257,12 @@ def _shapes(
     wants_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     n, pos, d = q.shape
+    d_v = v.shape[-1]
+    # An operator returns a tensor for every result; an empty one stands for None.
     state_shape = (0,)
     if wants_state:
-        state_shape = (n, n_features(d, (c[0], c[1], c[2])), v.shape[-1] + 1)
+        features = n_features(d, (c[0], c[1], c[2]))
+        state_shape = (n, features, d_v + 1)
     dtype = reference.accumulator(q)
     return (
         v.new_empty(v.shape),
@@ -261,6 +272,7 @@ def _shapes(
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
+    # The final state is not needed: the backward pass computes the states again.
     ctx.save_for_backward(*inputs[:4], *output[:2])
     ctx.numbers = inputs[4:]
 

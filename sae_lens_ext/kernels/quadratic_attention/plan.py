@@ -39,9 +39,19 @@ def is_short(
         n_ends: how many of these are done in any case: to read a state from before,
             and to write one for later.
     """
-    state_cost = n_features(d, feature_map.c) * (d_v + 1 + _FEATURE_COST)
-    chunked_cost = CHUNK * (d + d_v) + (2 - n_ends) * state_cost
-    return pos <= _WHOLE_UP_TO and pos * (d + d_v) <= chunked_cost
+    if pos > _WHOLE_UP_TO:
+        return False
+
+    # The sum of the weights is one more value.
+    cost_per_feature = d_v + 1 + _FEATURE_COST
+    state_cost = n_features(d, feature_map.c) * cost_per_feature
+
+    # One product for the score, one for the value.
+    cost_per_score = d + d_v
+    n_states = 2 - n_ends
+    whole_cost = pos * cost_per_score
+    chunked_cost = CHUNK * cost_per_score + n_states * state_cost
+    return whole_cost <= chunked_cost
 
 
 def split_tokens(pos: int, chunk: int) -> list[slice]:
@@ -50,15 +60,24 @@ def split_tokens(pos: int, chunk: int) -> list[slice]:
     >>> split_tokens(5, 2), split_tokens(5, 0), split_tokens(0, 2)
     ([slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)], [slice(0, 5, None)], [])
     """
+    # At least 1, because range takes no step of 0.
     size = chunk or max(pos, 1)
-    return [slice(start, min(start + size, pos)) for start in range(0, pos, size)]
+    starts = range(0, pos, size)
+    return [slice(start, min(start + size, pos)) for start in starts]
 
 
 def group_sequences(x: Tensor, chunks: list[slice], n_features: int) -> list[slice]:
     """Groups of the sequences of ``x`` [n, pos, d], each to be worked on at a time."""
-    longest = max((tokens.stop - tokens.start for tokens in chunks), default=1)
+    lengths = [tokens.stop - tokens.start for tokens in chunks]
+    longest = max(lengths, default=1)
+
     if x.device.type == "cpu":
-        size = _SCORES // longest**2
+        n_scores = longest**2
+        size = _SCORES // n_scores
     else:
-        size = _FEATURES_ON_GPU // (longest * max(longest, n_features))
+        # A token has as many scores as the chunk has tokens.
+        widest = max(longest, n_features)
+        size = _FEATURES_ON_GPU // (longest * widest)
+
+    # A sequence is never divided between groups.
     return split_tokens(len(x), max(1, size))

@@ -44,6 +44,8 @@ class FeatureMap(NamedTuple):
     def of_scores(self, scores: Tensor) -> Tensor:
         """The weights c0 + c1 s + c2 s^2."""
         c0, c1, c2 = self.c
+        # In one expression, so that no step outlives the next one: dense scores can be
+        # the largest tensors of all.
         return c0 + scores * (c1 + c2 * scores)
 
     def features(self, x: Tensor) -> Tensor:
@@ -74,25 +76,33 @@ def divisor(
             of ``total``, or 1 in their place. None if no state was read.
         feature_map: of the weights.
     """
+    # Only what is read from a state can be noise.
+    total_and_eps = total + feature_map.eps
     if n is None:
-        return total + feature_map.eps
+        return total_and_eps
 
     # |phi(q)|^2 is the weight of q for itself. Detached, because where the noise begins
     # has no derivative.
-    own_score = feature_map.scale * q.detach().square().sum(-1)
-    phi_q_norm = feature_map.of_scores(own_score).sqrt()
+    square_of_q = q.detach().square().sum(-1)
+    own_score = feature_map.scale * square_of_q
+    own_weight = feature_map.of_scores(own_score)
+    phi_q_norm = own_weight.sqrt()
     n_norm = torch.linalg.vector_norm(n.detach(), dim=-1)
-    noise = torch.finfo(total.dtype).eps * phi_q_norm * n_norm
-    return torch.where(total.abs() <= noise, math.inf, total + feature_map.eps)
+
+    rounding = torch.finfo(total.dtype).eps
+    noise = rounding * phi_q_norm * n_norm
+    is_noise = total.abs() <= noise
+    return torch.where(is_noise, math.inf, total_and_eps)
 
 
 def empty_state(k: Tensor, v: Tensor, feature_map: FeatureMap) -> AttentionState:
     """The state before the first token, for keys and values of these shapes."""
     *batch, _, d = k.shape
+    d_v = v.shape[-1]
     dtype = accumulator(k)
     features = n_features(d, feature_map.c)
     return AttentionState(
-        kv=k.new_zeros((*batch, features, v.shape[-1]), dtype=dtype),
+        kv=k.new_zeros((*batch, features, d_v), dtype=dtype),
         k=k.new_zeros((*batch, features), dtype=dtype),
     )
 
@@ -129,20 +139,26 @@ def dense(
     n = None
     if state is not None:
         phi_q = feature_map.features(wide_q)
-        numerator = numerator + phi_q @ state.kv
-        total = total + (phi_q @ state.k.unsqueeze(-1)).squeeze(-1)
+        numerator_before = phi_q @ state.kv
+        total_before = phi_q @ state.k.unsqueeze(-1)
+
+        # Not in place, because autograd needs what was added.
+        numerator = numerator + numerator_before
+        total = total + total_before.squeeze(-1)
         n = state.k.unsqueeze(-2)
 
-    out = numerator / divisor(total, wide_q, n, feature_map).unsqueeze(-1)
+    by = divisor(total, wide_q, n, feature_map)
+    out = numerator / by.unsqueeze(-1)
     out = out.to(v.dtype)
     if not wants_state:
         return out, None
 
-    before = empty_state(k, v, feature_map) if state is None else state
+    if state is None:
+        state = empty_state(k, v, feature_map)
     phi_k = feature_map.features(wide_k)
     after = AttentionState(
-        kv=before.kv + phi_k.mT @ wide_v,
-        k=before.k + phi_k.sum(-2),
+        kv=state.kv + phi_k.mT @ wide_v,
+        k=state.k + phi_k.sum(-2),
     )
     return out, after
 
@@ -157,14 +173,27 @@ def chunked(
     chunk: int = 64,
 ) -> tuple[Tensor, AttentionState | None]:
     """Scores of ``chunk`` tokens with each other, and a state for all before them."""
-    n_chunks = -(-q.shape[-2] // chunk)
-    chunks = zip(*(tensor.split(chunk, dim=-2) for tensor in (q, k, v)), strict=True)
+    pos = q.shape[-2]
+    n_chunks = -(-pos // chunk)
+    chunks = zip(
+        q.split(chunk, dim=-2),
+        k.split(chunk, dim=-2),
+        v.split(chunk, dim=-2),
+        strict=True,
+    )
 
     outs = []
     for i, (chunk_q, chunk_k, chunk_v) in enumerate(chunks, start=1):
         # The state after the last chunk is read by no other.
         needs_state = wants_state or i < n_chunks
-        out, state = dense(chunk_q, chunk_k, chunk_v, feature_map, state, needs_state)
+        out, state = dense(
+            chunk_q,
+            chunk_k,
+            chunk_v,
+            feature_map,
+            state,
+            needs_state,
+        )
         outs.append(out)
     return torch.cat(outs, dim=-2), state
 
@@ -203,12 +232,18 @@ def recurrent(
         phi_q = feature_map.features(token_q)
         phi_k = feature_map.features(token_k)
 
-        own_score = feature_map.scale * (token_q * token_k).sum(-1)
+        product = (token_q * token_k).sum(-1)
+        own_score = feature_map.scale * product
         own_weight = feature_map.of_scores(own_score)
+        own_numerator = own_weight.unsqueeze(-1) * token_v
 
-        total = (phi_q * n).sum(-1) + own_weight
-        numerator = (phi_q.unsqueeze(-2) @ kv).squeeze(-2)
-        numerator = numerator + own_weight.unsqueeze(-1) * token_v
+        # Tokens before this one, through the state.
+        total_before = (phi_q * n).sum(-1)
+        row_before = phi_q.unsqueeze(-2) @ kv
+        numerator_before = row_before.squeeze(-2)
+
+        total = total_before + own_weight
+        numerator = numerator_before + own_numerator
         by = divisor(total, token_q, n, feature_map)
         outs.append(numerator / by.unsqueeze(-1))
 
@@ -216,5 +251,9 @@ def recurrent(
         kv = torch.addcmul(kv, phi_k.unsqueeze(-1), token_v.unsqueeze(-2))
         n = n + phi_k
 
-    out = torch.stack(outs, dim=-2).to(v.dtype) if outs else v.clone()
-    return out, AttentionState(kv, n)
+    # Without tokens there is nothing to stack.
+    if not outs:
+        return v.clone(), AttentionState(kv, n)
+
+    out = torch.stack(outs, dim=-2)
+    return out.to(v.dtype), AttentionState(kv, n)

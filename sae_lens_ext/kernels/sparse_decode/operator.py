@@ -20,11 +20,13 @@ def run(
     b_dec: Tensor,
 ) -> Tensor:
     """Run the operator ``name`` on a code with any leading axes."""
-    k = values.shape[-1]
+    *batch, k = values.shape
     flat_values = values.reshape(-1, k)
     flat_indices = indices.reshape(-1, k).long()
     out = _operator.call(name, flat_values, flat_indices, W_dec, b_dec)
-    return out.view(*values.shape[:-1], W_dec.shape[1])
+
+    d_model = W_dec.shape[1]
+    return out.view(*batch, d_model)
 
 
 def register(name: str, rows: Rows) -> None:
@@ -41,6 +43,7 @@ def register(name: str, rows: Rows) -> None:
         b_dec: Tensor,
     ) -> Tensor:
         check_features(indices, W_dec)
+        # Implementations address memory by the shapes alone.
         return rows.weighted_row_sum(
             values.contiguous(),
             indices.contiguous(),
@@ -59,18 +62,22 @@ def register(name: str, rows: Rows) -> None:
         grad = grad.contiguous()
         values = values.contiguous()
         indices = indices.contiguous()
-        grad_values, grad_W = (grad.new_empty(0) for _ in range(2))
+        # An operator returns a tensor for every result; an empty one stands for None.
+        grad_values = grad.new_empty(0)
+        grad_W = grad.new_empty(0)
 
         if needs_values:
             grad_values = rows.row_dots(grad, indices, W_dec.contiguous())
         if needs_W:
-            grad_W = rows.scatter_row_sum(values, indices, grad, W_dec.shape[0])
+            d_sae = W_dec.shape[0]
+            grad_W = rows.scatter_row_sum(values, indices, grad, d_sae)
         return grad_values, grad_W
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, indices, W_dec, b_dec = ctx.saved_tensors
         needs_values, _, needs_W, needs_b = ctx.needs_input_grad
 
+        # For a second derivative, which the operator does not have.
         if torch.is_grad_enabled():
 
             def definition(values: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
@@ -79,18 +86,36 @@ def register(name: str, rows: Rows) -> None:
             inputs = (values, W_dec, b_dec)
             needs = (needs_values, needs_W, needs_b)
             grad_values, grad_W, grad_b = gradients_by_definition(
-                definition, inputs, needs, grad
+                definition,
+                inputs,
+                needs,
+                grad,
             )
+            # Indices have no gradient.
             return grad_values, None, grad_W, grad_b
 
         grads = _operator.call(
-            f"{name}_gradients", grad, values, indices, W_dec, needs_values, needs_W
+            f"{name}_gradients",
+            grad,
+            values,
+            indices,
+            W_dec,
+            needs_values,
+            needs_W,
         )
-        grad_values, grad_W = _operator.optional(grads, (needs_values, needs_W))
+        needs = (needs_values, needs_W)
+        grad_values, grad_W = _operator.optional(grads, needs)
+        # Without the operator: the bias is added to every row.
         grad_b = grad.sum(0) if needs_b else None
         return grad_values, None, grad_W, grad_b
 
-    _operator.register(name, decode, shapes=_shapes, keep=_keep, backward=backward)
+    _operator.register(
+        name,
+        decode,
+        shapes=_shapes,
+        keep=_keep,
+        backward=backward,
+    )
     _operator.register(f"{name}_gradients", gradients, shapes=_gradient_shapes)
 
 
@@ -100,7 +125,9 @@ def _shapes(
     W_dec: Tensor,
     b_dec: Tensor,
 ) -> Tensor:
-    return values.new_empty(values.shape[0], W_dec.shape[1])
+    n = values.shape[0]
+    d_model = W_dec.shape[1]
+    return values.new_empty(n, d_model)
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
@@ -116,4 +143,5 @@ def _gradient_shapes(
     needs_W: bool,
 ) -> tuple[Tensor, Tensor]:
     grad_values = values.new_empty(values.shape if needs_values else (0,))
-    return grad_values, W_dec.new_empty(W_dec.shape if needs_W else (0,))
+    grad_W = W_dec.new_empty(W_dec.shape if needs_W else (0,))
+    return grad_values, grad_W

@@ -26,7 +26,8 @@ _DEPTH = 16
 
 def saves_work(n_columns: int, k: int) -> bool:
     """Whether rows are so long, for this k, that reading them twice is worth it."""
-    return n_columns >= _DEPTH * _width(k)
+    segment = _DEPTH * _width(k)
+    return n_columns >= segment
 
 
 @contextmanager
@@ -35,20 +36,33 @@ def selection(n_threads: int) -> Iterator[Callable[[Tensor, Tensor, Tensor], Non
     with ThreadPoolExecutor(n_threads) as pool:
 
         def select(pre: Tensor, values: Tensor, indices: Tensor) -> None:
+            n_rows = len(pre)
+            width = _width(values.shape[1])
+
+            # Half precision in float32, because numpy lacks bfloat16.
             wide = pre if pre.dtype == torch.float64 else pre.float()
             largest = torch.empty(values.shape, dtype=wide.dtype)
-            arrays = (wide.numpy(), largest.numpy(), indices.numpy())
+
+            rows = wide.numpy()
+            row_values = largest.numpy()
+            row_indices = indices.numpy()
+
+            def select_part(part: tuple[int, int]) -> None:
+                first, last = part
+                _select(
+                    rows[first:last],
+                    row_values[first:last],
+                    row_indices[first:last],
+                    width,
+                )
 
             # Each thread gets as many rows as the others, or one more.
-            edges = [len(wide) * part // n_threads for part in range(n_threads + 1)]
-            parts = [
-                [array[first:last] for array in arrays]
-                for first, last in itertools.pairwise(edges)
-            ]
+            edges = [n_rows * part // n_threads for part in range(n_threads + 1)]
+            parts = itertools.pairwise(edges)
 
-            width = _width(values.shape[1])
-            # basedpyright counts a list as one argument.
-            list(pool.map(lambda part: _select(*part, width), parts))  # pyright: ignore[reportCallIssue]
+            # As a list, because map raises a thread's error only when its result is
+            # asked for.
+            list(pool.map(select_part, parts))
             values.copy_(largest)
 
         yield select
@@ -56,7 +70,8 @@ def selection(n_threads: int) -> Iterator[Callable[[Tensor, Tensor, Tensor], Non
 
 def _width(k: int) -> int:
     """How many groups there are: 2k, rounded up to whole vectors, and at least 64."""
-    return max(64, -(-2 * k // 32) * 32)
+    n_vectors = -(-2 * k // 32)
+    return max(64, 32 * n_vectors)
 
 
 # no_type_check keeps the tests' run-time shape checks from wrapping numba's functions.
@@ -65,8 +80,10 @@ def _width(k: int) -> int:
 def _select(rows, values, indices, width):
     n_rows, n_columns = rows.shape
     k = values.shape[1]
-    n_segments = -(-n_columns // (width * _DEPTH))
+    segment_size = width * _DEPTH
+    n_segments = -(-n_columns // segment_size)
 
+    # Allocated once, and used again by every row.
     maxima = np.empty((n_segments, width), rows.dtype)
     overall = np.empty(width, rows.dtype)
     keys = np.empty(n_columns, rows.dtype)
@@ -76,15 +93,20 @@ def _select(rows, values, indices, width):
         row = rows[r]
         _find_maxima(row, maxima)
         _merge_segments(maxima, overall)
-        _largest_first(overall, ids, width, k)
 
-        n = _collect(row, maxima, overall[k - 1], keys, ids)
+        # Only the k-th largest maximum matters here; the ids are overwritten below.
+        _largest_first(overall, ids, width, k)
+        bound = overall[k - 1]
+
+        n = _collect(row, maxima, bound, keys, ids)
         _largest_first(keys, ids, n, k)
         _sort(keys, ids, k)
 
+        # From the row rather than from the keys, where NaN is infinity.
         for j in range(k):
-            values[r, j] = row[ids[j]]
-            indices[r, j] = ids[j]
+            column = ids[j]
+            values[r, j] = row[column]
+            indices[r, j] = column
 
 
 @numba.njit(nogil=True, cache=True)
@@ -92,16 +114,19 @@ def _select(rows, values, indices, width):
 def _find_maxima(row, maxima):
     """Write the maximum of every group in every segment into ``maxima``."""
     n_segments, width = maxima.shape
+    segment_size = width * _DEPTH
     for segment in range(n_segments):
-        first = segment * width * _DEPTH
-        last = min(first + width * _DEPTH, len(row))
+        first = segment * segment_size
+        last = min(first + segment_size, len(row))
         highest = maxima[segment]
         highest[:] = -np.inf
 
         for start in range(first, last, width):
-            part = row[start : min(start + width, last)]
+            stop = min(start + width, last)
+            part = row[start:stop]
             for j in range(len(part)):
-                # In this form NaN counts as larger than all numbers, and stays.
+                # In this form NaN counts as larger than all numbers, and stays. It
+                # is one expression, so that it runs in vector registers.
                 highest[j] = (
                     highest[j]
                     if part[j] <= highest[j] or highest[j] != highest[j]
@@ -119,6 +144,7 @@ def _merge_segments(maxima, overall):
         highest = maxima[segment]
         for j in range(width):
             overall[j] = highest[j] if highest[j] > overall[j] else overall[j]
+            # NaN, which no comparison finds larger.
             if highest[j] != highest[j]:
                 overall[j] = np.inf
 
@@ -132,16 +158,19 @@ def _collect(row, maxima, bound, keys, ids):
     """
     n = 0
     n_segments, width = maxima.shape
+    segment_size = width * _DEPTH
     for segment in range(n_segments):
-        first = segment * width * _DEPTH
-        last = min(first + width * _DEPTH, len(row))
+        first = segment * segment_size
+        last = min(first + segment_size, len(row))
 
         for j in range(width):
             if maxima[segment, j] < bound:
                 continue
             for column in range(first + j, last, width):
-                if not row[column] < bound:
-                    keys[n] = row[column] if row[column] == row[column] else np.inf
+                number = row[column]
+                # Not ">=", which NaN would fail.
+                if not number < bound:
+                    keys[n] = number if number == number else np.inf
                     ids[n] = column
                     n += 1
     return n
@@ -161,7 +190,10 @@ def _largest_first(keys, ids, n, k):
         first = keys[low]
         middle = keys[(low + high) // 2]
         last = keys[high]
-        pivot = max(min(first, middle), min(max(first, middle), last))
+
+        smaller = min(first, middle)
+        larger = max(first, middle)
+        pivot = max(smaller, min(larger, last))
 
         i = low
         j = high
@@ -176,6 +208,7 @@ def _largest_first(keys, ids, n, k):
                 i += 1
                 j -= 1
 
+        # On with the side of the k-th key; between the two all keys equal the pivot.
         if k - 1 <= j:
             high = j
         elif k - 1 >= i:

@@ -45,30 +45,44 @@ def _encode(
     values = x.new_empty(n, k)
     indices = torch.empty(n, k, dtype=torch.int64)
 
-    chunk_size = max(64, _CHUNK_ELEMENTS // d_sae)
+    # A product of fewer than 64 tokens would mostly arrange W_enc.
+    n_tokens_that_fit = _CHUNK_ELEMENTS // d_sae
+    chunk_size = max(64, n_tokens_that_fit)
+
     with _selection(n, d_sae, k) as select:
         for start in range(0, n, chunk_size):
             chunk = slice(start, start + chunk_size)
-            pre = torch.addmm(b_enc, x[chunk], W_enc)
-            select(pre, values[chunk], indices[chunk])
+            chunk_x = x[chunk]
+            chunk_values = values[chunk]
+            chunk_indices = indices[chunk]
+
+            pre = torch.addmm(b_enc, chunk_x, W_enc)
+            select(pre, chunk_values, chunk_indices)
+
+    # After the selection, when only k numbers per token are left.
     return values.relu_(), indices
 
 
 def _selection(n: int, d_sae: int, k: int) -> AbstractContextManager[Select]:
     """The faster way to select for these sizes."""
-    if n * d_sae >= _COMPILED_FROM and has_numba():
+    n_elements = n * d_sae
+    if n_elements >= _COMPILED_FROM and has_numba():
         # Loads numba, so only when needed.
         from sae_lens_ext.kernels.topk_encode import compiled
 
         if compiled.saves_work(d_sae, k):
-            return compiled.selection(torch.get_num_threads())
+            n_threads = torch.get_num_threads()
+            return compiled.selection(n_threads)
     return nullcontext(_select)
 
 
 def _select(pre: Tensor, values: Tensor, indices: Tensor) -> None:
+    k = values.shape[1]
+    largest = torch.topk(pre, k, dim=-1, sorted=True)
     # Assigned instead of written by out=, because under autocast the product has
     # another dtype than x.
-    values[:], indices[:] = torch.topk(pre, values.shape[1], dim=-1, sorted=True)
+    values[:] = largest.values
+    indices[:] = largest.indices
 
 
 operator.register("topk_encode_cpu", _encode, cpu_rows)

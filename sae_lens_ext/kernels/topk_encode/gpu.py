@@ -47,22 +47,33 @@ def _encode(
     values = x.new_empty(n, k)
     indices = torch.empty(n, k, dtype=torch.int64, device=x.device)
 
-    # As many tokens as fit with one program's columns, and as many columns as fit then.
-    n_rows = max(1, min(n, _PIECE_ELEMENTS // _COLUMNS))
-    n_columns = max(1, _PIECE_ELEMENTS // (n_rows * _COLUMNS)) * _COLUMNS
+    # As many tokens as fit with one program's columns, because each piece of W_enc is
+    # read once per piece of tokens; and as many columns as fit then.
+    n_rows_that_fit = _PIECE_ELEMENTS // _COLUMNS
+    n_rows = max(1, min(n, n_rows_that_fit))
+    n_programs = _PIECE_ELEMENTS // (n_rows * _COLUMNS)
+    n_columns = _COLUMNS * max(1, n_programs)
 
     for start in range(0, n, n_rows):
         tokens = slice(start, start + n_rows)
-        best = indices.new_empty(len(x[tokens]), 0)
+        piece_x = x[tokens]
+        best = indices.new_empty(len(piece_x), 0)
 
         for first in range(0, d_sae, n_columns):
             piece = slice(first, first + n_columns)
-            pre = torch.addmm(b_enc[piece], x[tokens], W_enc[:, piece])
+            pre = torch.addmm(b_enc[piece], piece_x, W_enc[:, piece])
             candidates = largest(pre, k, first)
-            best = torch.cat([best, candidates], dim=1)
-            best = torch.topk(best, min(k, best.shape[1]), dim=1, sorted=True).values
 
-        values[tokens], indices[tokens] = _unpacked(best)
+            # The first pieces may hold fewer than k features between them.
+            best = torch.cat([best, candidates], dim=1)
+            n_best = min(k, best.shape[1])
+            best = torch.topk(best, n_best, dim=1, sorted=True).values
+
+        piece_values, piece_indices = _unpacked(best)
+        values[tokens] = piece_values
+        indices[tokens] = piece_indices
+
+    # After the selection, when only k numbers per token are left.
     return values.relu_(), indices
 
 
@@ -84,11 +95,15 @@ def largest(pre: Tensor, k: int, first: int) -> Tensor:
     n_pieces = triton.cdiv(n_columns, _COLUMNS)
 
     # All pieces but the last give as many.
+    n_full = n_pieces - 1
     n_each = min(k, _COLUMNS)
-    n_last = min(k, n_columns - (n_pieces - 1) * _COLUMNS)
-    width = (n_pieces - 1) * n_each + n_last
+    n_rest = n_columns - n_full * _COLUMNS
+    n_last = min(k, n_rest)
+
+    width = n_full * n_each + n_last
     out = torch.empty(n, width, dtype=torch.int64, device=pre.device)
 
+    # A grid cannot be empty.
     if n:
         gpu_rows.launch(
             _select,
@@ -107,9 +122,15 @@ def largest(pre: Tensor, k: int, first: int) -> Tensor:
 
 def _unpacked(packed: Tensor) -> tuple[Tensor, Tensor]:
     """Values and features of packed integers."""
+    # The upper half is the key. Flipping all bits but the sign of a negative one undoes
+    # what made it grow with its float.
     key = packed >> 32
-    bits = torch.where(key < 0, key ^ 0x7FFFFFFF, key).to(torch.int32)
-    return bits.view(torch.float32), 0xFFFFFFFF - (packed & 0xFFFFFFFF)
+    bits = torch.where(key < 0, key ^ 0x7FFFFFFF, key)
+    values = bits.to(torch.int32).view(torch.float32)
+
+    # The lower half counts features down, so that the first of equal values is largest.
+    rank_of_feature = packed & 0xFFFFFFFF
+    return values, 0xFFFFFFFF - rank_of_feature
 
 
 @triton.jit
@@ -117,34 +138,56 @@ def _unpacked(packed: Tensor) -> tuple[Tensor, Tensor]:
 def _select(p_pre, p_out, C, OUT, EACH, FIRST, BC: tl.constexpr):
     i_n = tl.program_id(0).to(tl.int64)
     i_piece = tl.program_id(1)
-    o_c = i_piece * BC + tl.arange(0, BC)
+    i_c = i_piece * BC
+    o_c = i_c + tl.arange(0, BC)
     m_c = o_c < C
 
     # [BC]
-    b_pre = tl.load(p_pre + i_n * C + o_c, mask=m_c, other=0).to(tl.float32)
+    p_row = p_pre + i_n * C
+    b_pre = tl.load(p_row + o_c, mask=m_c, other=0)
+    b_pre = b_pre.to(tl.float32)
 
     # Integers in the order of the floats, with NaN above all of them, as in torch.topk.
     b_bits = b_pre.to(tl.int32, bitcast=True)
-    b_key = tl.where(b_bits < 0, b_bits ^ 0x7FFFFFFF, b_bits)
+    b_flipped = b_bits ^ 0x7FFFFFFF
+    b_key = tl.where(b_bits < 0, b_flipped, b_bits)
     b_key = tl.where(b_pre != b_pre, 0x7FFFFFFF, b_key)
     b_key = tl.where(m_c, b_key, -0x80000000)
-    n_select = tl.minimum(EACH, C - i_piece * BC)
+
+    # The last piece can have fewer columns than each of the others gives.
+    n_columns = C - i_c
+    n_select = tl.minimum(EACH, n_columns)
 
     # The largest bound that n_select keys reach, bit by bit from the sign on; without
     # any bit it is the smallest integer.
-    n_reach = tl.sum((b_key >= 0).to(tl.int32))
-    b_bound = tl.where(n_reach >= n_select, 0, -0x80000000).to(tl.int32)
+    m_positive = b_key >= 0
+    n_reach = tl.sum(m_positive.to(tl.int32))
+    b_bound = tl.where(n_reach >= n_select, 0, -0x80000000)
+    b_bound = b_bound.to(tl.int32)
     for i_bit in range(0, 31):
         b_try = b_bound + (1 << (30 - i_bit))
-        n_reach = tl.sum((b_key >= b_try).to(tl.int32))
+        m_reach = b_key >= b_try
+        n_reach = tl.sum(m_reach.to(tl.int32))
         b_bound = tl.where(n_reach >= n_select, b_try, b_bound)
 
     # All keys above the bound, and the first of those that equal it.
     m_above = (b_key > b_bound) & m_c
     m_equal = (b_key == b_bound) & m_c
-    n_equal = n_select - tl.sum(m_above.to(tl.int32))
-    m_taken = m_above | (m_equal & (tl.cumsum(m_equal.to(tl.int32), 0) <= n_equal))
+    n_above = tl.sum(m_above.to(tl.int32))
+    n_equal = n_select - n_above
+    b_place = tl.cumsum(m_equal.to(tl.int32), 0)
+    m_first = m_equal & (b_place <= n_equal)
+    m_taken = m_above | m_first
 
-    o_out = tl.cumsum(m_taken.to(tl.int32), 0) - 1
-    b_packed = (b_key.to(tl.int64) << 32) | (0xFFFFFFFF - (FIRST + o_c).to(tl.int64))
-    tl.store(p_out + i_n * OUT + i_piece * EACH + o_out, b_packed, mask=m_taken)
+    # Every key that is taken goes to the place that counts those before it.
+    b_count = tl.cumsum(m_taken.to(tl.int32), 0)
+    o_out = b_count - 1
+    p_piece = p_out + i_n * OUT + i_piece * EACH
+
+    # The key above, and below it the feature counted down: of equal values the first
+    # feature makes the largest integer.
+    b_feature = (FIRST + o_c).to(tl.int64)
+    b_upper = b_key.to(tl.int64) << 32
+    b_lower = 0xFFFFFFFF - b_feature
+    b_packed = b_upper | b_lower
+    tl.store(p_piece + o_out, b_packed, mask=m_taken)

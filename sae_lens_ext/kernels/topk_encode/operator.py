@@ -28,9 +28,12 @@ def run(
     k: int,
 ) -> tuple[Tensor, Tensor]:
     """Run the operator ``name`` on ``x`` with any leading axes."""
-    flat_x = x.reshape(-1, x.shape[-1])
+    *batch, d_model = x.shape
+    flat_x = x.reshape(-1, d_model)
     values, indices = _operator.call(name, flat_x, W_enc, b_enc, centre, k)
-    return values.view(*x.shape[:-1], k), indices.view(*x.shape[:-1], k)
+
+    shape = (*batch, k)
+    return values.view(shape), indices.view(shape)
 
 
 def register(name: str, encode: Encode, rows: Rows) -> None:
@@ -48,7 +51,8 @@ def register(name: str, encode: Encode, rows: Rows) -> None:
         centre: Tensor | None,
         k: int,
     ) -> tuple[Tensor, Tensor]:
-        return encode(_centred(x, centre), W_enc, b_enc, k)
+        centred = _centred(x, centre)
+        return encode(centred, W_enc, b_enc, k)
 
     def gradients(
         grad_values: Tensor,
@@ -63,9 +67,19 @@ def register(name: str, encode: Encode, rows: Rows) -> None:
         needs_centre: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         d_sae = W_enc.shape[1]
-        grad_pre = torch.where(values > 0, grad_values, 0)
-        grad_x, grad_W, grad_b, grad_centre = (x.new_empty(0) for _ in range(4))
+        # An operator returns a tensor for every result: an empty one stands for None,
+        # each a new one, because an operator must not return one tensor twice.
+        grad_x = x.new_empty(0)
+        grad_W = x.new_empty(0)
+        grad_b = x.new_empty(0)
+        grad_centre = x.new_empty(0)
 
+        # A chosen feature that relu cut off has no gradient.
+        is_active = values > 0
+        grad_pre = torch.where(is_active, grad_values, 0)
+
+        # The copy of W_enc has no name, so that its memory is free again before grad_W
+        # needs as much.
         if needs_x:
             grad_x = rows.weighted_row_sum(grad_pre, indices, W_enc.T.contiguous())
 
@@ -73,7 +87,8 @@ def register(name: str, encode: Encode, rows: Rows) -> None:
         # feature gets a gradient that is laid out like it.
         if needs_W:
             centred = _centred(x, centre).contiguous()
-            grad_W = rows.scatter_row_sum(grad_pre, indices, centred, d_sae).T
+            grad_features = rows.scatter_row_sum(grad_pre, indices, centred, d_sae)
+            grad_W = grad_features.T
 
         # The gradient of the centre is minus the sum of grad_x over tokens, computed
         # without grad_x.
@@ -89,6 +104,7 @@ def register(name: str, encode: Encode, rows: Rows) -> None:
         x, W_enc, b_enc, centre, values, indices = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:4])
 
+        # For a second derivative, which the operator does not have.
         if torch.is_grad_enabled():
 
             def chosen_values(
@@ -97,20 +113,38 @@ def register(name: str, encode: Encode, rows: Rows) -> None:
                 b_enc: Tensor,
                 centre: Tensor | None,
             ) -> Tensor:
+                centred = _centred(x, centre)
                 columns = W_enc.T[indices]
-                products = einsum(_centred(x, centre), columns, "n d, n k d -> n k")
-                return (products + b_enc[indices]).relu()
+                products = einsum(centred, columns, "n d, n k d -> n k")
+
+                pre = products + b_enc[indices]
+                return pre.relu()
 
             inputs = (x, W_enc, b_enc, centre)
             grads = gradients_by_definition(chosen_values, inputs, needs, grad_values)
             return *grads, None
 
         grads = _operator.call(
-            f"{name}_gradients", grad_values, x, W_enc, centre, values, indices, *needs
+            f"{name}_gradients",
+            grad_values,
+            x,
+            W_enc,
+            centre,
+            values,
+            indices,
+            *needs,
         )
-        return *_operator.optional(grads, needs), None
+        grads = _operator.optional(grads, needs)
+        # k has no gradient.
+        return *grads, None
 
-    _operator.register(name, forward, shapes=_shapes, keep=_keep, backward=backward)
+    _operator.register(
+        name,
+        forward,
+        shapes=_shapes,
+        keep=_keep,
+        backward=backward,
+    )
     _operator.register(f"{name}_gradients", gradients, shapes=_gradient_shapes)
 
 
@@ -125,8 +159,10 @@ def _shapes(
     centre: Tensor | None,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    values = x.new_empty(x.shape[0], k)
-    return values, x.new_empty(x.shape[0], k, dtype=torch.int64)
+    n = x.shape[0]
+    values = x.new_empty(n, k)
+    indices = x.new_empty(n, k, dtype=torch.int64)
+    return values, indices
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
@@ -146,10 +182,12 @@ def _gradient_shapes(
     needs_centre: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     d_model, d_sae = W_enc.shape
-    grad_W = x.new_empty(d_sae, d_model).T if needs_W else x.new_empty(0)
-    return (
-        x.new_empty(x.shape if needs_x else (0,)),
-        grad_W,
-        x.new_empty(d_sae if needs_b else 0),
-        x.new_empty(d_model if needs_centre else 0),
-    )
+    grad_x = x.new_empty(x.shape if needs_x else (0,))
+    grad_b = x.new_empty(d_sae if needs_b else 0)
+    grad_centre = x.new_empty(d_model if needs_centre else 0)
+
+    grad_W = x.new_empty(0)
+    if needs_W:
+        # Strides matter: torch.compile takes them from here.
+        grad_W = x.new_empty(d_sae, d_model).T
+    return grad_x, grad_W, grad_b, grad_centre
