@@ -141,7 +141,7 @@ class Splice:
 
     @property
     def edits(self) -> Any:
-        """The edits: a tuple where one site is spliced, else tuples by site name.
+        """The edits, as a tuple where one site is spliced, else tuples by site name.
 
         Assign a list of edits where one site is spliced; lists by site name, which
         change the sites they name and leave the others; an empty list, for no edits
@@ -155,7 +155,7 @@ class Splice:
 
     @property
     def error_term(self) -> ErrorTerm:
-        """Whether what the SAE leaves out is added back: False, True or "reference".
+        """Whether to add back what the SAE leaves out; False, True or "reference".
 
         With True and no edit, the output is the activation itself, to the bit.
         ``"reference"`` adds back what the SAE leaves out at the k it was trained at, so

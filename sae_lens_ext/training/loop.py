@@ -34,7 +34,7 @@ class TrainConfig:
     d_sae: int
     """Number of features."""
     k: int
-    """Active features per token: the largest k that the SAE is trained for."""
+    """Active features per token, the largest k that the SAE is trained for."""
     objective: Objective = field(default_factory=HierarchicalTopK)
     """The loss to minimise."""
     epochs: int = 3

@@ -46,7 +46,7 @@ class Recipe:
     seed: int = 42
     """Seed of the weights, of the order of examples, and of examples drawn anew."""
     steps: int = 12500
-    """Optimizer steps, at most: training ends once a test finds more than 99 %."""
+    """Optimizer steps, at most; training ends once a test finds more than 99 %."""
     batch_size: int = 512
     """Sequences per step."""
     weight_decay: float = 0.1

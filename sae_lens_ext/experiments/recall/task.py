@@ -54,7 +54,7 @@ class MQAR:
     """
 
     seq_len: int = 256
-    """Tokens in a sequence: even, and at least four per pair."""
+    """Tokens in a sequence, an even number and at least four per pair."""
     pairs: int = 32
     """Keys that a sequence names; each is asked for once."""
     vocab_size: int = 8192
@@ -98,7 +98,7 @@ class MQAR:
         """Draw ``n`` sequences and their labels.
 
         Returns:
-            The tokens, and the labels: ``UNLABELLED`` where nothing is asked.
+            The tokens, and the labels, ``UNLABELLED`` where nothing is asked.
         """
         context = 2 * self.pairs
         tail = self.seq_len - context

@@ -155,8 +155,8 @@ def quadratic_attention_with_state(
     The arguments, and the errors that they raise, are those of ``quadratic_attention``.
 
     Returns:
-        ``out``, ``[*batch, pos, d_v]``, and ``state``: its ``kv``,
-        ``[*batch, features, d_v]``, and ``k``, ``[*batch, features]``, in float32
+        ``out``, ``[*batch, pos, d_v]``, and ``state``, whose ``kv``,
+        ``[*batch, features, d_v]``, and ``k``, ``[*batch, features]``, are in float32
         (float64 where q is), for the ``n_features(d, c)`` features in the order of
         ``feature_map``.
     """
