@@ -158,7 +158,9 @@ def test_boots_from_a_config_or_a_folder(model, tmp_path):
 
 @pytest.mark.usefixtures("without_shape_checks")
 def test_rejects_what_cannot_be_booted():
-    with pytest.raises(sle.InvalidArgument, match="boot takes a BasedConfig, .* a int"):
+    with pytest.raises(
+        sle.InvalidArgument, match="boot takes a BasedConfig, .* of type int"
+    ):
         boot(5)
 
 
