@@ -140,23 +140,31 @@ def test_topk_encode_with_pieces_of_their_real_size_agrees(device):
     torch.testing.assert_close(fast(**inputs), plain(**inputs))
 
 
-def test_ties_come_by_feature_and_special_numbers_as_in_torch(device, monkeypatch):
+def test_ties_come_by_feature_and_special_numbers_as_in_a_stable_sort(
+    device, monkeypatch
+):
     monkeypatch.setattr(topk_encode_gpu, "_COLUMNS", 16)
     pre = torch.tensor(
         [
             [0.0, 5.0, -0.0, 5.0, float("inf"), 5.0] + [-1.0] * 30,
             [float("-inf")] * 36,
             [1.0] * 35 + [float("nan")],
+            [-0.0, 0.0, -1.0, 0.0, -0.0, 0.0] + [-1.0] * 30,
+            [float("inf"), -float("nan")] * 18,
         ]
     )
     packed = topk_encode_gpu.largest(pre.to(device), 6, 0)
     values, indices = topk_encode_gpu._unpacked(torch.topk(packed, 6).values)
 
-    torch.testing.assert_close(values.cpu(), torch.topk(pre, 6).values, equal_nan=True)
+    expected = pre.sort(dim=1, descending=True, stable=True)
+    torch.testing.assert_close(values.cpu(), expected.values[:, :6], equal_nan=True)
+    assert torch.equal(indices.cpu(), expected.indices[:, :6])
     assert indices.tolist() == [
         [4, 1, 3, 5, 0, 2],
         [0, 1, 2, 3, 4, 5],
         [35, 0, 1, 2, 3, 4],
+        [0, 1, 3, 4, 5, 2],
+        [1, 3, 5, 7, 9, 11],
     ]
 
 

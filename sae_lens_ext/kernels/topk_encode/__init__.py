@@ -28,8 +28,11 @@ def topk_encode(
     >>> values.tolist(), indices[0].tolist()
     ([[3.0, 2.0], [0.5, 0.0]], [1, 2])
 
-    A token with fewer than k positive pre-activations ends in zeros. Which features
-    those zeros carry is not defined, nor is the order among equal values.
+    Features are in the order of their pre-activations, and of their index where these
+    are equal; NaN counts as largest. The order is the same for every k, backend and
+    dtype, so a prefix of a token's code is its code at that smaller k. A token with
+    fewer than k positive pre-activations ends in zeros, whose features are in that
+    order too.
 
     Differentiable in ``x``, ``W_enc``, ``b_enc`` and ``centre``. A value that ReLU set
     to 0 passes no gradient, and only the chosen features receive a gradient, so the

@@ -8,19 +8,21 @@ from torch import Tensor
 
 from sae_lens_ext.kernels._backend import has_numba
 from sae_lens_ext.kernels._rows import cpu as cpu_rows
-from sae_lens_ext.kernels.topk_encode import operator
+from sae_lens_ext.kernels.topk_encode import groups, operator
+from sae_lens_ext.kernels.topk_encode.ordered import first_in_order
 
 # Pre-activations of one chunk, in elements: 32 MB of float32. The product is slow for
 # few tokens, because the library behind it arranges W_enc anew each time, and the
 # selection hardly depends on how far away they are in the memory hierarchy.
 _CHUNK_ELEMENTS = 1 << 23
-# Below this many pre-activations in all, torch's selection ends before threads have
+# Below this many pre-activations in all, a single thread ends before others have
 # started.
-_COMPILED_FROM = 1 << 17
+_THREADS_FROM = 1 << 17
 
 Select = Callable[[Tensor, Tensor, Tensor], None]
-"""Writes the k largest of every row of ``pre [rows, columns]``, largest first, into
-``values [rows, k]``, and their columns into ``indices [rows, k]``."""
+"""Writes the first k of every row of ``pre [rows, columns]``, in the order of
+``ordered.py``, into ``values [rows, k]``, and their columns into ``indices [rows, k]``.
+"""
 
 
 def topk_encode(
@@ -65,24 +67,22 @@ def _encode(
 
 def _selection(n: int, d_sae: int, k: int) -> AbstractContextManager[Select]:
     """The faster way to select for these sizes."""
-    n_elements = n * d_sae
-    if n_elements >= _COMPILED_FROM and has_numba():
-        # Loads numba, so only when needed.
-        from sae_lens_ext.kernels.topk_encode import compiled
+    if not groups.saves_work(d_sae, k) or not has_numba():
+        return nullcontext(_select)
 
-        if compiled.saves_work(d_sae, k):
-            n_threads = torch.get_num_threads()
-            return compiled.selection(n_threads)
-    return nullcontext(_select)
+    # Loads numba, so only when needed.
+    from sae_lens_ext.kernels.topk_encode import compiled
+
+    n_elements = n * d_sae
+    n_threads = torch.get_num_threads() if n_elements >= _THREADS_FROM else 1
+    return compiled.selection(n_threads)
 
 
 def _select(pre: Tensor, values: Tensor, indices: Tensor) -> None:
     k = values.shape[1]
-    largest = torch.topk(pre, k, dim=-1, sorted=True)
     # Assigned instead of written by out=, because under autocast the product has
     # another dtype than x.
-    values[:] = largest.values
-    indices[:] = largest.indices
+    values[:], indices[:] = first_in_order(pre, k)
 
 
 operator.register("topk_encode_cpu", _encode, cpu_rows)

@@ -122,10 +122,10 @@ def largest(pre: Tensor, k: int, first: int) -> Tensor:
 
 def _unpacked(packed: Tensor) -> tuple[Tensor, Tensor]:
     """Values and features of packed integers."""
-    # The upper half is the key. Flipping all bits but the sign of a negative one undoes
-    # what made it grow with its float.
+    # The upper half is the key. The subtraction that made it of a negative float's bits
+    # undoes itself.
     key = packed >> 32
-    bits = torch.where(key < 0, key ^ 0x7FFFFFFF, key)
+    bits = torch.where(key < 0, -0x80000000 - key, key)
     values = bits.to(torch.int32).view(torch.float32)
 
     # The lower half counts features down, so that the first of equal values is largest.
@@ -147,10 +147,10 @@ def _select(p_pre, p_out, C, OUT, EACH, FIRST, BC: tl.constexpr):
     b_pre = tl.load(p_row + o_c, mask=m_c, other=0)
     b_pre = b_pre.to(tl.float32)
 
-    # Integers in the order of the floats, with NaN above all of them, as in torch.topk.
+    # Integers in the order of the floats, with NaN above all of them, as in torch.sort.
+    # A negative float is the sign bit and its size; -0.0 gets the key of 0.0.
     b_bits = b_pre.to(tl.int32, bitcast=True)
-    b_flipped = b_bits ^ 0x7FFFFFFF
-    b_key = tl.where(b_bits < 0, b_flipped, b_bits)
+    b_key = tl.where(b_bits < 0, -0x80000000 - b_bits, b_bits)
     b_key = tl.where(b_pre != b_pre, 0x7FFFFFFF, b_key)
     b_key = tl.where(m_c, b_key, -0x80000000)
 

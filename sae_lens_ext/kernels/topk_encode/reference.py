@@ -11,11 +11,14 @@ def topk_encode(
     k: int,
     centre: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Project, keep the k largest in falling order, then apply ReLU."""
+    """Project, keep the k first in order, then apply ReLU."""
     centred = x if centre is None else x - centre
     pre_activations = centred @ W_enc + b_enc
 
-    # sorted=True is part of the meaning: with it, the features of a smaller k are a
-    # prefix of those of a larger one.
-    values, indices = torch.topk(pre_activations, k, dim=-1, sorted=True)
+    # Descending and stable is the order: by value, and by feature among equal values.
+    # With it, the features of a smaller k are a prefix of those of a larger one.
+    ordered = torch.sort(pre_activations, dim=-1, descending=True, stable=True)
+    values = ordered.values[..., :k]
+    # A copy, so that the indices of all features can be freed.
+    indices = ordered.indices[..., :k].clone()
     return values.relu(), indices
