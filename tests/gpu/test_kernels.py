@@ -130,6 +130,90 @@ def test_topk_encode_selects_by_value_then_feature(case, dtype, device):
     assert_selects_by_value_then_feature(case, dtype, device)
 
 
+def assert_gates_then_selects(case, k, dtype, device):
+    # As above, with thresholds that some pre-activations equal.
+    inputs = case.exact_encoder(dtype)
+    pre = exact_pre_activations(**inputs)
+    g = torch.Generator().manual_seed(0)
+    chosen = torch.randint(case.n, (1, case.d_sae), generator=g)
+    threshold = pre.gather(0, chosen)[0]
+    threshold[::5] = -float("inf")
+    threshold[1::11] = float("nan")
+
+    values, indices = topk_encode(
+        **on(device, inputs),
+        k=k,
+        backend="gpu",
+        threshold=threshold.to(device, dtype),
+    )
+    is_active = (pre > threshold) & (pre > 0)
+    gated = torch.where(is_active, pre, 0)
+    width = max(1, is_active.sum(1).max()) if k is None else k
+    expected = gated.sort(dim=1, descending=True, stable=True)
+    assert values.shape == (case.n, width)
+    assert torch.equal(values.cpu().double(), expected.values[:, :width])
+    assert torch.equal(indices.cpu(), expected.indices[:, :width])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.usefixtures("small_pieces")
+def test_topk_encode_gates_then_selects(case, dtype, device):
+    for k in (case.k, None):
+        assert_gates_then_selects(case, k, dtype, device)
+
+
+@pytest.mark.parametrize("k", [70, None])
+def test_topk_encode_gates_pieces_of_their_real_size(device, k):
+    assert_gates_then_selects(Case(2, 3, 9000, 70), k, torch.float32, device)
+
+
+@pytest.mark.parametrize("k", [3, None])
+@pytest.mark.usefixtures("small_pieces")
+def test_topk_encode_with_a_threshold_agrees_with_its_definition(k, dtype, device):
+    inputs = on(device, Case(5, 13, 70, 3).encoder())
+    threshold = torch.linspace(-1, 3, 70, dtype=torch.float64, device=device)
+
+    def values_of(backend):
+        def encode(**inputs):
+            cast_threshold = threshold.to(inputs["x"].dtype)
+            values, _ = topk_encode(
+                **inputs, k=k, backend=backend, threshold=cast_threshold
+            )
+            # Rounding can make one feature more active.
+            return torch.nn.functional.pad(values, (0, 70 - values.shape[1]))
+
+        return encode
+
+    compare(values_of("gpu"), values_of("reference"), inputs, dtype)
+
+
+def test_topk_encode_without_k_and_threshold_keeps_positive_features(device):
+    inputs = on(device, cast(Case(5, 13, 70, 3).encoder(), torch.float32))
+    values, indices = topk_encode(**inputs, k=None, backend="gpu")
+    expected = topk_encode(**inputs, k=None, backend="reference")
+    torch.testing.assert_close((values, indices), expected)
+
+    inputs["x"] = inputs["x"][:0]
+    values, indices = topk_encode(**inputs, k=None, backend="gpu")
+    assert values.shape == indices.shape == (0, 1)
+
+
+def test_a_floor_lets_nan_through(device, monkeypatch):
+    monkeypatch.setattr(topk_encode_gpu, "_COLUMNS", 16)
+    pre = torch.full((1, 36), 2.0, device=device)
+    pre[0, 20] = float("nan")
+    floor = torch.full((36,), 2.0, device=device)
+    floor[7] = 1.0
+    counts = topk_encode_gpu.count_active(pre, floor)
+    assert counts.tolist() == [[1, 1, 0]]
+
+    packed = topk_encode_gpu.largest(pre, 2, 0, floor)
+    values, indices = topk_encode_gpu._unpacked(torch.topk(packed, 3).values)
+    assert values[0, 0].isnan()
+    assert values[0, 1:].tolist() == [2.0, 0.0]
+    assert indices.tolist() == [[20, 7, 0]]
+
+
 def test_topk_encode_selects_from_pieces_of_their_real_size(device):
     assert_selects_by_value_then_feature(Case(2, 3, 9000, 70), torch.float32, device)
 

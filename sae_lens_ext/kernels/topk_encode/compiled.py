@@ -7,6 +7,9 @@
 3. Few columns reach the bound, and all that equal the k-th largest are among them. They
    are collected, and only they are sorted: by key, then by place.
 
+Where columns have a floor, only the numbers above it are looked at, and there can be
+fewer of them than k.
+
 A key is a number of the row, with infinity for NaN. A place is its column; that of an
 infinity counts on from the last column, so that NaN comes before it.
 
@@ -29,12 +32,16 @@ from sae_lens_ext.kernels.topk_encode.groups import DEPTH
 
 
 @contextmanager
-def selection(n_threads: int) -> Iterator[Callable[[Tensor, Tensor, Tensor], None]]:
+def selection(
+    n_threads: int,
+) -> Iterator[Callable[[Tensor, Tensor | None, Tensor, Tensor], None]]:
     """Yield a ``Select`` of ``cpu.py`` that works with ``n_threads`` threads."""
     # Its threads start when they get work.
     with ThreadPoolExecutor(n_threads) as pool:
 
-        def select(pre: Tensor, values: Tensor, indices: Tensor) -> None:
+        def select(
+            pre: Tensor, floor: Tensor | None, values: Tensor, indices: Tensor
+        ) -> None:
             n_rows = len(pre)
             width = groups.width(values.shape[1])
 
@@ -43,6 +50,7 @@ def selection(n_threads: int) -> Iterator[Callable[[Tensor, Tensor, Tensor], Non
             largest = torch.empty(values.shape, dtype=wide.dtype)
 
             rows = wide.numpy()
+            floors = None if floor is None else floor.to(wide.dtype).numpy()
             row_values = largest.numpy()
             row_indices = indices.numpy()
 
@@ -50,6 +58,7 @@ def selection(n_threads: int) -> Iterator[Callable[[Tensor, Tensor, Tensor], Non
                 first, last = part
                 _select(
                     rows[first:last],
+                    floors,
                     row_values[first:last],
                     row_indices[first:last],
                     width,
@@ -72,7 +81,7 @@ def selection(n_threads: int) -> Iterator[Callable[[Tensor, Tensor, Tensor], Non
 # no_type_check keeps the tests' run-time shape checks from wrapping numba's functions.
 @numba.njit(nogil=True, cache=True)
 @no_type_check
-def _select(rows, values, indices, width):
+def _select(rows, floors, values, indices, width):
     n_rows, n_columns = rows.shape
     k = values.shape[1]
     segment_size = width * DEPTH
@@ -86,7 +95,10 @@ def _select(rows, values, indices, width):
 
     for r in range(n_rows):
         row = rows[r]
-        _find_maxima(row, maxima)
+        if floors is None:
+            _find_maxima(row, maxima)
+        else:
+            _find_active_maxima(row, floors, maxima)
         _merge_segments(maxima, overall)
 
         # Only the k-th largest maximum matters here, so any places will do; they are
@@ -94,15 +106,21 @@ def _select(rows, values, indices, width):
         _select_first(overall, places, width, k)
         bound = overall[k - 1]
 
-        n = _collect(row, maxima, bound, keys, places)
-        _select_first(keys, places, n, k)
-        _sort(keys, places, k)
+        if floors is None:
+            n = _collect(row, maxima, bound, keys, places)
+        else:
+            n = _collect_active(row, floors, maxima, bound, keys, places)
+        n_selected = min(k, n)
+        _select_first(keys, places, n, n_selected)
+        _sort(keys, places, n_selected)
 
         # From the row rather than from the keys, where NaN is infinity.
-        for j in range(k):
+        for j in range(n_selected):
             column = places[j] % n_columns
             values[r, j] = row[column]
             indices[r, j] = column
+        values[r, n_selected:] = 0
+        indices[r, n_selected:] = 0
 
 
 @numba.njit(nogil=True, cache=True)
@@ -126,6 +144,33 @@ def _find_maxima(row, maxima):
                 highest[j] = (
                     highest[j]
                     if part[j] <= highest[j] or highest[j] != highest[j]
+                    else part[j]
+                )
+
+
+@numba.njit(nogil=True, cache=True)
+@no_type_check
+def _find_active_maxima(row, floors, maxima):
+    """As ``_find_maxima``, of the numbers above their floors."""
+    n_segments, width = maxima.shape
+    segment_size = width * DEPTH
+    for segment in range(n_segments):
+        first = segment * segment_size
+        last = min(first + segment_size, len(row))
+        highest = maxima[segment]
+        highest[:] = -np.inf
+
+        for start in range(first, last, width):
+            stop = min(start + width, last)
+            part = row[start:stop]
+            part_floors = floors[start:stop]
+            for j in range(len(part)):
+                # In this form NaN is above every floor, and stays.
+                highest[j] = (
+                    highest[j]
+                    if part[j] <= part_floors[j]
+                    or part[j] <= highest[j]
+                    or highest[j] != highest[j]
                     else part[j]
                 )
 
@@ -167,6 +212,33 @@ def _collect(row, maxima, bound, keys, places):
                 number = row[column]
                 # Not ">=", which NaN would fail.
                 if not number < bound:
+                    keys[n] = number if number == number else np.inf
+                    places[n] = column + n_columns if number == np.inf else column
+                    n += 1
+    return n
+
+
+@numba.njit(nogil=True, cache=True)
+@no_type_check
+def _collect_active(row, floors, maxima, bound, keys, places):
+    """As ``_collect``, of the numbers above their floors."""
+    n = 0
+    n_columns = len(row)
+    n_segments, width = maxima.shape
+    segment_size = width * DEPTH
+    for segment in range(n_segments):
+        first = segment * segment_size
+        last = min(first + segment_size, n_columns)
+
+        for j in range(width):
+            # With fewer than k active columns the bound is no bound, and most groups
+            # have none.
+            highest = maxima[segment, j]
+            if highest < bound or highest == -np.inf:
+                continue
+            for column in range(first + j, last, width):
+                number = row[column]
+                if not (number < bound or number <= floors[column]):
                     keys[n] = number if number == number else np.inf
                     places[n] = column + n_columns if number == np.inf else column
                     n += 1

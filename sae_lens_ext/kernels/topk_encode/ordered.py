@@ -18,12 +18,15 @@ _HALF = (torch.bfloat16, torch.float16)
 _PACKED_COLUMNS = 1 << 16
 
 
-def first_in_order(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def first_in_order(
+    rows: Tensor, k: int, *, zeros_matter: bool = True
+) -> tuple[Tensor, Tensor]:
     """Values and columns of the first k numbers of every row.
 
     Args:
         rows: [n, columns], contiguous.
         k: from 1 to the number of columns.
+        zeros_matter: whether zeros need their columns. Without, those of zeros are any.
 
     Returns:
         Values and columns, ``[n, k]`` each.
@@ -31,7 +34,7 @@ def first_in_order(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if rows.dtype in _HALF and rows.shape[1] <= _PACKED_COLUMNS:
         columns = _columns_by_packing(rows, k)
         return rows.gather(1, columns), columns
-    return _by_mending_ties(rows, k)
+    return _by_mending_ties(rows, k, zeros_matter=zeros_matter)
 
 
 def _columns_by_packing(rows: Tensor, k: int) -> Tensor:
@@ -51,7 +54,9 @@ def _columns_by_packing(rows: Tensor, k: int) -> Tensor:
     return columns.long()
 
 
-def _by_mending_ties(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _by_mending_ties(
+    rows: Tensor, k: int, *, zeros_matter: bool
+) -> tuple[Tensor, Tensor]:
     # The number after the last one shows whether the cut falls between equal numbers.
     n_shown = min(k + 1, rows.shape[1])
     largest = torch.topk(rows, n_shown, dim=1, sorted=True)
@@ -59,6 +64,8 @@ def _by_mending_ties(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     columns = largest.indices[:, :k]
 
     equals_next = _equal(largest.values[:, :-1], largest.values[:, 1:])
+    if not zeros_matter:
+        equals_next &= largest.values[:, 1:] != 0
     is_tied = equals_next.any(dim=1)
     if not is_tied.any():
         return values, columns

@@ -42,7 +42,7 @@ def assert_selects_in_order(rows, k, n_threads):
     values = torch.full((len(rows), k), torch.nan, dtype=rows.dtype)
     indices = torch.full((len(rows), k), -1)
     with compiled.selection(n_threads) as select:
-        select(rows, values, indices)
+        select(rows, None, values, indices)
 
     expected = rows.sort(dim=1, descending=True, stable=True)
     assert torch.equal(indices, expected.indices[:, :k])
@@ -90,10 +90,36 @@ def test_a_cut_between_equal_numbers_takes_those_of_the_first_columns(k):
     assert_selects_in_order(rows, k, 2)
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("columns", [1024, 4099])
+@pytest.mark.parametrize("height", [-1.0, 0.5, 2.0, 3.5, float("inf")])
+@pytest.mark.parametrize(
+    "kind", ["plain", "few values", "one group", "infinite", "hardly any", "NaN"]
+)
+def test_with_a_floor_it_selects_from_the_numbers_above(
+    kind, height, columns, n_threads
+):
+    rows = make_rows(kind, 7, columns)
+    g = torch.Generator().manual_seed(0)
+    # None is below 0, and some numbers equal their floor.
+    floor = (torch.randn(columns, generator=g).round() + height).clamp_min(0)
+    values = torch.full((7, K), torch.nan)
+    indices = torch.full((7, K), -1)
+    with compiled.selection(n_threads) as select:
+        select(rows, floor, values, indices)
+
+    gated = torch.where(rows <= floor, 0, rows)
+    expected = gated.sort(dim=1, descending=True, stable=True)
+    exactly = {"rtol": 0, "atol": 0, "equal_nan": True}
+    torch.testing.assert_close(values, expected.values[:, :K], **exactly)
+    is_active = values != 0
+    assert torch.equal(indices[is_active], expected.indices[:, :K][is_active])
+
+
 def test_accepts_zero_rows():
     indices = torch.empty(0, 3, dtype=torch.int64)
     with compiled.selection(2) as select:
-        select(torch.empty(0, 2048), torch.empty(0, 3), indices)
+        select(torch.empty(0, 2048), None, torch.empty(0, 3), indices)
 
 
 @pytest.mark.parametrize("k", [1, 31, 64])
