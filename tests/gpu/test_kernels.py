@@ -262,6 +262,24 @@ def test_the_parts_are_those_of_the_definition(device, with_gradients):
     torch.testing.assert_close(tuple(fast(**inputs)), tuple(plain(**inputs)))
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_the_loss_of_half_precision_is_in_float32(device, half):
+    inputs = CASES[3].code()
+    inputs["target"] = inputs["target"] * 400
+    inputs = on(device, cast(inputs, half))
+    exact_inputs = cast(inputs, torch.float64)
+    exact = hierarchical_loss(**exact_inputs, backend="reference").item()
+    assert exact > torch.finfo(torch.float16).max
+
+    inputs["b_dec"].requires_grad_()
+    loss = hierarchical_loss(**inputs, backend="gpu")
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact, rel=1e-5)
+    loss.backward()
+    assert inputs["b_dec"].grad.dtype == half
+    assert inputs["b_dec"].grad.isfinite().all()
+
+
 def test_any_leading_shape_and_strides(device):
     inputs = float_code(Case(12, 20, 30, 5), device)
     reshaped = {

@@ -107,7 +107,7 @@ def _shapes(
         tensor.new_empty(tensor.shape if is_needed else (0,), dtype=dtype)
         for tensor, is_needed in zip(inputs, needs, strict=True)
     ]
-    loss = values.new_empty(())
+    loss = values.new_empty((), dtype=dtype)
     return loss, per_level, reconstruction, *gradients
 
 
