@@ -136,8 +136,8 @@ def _backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ..
             W_dec: Tensor,
             b_dec: Tensor,
             target: Tensor,
-        ) -> Tensor:
-            return reference.hierarchical_loss(
+        ) -> tuple[Tensor]:
+            loss = reference.hierarchical_loss(
                 values,
                 indices,
                 W_dec,
@@ -146,8 +146,9 @@ def _backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ..
                 task.levels,
                 task.weights,
             )
+            return (loss,)
 
-        scaled = gradients_by_definition(definition, inputs, needs, upstream)
+        scaled = gradients_by_definition(definition, inputs, needs, [upstream])
     elif upstream is not None:
         triples = zip(gradients, inputs, needs, strict=True)
         scaled = [

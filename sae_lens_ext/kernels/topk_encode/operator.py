@@ -137,16 +137,16 @@ def _backward(gradients_name: str) -> Callable[..., tuple[Tensor | None, ...]]:
                 W_enc: Tensor,
                 b_enc: Tensor,
                 centre: Tensor | None,
-            ) -> Tensor:
+            ) -> tuple[Tensor]:
                 centred = _centred(x, centre)
                 columns = W_enc.T[indices]
                 products = einsum(centred, columns, "n d, n k d -> n k")
 
                 pre = products + b_enc[indices]
-                return torch.where(values > 0, pre, 0)
+                return (torch.where(values > 0, pre, 0),)
 
             inputs = (x, W_enc, b_enc, centre)
-            grads = gradients_by_definition(chosen_values, inputs, needs, grad_values)
+            grads = gradients_by_definition(chosen_values, inputs, needs, [grad_values])
             return *grads, None, None
 
         grads = _operator.call(
