@@ -90,11 +90,14 @@ def _best(
         pre = torch.addmm(b_enc[piece], x, W_enc[:, piece])
         piece_floor = None if floor is None else floor[piece]
 
-        n_each = k
-        limit = k
-        if k is None:
+        if k is not None:
+            n_each = k
+            limit = k
+        else:
+            assert piece_floor is not None, "without k there is a floor"
             counts = count_active(pre, piece_floor)
             n_active += counts.sum(dim=1)
+            # The GPU is waited for here.
             n_each = max(1, int(counts.max()))
             limit = max(1, int(n_active.max()))
         candidates = largest(pre, n_each, first, piece_floor)
