@@ -17,9 +17,10 @@ Maxima are kept by segments of a row, so that step 3 reads few segments again.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import no_type_check
 
 import numba
@@ -36,46 +37,51 @@ def selection(
     n_threads: int,
 ) -> Iterator[Callable[[Tensor, Tensor | None, Tensor, Tensor], None]]:
     """Yield a ``Select`` of ``cpu.py`` that works with ``n_threads`` threads."""
-    # Its threads start when they get work.
+    if n_threads == 1:
+        yield partial(_select_in_parts, map, 1)
+        return
     with ThreadPoolExecutor(n_threads) as pool:
+        yield partial(_select_in_parts, pool.map, n_threads)
 
-        def select(
-            pre: Tensor, floor: Tensor | None, values: Tensor, indices: Tensor
-        ) -> None:
-            n_rows = len(pre)
-            width = groups.width(values.shape[1])
 
-            # Half precision in float32, because numpy lacks bfloat16.
-            wide = pre if pre.dtype == torch.float64 else pre.float()
-            largest = torch.empty(values.shape, dtype=wide.dtype)
+def _select_in_parts(
+    run: Callable[..., Iterable[None]],
+    n_parts: int,
+    pre: Tensor,
+    floor: Tensor | None,
+    values: Tensor,
+    indices: Tensor,
+) -> None:
+    """See ``Select`` in ``cpu.py``; ``run`` maps a function over parts of the rows."""
+    n_rows = len(pre)
+    width = groups.width(values.shape[1])
 
-            rows = wide.numpy()
-            floors = None if floor is None else floor.to(wide.dtype).numpy()
-            row_values = largest.numpy()
-            row_indices = indices.numpy()
+    # Half precision in float32, because numpy lacks bfloat16.
+    wide = pre if pre.dtype == torch.float64 else pre.float()
+    largest = torch.empty(values.shape, dtype=wide.dtype)
 
-            def select_part(part: tuple[int, int]) -> None:
-                first, last = part
-                _select(
-                    rows[first:last],
-                    floors,
-                    row_values[first:last],
-                    row_indices[first:last],
-                    width,
-                )
+    rows = wide.numpy()
+    floors = None if floor is None else floor.to(wide.dtype).numpy()
+    row_values = largest.numpy()
+    row_indices = indices.numpy()
 
-            # Each thread gets as many rows as the others, or one more.
-            edges = [n_rows * part // n_threads for part in range(n_threads + 1)]
-            parts = itertools.pairwise(edges)
-            if n_threads == 1:
-                select_part((0, n_rows))
-            else:
-                # As a list, because map raises a thread's error only when its result
-                # is asked for.
-                list(pool.map(select_part, parts))
-            values.copy_(largest)
+    def select_part(part: tuple[int, int]) -> None:
+        first, last = part
+        _select(
+            rows[first:last],
+            floors,
+            row_values[first:last],
+            row_indices[first:last],
+            width,
+        )
 
-        yield select
+    # Each thread gets as many rows as the others, or one more.
+    edges = [n_rows * part // n_parts for part in range(n_parts + 1)]
+    parts = itertools.pairwise(edges)
+
+    # As a list, because map raises a thread's error only when its result is asked for.
+    list(run(select_part, parts))
+    values.copy_(largest)
 
 
 # no_type_check keeps the tests' run-time shape checks from wrapping numba's functions.
