@@ -24,6 +24,7 @@ KERNELS = [
     "hierarchical_loss",
     "sparse_decode",
     "topk_encode",
+    "topk_encode_gated",
     "train_step",
     "quadratic_attention",
 ]

@@ -73,7 +73,14 @@ _FLOATS = {
     "p_y_normalizer",
     "p_sums",
 }
-_INTEGERS = {"p_indices", "p_targets", "p_starts", "p_stops", "p_order"}
+_INTEGERS = {
+    "p_indices",
+    "p_targets",
+    "p_starts",
+    "p_stops",
+    "p_order",
+    "p_counts",
+}
 
 _ROW = {"BD": gpu_rows._WIDTH}
 _WALK = ("FIRST", "N", "K", "D", "F")
@@ -169,11 +176,20 @@ KERNELS = {
         gpu_layout.WARPS,
         ("SLOTS", "WIDTH"),
     ),
-    "select": Kernel(
-        topk_encode._select,
+    **{
+        name: Kernel(
+            topk_encode._select,
+            {"GATED": is_gated, "BC": topk_encode._COLUMNS},
+            topk_encode._WARPS,
+            ("C", "OUT", "EACH", "FIRST"),
+        )
+        for name, is_gated in (("select", False), ("select, gated", True))
+    },
+    "count": Kernel(
+        topk_encode._count,
         {"BC": topk_encode._COLUMNS},
         topk_encode._WARPS,
-        ("C", "OUT", "EACH", "FIRST"),
+        ("C", "PIECES"),
     ),
 }
 

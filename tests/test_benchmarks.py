@@ -14,6 +14,7 @@ from benchmarks import (
     sparse_decode,
     tables,
     topk_encode,
+    topk_encode_gated,
     train_step,
 )
 
@@ -70,6 +71,18 @@ def test_the_benchmarks_of_kernels_run(module, monkeypatch, capsys):
     (row,) = module.run()
     assert row["ratio"] > 0
     assert "ours" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_thresholds_runs(monkeypatch, capsys):
+    small = topk_encode_gated.SIZES["cpu"]._replace(n=32, d_model=16, d_sae=2048)
+    monkeypatch.setattr(topk_encode_gated, "SIZES", {"cpu": small})
+    monkeypatch.setattr(topk_encode_gated, "peak_extra_bytes", lambda *_, **__: 1)
+
+    rows = topk_encode_gated.run()
+    for row, n_active in zip(rows, topk_encode_gated.ACTIVE, strict=True):
+        assert row["active"] == pytest.approx(n_active, rel=0.2)
+        assert row["gated_speed"] > 0
+    assert "uncapped" in capsys.readouterr().out
 
 
 def test_the_benchmark_of_linear_attention_runs(monkeypatch, capsys):

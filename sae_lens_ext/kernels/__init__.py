@@ -1,7 +1,7 @@
 """Pure functions on tensors: the parts of SAEs and linear attention that must be fast.
 
 =================== ==============================================================
-topk_encode         activations -> the k strongest features, strongest first
+topk_encode         activations -> the strongest active features, in one order
 sparse_decode       features -> reconstruction
 hierarchical_loss   the loss of every prefix of the features, with its gradients
 quadratic_attention linear attention with the feature maps of Based and ReBased

@@ -20,6 +20,7 @@ def check_encoder(
     W_enc: Tensor,
     b_enc: Tensor,
     centre: Tensor | None = None,
+    threshold: Tensor | None = None,
 ) -> None:
     """Check the tensors of an encoder.
 
@@ -28,6 +29,7 @@ def check_encoder(
         W_enc: [d_model, d_sae].
         b_enc: [d_sae].
         centre: [d_model].
+        threshold: [d_sae], or one number for all features.
 
     Raises:
         InvalidArgument: not tensors of one floating-point dtype on one device.
@@ -36,6 +38,8 @@ def check_encoder(
     tensors = {"x": x, "W_enc": W_enc, "b_enc": b_enc}
     if centre is not None:
         tensors["centre"] = centre
+    if threshold is not None:
+        tensors["threshold"] = threshold
     _check_types(**tensors)
 
     if W_enc.ndim != 2 or 0 in W_enc.shape:
@@ -59,6 +63,11 @@ def check_encoder(
         raise ShapeMismatch(
             f"centre must be [d_model={d_model}], as in W_enc {list(W_enc.shape)}; "
             f"got {list(centre.shape)}"
+        )
+    if threshold is not None and list(threshold.shape) not in ([], [d_sae]):
+        raise ShapeMismatch(
+            f"threshold must be [d_sae={d_sae}], as in W_enc {list(W_enc.shape)}, or "
+            f"a single number; got {list(threshold.shape)}"
         )
     _check_dtypes_and_devices(**tensors)
 

@@ -12,7 +12,10 @@ class Loss(NamedTuple):
     """The loss of a batch, and the code it was computed from."""
 
     value: Float[Tensor, ""]
-    """Mean squared error per coordinate of normalised activations, with a gradient."""
+    """Mean squared error per coordinate of normalised activations, with a gradient.
+
+    In float32 or wider, whatever the SAE's dtype.
+    """
     code: SparseCode
     """The k strongest features of every token."""
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -34,4 +35,7 @@ class TopK:
             )
         code = sae.encode_normalized(u, k)
         error = sparse_decode(code.values, code.indices, sae.W_dec, sae.b_dec) - u
-        return Loss(error.square().mean(), code.detach())
+
+        # Squares do not fit into half precision, nor do their sums.
+        dtype = torch.promote_types(torch.float32, error.dtype)
+        return Loss(error.to(dtype).square().mean(), code.detach())

@@ -130,6 +130,90 @@ def test_topk_encode_selects_by_value_then_feature(case, dtype, device):
     assert_selects_by_value_then_feature(case, dtype, device)
 
 
+def assert_gates_then_selects(case, k, dtype, device):
+    # As above, with thresholds that some pre-activations equal.
+    inputs = case.exact_encoder(dtype)
+    pre = exact_pre_activations(**inputs)
+    g = torch.Generator().manual_seed(0)
+    chosen = torch.randint(case.n, (1, case.d_sae), generator=g)
+    threshold = pre.gather(0, chosen)[0]
+    threshold[::5] = -float("inf")
+    threshold[1::11] = float("nan")
+
+    values, indices = topk_encode(
+        **on(device, inputs),
+        k=k,
+        backend="gpu",
+        threshold=threshold.to(device, dtype),
+    )
+    is_active = (pre > threshold) & (pre > 0)
+    gated = torch.where(is_active, pre, 0)
+    width = max(1, is_active.sum(1).max()) if k is None else k
+    expected = gated.sort(dim=1, descending=True, stable=True)
+    assert values.shape == (case.n, width)
+    assert torch.equal(values.cpu().double(), expected.values[:, :width])
+    assert torch.equal(indices.cpu(), expected.indices[:, :width])
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.usefixtures("small_pieces")
+def test_topk_encode_gates_then_selects(case, dtype, device):
+    for k in (case.k, None):
+        assert_gates_then_selects(case, k, dtype, device)
+
+
+@pytest.mark.parametrize("k", [70, None])
+def test_topk_encode_gates_pieces_of_their_real_size(device, k):
+    assert_gates_then_selects(Case(2, 3, 9000, 70), k, torch.float32, device)
+
+
+@pytest.mark.parametrize("k", [3, None])
+@pytest.mark.usefixtures("small_pieces")
+def test_topk_encode_with_a_threshold_agrees_with_its_definition(k, dtype, device):
+    inputs = on(device, Case(5, 13, 70, 3).encoder())
+    threshold = torch.linspace(-1, 3, 70, dtype=torch.float64, device=device)
+
+    def values_of(backend):
+        def encode(**inputs):
+            cast_threshold = threshold.to(inputs["x"].dtype)
+            values, _ = topk_encode(
+                **inputs, k=k, backend=backend, threshold=cast_threshold
+            )
+            # Rounding can make one feature more active.
+            return torch.nn.functional.pad(values, (0, 70 - values.shape[1]))
+
+        return encode
+
+    compare(values_of("gpu"), values_of("reference"), inputs, dtype)
+
+
+def test_topk_encode_without_k_and_threshold_keeps_positive_features(device):
+    inputs = on(device, cast(Case(5, 13, 70, 3).encoder(), torch.float32))
+    values, indices = topk_encode(**inputs, k=None, backend="gpu")
+    expected = topk_encode(**inputs, k=None, backend="reference")
+    torch.testing.assert_close((values, indices), expected)
+
+    inputs["x"] = inputs["x"][:0]
+    values, indices = topk_encode(**inputs, k=None, backend="gpu")
+    assert values.shape == indices.shape == (0, 1)
+
+
+def test_a_floor_lets_nan_through(device, monkeypatch):
+    monkeypatch.setattr(topk_encode_gpu, "_COLUMNS", 16)
+    pre = torch.full((1, 36), 2.0, device=device)
+    pre[0, 20] = float("nan")
+    floor = torch.full((36,), 2.0, device=device)
+    floor[7] = 1.0
+    counts = topk_encode_gpu.count_active(pre, floor)
+    assert counts.tolist() == [[1, 1, 0]]
+
+    packed = topk_encode_gpu.largest(pre, 2, 0, floor)
+    values, indices = topk_encode_gpu._unpacked(torch.topk(packed, 3).values)
+    assert values[0, 0].isnan()
+    assert values[0, 1:].tolist() == [2.0, 0.0]
+    assert indices.tolist() == [[20, 7, 0]]
+
+
 def test_topk_encode_selects_from_pieces_of_their_real_size(device):
     assert_selects_by_value_then_feature(Case(2, 3, 9000, 70), torch.float32, device)
 
@@ -140,23 +224,31 @@ def test_topk_encode_with_pieces_of_their_real_size_agrees(device):
     torch.testing.assert_close(fast(**inputs), plain(**inputs))
 
 
-def test_ties_come_by_feature_and_special_numbers_as_in_torch(device, monkeypatch):
+def test_ties_come_by_feature_and_special_numbers_as_in_a_stable_sort(
+    device, monkeypatch
+):
     monkeypatch.setattr(topk_encode_gpu, "_COLUMNS", 16)
     pre = torch.tensor(
         [
             [0.0, 5.0, -0.0, 5.0, float("inf"), 5.0] + [-1.0] * 30,
             [float("-inf")] * 36,
             [1.0] * 35 + [float("nan")],
+            [-0.0, 0.0, -1.0, 0.0, -0.0, 0.0] + [-1.0] * 30,
+            [float("inf"), -float("nan")] * 18,
         ]
     )
     packed = topk_encode_gpu.largest(pre.to(device), 6, 0)
     values, indices = topk_encode_gpu._unpacked(torch.topk(packed, 6).values)
 
-    torch.testing.assert_close(values.cpu(), torch.topk(pre, 6).values, equal_nan=True)
+    expected = pre.sort(dim=1, descending=True, stable=True)
+    torch.testing.assert_close(values.cpu(), expected.values[:, :6], equal_nan=True)
+    assert torch.equal(indices.cpu(), expected.indices[:, :6])
     assert indices.tolist() == [
         [4, 1, 3, 5, 0, 2],
         [0, 1, 2, 3, 4, 5],
         [35, 0, 1, 2, 3, 4],
+        [0, 1, 3, 4, 5, 2],
+        [1, 3, 5, 7, 9, 11],
     ]
 
 
@@ -168,6 +260,24 @@ def test_the_parts_are_those_of_the_definition(device, with_gradients):
         hierarchical_loss_parts, levels=[4, 1, 9], weights=[1.0, 0.0, 2.0]
     )
     torch.testing.assert_close(tuple(fast(**inputs)), tuple(plain(**inputs)))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+def test_the_loss_of_half_precision_is_in_float32(device, half):
+    inputs = CASES[3].code()
+    inputs["target"] = inputs["target"] * 400
+    inputs = on(device, cast(inputs, half))
+    exact_inputs = cast(inputs, torch.float64)
+    exact = hierarchical_loss(**exact_inputs, backend="reference").item()
+    assert exact > torch.finfo(torch.float16).max
+
+    inputs["b_dec"].requires_grad_()
+    loss = hierarchical_loss(**inputs, backend="gpu")
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact, rel=1e-5)
+    loss.backward()
+    assert inputs["b_dec"].grad.dtype == half
+    assert inputs["b_dec"].grad.isfinite().all()
 
 
 def test_any_leading_shape_and_strides(device):

@@ -3,6 +3,7 @@
 import functools
 
 import pytest
+import torch
 from kernels.cases import Case
 from kernels.planted import NUMBERS, assert_comparison_fails
 
@@ -103,3 +104,35 @@ def test_an_error_in_the_selection_is_noticed(
 
     inputs = {name: tensor.to(device) for name, tensor in CASE.encoder().items()}
     assert_comparison_fails(wrong, plain, inputs)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (
+            "tl.load(p_floor + o_c, mask=m_c, other=0).to(tl.float32)\n        b",
+            "0.0\n        b",
+        ),
+        ("tl.where(b_pre <= b_floor, 0.0, b_pre)", "b_pre - b_floor"),
+        ("else floor[piece]", "else floor[: n_columns]"),
+        ("n_active += counts.sum(dim=1)", "n_active = counts.sum(dim=1)"),
+        ("int(counts.max())", "int(counts.min())"),
+    ],
+)
+def test_an_error_in_the_gate_is_noticed(sabotaged, device, monkeypatch, old, new):
+    module = sabotaged(topk_encode_gpu, old, new)
+    monkeypatch.setattr(module, "_COLUMNS", 16)
+    monkeypatch.setattr(module, "_PIECE_ELEMENTS", 16 * CASE.n)
+    threshold = torch.linspace(0, 40, CASE.d_sae, device=device)
+
+    def coded(encode):
+        def run(**inputs):
+            thresholds = threshold.to(inputs["x"].dtype)
+            values, _ = encode(**inputs, k=None, threshold=thresholds)
+            return torch.nn.functional.pad(values, (0, CASE.d_sae - values.shape[1]))
+
+        return run
+
+    plain = functools.partial(topk_encode, backend="reference")
+    inputs = {name: tensor.to(device) for name, tensor in CASE.encoder().items()}
+    assert_comparison_fails(coded(module.topk_encode), coded(plain), inputs)

@@ -44,6 +44,11 @@ def make_tensors():
     }
 
 
+def make_threshold():
+    """Some features are below it that are above 0."""
+    return torch.arange(D_SAE) / D_SAE
+
+
 def detached(*tensors):
     return [None if tensor is None else tensor.detach() for tensor in tensors]
 
@@ -60,8 +65,14 @@ def check_operators(t, backend):
         operator = getattr(torch.ops.sae_lens_ext, name.format(backend))
         torch.library.opcheck(operator.default, arguments)
 
-    for centre in (None, t["b_dec"]):
-        check("topk_encode_{}", t["x"], t["W_enc"], t["b_enc"], centre, K)
+    encoder = (t["x"], t["W_enc"], t["b_enc"])
+    for centre, threshold, k in (
+        (None, None, K),
+        (t["b_dec"], None, None),
+        (t["b_dec"], make_threshold(), K),
+        (None, make_threshold(), None),
+    ):
+        check("topk_encode_{}", *encoder, centre, threshold, k)
     check("sparse_decode_{}", *code)
 
     levels = [1, 3]
@@ -169,6 +180,28 @@ def check_compiled_step(t, backend):
     torch.testing.assert_close(compiled(*longer.values()), step(*longer.values()))
 
 
+def check_compiled_uncapped_step(t, backend):
+    """The width depends on the data, and is another for another batch."""
+
+    def step(x, W_enc, b_enc, W_dec, b_dec):
+        values, indices = topk_encode(
+            x, W_enc, b_enc, None, backend, centre=b_dec, threshold=make_threshold()
+        )
+        decoded = sparse_decode(values, indices, W_dec, b_dec, backend=backend)
+        return values.square().sum() + decoded.square().sum()
+
+    x, *weights = list(t.values())[:-1]
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    for factor in (1, -3):
+        inputs = [(x * factor).detach().requires_grad_(), *weights]
+        expected = step(*inputs)
+        result = compiled(*inputs)
+        torch.testing.assert_close(result, expected)
+        torch.testing.assert_close(
+            torch.autograd.grad(result, inputs), torch.autograd.grad(expected, inputs)
+        )
+
+
 def check_compiled_forward_mode(t):
     def total(x):
         values, indices = topk_encode(x, t["W_enc"], t["b_enc"], K)
@@ -225,6 +258,7 @@ def main(backend):
     check_attention_operators(backend)
     check_compiled_attention(backend)
     check_compiled_step(t, backend)
+    check_compiled_uncapped_step(t, backend)
     check_compiled_forward_mode(t)
     check_compiled_sae(t)
     # No GPU is needed for these, so they run once.

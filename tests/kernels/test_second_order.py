@@ -4,7 +4,12 @@ import pytest
 import torch
 
 import sae_lens_ext as sle
-from sae_lens_ext.kernels import hierarchical_loss, sparse_decode, topk_encode
+from sae_lens_ext.kernels import (
+    hierarchical_loss,
+    quadratic_attention_with_state,
+    sparse_decode,
+    topk_encode,
+)
 
 N = 7
 D_MODEL = 5
@@ -111,4 +116,44 @@ def test_a_gradient_penalty_on_a_reconstruction_is_that_of_dense_algebra():
         total = function(x).square().sum()
         (gradient,) = torch.autograd.grad(total, x, create_graph=True)
         penalties.append(torch.autograd.grad(gradient.square().sum(), x)[0])
+    torch.testing.assert_close(*penalties)
+
+
+def tied(x, W, b, backend):
+    """A loss in which the code depends on the decoder too."""
+    b_enc = torch.zeros(D_SAE, dtype=x.dtype)
+    values, indices = topk_encode(x, W.T, b_enc, K, backend, centre=b)
+    decoded = sparse_decode(values, indices, W, b, backend=backend)
+    # The target is an activation that the code is made of.
+    loss = hierarchical_loss(values, indices, W, b, x, backend=backend)
+    return loss + decoded.square().sum()
+
+
+def attended(x, W, b, backend):
+    """Attention whose upstream gradients depend on its inputs."""
+    q = (x @ W.T).unsqueeze(0)
+    result = quadratic_attention_with_state(
+        q, q.sin(), q + b.sum(), (1.0, 1.0, 0.5), backend=backend
+    )
+    return result.out.square().sum() + result.state.kv.square().sum()
+
+
+@pytest.mark.parametrize("function", [tied, attended])
+def test_a_graph_of_the_gradients_does_not_change_them(tensors, function):
+    inputs = [tensors[name].requires_grad_() for name in ("x", "W_dec", "b_dec")]
+    gradients = torch.autograd.grad(function(*inputs, "cpu"), inputs)
+    with_graph = torch.autograd.grad(
+        function(*inputs, "cpu"), inputs, create_graph=True
+    )
+    torch.testing.assert_close(with_graph, gradients)
+
+    expected = torch.autograd.grad(
+        function(*inputs, "reference"), inputs, create_graph=True
+    )
+    torch.testing.assert_close(with_graph, expected)
+
+    penalties = [
+        torch.autograd.grad(sum(grad.square().sum() for grad in grads), inputs)
+        for grads in (with_graph, expected)
+    ]
     torch.testing.assert_close(*penalties)

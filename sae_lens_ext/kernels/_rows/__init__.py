@@ -16,7 +16,7 @@ class Rows(Protocol):
     """An implementation.
 
     Floating-point tensors are contiguous and of one dtype, which is that of the
-    results; indices are int64.
+    results; sums are made in float32 or wider. Indices are int64.
     """
 
     def weighted_row_sum(

@@ -85,7 +85,9 @@ def scatter_row_sum(
 
 def scatter_sum(values: Tensor, indices: Tensor, n: int) -> Tensor:
     """See ``Rows.scatter_sum``."""
-    sums = torch.zeros(n, dtype=values.dtype)
+    # In half precision, index_add_ would stop growing at a few hundred.
+    dtype = torch.promote_types(torch.float32, values.dtype)
+    sums = torch.zeros(n, dtype=dtype)
     flat_indices = indices.reshape(-1)
-    flat_values = values.reshape(-1)
-    return sums.index_add_(0, flat_indices, flat_values)
+    flat_values = values.reshape(-1).to(dtype)
+    return sums.index_add_(0, flat_indices, flat_values).to(values.dtype)

@@ -22,7 +22,7 @@ from sae_lens_ext.kernels.hierarchical_loss.levels import (
     checked_levels,
     checked_weights,
 )
-from sae_lens_ext.kernels.hierarchical_loss.task import Task, accumulator
+from sae_lens_ext.kernels.hierarchical_loss.task import Task
 
 
 class HierarchicalParts(NamedTuple):
@@ -65,6 +65,9 @@ def hierarchical_loss(
     0.25
     >>> hierarchical_loss(values, indices, *decoder, target, levels=[2]).item()
     0.0
+
+    The loss is float32, or float64 for inputs of that dtype: a sum of squares does not
+    fit into half precision. Gradients have the dtypes of their tensors.
 
     The order of the features matters and is the caller's: pass them strongest first, as
     ``topk_encode`` returns them.
@@ -133,8 +136,8 @@ def hierarchical_loss_parts(
     """Compute ``hierarchical_loss``, with each level's error and the reconstruction.
 
     They cost no second decode, and serve logging and losses on the residual (such as
-    AuxK of Gao et al. 2024). They are in float32 or wider and carry no gradient.
-    Arguments and errors are those of ``hierarchical_loss``.
+    AuxK of Gao et al. 2024). They are in float32 or wider, as the loss is, and carry no
+    gradient. Arguments and errors are those of ``hierarchical_loss``.
 
     >>> import torch
     >>> values, indices = torch.tensor([[2.0, 1.0]]), torch.tensor([[0, 1]])
@@ -157,10 +160,8 @@ def hierarchical_loss_parts(
         details=True,
     )
 
-    dtype = accumulator(values, W_dec)
-    per_level = per_level.detach().to(dtype)
-    reconstruction = reconstruction.detach().to(dtype)
-    return HierarchicalParts(loss, per_level, reconstruction.view(target.shape))
+    reconstruction = reconstruction.detach().view(target.shape)
+    return HierarchicalParts(loss, per_level.detach(), reconstruction)
 
 
 def _compute(

@@ -92,7 +92,7 @@ def _results(
     level_weights = torch.tensor(task.weights, dtype=dtype)
     loss = (per_level * level_weights).sum()
     return Results(
-        loss=loss.to(values.dtype),
+        loss=loss,
         per_level=per_level if task.details else empty(),
         reconstruction=error + target if task.details else empty(),
         grad_values=grad_values,

@@ -137,7 +137,7 @@ def _results(
     # The weights of the squares contain a factor of 2 that the loss does not have.
     loss = losses.sum() / 2
     return Results(
-        loss=loss.to(values.dtype),
+        loss=loss,
         per_level=per_level,
         reconstruction=reconstruction,
         grad_values=dots.sum(0) if task.needs[0] else floats(0),

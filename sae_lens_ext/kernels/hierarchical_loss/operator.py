@@ -107,7 +107,7 @@ def _shapes(
         tensor.new_empty(tensor.shape if is_needed else (0,), dtype=dtype)
         for tensor, is_needed in zip(inputs, needs, strict=True)
     ]
-    loss = values.new_empty(())
+    loss = values.new_empty((), dtype=dtype)
     return loss, per_level, reconstruction, *gradients
 
 
@@ -136,8 +136,8 @@ def _backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ..
             W_dec: Tensor,
             b_dec: Tensor,
             target: Tensor,
-        ) -> Tensor:
-            return reference.hierarchical_loss(
+        ) -> tuple[Tensor]:
+            loss = reference.hierarchical_loss(
                 values,
                 indices,
                 W_dec,
@@ -146,8 +146,9 @@ def _backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ..
                 task.levels,
                 task.weights,
             )
+            return (loss,)
 
-        scaled = gradients_by_definition(definition, inputs, needs, upstream)
+        scaled = gradients_by_definition(definition, inputs, needs, [upstream])
     elif upstream is not None:
         triples = zip(gradients, inputs, needs, strict=True)
         scaled = [

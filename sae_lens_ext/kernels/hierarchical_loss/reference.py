@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from sae_lens_ext.kernels.hierarchical_loss.task import accumulator
+
 
 def hierarchical_loss(
     values: Tensor,
@@ -32,13 +34,20 @@ def hierarchical_parts(
 
     Returns:
         The loss, the mean squared error per level ``[levels]``, and the reconstruction
-        from all features ``[n, d_model]``.
+        from all features ``[n, d_model]``; all in float32 or wider.
     """
+    dtype = accumulator(values, W_dec)
+    wide_values = values.to(dtype).unsqueeze(-1)
+    # Cast before rows are chosen, so that their gradients are added up in that dtype.
+    chosen_rows = W_dec.to(dtype)[indices]
+
     # [n, k, d_model]
-    prefixes = b_dec + (values.unsqueeze(-1) * W_dec[indices]).cumsum(dim=1)
-    errors = prefixes - target.unsqueeze(1)
+    prefixes = b_dec.to(dtype) + (wide_values * chosen_rows).cumsum(dim=1)
+    errors = prefixes - target.to(dtype).unsqueeze(1)
 
     ranks = torch.tensor(levels, device=values.device) - 1
     per_level = errors.square().mean(dim=(0, 2))[ranks]
     shares = torch.tensor(weights, dtype=per_level.dtype, device=per_level.device)
-    return per_level @ shares, per_level, prefixes[:, -1]
+    # Not a matrix product, which autocast would take to half precision.
+    loss = (per_level * shares).sum()
+    return loss, per_level, prefixes[:, -1]

@@ -29,12 +29,11 @@ class Task(NamedTuple):
 class Results(NamedTuple):
     """What an implementation returns.
 
-    Everything but the loss is in float32 or wider, and has no elements where the task
+    All is in float32 or wider. Everything but the loss has no elements where the task
     does not ask for it.
     """
 
     loss: Tensor
-    """In the dtype of ``values``."""
     per_level: Tensor
     """[levels], the mean square of each level's error."""
     reconstruction: Tensor
@@ -52,7 +51,8 @@ class Results(NamedTuple):
 def accumulator(*tensors: Tensor) -> torch.dtype:
     """The dtype of sums, at least float32.
 
-    Half precision would lose the small differences between neighbouring prefixes.
+    Half precision would lose the small differences between neighbouring prefixes, and
+    float16 ends at 65,504.
     """
     dtype = torch.promote_types(tensors[0].dtype, tensors[-1].dtype)
     return torch.promote_types(torch.float32, dtype)

@@ -207,24 +207,20 @@ def _gradients_by_definition(
     needs: list[bool],
     feature_map: FeatureMap,
 ) -> list[Tensor | None]:
-    def weighted(
+    wants_state = grad_state is not None
+
+    def definition(
         q: Tensor,
         k: Tensor,
         v: Tensor,
         initial_state: Tensor | None,
-    ) -> Tensor:
-        """A number whose gradients are those of the operator."""
+    ) -> list[Tensor]:
         state = None if initial_state is None else _split(initial_state)
-        wants_state = grad_state is not None
         out, final_state = reference.dense(q, k, v, feature_map, state, wants_state)
-        total = (out * grad_out).sum()
-        if final_state is None or grad_state is None:
-            return total
+        return [out] if final_state is None else [out, _joined(final_state)]
 
-        state_total = (_joined(final_state) * grad_state).sum()
-        return total + state_total
-
-    return gradients_by_definition(weighted, inputs, needs, grad_out.new_ones(()))
+    grad_outputs = [grad_out] if grad_state is None else [grad_out, grad_state]
+    return gradients_by_definition(definition, inputs, needs, grad_outputs)
 
 
 def _joined(state: AttentionState) -> Tensor:

@@ -80,8 +80,10 @@ def register(name: str, rows: Rows) -> None:
         # For a second derivative, which the operator does not have.
         if torch.is_grad_enabled():
 
-            def definition(values: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
-                return reference.sparse_decode(values, indices, W_dec, b_dec)
+            def definition(
+                values: Tensor, W_dec: Tensor, b_dec: Tensor
+            ) -> tuple[Tensor]:
+                return (reference.sparse_decode(values, indices, W_dec, b_dec),)
 
             inputs = (values, W_dec, b_dec)
             needs = (needs_values, needs_W, needs_b)
@@ -89,7 +91,7 @@ def register(name: str, rows: Rows) -> None:
                 definition,
                 inputs,
                 needs,
-                grad,
+                [grad],
             )
             # Indices have no gradient.
             return grad_values, None, grad_W, grad_b

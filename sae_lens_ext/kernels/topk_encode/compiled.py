@@ -1,18 +1,26 @@
-"""The k largest of every row, as loops that numba compiles.
+"""The first k of every row in order, as loops that numba compiles.
 
 1. Columns with one remainder modulo a width of at least 2k form a group. The maximum of
    every group is found in vector registers.
 2. At least k columns are as large as the k-th largest of the maxima, so it bounds the
    k-th largest column from below, and closely.
-3. Few columns reach the bound. They are collected, and only they are sorted.
+3. Few columns reach the bound, and all that equal the k-th largest are among them. They
+   are collected, and only they are sorted: by key, then by place.
+
+Where columns have a floor, only the numbers above it are looked at, and there can be
+fewer of them than k.
+
+A key is a number of the row, with infinity for NaN. A place is its column; that of an
+infinity counts on from the last column, so that NaN comes before it.
 
 Maxima are kept by segments of a row, so that step 3 reads few segments again.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import no_type_check
 
 import numba
@@ -20,93 +28,105 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# How many columns of a group one segment holds.
-_DEPTH = 16
-
-
-def saves_work(n_columns: int, k: int) -> bool:
-    """Whether rows are so long, for this k, that reading them twice is worth it."""
-    segment = _DEPTH * _width(k)
-    return n_columns >= segment
+from sae_lens_ext.kernels.topk_encode import groups
+from sae_lens_ext.kernels.topk_encode.groups import DEPTH
 
 
 @contextmanager
-def selection(n_threads: int) -> Iterator[Callable[[Tensor, Tensor, Tensor], None]]:
+def selection(
+    n_threads: int,
+) -> Iterator[Callable[[Tensor, Tensor | None, Tensor, Tensor], None]]:
     """Yield a ``Select`` of ``cpu.py`` that works with ``n_threads`` threads."""
+    if n_threads == 1:
+        yield partial(_select_in_parts, map, 1)
+        return
     with ThreadPoolExecutor(n_threads) as pool:
-
-        def select(pre: Tensor, values: Tensor, indices: Tensor) -> None:
-            n_rows = len(pre)
-            width = _width(values.shape[1])
-
-            # Half precision in float32, because numpy lacks bfloat16.
-            wide = pre if pre.dtype == torch.float64 else pre.float()
-            largest = torch.empty(values.shape, dtype=wide.dtype)
-
-            rows = wide.numpy()
-            row_values = largest.numpy()
-            row_indices = indices.numpy()
-
-            def select_part(part: tuple[int, int]) -> None:
-                first, last = part
-                _select(
-                    rows[first:last],
-                    row_values[first:last],
-                    row_indices[first:last],
-                    width,
-                )
-
-            # Each thread gets as many rows as the others, or one more.
-            edges = [n_rows * part // n_threads for part in range(n_threads + 1)]
-            parts = itertools.pairwise(edges)
-
-            # As a list, because map raises a thread's error only when its result is
-            # asked for.
-            list(pool.map(select_part, parts))
-            values.copy_(largest)
-
-        yield select
+        yield partial(_select_in_parts, pool.map, n_threads)
 
 
-def _width(k: int) -> int:
-    """How many groups there are: 2k, rounded up to whole vectors, and at least 64."""
-    n_vectors = -(-2 * k // 32)
-    return max(64, 32 * n_vectors)
+def _select_in_parts(
+    run: Callable[..., Iterable[None]],
+    n_parts: int,
+    pre: Tensor,
+    floor: Tensor | None,
+    values: Tensor,
+    indices: Tensor,
+) -> None:
+    """See ``Select`` in ``cpu.py``; ``run`` maps a function over parts of the rows."""
+    n_rows = len(pre)
+    width = groups.width(values.shape[1])
+
+    # Half precision in float32, because numpy lacks bfloat16.
+    wide = pre if pre.dtype == torch.float64 else pre.float()
+    largest = torch.empty(values.shape, dtype=wide.dtype)
+
+    rows = wide.numpy()
+    floors = None if floor is None else floor.to(wide.dtype).numpy()
+    row_values = largest.numpy()
+    row_indices = indices.numpy()
+
+    def select_part(part: tuple[int, int]) -> None:
+        first, last = part
+        _select(
+            rows[first:last],
+            floors,
+            row_values[first:last],
+            row_indices[first:last],
+            width,
+        )
+
+    # Each thread gets as many rows as the others, or one more.
+    edges = [n_rows * part // n_parts for part in range(n_parts + 1)]
+    parts = itertools.pairwise(edges)
+
+    # As a list, because map raises a thread's error only when its result is asked for.
+    list(run(select_part, parts))
+    values.copy_(largest)
 
 
 # no_type_check keeps the tests' run-time shape checks from wrapping numba's functions.
 @numba.njit(nogil=True, cache=True)
 @no_type_check
-def _select(rows, values, indices, width):
+def _select(rows, floors, values, indices, width):
     n_rows, n_columns = rows.shape
     k = values.shape[1]
-    segment_size = width * _DEPTH
+    segment_size = width * DEPTH
     n_segments = -(-n_columns // segment_size)
 
     # Allocated once, and used again by every row.
     maxima = np.empty((n_segments, width), rows.dtype)
     overall = np.empty(width, rows.dtype)
     keys = np.empty(n_columns, rows.dtype)
-    ids = np.empty(n_columns, np.int64)
+    places = np.zeros(n_columns, np.int64)
 
     for r in range(n_rows):
         row = rows[r]
-        _find_maxima(row, maxima)
+        if floors is None:
+            _find_maxima(row, maxima)
+        else:
+            _find_active_maxima(row, floors, maxima)
         _merge_segments(maxima, overall)
 
-        # Only the k-th largest maximum matters here; the ids are overwritten below.
-        _largest_first(overall, ids, width, k)
+        # Only the k-th largest maximum matters here, so any places will do; they are
+        # overwritten below.
+        _select_first(overall, places, width, k)
         bound = overall[k - 1]
 
-        n = _collect(row, maxima, bound, keys, ids)
-        _largest_first(keys, ids, n, k)
-        _sort(keys, ids, k)
+        if floors is None:
+            n = _collect(row, maxima, bound, keys, places)
+        else:
+            n = _collect_active(row, floors, maxima, bound, keys, places)
+        n_selected = min(k, n)
+        _select_first(keys, places, n, n_selected)
+        _sort(keys, places, n_selected)
 
         # From the row rather than from the keys, where NaN is infinity.
-        for j in range(k):
-            column = ids[j]
+        for j in range(n_selected):
+            column = places[j] % n_columns
             values[r, j] = row[column]
             indices[r, j] = column
+        values[r, n_selected:] = 0
+        indices[r, n_selected:] = 0
 
 
 @numba.njit(nogil=True, cache=True)
@@ -114,7 +134,7 @@ def _select(rows, values, indices, width):
 def _find_maxima(row, maxima):
     """Write the maximum of every group in every segment into ``maxima``."""
     n_segments, width = maxima.shape
-    segment_size = width * _DEPTH
+    segment_size = width * DEPTH
     for segment in range(n_segments):
         first = segment * segment_size
         last = min(first + segment_size, len(row))
@@ -136,6 +156,33 @@ def _find_maxima(row, maxima):
 
 @numba.njit(nogil=True, cache=True)
 @no_type_check
+def _find_active_maxima(row, floors, maxima):
+    """As ``_find_maxima``, of the numbers above their floors."""
+    n_segments, width = maxima.shape
+    segment_size = width * DEPTH
+    for segment in range(n_segments):
+        first = segment * segment_size
+        last = min(first + segment_size, len(row))
+        highest = maxima[segment]
+        highest[:] = -np.inf
+
+        for start in range(first, last, width):
+            stop = min(start + width, last)
+            part = row[start:stop]
+            part_floors = floors[start:stop]
+            for j in range(len(part)):
+                # In this form NaN is above every floor, and stays.
+                highest[j] = (
+                    highest[j]
+                    if part[j] <= part_floors[j]
+                    or part[j] <= highest[j]
+                    or highest[j] != highest[j]
+                    else part[j]
+                )
+
+
+@numba.njit(nogil=True, cache=True)
+@no_type_check
 def _merge_segments(maxima, overall):
     """Write the maximum of every group into ``overall``; NaN counts as infinity."""
     n_segments, width = maxima.shape
@@ -151,17 +198,18 @@ def _merge_segments(maxima, overall):
 
 @numba.njit(nogil=True, cache=True)
 @no_type_check
-def _collect(row, maxima, bound, keys, ids):
+def _collect(row, maxima, bound, keys, places):
     """Collect the columns that reach ``bound``, and return how many there are.
 
-    NaN reaches every bound, and its key is infinity.
+    NaN reaches every bound.
     """
     n = 0
+    n_columns = len(row)
     n_segments, width = maxima.shape
-    segment_size = width * _DEPTH
+    segment_size = width * DEPTH
     for segment in range(n_segments):
         first = segment * segment_size
-        last = min(first + segment_size, len(row))
+        last = min(first + segment_size, n_columns)
 
         for j in range(width):
             if maxima[segment, j] < bound:
@@ -171,44 +219,86 @@ def _collect(row, maxima, bound, keys, ids):
                 # Not ">=", which NaN would fail.
                 if not number < bound:
                     keys[n] = number if number == number else np.inf
-                    ids[n] = column
+                    places[n] = column + n_columns if number == np.inf else column
                     n += 1
     return n
 
 
 @numba.njit(nogil=True, cache=True)
 @no_type_check
-def _largest_first(keys, ids, n, k):
-    """Bring the k largest of the first n keys to the front, and their ids with them.
+def _collect_active(row, floors, maxima, bound, keys, places):
+    """As ``_collect``, of the numbers above their floors."""
+    n = 0
+    n_columns = len(row)
+    n_segments, width = maxima.shape
+    segment_size = width * DEPTH
+    for segment in range(n_segments):
+        first = segment * segment_size
+        last = min(first + segment_size, n_columns)
+
+        for j in range(width):
+            # With fewer than k active columns the bound is no bound, and most groups
+            # have none.
+            highest = maxima[segment, j]
+            if highest < bound or highest == -np.inf:
+                continue
+            for column in range(first + j, last, width):
+                number = row[column]
+                if not (number < bound or number <= floors[column]):
+                    keys[n] = number if number == number else np.inf
+                    places[n] = column + n_columns if number == np.inf else column
+                    n += 1
+    return n
+
+
+@numba.njit(nogil=True, cache=True)
+@no_type_check
+def _precedes(key, place, other_key, other_place):
+    """Whether the first of two entries comes first in order."""
+    return key > other_key or (key == other_key and place < other_place)
+
+
+@numba.njit(nogil=True, cache=True)
+@no_type_check
+def _swap(keys, places, i, j):
+    keys[i], keys[j] = keys[j], keys[i]
+    places[i], places[j] = places[j], places[i]
+
+
+@numba.njit(nogil=True, cache=True)
+@no_type_check
+def _select_first(keys, places, n, k):
+    """Bring the first k in order of n entries to the front.
 
     Hoare's quickselect.
     """
     low = 0
     high = n - 1
     while low < high:
-        # The median of three is a good pivot for sorted keys too.
-        first = keys[low]
-        middle = keys[(low + high) // 2]
-        last = keys[high]
-
-        smaller = min(first, middle)
-        larger = max(first, middle)
-        pivot = max(smaller, min(larger, last))
+        # The median of three is a good pivot for sorted entries too.
+        middle = (low + high) // 2
+        if _precedes(keys[middle], places[middle], keys[low], places[low]):
+            _swap(keys, places, low, middle)
+        if _precedes(keys[high], places[high], keys[middle], places[middle]):
+            _swap(keys, places, middle, high)
+            if _precedes(keys[middle], places[middle], keys[low], places[low]):
+                _swap(keys, places, low, middle)
+        key = keys[middle]
+        place = places[middle]
 
         i = low
         j = high
         while i <= j:
-            while keys[i] > pivot:
+            while _precedes(keys[i], places[i], key, place):
                 i += 1
-            while keys[j] < pivot:
+            while _precedes(key, place, keys[j], places[j]):
                 j -= 1
             if i <= j:
-                keys[i], keys[j] = keys[j], keys[i]
-                ids[i], ids[j] = ids[j], ids[i]
+                _swap(keys, places, i, j)
                 i += 1
                 j -= 1
 
-        # On with the side of the k-th key; between the two all keys equal the pivot.
+        # On with the side of the k-th entry; between the two all equal the pivot.
         if k - 1 <= j:
             high = j
         elif k - 1 >= i:
@@ -219,19 +309,19 @@ def _largest_first(keys, ids, n, k):
 
 @numba.njit(nogil=True, cache=True)
 @no_type_check
-def _sort(keys, ids, n):
-    """Sort the first n keys, largest first, and their ids with them.
+def _sort(keys, places, n):
+    """Sort the first n entries in order.
 
     Shell's sort, with Ciura's gaps.
     """
     for gap in (701, 301, 132, 57, 23, 10, 4, 1):
         for i in range(gap, n):
             key = keys[i]
-            id_ = ids[i]
+            place = places[i]
             j = i
-            while j >= gap and keys[j - gap] < key:
+            while j >= gap and _precedes(key, place, keys[j - gap], places[j - gap]):
                 keys[j] = keys[j - gap]
-                ids[j] = ids[j - gap]
+                places[j] = places[j - gap]
                 j -= gap
             keys[j] = key
-            ids[j] = id_
+            places[j] = place

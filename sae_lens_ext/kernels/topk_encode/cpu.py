@@ -8,81 +8,132 @@ from torch import Tensor
 
 from sae_lens_ext.kernels._backend import has_numba
 from sae_lens_ext.kernels._rows import cpu as cpu_rows
-from sae_lens_ext.kernels.topk_encode import operator
+from sae_lens_ext.kernels.topk_encode import gate, groups, operator
+from sae_lens_ext.kernels.topk_encode.ordered import first_in_order
 
 # Pre-activations of one chunk, in elements: 32 MB of float32. The product is slow for
 # few tokens, because the library behind it arranges W_enc anew each time, and the
 # selection hardly depends on how far away they are in the memory hierarchy.
 _CHUNK_ELEMENTS = 1 << 23
-# Below this many pre-activations in all, torch's selection ends before threads have
+# Below this many pre-activations in all, a single thread ends before others have
 # started.
-_COMPILED_FROM = 1 << 17
+_THREADS_FROM = 1 << 17
 
-Select = Callable[[Tensor, Tensor, Tensor], None]
-"""Writes the k largest of every row of ``pre [rows, columns]``, largest first, into
-``values [rows, k]``, and their columns into ``indices [rows, k]``."""
+# Pre-activations that are counted at once, in elements: 2 MB of float32.
+_COUNTED_AT_ONCE = 1 << 19
+
+Select = Callable[[Tensor, Tensor | None, Tensor, Tensor], None]
+"""Selects from ``pre [rows, columns]``, whose columns have a floor or not.
+
+It writes the first k of every row, in the order of ``ordered.py``, into ``values [rows,
+k]``, and their columns into ``indices [rows, k]``. With a floor the others are zeros,
+and their columns any.
+"""
 
 
 def topk_encode(
     x: Tensor,
     W_enc: Tensor,
     b_enc: Tensor,
-    k: int,
+    k: int | None,
     centre: Tensor | None = None,
+    threshold: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Same as in ``reference``."""
-    return operator.run("topk_encode_cpu", x, W_enc, b_enc, centre, k)
+    return operator.run("topk_encode_cpu", x, W_enc, b_enc, centre, threshold, k)
 
 
 def _encode(
     x: Tensor,
     W_enc: Tensor,
     b_enc: Tensor,
-    k: int,
+    floor: Tensor | None,
+    k: int | None,
 ) -> tuple[Tensor, Tensor]:
+    if k is None:
+        return _encode_uncapped(x, W_enc, b_enc, floor)
+
     n = x.shape[0]
     d_sae = W_enc.shape[1]
     values = x.new_empty(n, k)
     indices = torch.empty(n, k, dtype=torch.int64)
 
-    # A product of fewer than 64 tokens would mostly arrange W_enc.
-    n_tokens_that_fit = _CHUNK_ELEMENTS // d_sae
-    chunk_size = max(64, n_tokens_that_fit)
-
     with _selection(n, d_sae, k) as select:
-        for start in range(0, n, chunk_size):
-            chunk = slice(start, start + chunk_size)
-            chunk_x = x[chunk]
-            chunk_values = values[chunk]
-            chunk_indices = indices[chunk]
-
-            pre = torch.addmm(b_enc, chunk_x, W_enc)
-            select(pre, chunk_values, chunk_indices)
+        for chunk in _chunks(n, d_sae):
+            pre = torch.addmm(b_enc, x[chunk], W_enc)
+            select(pre, floor, values[chunk], indices[chunk])
 
     # After the selection, when only k numbers per token are left.
     return values.relu_(), indices
 
 
+def _encode_uncapped(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, floor: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Encode with all features that are active, as many as each chunk needs."""
+    assert floor is not None, "without k there is a floor"
+    n = x.shape[0]
+    d_sae = W_enc.shape[1]
+
+    pieces = []
+    for chunk in _chunks(n, d_sae):
+        pre = torch.addmm(b_enc, x[chunk], W_enc)
+        width = _widest(pre, floor)
+        values = x.new_empty(len(pre), width)
+        indices = torch.empty(values.shape, dtype=torch.int64)
+
+        with _selection(len(pre), d_sae, width) as select:
+            select(pre, floor, values, indices)
+        pieces.append((values, indices))
+    return gate.joined(pieces, x)
+
+
+def _widest(pre: Tensor, floor: Tensor) -> int:
+    """As ``gate.widest``, of a chunk.
+
+    The sum of booleans is slow, that of floats is fast, and exact for as many.
+    """
+    n_columns = pre.shape[1]
+    n_rows_that_fit = _COUNTED_AT_ONCE // n_columns
+    pieces = pre.split(max(1, n_rows_that_fit))
+    is_below = torch.empty(pieces[0].shape)
+
+    fewest_below = n_columns
+    for piece in pieces:
+        below = torch.le(piece, floor, out=is_below[: len(piece)])
+        fewest_below = min(fewest_below, int(below.sum(dim=1).min()))
+    return max(1, n_columns - fewest_below)
+
+
+def _chunks(n: int, d_sae: int) -> list[slice]:
+    """Tokens whose pre-activations fit into memory at once."""
+    # A product of fewer than 64 tokens would mostly arrange W_enc.
+    n_tokens_that_fit = _CHUNK_ELEMENTS // d_sae
+    chunk_size = max(64, n_tokens_that_fit)
+    return [slice(start, start + chunk_size) for start in range(0, n, chunk_size)]
+
+
 def _selection(n: int, d_sae: int, k: int) -> AbstractContextManager[Select]:
     """The faster way to select for these sizes."""
+    if not groups.saves_work(d_sae, k) or not has_numba():
+        return nullcontext(_select)
+
+    # Loads numba, so only when needed.
+    from sae_lens_ext.kernels.topk_encode import compiled
+
     n_elements = n * d_sae
-    if n_elements >= _COMPILED_FROM and has_numba():
-        # Loads numba, so only when needed.
-        from sae_lens_ext.kernels.topk_encode import compiled
-
-        if compiled.saves_work(d_sae, k):
-            n_threads = torch.get_num_threads()
-            return compiled.selection(n_threads)
-    return nullcontext(_select)
+    n_threads = torch.get_num_threads() if n_elements >= _THREADS_FROM else 1
+    return compiled.selection(n_threads)
 
 
-def _select(pre: Tensor, values: Tensor, indices: Tensor) -> None:
+def _select(pre: Tensor, floor: Tensor | None, values: Tensor, indices: Tensor) -> None:
     k = values.shape[1]
-    largest = torch.topk(pre, k, dim=-1, sorted=True)
+    rows = pre if floor is None else gate.gated(pre, floor)
+    largest, columns = first_in_order(rows, k, zeros_matter=floor is None)
     # Assigned instead of written by out=, because under autocast the product has
     # another dtype than x.
-    values[:] = largest.values
-    indices[:] = largest.indices
+    values[:] = largest
+    indices[:] = columns
 
 
 operator.register("topk_encode_cpu", _encode, cpu_rows)

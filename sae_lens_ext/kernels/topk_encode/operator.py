@@ -13,10 +13,18 @@ from torch import Tensor
 from sae_lens_ext.kernels import _operator
 from sae_lens_ext.kernels._rows import Rows
 from sae_lens_ext.kernels._second_order import gradients_by_definition
+from sae_lens_ext.kernels.topk_encode import gate
 
-Encode = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+Encode = Callable[
+    [Tensor, Tensor, Tensor, Tensor | None, int | None], tuple[Tensor, Tensor]
+]
 """Values and indices ``[n, k]`` from centred activations ``[n, d_model]``,
-``W_enc [d_model, d_sae]``, ``b_enc [d_sae]`` and k."""
+``W_enc [d_model, d_sae]``, ``b_enc [d_sae]``, the floor of every feature ``[d_sae]`` or
+None, and k.
+
+Without k there is a floor, and the result is as wide as the token with the most active
+features needs. With a floor, the features of zeros are filled in afterwards.
+"""
 
 
 def run(
@@ -25,14 +33,15 @@ def run(
     W_enc: Tensor,
     b_enc: Tensor,
     centre: Tensor | None,
-    k: int,
+    threshold: Tensor | None,
+    k: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Run the operator ``name`` on ``x`` with any leading axes."""
     *batch, d_model = x.shape
     flat_x = x.reshape(-1, d_model)
-    values, indices = _operator.call(name, flat_x, W_enc, b_enc, centre, k)
+    values, indices = _operator.call(name, flat_x, W_enc, b_enc, centre, threshold, k)
 
-    shape = (*batch, k)
+    shape = (*batch, values.shape[1])
     return values.view(shape), indices.view(shape)
 
 
@@ -40,8 +49,8 @@ def register(name: str, encode: Encode, rows: Rows) -> None:
     """Register the operator ``name``, and its gradients as ``{name}_gradients``.
 
     Its arguments are ``x [n, d_model]``, ``W_enc [d_model, d_sae]``, ``b_enc [d_sae]``,
-    ``centre [d_model]`` or None, and k. Only the chosen features have gradients, and so
-    only they are looked at.
+    ``centre [d_model]`` or None, ``threshold [d_sae]`` or None, and k or None. Only the
+    chosen features that are active have gradients, and so only they are looked at.
     """
 
     def forward(
@@ -49,10 +58,15 @@ def register(name: str, encode: Encode, rows: Rows) -> None:
         W_enc: Tensor,
         b_enc: Tensor,
         centre: Tensor | None,
-        k: int,
+        threshold: Tensor | None,
+        k: int | None,
     ) -> tuple[Tensor, Tensor]:
         centred = _centred(x, centre)
-        return encode(centred, W_enc, b_enc, k)
+        floor = gate.floor_of(threshold, b_enc, k)
+        values, indices = encode(centred, W_enc, b_enc, floor, k)
+        if floor is not None:
+            gate.fill_inactive(values, indices)
+        return values, indices
 
     def gradients(
         grad_values: Tensor,
@@ -74,7 +88,7 @@ def register(name: str, encode: Encode, rows: Rows) -> None:
         grad_b = x.new_empty(0)
         grad_centre = x.new_empty(0)
 
-        # A chosen feature that relu cut off has no gradient.
+        # A chosen feature that is not active has no gradient.
         is_active = values > 0
         grad_pre = torch.where(is_active, grad_values, 0)
 
@@ -100,6 +114,17 @@ def register(name: str, encode: Encode, rows: Rows) -> None:
                 grad_centre = -(W_enc @ column_sums)
         return grad_x, grad_W, grad_b, grad_centre
 
+    _operator.register(
+        name,
+        forward,
+        shapes=_shapes,
+        keep=_keep,
+        backward=_backward(f"{name}_gradients"),
+    )
+    _operator.register(f"{name}_gradients", gradients, shapes=_gradient_shapes)
+
+
+def _backward(gradients_name: str) -> Callable[..., tuple[Tensor | None, ...]]:
     def backward(ctx: Any, grad_values: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         x, W_enc, b_enc, centre, values, indices = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:4])
@@ -112,20 +137,20 @@ def register(name: str, encode: Encode, rows: Rows) -> None:
                 W_enc: Tensor,
                 b_enc: Tensor,
                 centre: Tensor | None,
-            ) -> Tensor:
+            ) -> tuple[Tensor]:
                 centred = _centred(x, centre)
                 columns = W_enc.T[indices]
                 products = einsum(centred, columns, "n d, n k d -> n k")
 
                 pre = products + b_enc[indices]
-                return pre.relu()
+                return (torch.where(values > 0, pre, 0),)
 
             inputs = (x, W_enc, b_enc, centre)
-            grads = gradients_by_definition(chosen_values, inputs, needs, grad_values)
-            return *grads, None
+            grads = gradients_by_definition(chosen_values, inputs, needs, [grad_values])
+            return *grads, None, None
 
         grads = _operator.call(
-            f"{name}_gradients",
+            gradients_name,
             grad_values,
             x,
             W_enc,
@@ -135,17 +160,10 @@ def register(name: str, encode: Encode, rows: Rows) -> None:
             *needs,
         )
         grads = _operator.optional(grads, needs)
-        # k has no gradient.
-        return *grads, None
+        # The threshold and k have no gradients.
+        return *grads, None, None
 
-    _operator.register(
-        name,
-        forward,
-        shapes=_shapes,
-        keep=_keep,
-        backward=backward,
-    )
-    _operator.register(f"{name}_gradients", gradients, shapes=_gradient_shapes)
+    return backward
 
 
 def _centred(x: Tensor, centre: Tensor | None) -> Tensor:
@@ -157,11 +175,14 @@ def _shapes(
     W_enc: Tensor,
     b_enc: Tensor,
     centre: Tensor | None,
-    k: int,
+    threshold: Tensor | None,
+    k: int | None,
 ) -> tuple[Tensor, Tensor]:
     n = x.shape[0]
-    values = x.new_empty(n, k)
-    indices = x.new_empty(n, k, dtype=torch.int64)
+    # Without k the width depends on numbers, which are not there.
+    width = torch.library.get_ctx().new_dynamic_size(min=1) if k is None else k
+    values = x.new_empty(n, width)
+    indices = x.new_empty(n, width, dtype=torch.int64)
     return values, indices
 
 

@@ -135,18 +135,66 @@ def test_any_leading_shape():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@both_backends
 @pytest.mark.usefixtures("_both_walks")
-def test_half_precision_inputs_are_summed_in_float32(dtype):
+def test_half_precision_inputs_are_summed_in_float32(dtype, backend):
     inputs = cast(CASES[3].code(), dtype)
     exact = hierarchical_loss(**cast(inputs, torch.float64), backend="reference")
 
     leaves = [inputs[name].requires_grad_() for name in LEAVES]
-    loss = hierarchical_loss(**inputs)
+    loss = hierarchical_loss(**inputs, backend=backend)
     loss.backward()
-    # One rounding of the result: nothing else happens in half precision.
-    assert abs(loss.item() - exact.item()) <= torch.finfo(dtype).eps * exact.item()
+    # Nothing happens in half precision.
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
     assert all(leaf.grad.dtype == dtype for leaf in leaves)
     assert all(leaf.grad.isfinite().all() for leaf in leaves)
+
+
+@both_backends
+@pytest.mark.parametrize("levels", [None, [33], [2, 30]])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.usefixtures("_both_walks")
+def test_a_loss_beyond_float16_is_finite_with_its_parts_and_gradients(
+    dtype, levels, backend
+):
+    inputs = CASES[3].code()
+    inputs["target"] = inputs["target"] * 400
+    inputs = cast(inputs, dtype)
+    exact_inputs = cast(inputs, torch.float64, requires_grad=True)
+    exact = hierarchical_loss_parts(**exact_inputs, levels=levels, backend="reference")
+    assert exact.loss.item() > torch.finfo(torch.float16).max
+
+    leaves = [inputs[name].requires_grad_() for name in LEAVES]
+    parts = hierarchical_loss_parts(**inputs, levels=levels, backend=backend)
+    assert all(part.dtype == torch.float32 for part in parts)
+    assert_close_to_the_largest(parts.loss, exact.loss, 1e-5)
+    assert_close_to_the_largest(parts.per_level, exact.per_level, 1e-5)
+    # The target is hundreds of times as large as the reconstruction.
+    assert_close_to_the_largest(parts.reconstruction, exact.reconstruction, 1e-3)
+
+    # A factor as in the loss scaling of mixed-precision training, which float16 lacks.
+    factor = 2.0**17
+    gradients = torch.autograd.grad(parts.loss * factor / factor, leaves)
+    exact_gradients = torch.autograd.grad(
+        exact.loss, [exact_inputs[name] for name in LEAVES]
+    )
+    for gradient, exact_gradient in zip(gradients, exact_gradients, strict=True):
+        assert gradient.dtype == dtype
+        assert_close_to_the_largest(gradient, exact_gradient, torch.finfo(dtype).eps)
+
+
+def assert_close_to_the_largest(result, exact, share):
+    error = (result.double() - exact).abs().max()
+    assert error <= share * exact.abs().max()
+
+
+@both_backends
+def test_autocast_leaves_the_loss_in_float32(backend):
+    inputs = cast(CASES[3].code(), torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = hierarchical_loss(**inputs, backend=backend)
+    assert torch.equal(loss, hierarchical_loss(**inputs, backend=backend))
 
 
 @pytest.mark.usefixtures("_both_walks")

@@ -19,6 +19,31 @@ def test_second_derivatives_are_correct():
         )
 
 
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("c", [BASED, REBASED], ids=["based", "rebased"])
+def test_second_derivatives_through_the_final_state_are_the_definition_s(c, with_state):
+    inputs = CASES[2].inputs(c, with_state=with_state)
+    penalty_gradients = {}
+    for form in ("chunked", "dense"):
+        leaves = {
+            name: tensor.clone().requires_grad_() for name, tensor in inputs.items()
+        }
+        results = Attention(c, form, None)(**leaves)
+        # The sizes of the output and of the state meet in the penalty, so that a state
+        # that is left out or has the wrong sign shows.
+        n_out = inputs["v"].numel()
+        total = results[:n_out].square().sum() + results[n_out:].square().sum()
+
+        variables = list(leaves.values())
+        gradients = torch.autograd.grad(total, variables, create_graph=True)
+        penalty = sum(gradient.square().sum() for gradient in gradients)
+        penalty_gradients[form] = torch.autograd.grad(penalty, variables)
+
+    for fast, plain in zip(*penalty_gradients.values(), strict=True):
+        assert plain.abs().sum() > 0
+        torch.testing.assert_close(fast, plain)
+
+
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_autocast_does_not_change_gradients_computed_inside_it(create_graph):
     inputs = CASES[2].inputs(BASED, with_state=True)

@@ -44,6 +44,26 @@ def test_scatter_row_sum(code):
     torch.testing.assert_close(sums, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sums_of_half_precision_are_made_in_float32(dtype):
+    # In half precision, a sum of ones stops growing at 256 or 2048.
+    n = 4096
+    column = torch.ones(n, 1, dtype=dtype)
+    row = torch.ones(1, n, dtype=dtype)
+    first = torch.zeros(n, 1, dtype=torch.int64)
+    table = torch.ones(1, n, dtype=dtype)
+
+    sums = [
+        cpu.scatter_sum(column, first, 1),
+        cpu.scatter_row_sum(column, first, column, 1),
+        cpu.row_dots(row, first[:1], table),
+        cpu.weighted_row_sum(row, first.T, column[:1]),
+    ]
+    for total in sums:
+        assert total.dtype == dtype
+        assert total.item() == n
+
+
 def test_scatter_sum(code):
     values, indices, table, _, _ = code.values()
     expected = dense(values, indices, len(table)).sum(0)
