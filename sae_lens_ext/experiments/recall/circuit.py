@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.experiments.recall.task import UNLABELLED
+from sae_lens_ext.kernels import holds_numbers
 
 
 def answers_at(
@@ -43,8 +44,8 @@ def answers_at(
     # [batch, query, key], whether the key position holds the query's token, earlier.
     has_same_token = tokens[:, :, None] == tokens[:, None, :]
     is_key = has_same_token & is_earlier
-    has_key = is_key.any(-1)
-    if not bool(has_key[is_question].all()):
+    is_unanswerable = is_question & ~is_key.any(-1)
+    if holds_numbers(is_unanswerable) and bool(is_unanswerable.any()):
         raise InvalidArgument(
             "a labelled position asks for a key that does not occur before it; give "
             "tokens and labels of MQAR.sample"
@@ -84,7 +85,7 @@ def soft_iou(
             "pattern must have the shape [batch, head, query, key] and where the same "
             f"without heads; got {list(pattern.shape)} and {list(where.shape)}"
         )
-    if not bool(where.any()):
+    if holds_numbers(where) and not bool(where.any()):
         raise InvalidArgument(
             "where must mark the answer of at least one query; all of it is False"
         )
