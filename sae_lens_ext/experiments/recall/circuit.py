@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.experiments.checks import check_tensors
 from sae_lens_ext.experiments.recall.task import UNLABELLED
 from sae_lens_ext.kernels import holds_numbers
 
@@ -30,6 +31,7 @@ def answers_at(
         InvalidArgument: a question whose key is not in the sequence before it, or
             tokens and labels of different shapes.
     """
+    check_tensors(tokens=tokens, labels=labels)
     if tokens.ndim != 2 or tokens.shape != labels.shape:
         raise InvalidArgument(
             "tokens and labels must both have the shape [batch, pos]; "
@@ -79,6 +81,7 @@ def soft_iou(
         InvalidArgument: shapes that do not belong together, or a mask without an
             answer.
     """
+    check_tensors(pattern=pattern, where=where)
     without_heads = [*pattern.shape[:1], *pattern.shape[2:]]
     if pattern.ndim != 4 or without_heads != list(where.shape):
         raise InvalidArgument(
