@@ -28,4 +28,4 @@ def test_rejects_documents_that_are_not_texts(documents, message):
 
 def test_rejects_text_that_is_not_a_string():
     with pytest.raises(sle.InvalidArgument, match="text must be a string; got None"):
-        is_held_out(None)  # pyright: ignore[reportArgumentType]
+        is_held_out(None)

@@ -80,7 +80,7 @@ def test_source_is_checked_before_the_first_document(tmp_path):
     with pytest.raises(sle.FormatError, match="no file or folder 'a.*b' here"):
         documents("a\0b")
     with pytest.raises(sle.InvalidArgument, match="column must be a string; got 3"):
-        documents(tmp_path, column=3)  # pyright: ignore[reportArgumentType]
+        documents(tmp_path, column=3)
 
 
 def test_dataset_on_the_hub_is_streamed_and_its_errors_name_it(monkeypatch):
