@@ -13,6 +13,7 @@ _EXTRA_OF = {
     "nnsight": "nnsight",
     "transformers": "train",
     "datasets": "train",
+    "pyarrow": "train",
     "huggingface_hub": "train",
     "matplotlib": "viz",
     "numba": "train",

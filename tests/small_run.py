@@ -66,5 +66,5 @@ def failure(capsys, *arguments):
     """The one line that a failing command writes."""
     assert command(*arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("pretrain: ")
+    assert line.startswith("sae-lens-ext: ")
     return line

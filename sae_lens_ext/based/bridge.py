@@ -14,6 +14,7 @@ the same meaning on a bridge as without one. The mixer of a layer is
 
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import ActivationCache
@@ -45,8 +46,10 @@ from sae_lens_ext.errors import InvalidArgument
 # Points of shape [batch, head, query, key], whose position is on the third axis.
 _PAIR_POINTS = ("hook_attn_scores", "hook_kernel", "hook_pattern")
 
-# TransformerLens needs a maximum length of a text, also where nothing limits it.
-_UNLIMITED = 2**31 - 1
+# TransformerLens needs a length of texts, also where nothing limits it: it cuts text
+# that it tokenizes there, and its lists of parameters hold a table of zeros of that
+# many positions. This is its own value for models without one.
+_CONTEXT = 2048
 
 
 def bridged(model: BasedForCausalLM, tokenizer: Any = None) -> TransformerBridge:
@@ -202,6 +205,31 @@ class BasedArchitectureAdapter(ArchitectureAdapter):
             "unembed": UnembeddingBridge(name="lm_head"),
         }
 
+    def preprocess_weights(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Fold the last norm into the unembedding, where folding was asked for.
+
+        Direct logit attribution takes the norm's gain to be in the unembedding. The
+        norms before mixers and MLPs stay: a convolution of the synthetic tasks adds its
+        normalised input to the stream.
+        """
+        if not self._fold_ln_requested:
+            return state_dict
+        folded = dict(state_dict)
+        unembedding = folded["unembed.weight"]
+        gain = folded["ln_final.weight"]
+        dtype = unembedding.dtype
+        # In float32 or wider, because the sums below are over all of d_model.
+        W_U = unembedding.to(torch.promote_types(torch.float32, dtype))
+        folded["unembed.weight"] = (W_U * gain).to(dtype)
+        folded["ln_final.weight"] = torch.ones_like(gain)
+
+        bias = folded.get("ln_final.bias")
+        if bias is not None:
+            logits_of_bias = W_U @ bias.to(W_U.dtype)
+            folded["unembed.bias"] = folded["unembed.bias"] + logits_of_bias.to(dtype)
+            folded["ln_final.bias"] = torch.zeros_like(bias)
+        return folded
+
     def prepare_model(self, model: Any) -> None:
         """Set the fields of TransformerLens' config that it cannot read by itself."""
         config: BasedConfig = model.config
@@ -220,4 +248,4 @@ class BasedArchitectureAdapter(ArchitectureAdapter):
             self.components["pos_embed"] = PosEmbedBridge(name="model.embed_positions")
         else:
             self.cfg.positional_embedding_type = "none"
-            self.cfg.n_ctx = _UNLIMITED
+            self.cfg.n_ctx = _CONTEXT

@@ -1,6 +1,8 @@
 """The shape of a Based or ReBased model."""
 
-from collections.abc import Callable, Sequence
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
@@ -8,7 +10,8 @@ from transformers import PreTrainedConfig
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._fields import FieldChecks
-from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.based.config_keys import unknown_keys
+from sae_lens_ext.errors import InvalidArgument, closest
 from sae_lens_ext.kernels.quadratic_attention.features import Coefficients
 
 FeatureMapName = Literal[
@@ -76,8 +79,8 @@ _SMALLEST_EPS = torch.finfo(torch.float32).tiny
 class BasedConfig(PreTrainedConfig):
     """The shape of a model; every field defaults to that of ReBased's language model.
 
-    Other keyword arguments are those of every config of ``transformers``, which stores
-    unknown ones without a warning.
+    Other keyword arguments are those that every config of ``transformers`` has. Unknown
+    ones are an error here, and a warning in a ``config.json`` that is read.
 
     >>> layers = ["conv", "linear_attention"]
     >>> config = BasedConfig(hidden_size=64, num_hidden_layers=2, layer_types=layers)
@@ -123,8 +126,8 @@ class BasedConfig(PreTrainedConfig):
             synthetic tasks did not.
 
     Raises:
-        InvalidArgument: fields that do not describe a model; the error names all of
-            them.
+        InvalidArgument: fields that do not describe a model (the error names all of
+            them), or an unknown keyword argument.
 
     Source: Arora et al. 2024 (arXiv 2402.18668); Aksenov et al. 2024 (arXiv
     2402.10644).
@@ -194,6 +197,7 @@ class BasedConfig(PreTrainedConfig):
         self.tie_word_embeddings = tie_word_embeddings
         self.use_cache = use_cache
 
+        _check_known(kwargs)
         self._check_fields(kwargs.get("dtype"), kwargs.get("torch_dtype"))
         self._fill_defaults()
         self._check_relations()
@@ -201,6 +205,26 @@ class BasedConfig(PreTrainedConfig):
         super().__init__(**{"tie_word_embeddings": self.tie_word_embeddings, **kwargs})
         for hook in self.creation_hooks:
             hook()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Read a config from the content of a ``config.json``; see ``transformers``.
+
+        Unknown keys are stored with a warning: tools may have added them.
+        """
+        unknown = _unknown_fields(config_dict)
+        known = {key: value for key, value in config_dict.items() if key not in unknown}
+        read = super().from_dict(known, **kwargs)
+        config = read[0] if isinstance(read, tuple) else read
+        for key in unknown:
+            setattr(config, key, config_dict[key])
+        if unknown:
+            warnings.warn(
+                f"BasedConfig has no field {', '.join(unknown)}, of this config.json; "
+                "it has no effect on the model",
+                stacklevel=2,
+            )
+        return read
 
     @property
     def head_dim(self) -> int:
@@ -280,6 +304,20 @@ class BasedConfig(PreTrainedConfig):
                 f"{self.hidden_size} must be at least 2: half of it is the gate of the "
                 "convolution",
             )
+
+
+def _unknown_fields(keys: Iterable[str]) -> list[str]:
+    return unknown_keys(keys, inspect.signature(BasedConfig.__init__).parameters)
+
+
+def _check_known(kwargs: Iterable[str]) -> None:
+    unknown = _unknown_fields(kwargs)
+    if unknown:
+        fields = list(inspect.signature(BasedConfig.__init__).parameters)
+        raise InvalidArgument(
+            f"BasedConfig has no field {', '.join(unknown)}; the closest are "
+            f"{closest(unknown[0], fields[1:-1])}"
+        )
 
 
 def _layer_types(value: Any, name: str) -> list[str]:

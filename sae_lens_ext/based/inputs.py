@@ -11,6 +11,7 @@ from torch import Tensor
 from sae_lens_ext._arguments import as_integer
 from sae_lens_ext.based.cache import BasedCache
 from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.kernels import holds_numbers
 
 # Arguments that transformers and TransformerLens pass to every model. This one counts
 # tokens itself and returns no attentions.
@@ -84,7 +85,8 @@ def check_attention_mask(
     """Check that a mask leaves out tokens only at the end.
 
     Padding at the end changes nothing before it; anywhere else the model would remember
-    it as text.
+    it as text. A mask that has a shape and no numbers, as in nnsight's scan, is checked
+    for its shape alone.
 
     Args:
         mask: [batch, pos] or [batch, seen + pos], 1 for text and 0 for padding.
@@ -107,7 +109,10 @@ def check_attention_mask(
     # One tensor for both answers, because on a GPU each read waits for the device.
     is_other = ((mask != 0) & (mask != 1)).any()
     has_early_padding = (mask.long().diff(dim=1) > 0).any()
-    is_other, has_early_padding = torch.stack([is_other, has_early_padding]).tolist()
+    answers = torch.stack([is_other, has_early_padding])
+    if not _is_readable(answers):
+        return
+    is_other, has_early_padding = answers.tolist()
     if is_other:
         raise InvalidArgument(
             "attention_mask must be 1 for text and 0 for padding; it holds other "
@@ -128,7 +133,8 @@ def check_position_ids(
 ) -> None:
     """Check that ``position_ids`` count the tokens of the text from 0.
 
-    Positions of padding, which comes after the text, are not compared.
+    Positions of padding, which comes after the text, are not compared. Of tensors that
+    have a shape and no numbers, the shape alone is checked.
 
     Args:
         positions: [batch, pos], [1, pos] or [pos].
@@ -141,6 +147,8 @@ def check_position_ids(
     shapes = ((batch, pos), (1, pos), (pos,))
     is_valid = False
     if isinstance(positions, Tensor) and positions.shape in shapes:
+        if not _is_readable(positions, hidden):
+            return
         expected = torch.arange(seen, stop, device=hidden.device).expand(batch, pos)
         differs = positions.to(expected.device) != expected
         if mask is not None:
@@ -188,6 +196,12 @@ def select_positions(hidden: Tensor, positions: slice | Tensor) -> Tensor:
             "logits_to_keep must name positions of the text, of which there are "
             f"{hidden.shape[1]}: {error}"
         ) from error
+
+
+def _is_readable(*tensors: Tensor) -> bool:
+    """Whether the numbers of tensors can be read, if need be outside of a graph."""
+    # torch.compile leaves the graph to read a number; a compiled model checks them too.
+    return torch.compiler.is_compiling() or all(map(holds_numbers, tensors))
 
 
 def _wrong_kind(kind: str) -> str:

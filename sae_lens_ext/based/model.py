@@ -31,6 +31,20 @@ class BasedPreTrainedModel(PreTrainedModel):
 
     config: BasedConfig
     config_class = BasedConfig
+
+    def __init__(self, config: BasedConfig) -> None:
+        """An empty model of a config.
+
+        Raises:
+            InvalidArgument: ``config`` is not a ``BasedConfig``.
+        """
+        if not isinstance(config, BasedConfig):
+            raise InvalidArgument(
+                "config must be a BasedConfig; got an object of type "
+                f"{type(config).__name__}"
+            )
+        super().__init__(config)
+
     base_model_prefix = "model"
     _no_split_modules = ["Block"]  # noqa: RUF012 - not a ClassVar in transformers
     _is_stateful = True

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.kernels import holds_numbers
 
 
 class Tap(nn.Identity):
@@ -37,7 +38,7 @@ def pass_through(tap: nn.Module, tensor: Tensor) -> tuple[Tensor, bool]:
     counts_edits = not tensor.is_inference()
     version = tensor._version if counts_edits else None
     before = None
-    if not counts_edits and is_hooked(tap):
+    if not counts_edits and is_hooked(tap) and holds_numbers(tensor):
         before = tensor.clone()
 
     output: Any = tap(tensor)
@@ -58,7 +59,10 @@ def _share_memory(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors are the same numbers in memory."""
     if first is second:
         return True
-    if first.shape != second.shape or first.data_ptr() != second.data_ptr():
+    # Tensors without numbers have no place in memory either.
+    if first.shape != second.shape or not holds_numbers(first):
+        return False
+    if first.data_ptr() != second.data_ptr():
         return False
     # A backward hook makes a view, whose strides may differ along axes of size 1.
     strides = zip(first.shape, first.stride(), second.stride(), strict=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tyro.conf import FlagCreatePairsOff
 
 from sae_lens_ext.cli.outcome import echo, exit_code
-from sae_lens_ext.cli.parsing import parse
+from sae_lens_ext.cli.parsing import make_folder, option_names, parse
 
 # The demo's SAE is trained on documentation, so its features are at home there.
 SENTENCE = (
@@ -35,7 +35,11 @@ class DemoOptions:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out the command and return its exit code."""
     options = parse(DemoOptions, arguments, "demo")
-    return exit_code(lambda: _demonstrate(options), goes_on_from="what the cache holds")
+    return exit_code(
+        lambda: _demonstrate(options),
+        options=option_names(DemoOptions),
+        goes_on_from=lambda: "what the cache holds",
+    )
 
 
 def _demonstrate(options: DemoOptions) -> None:
@@ -44,6 +48,8 @@ def _demonstrate(options: DemoOptions) -> None:
     from sae_lens_ext.demo.walkthrough import walk_through
 
     arguments.positive_int(options.rows, "rows")
+    # Minutes before the first file is written to it.
+    make_folder(options.out)
     walk_through(
         options.out,
         sentence=options.sentence,

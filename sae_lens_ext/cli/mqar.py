@@ -12,7 +12,13 @@ from tyro.conf import FlagCreatePairsOff
 from sae_lens_ext import _arguments as checks
 from sae_lens_ext.based.config import ATTENTION, FEATURE_MAPS
 from sae_lens_ext.cli.outcome import echo, exit_code
-from sae_lens_ext.cli.parsing import default_of, fields_of, not_empty, parse
+from sae_lens_ext.cli.parsing import (
+    default_of,
+    fields_of,
+    not_empty,
+    option_names,
+    parse,
+)
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.experiments.recall.grid import grid, train_grid
 from sae_lens_ext.experiments.recall.recipe import Recipe
@@ -84,7 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     repeatable = ("--kernel", "--lr")
     options = parse(MqarOptions, arguments, "mqar", repeatable=repeatable)
     table = options.output.out / "mqar.csv"
-    return exit_code(lambda: _compare(options), goes_on_from=table)
+    return exit_code(
+        lambda: _compare(options),
+        options=option_names(MqarOptions),
+        goes_on_from=lambda: table if table.exists() else None,
+    )
 
 
 def _compare(options: MqarOptions) -> None:

@@ -1,12 +1,19 @@
 """How a command ends: text on standard output, or one line and an exit code."""
 
+import contextlib
+import os
+import re
+import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from sae_lens_ext.errors import SaeLensExtError
 
 PROGRAM = "sae-lens-ext"
-"""The name that errors begin with, unless a command has one of its own."""
+"""The name that errors begin with."""
+
+# As shells report a program that ended because nobody reads its output any more.
+_BROKEN_PIPE = 141
 
 
 def echo(text: str) -> None:
@@ -17,33 +24,85 @@ def echo(text: str) -> None:
 def exit_code(
     command: Callable[[], int | None],
     *,
-    name: str = PROGRAM,
-    goes_on_from: object = None,
+    options: Collection[str] = (),
+    goes_on_from: Callable[[], object] | None = None,
 ) -> int:
     """Call a command and return its exit code.
 
     0 where it succeeds (or what it returns), 2 after an error of this package or of the
-    operating system, 130 after control-C. The last two write one line to standard
-    error. Any other exception is a defect and leaves with its traceback.
+    operating system, 130 after control-C, 141 if nobody reads its output any more, as
+    after ``| head``. Errors and control-C write one line to standard error. Any other
+    exception is a defect and leaves with its traceback.
 
     Args:
         command: what to call.
-        name: what the line on standard error begins with.
-        goes_on_from: where the command will go on if it is repeated after control-C.
+        options: names of fields that are options; messages then name the options.
+        goes_on_from: says where the command will go on if it is repeated after
+            control-C; None if nothing is there to go on from.
     """
     try:
-        return command() or 0
+        return _flushed(command)
     except (SaeLensExtError, OSError) as error:
-        _complain(name, str(error))
+        if isinstance(error, BrokenPipeError) and _is_output_closed():
+            return _BROKEN_PIPE
+        _complain(in_options(str(error), options))
         return 2
     except KeyboardInterrupt:
-        hint = ""
-        if goes_on_from is not None:
-            hint = f"; the same command goes on from {goes_on_from}"
-        _complain(name, f"interrupted{hint}")
+        place = None if goes_on_from is None else goes_on_from()
+        hint = f"; the same command goes on from {place}" if place else ""
+        _complain(f"interrupted{hint}")
         return 130
 
 
-def _complain(name: str, message: str) -> None:
+def in_options(message: str, names: Collection[str]) -> str:
+    """A message about fields as one about the options that stand for them.
+
+    Names of one word are often words of the sentence too, so they are replaced only
+    where a value or a rule follows.
+
+    >>> in_options("fewest_pairs must not exceed pairs=2", ["fewest_pairs", "pairs"])
+    '--fewest-pairs must not exceed --pairs=2'
+    """
+    for name in sorted(names, key=len, reverse=True):
+        option = name.replace("_", "-")
+        whole = rf"(?<![\w./'\"-]){name}(?![\w./(-])"
+        message = re.sub(rf"{whole}=True\b", f"--{option}", message)
+        message = re.sub(rf"{whole}=False\b", f"--no-{option}", message)
+        followed = r"(?= must\b|=| is [^;]* there and )"
+        message = re.sub(
+            whole if "_" in name else whole + followed, f"--{option}", message
+        )
+        message = re.sub(rf"(^|; ){name}(?= ')", rf"\1--{option}", message)
+    return message
+
+
+def _flushed(command: Callable[[], int | None]) -> int:
+    """Call a command; what it wrote has arrived, or an error says that it has not."""
+    try:
+        return command() or 0
+    finally:
+        # Here and not at the end of the process, where an error would be a traceback.
+        sys.stdout.flush()
+
+
+def _is_output_closed() -> bool:
+    """Whether nobody reads standard output; then nothing more is written to it."""
+    try:
+        output = sys.stdout.fileno()
+        poll = select.poll()
+    # Not a file, as in notebooks, or a system without this call.
+    except (AttributeError, OSError, ValueError):
+        return False
+    poll.register(output, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+
+    # Python writes what is left when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
+
+
+def _complain(message: str) -> None:
     one_line = " ".join(message.split())
-    sys.stderr.write(f"{name}: {one_line}\n")
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(f"{PROGRAM}: {one_line}\n")

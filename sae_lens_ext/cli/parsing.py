@@ -10,8 +10,10 @@ import dataclasses
 import inspect
 import itertools
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -29,6 +31,10 @@ COMMANDS = {
 
 Options = TypeVar("Options")
 
+# What fields_of has returned, by its identity, and the class that it stands for. The
+# first is stored so that its identity is not given to another object.
+_UNCHECKED: dict[int, tuple[Any, type]] = {}
+
 
 def parse(
     options: type[Options],
@@ -45,12 +51,16 @@ def parse(
         command: a key of ``COMMANDS``.
         repeatable: options with several values; see ``merge_repeated``.
 
+    ``None`` is accepted where it is the default; for a file of that name write
+    ``./None``.
+
     Raises:
         SystemExit: with code 2 if an argument is invalid, after a message that names
             it; with code 0 after ``--help``.
     """
     if arguments is None:
         arguments = sys.argv[1:]
+    arguments = without_nones(arguments, options_with_none(options))
     return tyro.cli(
         options,
         args=merge_repeated(arguments, repeatable),
@@ -89,6 +99,56 @@ def merge_repeated(arguments: Sequence[str], repeatable: Collection[str]) -> lis
     return [*others, *itertools.chain.from_iterable(merged)]
 
 
+def without_nones(arguments: Sequence[str], options: Collection[str]) -> list[str]:
+    """Leave out options whose value is ``None``, and earlier mentions of them.
+
+    >>> without_nones(["--steps", "2", "--warmup=3", "--warmup", "None"], ["--warmup"])
+    ['--steps', '2']
+    """
+    mentions: list[tuple[str, list[str]]] = []
+    remaining = list(arguments)
+    while remaining:
+        words = [remaining.pop(0)]
+        option, equals, value = words[0].partition("=")
+        if option in options and not equals and remaining:
+            words.append(remaining.pop(0))
+            value = words[1]
+        if option in options and value == "None":
+            # The last mention of an option counts.
+            mentions = [mention for mention in mentions if mention[0] != option]
+        else:
+            mentions.append((option, words))
+    return list(itertools.chain.from_iterable(words for _, words in mentions))
+
+
+def option_fields(options: type) -> list[dataclasses.Field[Any]]:
+    """The fields that become options, those of fields and of ``fields_of`` included."""
+    fields: list[dataclasses.Field[Any]] = []
+    for field in dataclasses.fields(options):
+        nested: Any = field.type
+        for extra in getattr(field.type, "__metadata__", ()):
+            _, nested = _UNCHECKED.get(id(extra), (None, nested))
+        if isinstance(nested, type) and dataclasses.is_dataclass(nested):
+            fields += option_fields(nested)
+        else:
+            fields.append(field)
+    return fields
+
+
+def option_names(options: type) -> list[str]:
+    """The names of the fields that become options."""
+    return [field.name for field in option_fields(options)]
+
+
+def options_with_none(options: type) -> list[str]:
+    """The options whose default is None."""
+    return [
+        f"--{field.name.replace('_', '-')}"
+        for field in option_fields(options)
+        if field.default is None
+    ]
+
+
 def fields_of(
     config: type,
     *,
@@ -120,7 +180,9 @@ def fields_of(
         if field.name not in without
     ]
     unchecked = dataclasses.make_dataclass(config.__name__, options)
-    return tyro.conf.arg(constructor=unchecked)
+    argument = tyro.conf.arg(constructor=unchecked)
+    _UNCHECKED[id(argument)] = (argument, unchecked)
+    return argument
 
 
 def field_texts(config: type) -> dict[str, str]:
@@ -153,6 +215,28 @@ def not_empty(values: tuple[Any, ...], option: str) -> tuple[Any, ...]:
     if not values:
         raise InvalidArgument(f"{option} needs at least one value")
     return values
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of an option ``--out``, unless it is there.
+
+    Raises:
+        InvalidArgument: it is a file, cannot be made, or cannot be written to.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InvalidArgument(
+            f"{folder} is a file; give a folder to write to with --out"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # The rights alone do not tell: file systems can be full or read-only.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InvalidArgument(
+            f"{folder} cannot be written to ({error.strerror or error}); give another "
+            "folder with --out"
+        ) from error
 
 
 def _is_option(argument: str) -> bool:

@@ -19,7 +19,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from sae_lens_ext.based.config import ATTENTION, FEATURE_MAPS
 from sae_lens_ext.cli.outcome import echo, exit_code
-from sae_lens_ext.cli.parsing import default_of, fields_of, not_empty, parse
+from sae_lens_ext.cli.parsing import (
+    default_of,
+    fields_of,
+    not_empty,
+    option_names,
+    parse,
+)
 from sae_lens_ext.experiments.pretraining.compare import compare_kernels
 from sae_lens_ext.experiments.pretraining.config import PretrainConfig, TextConfig
 from sae_lens_ext.experiments.pretraining.perplexity import Recall, perplexity
@@ -85,10 +91,20 @@ _COLUMNS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out the command and return its exit code."""
     options = options_from(arguments)
-    checkpoint = f"the last checkpoint in {options.comparison.out}"
+    out = options.comparison.out
     return exit_code(
-        lambda: _compare(options), name="pretrain", goes_on_from=checkpoint
+        lambda: _compare(options),
+        options=option_names(PretrainOptions),
+        goes_on_from=lambda: _last_state(out),
     )
+
+
+def _last_state(out: Path) -> str | None:
+    """What an interrupted command has left to go on from."""
+    if any(out.glob("*.checkpoint.safetensors")):
+        return f"the last checkpoint in {out}"
+    has_tokens = (out / "tokens" / "tokens.json").exists()
+    return f"the tokens in {out / 'tokens'}" if has_tokens else None
 
 
 def options_from(arguments: Sequence[str] | None) -> PretrainOptions:

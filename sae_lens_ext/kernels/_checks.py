@@ -242,6 +242,9 @@ def holds_numbers(tensor: Tensor) -> bool:
         return False
     if is_batched(tensor) or functorch.is_legacy_batchedtensor(tensor):
         return False
+    # Those of torch.func.functionalize have no class of their own.
+    if torch._is_functional_tensor(tensor):
+        return False
 
     names = ("FakeTensor", "FunctionalTensor")
     return tensor.device.type != "meta" and type(tensor).__name__ not in names

@@ -405,3 +405,64 @@ def test_generation_is_the_model_s_with_hooks_at_every_token(
         )
     assert torch.equal(text, expected)
     assert hooked_lengths == lengths
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+@pytest.mark.parametrize("process", ["compatibility", "weights"])
+@pytest.mark.filterwarnings("ignore:BasedArchitectureAdapter does not support")
+def test_direct_logit_attribution_sums_to_the_logits_once_processed(norm, process):
+    """The gain and the bias of the last norm are then in the unembedding."""
+    model = tiny.based(norm=norm)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.2, 3.0)
+    bridge = boot(copy.deepcopy(model))
+    if process == "compatibility":
+        bridge.enable_compatibility_mode(disable_warnings=True)
+    else:
+        bridge.process_weights(
+            fold_ln=True, center_writing_weights=False, center_unembed=False
+        )
+
+    answers = torch.tensor([7, 9])
+    with torch.no_grad():
+        logits, cache = bridge.run_with_cache(TOKENS)
+        expected = model(TOKENS).logits
+    parts = cache.decompose_resid(pos_slice=-1)
+    attributions = cache.logit_attrs(
+        parts, tokens=answers, pos_slice=-1, has_batch_dim=True
+    )
+    answered = logits[torch.arange(BATCH), -1, answers] - bridge.b_U[answers]
+    torch.testing.assert_close(attributions.sum(0), answered)
+
+    # TransformerLens processes in float32, and may add a constant to the logits.
+    shift = logits - expected
+    shift = shift - shift.mean(-1, keepdim=True)
+    assert shift.abs().max() < 1e-3 * expected.abs().max()
+    assert torch.equal(bridge.W_E, model.get_input_embeddings().weight)
+
+
+@pytest.mark.filterwarnings("ignore:BasedArchitectureAdapter does not support")
+def test_nothing_is_folded_unless_asked_for():
+    model = tiny.based()
+    with torch.no_grad():
+        model.model.norm.weight.uniform_(0.2, 3.0)
+    gain = model.model.norm.weight.detach().clone()
+    bridge = boot(model)
+    bridge.process_weights(
+        fold_ln=False, center_writing_weights=False, center_unembed=False
+    )
+    torch.testing.assert_close(
+        bridge.ln_final.original_component.weight.detach(), gain, check_dtype=False
+    )
+
+
+def test_parameters_can_be_listed_and_texts_can_be_longer_than_the_context():
+    bridge = boot(tiny.based(max_position_embeddings=None))
+    assert bridge.cfg.n_ctx == 2048
+    assert bridge.get_params()["pos_embed.W_pos"].shape[0] == 2048
+    assert len(list(bridge.tl_named_parameters())) == len(bridge.tl_parameters())
+    tokens = tiny.tokens(1, 2100)
+    with torch.no_grad():
+        assert bridge(tokens).shape[:2] == (1, 2100)

@@ -4,9 +4,18 @@ import json
 
 import numpy
 import pytest
+from transformers import AutoConfig
 
 import sae_lens_ext as sle
-from sae_lens_ext.based import BasedConfig
+from sae_lens_ext.based import BasedConfig, BasedForCausalLM
+
+SMALL = {
+    "vocab_size": 8,
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "layer_types": ["linear_attention"],
+}
 
 
 @pytest.mark.parametrize(
@@ -124,3 +133,31 @@ def test_config_equals_itself_after_saving(tmp_path):
     config = BasedConfig(kernel="based", hidden_size=48, max_position_embeddings=16)
     config.save_pretrained(tmp_path)
     assert BasedConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+def test_rejects_unknown_fields_and_accepts_those_of_transformers():
+    message = "BasedConfig has no field hiden_size, bogus; the closest are hidden_size"
+    with pytest.raises(sle.InvalidArgument, match=message):
+        BasedConfig(hiden_size=8, bogus=1)
+    config = BasedConfig(
+        bos_token_id=1, dtype="float32", temperature=0.5, num_labels=3, _name="x"
+    )
+    assert config.bos_token_id == 1
+
+
+def test_unknown_fields_of_a_file_are_stored_with_a_warning(tmp_path):
+    config = BasedConfig()
+    config.note = "mine"
+    config.save_pretrained(tmp_path)
+    message = "BasedConfig has no field note, of this config.json"
+    for cls in (BasedConfig, AutoConfig):
+        with pytest.warns(UserWarning, match=message):
+            read = cls.from_pretrained(tmp_path)
+        assert read.note == "mine"
+        assert read.hidden_size == config.hidden_size
+
+
+def test_every_field_survives_a_file_without_a_warning(tmp_path):
+    BasedForCausalLM(BasedConfig(**SMALL)).save_pretrained(tmp_path)
+    assert BasedConfig.from_pretrained(tmp_path).hidden_size == 8
+    assert BasedForCausalLM.from_pretrained(tmp_path).config.num_hidden_layers == 1

@@ -20,14 +20,16 @@ def calls(monkeypatch):
     return calls
 
 
-def test_defaults(calls, capsys):
+def test_defaults(calls, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert main([]) == 0
     options = {"sentence": SENTENCE, "n_rows": 8, "retrain": False, "progress": True}
     assert calls == [(Path("runs/demo"), options)]
     assert capsys.readouterr().out == "shown\n"
 
 
-def test_every_option_arrives(calls):
+def test_every_option_arrives(calls, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     arguments = ["--out", "a b", "--sentence", "w1 w2", "--rows", "3"]
     assert main([*arguments, "--retrain", "--no-progress"]) == 0
     options = {"sentence": "w1 w2", "n_rows": 3, "retrain": True, "progress": False}
@@ -46,11 +48,25 @@ def test_help_shows_every_option(capsys):
 def test_rejects_invalid_row_count(calls, capsys):
     assert main(["--rows", "0"]) == 2
     error = capsys.readouterr().err
-    assert error == "sae-lens-ext: rows must be a positive integer; got 0\n"
+    assert error == "sae-lens-ext: --rows must be a positive integer; got 0\n"
     assert not calls
 
 
-def test_an_interruption_exits_with_130(monkeypatch, capsys):
+@pytest.mark.parametrize("below", ["", "folder", "a/b"])
+def test_rejects_a_folder_that_cannot_be_made_before_it_begins(
+    calls, capsys, tmp_path, below
+):
+    (tmp_path / "file").write_text("")
+    assert main(["--out", str(tmp_path / "file" / below)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"sae-lens-ext: {tmp_path / 'file' / below} ")
+    assert line.endswith("with --out")
+    assert not calls
+
+
+def test_an_interruption_exits_with_130(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
     def walk_through(*_, **__):
         raise KeyboardInterrupt
 

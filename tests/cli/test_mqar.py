@@ -85,15 +85,15 @@ def test_names_the_models_that_diverged(tmp_path, capsys):
     [
         (
             ["--pairs", "3"],
-            "seq_len must be even and at least 4 .*pairs; got seq_len=8, pairs=3",
+            "--seq-len must be even and at least 4 .*pairs; got --seq-len=8, --pairs=3",
         ),
-        (["--kernel", "softmax"], "kernel must be one of based, .*; got 'softmax'"),
-        (["--lr", "-1"], "lr must be a .*number.*; got -1.0"),
-        (["--train-examples", "3"], "train_examples=3 .*batch_size=4"),
-        (["--device", "nowhere"], "device 'nowhere' cannot be used here"),
-        (["--jobs", "0"], "jobs must be .*; got 0"),
-        (["--seeds", "0"], "seeds must be a positive integer; got 0"),
-        (["--first-seed", "-1"], "first_seed must be a non-negative integer; got -1"),
+        (["--kernel", "softmax"], "--kernel must be one of based, .*; got 'softmax'"),
+        (["--lr", "-1"], "--lr must be a .*number.*; got -1.0"),
+        (["--train-examples", "3"], "--train-examples=3 .*--batch-size=4"),
+        (["--device", "nowhere"], "--device 'nowhere' cannot be used here"),
+        (["--jobs", "0"], "--jobs must be .*; got 0"),
+        (["--seeds", "0"], "--seeds must be a positive integer; got 0"),
+        (["--first-seed", "-1"], "--first-seed must be a non-negative integer; got -1"),
         (["--kernel"], "--kernel needs at least one value"),
     ],
 )
@@ -124,6 +124,10 @@ def test_an_interruption_says_where_the_command_goes_on(tmp_path, monkeypatch, c
         raise KeyboardInterrupt
 
     monkeypatch.setattr(mqar, "train_grid", train_grid)
+    assert app(["mqar", *SMALL, "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "sae-lens-ext: interrupted\n"
+
+    (tmp_path / "mqar.csv").write_text("")
     assert app(["mqar", *SMALL, "--out", str(tmp_path)]) == 130
     assert capsys.readouterr().err == (
         "sae-lens-ext: interrupted; the same command goes on from "
@@ -175,6 +179,22 @@ def test_every_option_arrives(calls):
     assert seeds == [7, 8]
     assert out == Path("x")
     assert rest == {"save": True, "jobs": 3, "device": "meta", "progress": False}
+
+
+def test_none_is_accepted_where_it_is_the_default(calls):
+    assert app(["mqar", "--fewest-pairs", "None", "--train-seq-len=None"]) == 0
+    assert app(["mqar", "--fewest-pairs", "2", "--fewest-pairs", "None"]) == 0
+    assert [base for _, base, *_ in calls] == [Recipe(), Recipe()]
+
+
+def test_messages_name_options(tmp_path, capsys):
+    command = ["mqar", *SMALL, "--out", str(tmp_path / "out")]
+    assert app([*command, "--fewest-pairs", "3"]) == 2
+    assert capsys.readouterr().err == (
+        "sae-lens-ext: --fewest-pairs must not exceed the task's --pairs=2; got 3\n"
+    )
+    assert app([*command, "--train-seq-len", "16"]) == 2
+    assert "; give --no-learned-positions\n" in capsys.readouterr().err
 
 
 def test_help_shows_every_option(capsys):

@@ -10,8 +10,11 @@ from sae_lens_ext.cli.parsing import (
     default_of,
     field_texts,
     fields_of,
+    make_folder,
     merge_repeated,
     not_empty,
+    option_names,
+    options_with_none,
     parse,
 )
 
@@ -109,7 +112,7 @@ def test_values_of_a_config_arrive_unchecked():
         (["--width", "wide"], "--width"),
         (["--width"], "--width"),
         (["--wide", "3"], "--wide"),
-        (["--depth", "None"], "--depth"),
+        (["--width", "None"], "--width"),
         (["stray"], "stray"),
     ],
 )
@@ -118,6 +121,29 @@ def test_rejects_invalid_arguments_by_name(arguments, option, capsys):
         parsed(*arguments)
     assert ended.value.code == 2
     assert option in capsys.readouterr().err
+
+
+def test_none_is_accepted_where_it_is_the_default():
+    assert parsed("--depth", "None").config.depth is None
+    assert parsed("--depth", "3", "--depth=None").config.depth is None
+    assert parsed("--depth", "None", "--depth", "3").config.depth == 3
+    assert options_with_none(Options) == ["--depth"]
+
+
+def test_fields_of_fields_are_options():
+    assert option_names(Options) == ["kernel", "lr", "width", "depth", "is_deep"]
+
+
+def test_makes_a_folder_or_says_why_not(tmp_path):
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(sle.InvalidArgument, match="file is a file; give a folder"):
+        make_folder(file)
+    with pytest.raises(sle.InvalidArgument, match="file/sub cannot be written to"):
+        make_folder(file / "sub")
 
 
 def test_help_shows_texts_defaults_and_groups(capsys):

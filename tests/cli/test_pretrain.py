@@ -118,14 +118,18 @@ def test_all_invalid_numbers_are_in_one_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--warmup", 8, "warmup must be less than steps=8; got 8"),
-        ("--eval-tokens", 0, "eval_tokens must be a positive integer; got 0"),
+        ("--warmup", 8, "--warmup must be less than --steps=8; got 8"),
+        ("--eval-tokens", 0, "--eval-tokens must be a positive integer; got 0"),
         (
             "--eval-tokens",
             15,
-            "eval_tokens=15 is less than one sequence of seq_len=16",
+            "--eval-tokens=15 is less than one sequence of --seq-len=16",
         ),
-        ("--checkpoint-every", 0, "checkpoint_every must be a positive integer; got 0"),
+        (
+            "--checkpoint-every",
+            0,
+            "--checkpoint-every must be a positive integer; got 0",
+        ),
         ("--device", "tpu", "device 'tpu' cannot be used here"),
     ],
 )

@@ -109,7 +109,9 @@ def test_rejects_an_unknown_definition_of_recall(capsys):
 
 def test_rejects_an_option_without_values(calls, capsys):
     assert pretrain.main(["--kernel"]) == 2
-    assert capsys.readouterr().err == "pretrain: --kernel needs at least one value\n"
+    assert (
+        capsys.readouterr().err == "sae-lens-ext: --kernel needs at least one value\n"
+    )
     assert not calls
 
 

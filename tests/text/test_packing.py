@@ -36,3 +36,22 @@ def test_rejects_documents_too_short_for_a_row():
 def test_rejects_invalid_sizes(sizes, message):
     with pytest.raises(sle.InvalidArgument, match=message):
         pack(TEXTS, tiny.tokenizer(), **sizes)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "message"),
+    [
+        (None, r"such as AutoTokenizer.from_pretrained\(name\); got None"),
+        ("gpt2", "tokenizer must be a tokenizer of transformers.* of type str"),
+        (len, "got an object of type builtin_function_or_method"),
+    ],
+)
+def test_rejects_objects_that_are_not_tokenizers(tokenizer, message):
+    with pytest.raises(sle.InvalidArgument, match=message):
+        pack(TEXTS, tokenizer, n_rows=1, context=8)
+
+
+def test_half_of_a_character_is_packed_as_the_replacement_character():
+    rows = pack(["w1 \ud83d w3"], tiny.tokenizer(), n_rows=1, context=4)
+    replaced = pack(["w1 \ufffd w3"], tiny.tokenizer(), n_rows=1, context=4)
+    assert rows.tolist() == replaced.tolist()

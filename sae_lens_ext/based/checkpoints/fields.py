@@ -3,7 +3,7 @@
 Problems are collected while reading goes on, so that a user sees all of them at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Fields:
         self.values = values
         self.prefix = prefix
         self.problems: list[str] = [] if problems is None else problems
+        self.read: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
         """Whether a field has a value other than null."""
@@ -62,6 +63,7 @@ class Fields:
 
     def value(self, key: str, default: Any) -> Any:
         """A field as it is, or the default where it is missing or null."""
+        self.read.add(key)
         value = self.values.get(key)
         return default if value is None else value
 
@@ -86,19 +88,45 @@ class Fields:
             self.report(str(error))
             return default
 
-    def expect(self, key: str, default: Any, *supported: Any) -> Any:
+    def expect(self, key: str, default: Any, *supported: Any, effect: str = "") -> Any:
         """One of the values that a model of this package can have.
 
-        ``default`` is what the other library takes where the field is missing.
+        Args:
+            key: the field.
+            default: what the other library takes where the field is missing.
+            *supported: the values.
+            effect: for the message, what another value changes in the model.
         """
         value = self.value(key, default)
+        # Other libraries take null for false.
+        if default is True and key in self.values and self.values[key] is None:
+            value = None
         if value not in supported:
             choices = " or ".join(map(repr, supported))
+            detail = f" ({effect})" if effect else ""
             self.report(
-                f"{self.prefix}{key} is {value!r}, and only {choices} is supported here"
+                f"{self.prefix}{key} is {value!r}, and only {choices} is supported "
+                f"here{detail}"
             )
             return supported[0]
         return value
+
+    def refuse_others(self, harmless: Collection[str]) -> None:
+        """Report the fields that were not read, unless they change no numbers.
+
+        Fields that are off (null, false, 0, empty) or whose name begins with an
+        underscore, as those of class paths, are accepted.
+
+        Args:
+            harmless: fields that may have any value.
+        """
+        for key, value in self.values.items():
+            is_known = key in self.read or key in harmless or key.startswith("_")
+            if value and not is_known:
+                self.report(
+                    f"{self.prefix}{key} is {value!r}, an option that is not known "
+                    "here and may change what the model computes"
+                )
 
     def layers(self, key: str, n_layers: int) -> set[int]:
         """A list of layer numbers; empty where it is missing."""

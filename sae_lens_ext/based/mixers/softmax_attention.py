@@ -9,6 +9,7 @@ from sae_lens_ext.based.cache import LayerCache, check_layer_cache
 from sae_lens_ext.based.config import BasedConfig
 from sae_lens_ext.based.mixers.heads import Heads
 from sae_lens_ext.based.taps import Tap, is_hooked
+from sae_lens_ext.kernels import holds_numbers
 
 
 class SoftmaxAttention(Heads):
@@ -88,7 +89,7 @@ class SoftmaxAttention(Heads):
         """The number of earlier tokens, from a cache that is checked here."""
         n_seen = 0
         if "seen" in layer_cache:
-            n_seen = int(layer_cache["seen"][0])
+            n_seen = _read(layer_cache["seen"], layer_cache.get("keys"))
 
         n_stored = n_seen
         if self.window is not None:
@@ -157,6 +158,14 @@ class SoftmaxAttention(Heads):
             is_near = distance <= self.window
             is_visible = is_visible & is_near
         return is_visible
+
+
+def _read(seen: Tensor, keys: Tensor | None) -> int:
+    """The number of earlier tokens that a cache has seen."""
+    if holds_numbers(seen) or torch.compiler.is_compiling():
+        return int(seen[0])
+    # Without numbers only shapes count, and those are of the keys that are stored.
+    return 0 if keys is None else keys.shape[1]
 
 
 def rotate(x: Tensor, first: int, theta: float) -> Tensor:

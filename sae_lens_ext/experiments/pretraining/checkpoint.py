@@ -25,6 +25,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from sae_lens_ext.errors import FormatError
+from sae_lens_ext.experiments.files import saving
 from sae_lens_ext.formats.atomic import replacing
 
 # What torch's AdamW keeps of a parameter.
@@ -38,7 +39,11 @@ def write_checkpoint(
     losses: list[float],
     seconds: float,
 ) -> None:
-    """Write a checkpoint in the place of the former one, or leave that as it was."""
+    """Write a checkpoint in the place of the former one, or leave that as it was.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full.
+    """
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"weights.{name}"] = parameter.detach().contiguous()
@@ -46,7 +51,7 @@ def write_checkpoint(
             tensors[f"optimizer.{key}.{name}"] = value.contiguous()
     tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
 
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, saving(path):
         save_file(tensors, temporary, metadata={"seconds": str(seconds)})
 
 

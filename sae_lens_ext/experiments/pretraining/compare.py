@@ -12,6 +12,8 @@ import pandas as pd
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.based.config import BasedConfig
+from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.experiments.checks import check_instance
 from sae_lens_ext.experiments.pretraining.config import PretrainConfig, TextConfig
 from sae_lens_ext.experiments.pretraining.folder import RunFolder
 from sae_lens_ext.experiments.pretraining.models import (
@@ -40,7 +42,7 @@ from sae_lens_ext.experiments.pretraining.training import (
 
 def compare_kernels(
     kernels: Sequence[str],
-    out: Path,
+    out: Path | str,
     config: PretrainConfig,
     text: TextConfig,
     *,
@@ -73,6 +75,11 @@ def compare_kernels(
     """
     arguments.positive_int(checkpoint_every, "checkpoint_every")
     arguments.device(device)
+    check_instance(config, PretrainConfig, "config")
+    check_instance(text, TextConfig, "text")
+    if isinstance(kernels, str):
+        raise InvalidArgument(f"kernels must be a list; got {kernels!r}")
+    out = Path(out)
 
     tokenizer = load_tokenizer(text.tokenizer)
     # A multiple of 8, as published; the rows above the tokenizer's are never read.

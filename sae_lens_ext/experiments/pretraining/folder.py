@@ -17,6 +17,7 @@ import pandas as pd
 
 from sae_lens_ext._arguments import as_real
 from sae_lens_ext.errors import FormatError, InvalidArgument
+from sae_lens_ext.experiments.files import locked, saving
 from sae_lens_ext.experiments.pretraining.perplexity import Recall
 from sae_lens_ext.formats.atomic import replacing
 
@@ -91,7 +92,9 @@ class RunFolder:
             return
         # Another command may have begun the run meanwhile, and have results.
         try:
-            self._write(self.results())
+            self.out.mkdir(parents=True, exist_ok=True)
+            with locked(self.out):
+                self._write(self.results())
         except OSError as error:
             raise InvalidArgument(
                 f"{self.out} cannot be written to ({error}); give another folder with "
@@ -112,10 +115,12 @@ class RunFolder:
         """Write results, in the place of those of the same kernels."""
         # A kernel that two commands have trained is kept once.
         kernels = {result["kernel"] for result in results}
-        others = [
-            result for result in self.results() if result["kernel"] not in kernels
-        ]
-        self._write([*others, *results])
+        # Nobody may add others between the reading and the writing.
+        with locked(self.out):
+            others = [
+                result for result in self.results() if result["kernel"] not in kernels
+            ]
+            self._write([*others, *results])
 
     def save_model(
         self,
@@ -134,7 +139,8 @@ class RunFolder:
             prefix=f".{kernel}.", dir=self.out
         ) as temporary:
             folder = Path(temporary, kernel)
-            model.save_pretrained(folder)
+            with saving(target):
+                model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             steps = range(1, len(losses) + 1)
             table = pd.DataFrame({"step": steps, "loss": losses})

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument, NonFinite
+from sae_lens_ext.experiments.checks import check_language_model, check_tensors
 
 Recall = Literal["token", "ngram"]
 """Definition of recall; see the module's docstring."""
@@ -81,6 +82,7 @@ def token_losses(
 ) -> Float[Tensor, "row pos-1"]:
     """The loss in nats of every token but the first of each row; see ``perplexity``."""
     _check_rows(rows)
+    check_language_model(model)
     # On a GPU, an id without an embedding would fail without saying which it is.
     _check_vocabulary(rows, model.get_input_embeddings().num_embeddings)
     batch_size = arguments.positive_int(batch_size, "batch_size")
@@ -172,6 +174,7 @@ def _has_occurred(ids: Int[Tensor, "row pos"]) -> Bool[Tensor, "row pos"]:
 
 
 def _check_rows(rows: Tensor) -> None:
+    check_tensors(rows=rows)
     if rows.ndim != 2 or not len(rows) or rows.shape[1] < 2:
         raise InvalidArgument(
             "perplexity needs rows of at least 2 tokens, [row, pos]; got "

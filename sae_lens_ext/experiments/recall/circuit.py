@@ -10,7 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.experiments.checks import check_tensors
 from sae_lens_ext.experiments.recall.task import UNLABELLED
+from sae_lens_ext.kernels import holds_numbers
 
 
 def answers_at(
@@ -29,6 +31,7 @@ def answers_at(
         InvalidArgument: a question whose key is not in the sequence before it, or
             tokens and labels of different shapes.
     """
+    check_tensors(tokens=tokens, labels=labels)
     if tokens.ndim != 2 or tokens.shape != labels.shape:
         raise InvalidArgument(
             "tokens and labels must both have the shape [batch, pos]; "
@@ -43,8 +46,8 @@ def answers_at(
     # [batch, query, key], whether the key position holds the query's token, earlier.
     has_same_token = tokens[:, :, None] == tokens[:, None, :]
     is_key = has_same_token & is_earlier
-    has_key = is_key.any(-1)
-    if not bool(has_key[is_question].all()):
+    is_unanswerable = is_question & ~is_key.any(-1)
+    if holds_numbers(is_unanswerable) and bool(is_unanswerable.any()):
         raise InvalidArgument(
             "a labelled position asks for a key that does not occur before it; give "
             "tokens and labels of MQAR.sample"
@@ -78,13 +81,14 @@ def soft_iou(
         InvalidArgument: shapes that do not belong together, or a mask without an
             answer.
     """
+    check_tensors(pattern=pattern, where=where)
     without_heads = [*pattern.shape[:1], *pattern.shape[2:]]
     if pattern.ndim != 4 or without_heads != list(where.shape):
         raise InvalidArgument(
             "pattern must have the shape [batch, head, query, key] and where the same "
             f"without heads; got {list(pattern.shape)} and {list(where.shape)}"
         )
-    if not bool(where.any()):
+    if holds_numbers(where) and not bool(where.any()):
         raise InvalidArgument(
             "where must mark the answer of at least one query; all of it is False"
         )

@@ -10,6 +10,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.experiments.checks import check_instance
 from sae_lens_ext.experiments.recall.batches import training_tasks
 from sae_lens_ext.experiments.recall.recipe import Outcome, Recipe
 from sae_lens_ext.experiments.recall.saved_models import (
@@ -39,7 +41,15 @@ def grid(
 
     All recipes of one seed come first, so that results which are there early can be
     compared.
+
+    Raises:
+        InvalidArgument: a value that no recipe can have, or a single value in place of
+            a list.
     """
+    choices = {"kernels": kernels, "lrs": lrs, "seeds": seeds}
+    for name, values in choices.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise InvalidArgument(f"{name} must be a list; got {values!r}")
     return [
         replace(base, kernel=kernel, lr=lr, seed=seed)
         for seed, kernel, lr in itertools.product(seeds, kernels, lrs)
@@ -85,8 +95,10 @@ def train_grid(
     # Everything that can be wrong is found before hours of training, not after.
     jobs = arguments.positive_int(jobs, "jobs")
     arguments.device(device)
-    for recipe in recipes:
-        training_tasks(recipe, task)
+    check_instance(task, MQAR, "task")
+    recipes = _checked_recipes(recipes, task)
+    if not isinstance(table, str | Path):
+        raise InvalidArgument(f"table must be the path of a CSV file; got {table!r}")
 
     table = Path(table)
     table.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +135,19 @@ def train_grid(
     return lines_of(table, recipes, task)
 
 
+def _checked_recipes(recipes: Iterable[Recipe], task: MQAR) -> list[Recipe]:
+    if isinstance(recipes, Recipe) or not isinstance(recipes, Iterable):
+        raise InvalidArgument(
+            "recipes must be a list of Recipe; got an object of type "
+            f"{type(recipes).__name__}"
+        )
+    checked = list(recipes)
+    for number, recipe in enumerate(checked):
+        check_instance(recipe, Recipe, f"recipes[{number}]")
+        training_tasks(recipe, task)
+    return checked
+
+
 def _missing(
     table: Path, task: MQAR, folders: Mapping[Recipe, Path | None]
 ) -> list[Recipe]:
@@ -154,5 +179,7 @@ def _train_and_save(
         if folder is not None and not is_saved(folder):
             save_model(folder, model, recipe, task, outcome)
     except OSError as error:
-        return outcome, error
+        # Another command may have saved the same model meanwhile.
+        if folder is None or not is_saved(folder):
+            return outcome, error
     return outcome, None

@@ -8,6 +8,7 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._fields import FieldChecks
 from sae_lens_ext.based.config import ATTENTION, FEATURE_MAPS, BasedConfig, LayerType
 from sae_lens_ext.based.model import BasedForCausalLM
+from sae_lens_ext.experiments.checks import check_instance
 from sae_lens_ext.experiments.recall.task import MQAR
 
 
@@ -125,7 +126,12 @@ def model_for(recipe: Recipe, task: MQAR) -> BasedForCausalLM:
     It is that of the papers' synthetic tasks: a convolution, then attention, with
     learned positions and LayerNorm, and without an MLP. The weights depend on the
     recipe's seed, and torch's own random numbers stay as they were.
+
+    Raises:
+        InvalidArgument: arguments of other classes.
     """
+    check_instance(recipe, Recipe, "recipe")
+    check_instance(task, MQAR, "task")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return build_model(recipe, task)

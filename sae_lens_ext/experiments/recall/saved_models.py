@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sae_lens_ext.based.model import BasedForCausalLM
+from sae_lens_ext.experiments.files import saving
 from sae_lens_ext.experiments.recall.recipe import Outcome, Recipe
 from sae_lens_ext.experiments.recall.table import line_key
 from sae_lens_ext.experiments.recall.task import MQAR
@@ -46,7 +47,8 @@ def save_model(
         # permissions.
         whole = temporary / folder.name
         whole.mkdir()
-        model.save_pretrained(whole)
+        with saving(folder):
+            model.save_pretrained(whole)
 
         facts = {
             "recipe": asdict(recipe),

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._fields import FieldChecks
+from sae_lens_ext.errors import InvalidArgument
 
 UNLABELLED = -100
 """The label of a position that does not count."""
@@ -97,9 +98,25 @@ class MQAR:
     ) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
         """Draw ``n`` sequences and their labels.
 
+        Args:
+            n: number of sequences.
+            generator: of numpy, such as ``numpy.random.default_rng(0)``.
+
         Returns:
             The tokens, and the labels, ``UNLABELLED`` where nothing is asked.
+
+        Raises:
+            InvalidArgument: ``n`` is not a non-negative integer, or ``generator`` is
+                not one of numpy.
         """
+        n = arguments.integer(n, "n", at_least=0)
+        if not isinstance(generator, np.random.Generator):
+            kind = type(generator)
+            raise InvalidArgument(
+                "generator must be a numpy.random.Generator, such as "
+                "numpy.random.default_rng(0); got an object of type "
+                f"{kind.__module__}.{kind.__name__}"
+            )
         context = 2 * self.pairs
         tail = self.seq_len - context
 

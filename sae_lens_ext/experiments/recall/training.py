@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.based.model import BasedForCausalLM
 from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.experiments.checks import check_instance, check_tensors
 from sae_lens_ext.experiments.recall.batches import batches, held_out
 from sae_lens_ext.experiments.recall.recipe import Outcome, Recipe, build_model
 from sae_lens_ext.experiments.recall.task import MQAR, UNLABELLED
@@ -59,6 +60,8 @@ def train_mqar(
         InvalidArgument: ``device`` cannot be used here, or the recipe does not fit the
             task (see ``training_tasks``).
     """
+    check_instance(recipe, Recipe, "recipe")
+    check_instance(task, MQAR, "task")
     arguments.device(device)
     # Checks that the recipe fits the task, before a model is made.
     training_batches = batches(recipe, task)
@@ -136,9 +139,13 @@ def accuracy(
             together, so that memory does not grow with their length.
 
     Raises:
-        InvalidArgument: tokens and labels differ in shape, no position has a label, or
+        InvalidArgument: the model is not a ``BasedForCausalLM``, tokens and labels are
+            not tensors or differ in shape, no position has a label, or
             ``batch_size`` is not a positive integer.
     """
+    check_tensors(tokens=tokens, labels=labels)
+    if not hasattr(model, "lm_head"):
+        check_instance(model, BasedForCausalLM, "model")
     if tokens.shape != labels.shape or tokens.ndim != 2:
         raise InvalidArgument(
             "tokens and labels must both have the shape [n, pos]; "

@@ -88,8 +88,8 @@ def test_a_run_with_other_settings_is_not_mixed_with_this_one(tmp_path, capsys):
     assert small_run.command("--kernel", "based", *options) == 0
     line = small_run.failure(capsys, *options, "--steps", 9, "--seed", 1)
     assert (
-        "holds a run with other settings: seed is 0 there and 1 here; steps is 8 there "
-        "and 9 here. Give another folder"
+        "holds a run with other settings: --seed is 0 there and 1 here; --steps is 8 "
+        "there and 9 here. Give another folder"
     ) in line
 
 
@@ -119,8 +119,8 @@ def test_rejects_other_settings_while_anything_of_the_run_is_left(
 
     line = small_run.failure(capsys, *options, "--steps", 14, "--lr", 0.1)
     assert (
-        "holds a run with other settings: lr is 0.01 there and 0.1 here; steps is 8 "
-        "there and 14 here"
+        "holds a run with other settings: --lr is 0.01 there and 0.1 here; --steps is "
+        "8 there and 14 here"
     ) in line
     assert json.loads((out / "results.json").read_text()) == content
 

@@ -93,7 +93,7 @@ def test_a_text_that_cannot_be_used_is_one_line(tmp_path, capsys):
     (empty / "short.txt").write_text("short")
     line = small_run.failure(capsys, *out, "--text", empty)
     assert (
-        "a sequence of seq_len=16 needs 17 tokens, and there are 6 in 1 documents to "
+        "a sequence of --seq-len=16 needs 17 tokens, and there are 6 in 1 documents to "
         "train on"
     ) in line
     (empty / "short.txt").write_text("one document, long enough to train on")

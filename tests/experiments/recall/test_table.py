@@ -9,7 +9,12 @@ import quick_recall
 import sae_lens_ext as sle
 from sae_lens_ext.experiments.recall import Outcome, train_grid
 from sae_lens_ext.experiments.recall import grid as grid_module
-from sae_lens_ext.experiments.recall.table import add_line, read_table
+from sae_lens_ext.experiments.recall.table import (
+    add_line,
+    line_key,
+    line_keys,
+    read_table,
+)
 
 TASK = quick_recall.TASK
 
@@ -69,3 +74,64 @@ def test_rejects_other_file_and_leaves_it_alone(trained, tmp_path, content, mess
         train_grid(TASK, quick_recall.recipes(), table, progress=False)
     assert table.read_bytes() == content
     assert not trained
+
+
+def with_cell(table, column, cell):
+    """Write another value into the second line of a table."""
+    header, first, second, *rest = table.read_text().splitlines()
+    cells = second.split(",")
+    cells[header.split(",").index(column)] = cell
+    table.write_text("\n".join([header, first, ",".join(cells), *rest]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "message"),
+    [
+        ("seed", "x", "line 3: seed must be an integer; it is 'x'; correct the cell"),
+        ("seed", "1.5", "line 3: seed must be an integer; it is '1.5'"),
+        ("seed", "1e3x", "line 3: seed must be an integer; it is '1e3x'"),
+        ("seed", "", "line 3: seed must be an integer; it is ''"),
+        ("lr", "fast", "line 3: lr must be a finite number; it is 'fast'"),
+        ("accuracy", "nan", "line 3: accuracy must be a finite number; it is 'nan'"),
+        ("diverged", "no", "line 3: diverged must be True or False; it is 'no'"),
+        ("fewest_pairs", "few", "line 3: fewest_pairs must be an integer or empty"),
+        ("seconds", "1,2", r"line 3: it has \d+ cells, and the table has \d+ columns"),
+    ],
+)
+def test_a_bad_cell_is_named_and_nothing_is_trained_or_lost(
+    trained, tmp_path, column, cell, message
+):
+    table = tmp_path / "mqar.csv"
+    recipes = quick_recall.recipes(seeds=(1,))
+    train_grid(TASK, recipes, table, progress=False)
+    trained.clear()
+    good = table.read_bytes()
+    with_cell(table, column, cell)
+    bad = table.read_bytes()
+
+    with pytest.raises(sle.FormatError, match=f"mqar.csv, {message}"):
+        train_grid(TASK, recipes, table, progress=False)
+    assert table.read_bytes() == bad
+    assert not trained
+
+    table.write_bytes(good)
+    train_grid(TASK, recipes, table, progress=False)
+    assert not trained
+
+
+def test_integers_none_and_numbers_of_earlier_tables_survive(tmp_path):
+    table = tmp_path / "mqar.csv"
+    recipes = [
+        replace(quick_recall.RECIPE, fewest_pairs=pairs, seed=seed)
+        for seed, pairs in enumerate((None, 1, 2, None))
+    ]
+    recipes.append(replace(quick_recall.RECIPE, seed=(1 << 63) - 1))
+    for recipe in recipes:
+        add_line(table, recipe, TASK, Outcome(0.5, 0.5, -1, 0.1 + 0.2))
+    assert [line[:13] for line in line_keys(read_table(table))] == [
+        line_key(recipe, TASK)[:13] for recipe in recipes
+    ]
+    # As pandas writes a column with empty cells.
+    with_cell(table, "fewest_pairs", "1.0")
+    assert line_keys(read_table(table))[1] == line_key(recipes[1], TASK)
+    assert read_table(table)["seconds"].tolist() == [0.1 + 0.2] * len(recipes)

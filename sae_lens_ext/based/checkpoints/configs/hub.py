@@ -10,6 +10,8 @@ Source: HazyResearch/based, ``based/models/gpt.py`` and the models beside it.
 from typing import Any
 
 from sae_lens_ext.based.checkpoints.configs.shared import (
+    check_attention_options,
+    check_feature_map,
     check_heads,
     conv_kernel_size,
     vocab_size,
@@ -17,6 +19,74 @@ from sae_lens_ext.based.checkpoints.configs.shared import (
 from sae_lens_ext.based.checkpoints.fields import Fields
 from sae_lens_ext.based.checkpoints.layouts import HUB, Shapes
 from sae_lens_ext.based.config import LayerType
+from sae_lens_ext.based.config_keys import TRANSFORMERS_KEYS
+
+# Fields that change no numbers of a loaded model, and why.
+_HARMLESS = {
+    **dict.fromkeys(TRANSFORMERS_KEYS, "of transformers"),
+    **dict.fromkeys(
+        ("mixer", "alt_mixer", "alt_mixer_2"), "read where layers have that role"
+    ),
+    **dict.fromkeys(
+        ("attn_pdrop", "resid_pdrop", "mlp_checkpoint_lvl"), "only in training"
+    ),
+    **dict.fromkeys(
+        ("initializer_range", "special_initializer", "use_weight_init"),
+        "of weights before training",
+    ),
+    **dict.fromkeys(
+        ("mlp_fc1_bias", "mlp_fc2_bias", "qkv_proj_bias", "out_proj_bias"),
+        "their tensors are compared",
+    ),
+    "lm_head_bias": "its tensor is compared",
+    **dict.fromkeys(
+        (
+            "fused_bias_fc",
+            "fused_mlp",
+            "fused_dropout_add_ln",
+            "fused_dense_sqrelu_dense",
+            "use_flash_attn",
+            "sequence_parallel",
+        ),
+        "which implementation runs",
+    ),
+    "residual_in_fp32": "the stream has the dtype of the weights here",
+    "reorder_and_upcast_attn": "not read by the published code",
+    **dict.fromkeys(
+        ("fixed_decay", "decay_const", "decay_denom"), "no mixer reads the decay"
+    ),
+    "parallel_block_tied_norm": "of parallel blocks",
+    "ff_mult": "of the alternative MLP",
+    **dict.fromkeys(
+        (
+            "summary_activation",
+            "summary_first_dropout",
+            "summary_proj_to_labels",
+            "summary_type",
+            "summary_use_proj",
+        ),
+        "of classifiers",
+    ),
+}
+_HARMLESS_IN_MIXER = {
+    "l_max": "longest text of the training",
+    "layer_idx": "the number of the layer",
+    "use_bias": "its tensors are compared",
+    "conv_bias": "its tensor is compared",
+    "use_cuda": "which implementation runs",
+    **dict.fromkeys(("kernel_size", "kernel_sizes"), "read off the weights"),
+    "head_dim": "its tensors are compared",
+    "dropout": "only in training",
+    **dict.fromkeys(
+        ("qkv_proj_bias", "out_proj_bias", "softmax_scale", "num_heads_kv"),
+        "replaced by the model's own",
+    ),
+    **dict.fromkeys(("use_flash_attn", "fused_bias_fc"), "which implementation runs"),
+}
+_HARMLESS_IN_FEATURE_MAP = {
+    **dict.fromkeys(("temp", "eps"), "Taylor's map does not read it"),
+    "head_dim_idx": "the axis of the features",
+}
 
 
 def from_hub(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
@@ -44,15 +114,20 @@ def from_hub(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
     _check_fixed(fields, n_heads)
 
     if "conv" in layer_types:
-        config["conv_expansion"] = fields.section("mixer").integer("expand_proj", 2)
+        convolution = fields.section("mixer")
+        config["conv_expansion"] = convolution.integer("expand_proj", 2)
         config["conv_kernel_size"] = conv_kernel_size(shapes)
+        convolution.refuse_others(_HARMLESS_IN_MIXER)
     if "linear_attention" in layer_types:
-        config |= _linear_attention(fields.section("alt_mixer"), n_heads)
+        config |= _linear_attention(fields.section("alt_mixer"), n_heads, kernel)
     if "sliding_attention" in layer_types:
         window = fields.section("alt_mixer_2")
         # flash-attn is given half of it: that many tokens before a token, none after.
         config["sliding_window"] = window.integer("window_size") // 2
         check_heads(window, n_heads)
+        window.expect("causal", True, True, effect="otherwise tokens see later ones")
+        window.refuse_others(_HARMLESS_IN_MIXER)
+    fields.refuse_others(_HARMLESS)
     return config
 
 
@@ -81,12 +156,26 @@ def _layer_types(fields: Fields) -> list[LayerType]:
     return layer_types
 
 
-def _linear_attention(attention: Fields, n_heads: int) -> dict[str, Any]:
+def _linear_attention(attention: Fields, n_heads: int, kernel: str) -> dict[str, Any]:
     feature_dim = attention.integer("feature_dim")
     attention_eps = attention.number("eps", 1e-12)
     feature_map = attention.section("feature_map")
     feature_map.expect("input_dim", feature_dim, feature_dim)
+    check_feature_map(feature_map, "_target_", kernel)
+    feature_map.refuse_others(_HARMLESS_IN_FEATURE_MAP)
     check_heads(attention, n_heads)
+    attention.expect("num_key_value_heads", n_heads, n_heads)
+    check_attention_options(attention, kernel)
+    attention.expect(
+        "parallel_implementation",
+        "quadratic",
+        "quadratic",
+        "linear",
+        "fla_parallel",
+        "fla_chunk",
+        effect="another one may normalise more",
+    )
+    attention.refuse_others(_HARMLESS_IN_MIXER)
     return {"feature_dim": feature_dim, "attention_eps": attention_eps}
 
 
@@ -94,13 +183,25 @@ def _check_fixed(fields: Fields, n_heads: int) -> None:
     """Report options that no model of this package has."""
     fields.expect("activation_function", "gelu_new", "swiglu")
     expected = {
-        "prenorm": True,
-        "parallel_block": False,
-        "rotary_emb_interleaved": False,
-        "rotary_emb_scale_base": None,
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "n_head_kv": n_heads,
+        "prenorm": (True, "otherwise norms stand behind the mixers"),
+        "parallel_block": (False, "otherwise mixer and MLP read the same stream"),
+        "rotary_emb_interleaved": (False, "otherwise neighbours are rotated together"),
+        "rotary_emb_scale_base": (
+            None,
+            "otherwise rotated queries and keys are scaled",
+        ),
+        "use_alibi": (False, "otherwise scores depend on the distance"),
+        "scale_attn_weights": (True, "otherwise scores are not divided"),
+        "scale_attn_by_inverse_layer_idx": (False, "otherwise scores shrink by layer"),
+        "n_head_kv": (n_heads, "otherwise heads share keys and values"),
+        "attn_dwconv": (False, "otherwise queries, keys and values are convolved"),
+        "mlp_type": ("base", "the other MLP differs"),
+        "word_embed_proj_dim": (None, "otherwise embeddings are projected"),
+        "mup_width_scale": (1.0, "it scales the MLP"),
+        "mup_embeddings_multiplier": (1.0, "it scales the embedding"),
+        "mup_output_multiplier": (1.0, "it scales the logits"),
     }
-    for key, value in expected.items():
-        fields.expect(key, value, value)
+    for key, (value, effect) in expected.items():
+        fields.expect(key, value, value, effect=effect)
+    head_dim = fields.integer("n_embd") // n_heads
+    fields.expect("head_dim", head_dim, head_dim, effect="it scales the scores")

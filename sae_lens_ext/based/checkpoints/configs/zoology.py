@@ -8,10 +8,39 @@ Source: HazyResearch/zoology and corl-team/rebased, ``model.py`` and ``mixers``.
 
 from typing import Any, NamedTuple
 
-from sae_lens_ext.based.checkpoints.configs.shared import conv_kernel_size, vocab_size
+from sae_lens_ext.based.checkpoints.configs.shared import (
+    check_attention_options,
+    check_feature_map,
+    conv_kernel_size,
+    vocab_size,
+)
 from sae_lens_ext.based.checkpoints.fields import Fields
 from sae_lens_ext.based.checkpoints.layouts import ZOOLOGY, Shapes, mixers
 from sae_lens_ext.based.config import LayerType
+
+# Fields that change no numbers of a loaded model, and why.
+_HARMLESS = {
+    "name": "of the run",
+    "num_heads": "mixers have their own",
+    "use_gamma": "mixers have their own",
+    "use_beta": "mixers have their own",
+    "normalize": "mixers have their own",
+    "affine_norm": "its tensors are compared",
+    "learnable_word_embeddings": "only whether they are trained",
+    "resid_dropout": "only in training",
+    "drop_path": "only in training",
+    "gradient_checkpointing": "only in training",
+    "log_scores": "only what is logged",
+}
+_HARMLESS_IN_MIXER = {
+    "l_max": "longest text of the training",
+    "kernel_size": "it is read off the weights",
+    "implicit_long_conv": "of long convolutions, whose tensors are other ones",
+    "layer_idx": "the number of the layer",
+    "mode": "which implementation runs",
+    "train_view": "which implementation runs",
+    "dropout": "only in training",
+}
 
 
 class _Attention(NamedTuple):
@@ -38,7 +67,9 @@ def from_zoology(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
         tensors = by_layer.get(layer, {})
         if "projection.weight" in tensors:
             layer_types.append("conv")
-            mixer.expect("use_act", False, False)
+            mixer.expect(
+                "use_act", False, False, effect="otherwise SiLU stands around both"
+            )
             continue
 
         layer_types.append("linear_attention")
@@ -57,9 +88,11 @@ def from_zoology(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
         fields.report(f"layers differ in num_heads, feature_dim or eps: {differing}")
     attention = min(attentions, default=_Attention())
     _check_fixed(fields, shapes)
+    for mixer in options:
+        mixer.refuse_others(_HARMLESS_IN_MIXER)
 
     n_positions = fields.integer("max_position_embeddings", at_least=0)
-    return {
+    config = {
         "num_hidden_layers": n_layers,
         "hidden_size": fields.integer("d_model"),
         "num_attention_heads": attention.num_heads,
@@ -75,11 +108,15 @@ def from_zoology(fields: Fields, shapes: Shapes, kernel: str) -> dict[str, Any]:
         "max_position_embeddings": n_positions or None,
         "embedding_dropout": fields.number("embed_dropout", 0.1),
     }
+    fields.refuse_others(_HARMLESS)
+    return config
 
 
 def _mixer_options(fields: Fields) -> list[Fields]:
     """Options of the mixers that layers have in turns, or of the only one."""
-    options = fields.section("sequence_mixer").section("kwargs")
+    sequence_mixer = fields.section("sequence_mixer")
+    options = sequence_mixer.section("kwargs")
+    sequence_mixer.refuse_others({"name"})
     if "configs" not in options:
         return [options]
 
@@ -87,10 +124,14 @@ def _mixer_options(fields: Fields) -> list[Fields]:
     if not isinstance(configs, list) or not configs:
         options.report(f"{options.prefix}configs must list mixers; got {configs!r}")
         return [options]
-    return [
-        options.nested(f"configs[{i}]", config).section("kwargs")
-        for i, config in enumerate(configs)
+    options.refuse_others(_HARMLESS_IN_MIXER)
+    mixers_in_turns = [
+        options.nested(f"configs[{i}]", config) for i, config in enumerate(configs)
     ]
+    kwargs = [mixer.section("kwargs") for mixer in mixers_in_turns]
+    for mixer in mixers_in_turns:
+        mixer.refuse_others({"name"})
+    return kwargs
 
 
 def _attention(mixer: Fields, kernel: str) -> _Attention:
@@ -100,14 +141,8 @@ def _attention(mixer: Fields, kernel: str) -> _Attention:
         n_heads, mixer.integer("feature_dim"), mixer.number("eps", 1e-12)
     )
 
-    # Weights without such norms are taken for "based" if the caller names no kernel.
-    options = [key for key in ("use_gamma", "use_beta", "normalize") if key in mixer]
-    if kernel == "based" and options:
-        mixer.report(
-            f"{mixer.prefix}{options[0]} is an option of ReBased, and the weights have "
-            "no norm of queries and keys: name with kernel= which of its ablations it "
-            "is"
-        )
+    check_feature_map(mixer, "feature_name", kernel)
+    check_attention_options(mixer, kernel)
     return attention
 
 
@@ -117,10 +152,17 @@ def _check_fixed(fields: Fields, shapes: Shapes) -> None:
         fields.report(
             "its state_mixer has weights, and only the identity is supported here"
         )
+    state_mixer = fields.section("state_mixer")
+    name = str(state_mixer.value("name", "Identity"))
+    if name.rpartition(".")[2] != "Identity":
+        fields.report(
+            f"state_mixer.name is {name!r}, and only the identity is supported here"
+        )
     expected = {
-        "block_type": "TransformerBlock",
-        "pre_norm": True,
-        "layer_norm_epsilon": 1e-5,
+        "block_type": ("TransformerBlock", "other blocks add and normalise otherwise"),
+        "pre_norm": (True, "otherwise norms stand behind the mixers"),
+        "layer_norm_epsilon": (1e-5, "it is that of the last norm alone"),
+        "word_embed_proj_dim": (None, "otherwise embeddings are projected"),
     }
-    for key, value in expected.items():
-        fields.expect(key, value, value)
+    for key, (value, effect) in expected.items():
+        fields.expect(key, value, value, effect=effect)
