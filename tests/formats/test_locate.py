@@ -171,7 +171,7 @@ def test_rejects_an_unknown_repository_in_one_line(hub, tmp_path):
 def test_without_a_subfolder_only_the_top_is_downloaded(hub, tmp_path):
     printed = _load(hub, tmp_path, "someone/an-sae", subfolder=None)
     assert printed.startswith("FormatError")
-    assert "choose it with subfolder=" in printed
+    assert "choose one with subfolder=, such as 'layer_1', 'pickled.pt'" in printed
     assert hub.served == []
 
 
