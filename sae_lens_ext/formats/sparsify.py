@@ -22,8 +22,8 @@ from sae_lens_ext.formats.reading import (
 WEIGHTS_FILE = "sae.safetensors"
 
 # The keys of sparsify 1.3. Older releases had others, among them "signed", which let
-# negative activations pass. "multi_topk" adds a term to the loss of its training, and
-# "normalize_decoder" acts in training only.
+# negative activations pass. "multi_topk" adds a term to the loss, of the reconstruction
+# from 4 k features, and leaves "encode" alone; "normalize_decoder" acts in training only.
 _KEYS = {
     "activation",
     "expansion_factor",
@@ -92,7 +92,10 @@ def read_sparsify(folder: Path) -> SAECheckpoint:
         k=config["k"],
         apply_b_dec_to_input=not is_transcoder,
         d_out=d_model if is_transcoder else None,
-        metadata=_metadata(folder, is_transcoder),
+        metadata={
+            **_metadata(folder, is_transcoder),
+            "multi_topk": True if config.get("multi_topk") else None,
+        },
     )
 
 
