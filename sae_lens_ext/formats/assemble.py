@@ -45,7 +45,7 @@ def assembled(
         token_norm: how every token is normalised.
         levels: the values of k that its training looked at.
         normalization: the constants that ``tensors`` already contain.
-        metadata: everything else; facts that are None are left out.
+        metadata: everything else; a fact of None is left out.
 
     Raises:
         FormatError: the tensors do not fit together, k is not an integer from 1 to
@@ -93,7 +93,7 @@ def assembled(
 
 
 def json_values(where: Path | str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata as JSON would give them back, without the facts that are None.
+    """Metadata as JSON would give them back, without facts of None.
 
     NaN and infinity, which JSON does not have, become None: a statistic that diverged
     is no reason to refuse an SAE.

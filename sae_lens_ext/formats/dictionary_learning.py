@@ -97,8 +97,8 @@ def _check_shapes(path: Path, tensors: Mapping[str, Tensor]) -> None:
         "decoder.weight": [d_model, d_sae],
         "W_enc": [d_model, d_sae],
         "W_dec": [d_sae, d_model],
-        **dict.fromkeys(_DECODER_BIASES, [d_model]),
-        **dict.fromkeys((*_ENCODER_BIASES, *_GATES), [d_sae]),
+        **{name: [d_model] for name in _DECODER_BIASES},
+        **{name: [d_sae] for name in (*_ENCODER_BIASES, *_GATES)},
     }
     for name, tensor in tensors.items():
         shape = list(tensor.shape)

@@ -22,8 +22,8 @@ from sae_lens_ext.formats.reading import (
 WEIGHTS_FILE = "sae.safetensors"
 
 # The keys of sparsify 1.3. Older releases had others, among them "signed", which let
-# negative activations pass. "multi_topk" adds a term to the loss, of the reconstruction
-# from 4 k features, and leaves "encode" alone; "normalize_decoder" acts in training only.
+# negative activations pass. "multi_topk" adds the reconstruction from 4 k features to
+# the loss and leaves "encode" alone; "normalize_decoder" acts in training only.
 _KEYS = {
     "activation",
     "expansion_factor",

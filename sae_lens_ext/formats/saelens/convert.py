@@ -85,13 +85,9 @@ def checkpoint_from_saelens(
     _check_weights(description, weights, weights_where)
     refuse_non_finite(weights, weights_where)
 
-    weights = _in_our_names(description, weights)
+    weights = _with_options(description, weights, scaling or ActivationScaling())
     if factors is not None:
         weights = with_scaled_features(weights, factors)
-    # Before the activations are scaled, which changes the norms.
-    if description.rescale_acts_by_decoder_norm:
-        weights = with_decoder_norms(weights)
-    weights = _with_scaling(description, weights, scaling or ActivationScaling())
 
     return assembled(
         weights_where,
@@ -200,42 +196,59 @@ def _check_weights(
     )
 
 
-def _in_our_names(
-    description: Description, weights: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """The tensors as ``SAECheckpoint`` names and lays them out."""
-    renamed = dict(weights)
-    if description.architecture == "gated":
-        gate = [renamed.pop(name) for name in ("b_gate", "b_mag", "r_mag")]
-        renamed |= gated_as_jumprelu(renamed["W_enc"], *gate)
-    if "topk_threshold" in renamed:
-        renamed["threshold"] = filled_threshold(
-            renamed.pop("topk_threshold"), description.d_sae, renamed["W_enc"].dtype
-        )
-    if "W_skip" in renamed:
-        renamed["W_skip"] = transposed(renamed["W_skip"])
-    return renamed
-
-
-def _with_scaling(
+def _with_options(
     description: Description,
-    weights: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
     scaling: ActivationScaling,
 ) -> dict[str, Tensor]:
-    """The weights with a constant normalisation of the activations folded in."""
+    """The tensors as ``SAECheckpoint`` has them, with every option folded in.
+
+    The order is that in which SAELens folds when it saves an SAE for inference, so that
+    features have the same units: the scale of the activations, the norms of the decoder
+    rows, the whitening.
+    """
+    rescales = description.rescale_acts_by_decoder_norm
+    factor = _activation_factor(description, scaling)
+    folded = dict(weights)
+    if description.architecture == "gated":
+        gates = [folded.pop(name) for name in ("b_gate", "b_mag", "r_mag")]
+        folded |= gated_as_jumprelu(folded["W_enc"], *gates)
+    if "topk_threshold" in folded:
+        threshold = folded.pop("topk_threshold").double()
+        # In units of activation times norm, and scaling divides the norms.
+        if rescales and factor is not None:
+            threshold = threshold / factor
+        dtype = folded["W_enc"].dtype
+        folded["threshold"] = filled_threshold(threshold, description.d_sae, dtype)
+    if "W_skip" in folded:
+        folded["W_skip"] = transposed(folded["W_skip"])
+
+    if factor is not None:
+        folded = with_scaled_activations(folded, factor, factor)
+    if rescales:
+        folded = with_decoder_norms(folded)
+    if description.normalize_activations == "covariance_whitening":
+        folded = _whitened(description, folded, scaling)
+    return folded
+
+
+def _activation_factor(
+    description: Description, scaling: ActivationScaling
+) -> float | None:
+    """What activations are multiplied by; None for another normalisation."""
     where = description.where
     name = description.normalize_activations
     if name in ("none", *_TOKEN_NORMS):
-        return weights
+        return None
     if description.d_out is not None:
         raise FormatError(
             f"{where} describes a transcoder with normalize_activations {name!r}; in "
             "which units its output would be is not defined: without it, every "
             "activation would be wrong"
         )
-
     if name == "covariance_whitening":
-        return _whitened(description, weights, scaling)
+        return None
+
     factor = scaling.factor
     if name == "constant_scalar_rescale":
         factor = description.normalization_factor
@@ -246,8 +259,7 @@ def _with_scaling(
             'activation_scaler.json, as {"scaling_factor": ...}; or fold it with '
             "SAELens (fold_activation_norm_scaling_factor) and save again"
         )
-    number = check_factor(where, "the factor of the activations", factor)
-    return with_scaled_activations(weights, number, number)
+    return check_factor(where, "the factor of the activations", factor)
 
 
 def _whitened(
