@@ -21,6 +21,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from sae_lens_ext.formats.atomic import make_ordinary
+
 _SAVED = ".saved"
 _UNFINISHED = ".saving-"
 _DELETED = ".deleted"
@@ -54,7 +56,10 @@ def replacing_files(folder: Path, names: Sequence[str]) -> Iterator[Path]:
         try:
             yield temporary
             for name in names:
-                if not (temporary / name).exists():
+                if (temporary / name).exists():
+                    # safetensors makes private files.
+                    make_ordinary(temporary / name)
+                else:
                     (temporary / f"{name}{_DELETED}").touch()
             for path in (*temporary.iterdir(), temporary):
                 _sync(path)

@@ -106,7 +106,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except FileNotFoundError:
         raise FormatError(f"{path.parent} holds no {path.name}") from None
-    except OSError as error:
+    # A file that is deleted while it is opened is a RuntimeError.
+    except (OSError, RuntimeError) as error:
         raise FormatError(f"{path} cannot be read: {error}") from error
     except SafetensorError as error:
         raise FormatError(
