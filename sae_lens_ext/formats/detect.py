@@ -17,9 +17,9 @@ from sae_lens_ext.formats import (
 )
 from sae_lens_ext.formats.checkpoint import SAECheckpoint
 from sae_lens_ext.formats.choices import refuse_choice, refuse_unknown, saes_among
-from sae_lens_ext.formats.folder import current_file
+from sae_lens_ext.formats.folder import current_file, read_unchanged
 from sae_lens_ext.formats.reading import read_object
-from sae_lens_ext.formats.saelens.read import CONFIG_FILE, WEIGHTS_FILE
+from sae_lens_ext.formats.saelens.read import CONFIG_FILE, OUR_FILES, WEIGHTS_FILE
 
 Reader = Callable[[Path], SAECheckpoint]
 
@@ -63,17 +63,21 @@ _DEPTH = 5
 def read_sae(path: Path) -> SAECheckpoint:
     """Read an SAE or transcoder in any supported layout, from a folder or a file.
 
+    A folder that this package writes to meanwhile is read as it is after one save.
+
     Raises:
         FormatError: no such place, a damaged file, an unknown layout, or a place that
             holds several SAEs.
         NonFinite: a tensor holds NaN or infinity.
     """
-    return _read_file(path) if path.is_file() else _read_folder(path)
+    if path.is_file():
+        return _read_file(path)
+    return read_unchanged(path, OUR_FILES, _read_folder)
 
 
 def _read_file(path: Path) -> SAECheckpoint:
     if path.name in _OF_FOLDER:
-        return _read_folder(path.parent)
+        return read_sae(path.parent)
     if path.name == gemma_scope.PARAMS_FILE:
         return gemma_scope.read_gemma_scope(path)
     if path.name == gemma_scope_2.PARAMS_FILE:

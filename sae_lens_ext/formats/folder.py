@@ -18,14 +18,20 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from sae_lens_ext.errors import FormatError, SaeLensExtError
 from sae_lens_ext.formats.atomic import make_ordinary
+
+Result = TypeVar("Result")
 
 _SAVED = ".saved"
 _UNFINISHED = ".saving-"
 _DELETED = ".deleted"
+# A save takes milliseconds between its first and its last rename.
+_ATTEMPTS = 100
 
 
 @contextlib.contextmanager
@@ -80,10 +86,33 @@ def current_file(folder: Path, name: str) -> Path:
     return waiting if is_deleted or waiting.exists() else folder / name
 
 
-def state_of(folder: Path, names: Sequence[str]) -> list[tuple[int, int, int] | None]:
+def read_unchanged(
+    folder: Path, names: Sequence[str], read: Callable[[Path], Result]
+) -> Result:
+    """What ``read(folder)`` returns or raises while none of the files changes.
+
+    If one does, it is read again, so that all files are always those of one save.
+
+    Raises:
+        FormatError: the folder is written to without a pause.
+    """
+    for _ in range(_ATTEMPTS):
+        state = _state_of(folder, names)
+        try:
+            result = read(folder)
+        except SaeLensExtError:
+            if state == _state_of(folder, names):
+                raise
+        else:
+            if state == _state_of(folder, names):
+                return result
+    raise FormatError(f"{folder} is written to without a pause; read it afterwards")
+
+
+def _state_of(folder: Path, names: Sequence[str]) -> list[tuple[int, int, int] | None]:
     """What changes whenever one of the files is replaced, wherever it is."""
-    paths = [place / name for name in names for place in (folder / _SAVED, folder)]
-    return [_identity(path) for path in paths]
+    places = (folder / _SAVED, folder)
+    return [_identity(place / name) for name in names for place in places]
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sae_lens_ext.errors import FormatError, SaeLensExtError
+from sae_lens_ext.errors import FormatError
 from sae_lens_ext.formats.checkpoint import SAECheckpoint
-from sae_lens_ext.formats.folder import current_file, state_of
+from sae_lens_ext.formats.folder import current_file
 from sae_lens_ext.formats.reading import (
     read_object,
     read_safetensors,
@@ -27,15 +27,9 @@ OUR_FILES = (WEIGHTS_FILE, NORMALIZATION_FILE, CONFIG_FILE)
 SCALER_FILE = "activation_scaler.json"
 WHITENING_FILE = "activation_whitening.safetensors"
 
-# A save takes milliseconds between its first and its last rename.
-_ATTEMPTS = 100
-
 
 def read_saelens(folder: Path) -> SAECheckpoint:
     """Read a folder that SAELens or this package wrote.
-
-    If the folder is written to meanwhile, it is read again, so that the description and
-    the weights are always those of one save.
 
     Raises:
         FormatError: a missing file or key; a tensor that is missing, extra or
@@ -43,24 +37,6 @@ def read_saelens(folder: Path) -> SAECheckpoint:
             this reader does not know.
         NonFinite: a tensor holds NaN or infinity.
     """
-    for _ in range(_ATTEMPTS):
-        state = state_of(folder, OUR_FILES)
-        checkpoint = None
-        failure = None
-        try:
-            checkpoint = _read(folder)
-        except SaeLensExtError as error:
-            failure = error
-
-        if state == state_of(folder, OUR_FILES):
-            if checkpoint is None:
-                assert failure is not None
-                raise failure
-            return checkpoint
-    raise FormatError(f"{folder} is written to without a pause; read it afterwards")
-
-
-def _read(folder: Path) -> SAECheckpoint:
     config_file = current_file(folder, CONFIG_FILE)
     config = read_object(config_file)
     tensors = read_safetensors(current_file(folder, WEIGHTS_FILE))
