@@ -170,18 +170,21 @@ def check():
 torch.set_num_threads(1)
 number = 1
 save(number)
+parent = os.getpid()
 for seed in range(40):
     child = os.fork()
     if child == 0:
-        while True:
+        while os.getppid() == parent:
             number += 1
             save(number)
-    generator = random.Random(seed)
-    for _ in range(5):
-        check()
-    time.sleep(generator.uniform(0, 0.03))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+        os._exit(0)
+    try:
+        for _ in range(5):
+            check()
+        time.sleep(random.Random(seed).uniform(0, 0.03))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     last = check()
     assert last >= number
     number = last
