@@ -16,10 +16,13 @@ def read_npz(path: Path) -> dict[str, Tensor]:
         FormatError: no such file, a damaged one, or one with pickled objects.
     """
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise FormatError(f"{path} must hold arrays by name; it holds one array")
-        with archive:
+        # Opened here, because numpy leaves the file of a damaged archive open.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise FormatError(
+                    f"{path} must hold arrays by name; it holds one array"
+                )
             return {name: torch.from_numpy(archive[name]) for name in archive.files}
     except FileNotFoundError:
         raise FormatError(f"{path.parent} holds no {path.name}") from None

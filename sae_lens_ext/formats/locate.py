@@ -54,8 +54,8 @@ def locate(
     # Compares names, not what links point to: a hub snapshot is made of links into a
     # cache.
     place = folder / subfolder
-    if not place.exists():
-        raise FormatError(f"no folder {subfolder!r} inside {folder}")
+    if not _exists(place):
+        raise FormatError(f"no folder {subfolder[:200]!r} inside {folder}")
     return place
 
 
@@ -92,6 +92,14 @@ def _checked_folder(folder_or_repo: object) -> Path | None:
             f"{folder_or_repo!r}"
         )
     return _local_folder(folder_or_repo)
+
+
+def _exists(path: Path) -> bool:
+    # A name that is too long raises an OSError.
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _leads_outside(subfolder: str) -> bool:

@@ -186,7 +186,7 @@ def test_weights_keep_their_dtype_and_a_threshold_takes_it():
         (
             {"normalize_activations": "batch_norm"},
             {},
-            "normalize_activations is 'batch_norm'; this reader knows none, expected_av",
+            "normalize_activations is 'batch_norm'; this reader knows none, expect",
         ),
         (
             {"normalize_activations": "covariance_whitening"},
