@@ -148,7 +148,10 @@ def _download_sae(repo: str, revision: str | None, subfolder: str | None) -> Pat
         raise _no_repository(repo, revision) from error
     # Offline, unreachable or overloaded, in many ways: an earlier download may be here.
     except Exception:
-        return _snapshot(hub, repo, revision=revision, local_files_only=True)
+        # No file is asked for by name: what an SAE needs, its reader will say.
+        return _snapshot(
+            hub, repo, revision=revision, local_files_only=True, allow_patterns=[]
+        )
 
     names = needed_files(repo, sorted(paths), subfolder)
     return _snapshot(
