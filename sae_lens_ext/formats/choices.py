@@ -99,7 +99,11 @@ def needed_files(where: str, paths: Sequence[str], subfolder: str | None) -> lis
     place = PurePosixPath(subfolder) if subfolder else _TOP
     if str(place) in paths:
         folder = _marked_folder(place)
-        return _of_file(paths, place) if folder is None else _of_folder(paths, folder)
+        if folder is not None:
+            return _of_folder(paths, folder)
+        if not is_sae_file(place.name):
+            refuse_unknown(f"{where}/{place.parent}", [place.name])
+        return _of_file(paths, place)
 
     inside = [path for path in paths if place in PurePosixPath(path).parents]
     choices = saes_among(inside)
@@ -126,10 +130,10 @@ def refuse_choice(where: Path | str, choices: Sequence[str]) -> NoReturn:
     names = ", ".join(repr(choice) for choice in choices[:5])
     dots = ", ..." if len(choices) > 5 else ""
     are_files = all(is_sae_file(PurePosixPath(choice).name) for choice in choices)
-    what = "files" if are_files else "folders"
+    nouns = "files" if are_files else "folders"
     raise FormatError(
-        f"{where} holds {len(choices)} SAE {what}; choose one with subfolder=, such as "
-        f"{names}{dots}"
+        f"{where} holds {len(choices)} SAE {nouns}; choose one with subfolder=, such "
+        f"as {names}{dots}"
     )
 
 
@@ -139,14 +143,10 @@ def refuse_unknown(where: Path | str, names: Sequence[str]) -> NoReturn:
     Raises:
         FormatError: always.
     """
+    _refuse_many_layers(where, names)
     layouts = "; ".join(
         f"{' and '.join(files)} ({name})" for name, files in LAYOUTS.items()
     )
-    crossed = [
-        name for name in names if circuit_tracer.CROSS_LAYER_FILE.fullmatch(name)
-    ]
-    if crossed:
-        circuit_tracer.refuse_cross_layer(Path(where))
     listing = ", ".join(sorted(names)[:12]) or "no files"
     dots = ", ..." if len(names) > 12 else ""
     pickles = ", ".join(f"*{end}" for end in state_dicts.SUFFIXES)
@@ -155,6 +155,18 @@ def refuse_unknown(where: Path | str, names: Sequence[str]) -> NoReturn:
         f"for {layouts}; or one file {pickles} or layer_0.safetensors; it holds "
         f"{listing}{dots}"
     )
+
+
+def _refuse_many_layers(where: Path | str, names: Sequence[str]) -> None:
+    for name in names:
+        if circuit_tracer.CROSS_LAYER_FILE.fullmatch(name):
+            circuit_tracer.refuse_cross_layer(Path(where))
+        family = gemma_scope_2.many_layers(f"{where}/{name}")
+        if family is not None:
+            raise FormatError(
+                f"{where} holds {family}; this reader knows SAEs and transcoders of "
+                "one layer"
+            )
 
 
 def _marked_folder(path: PurePosixPath) -> PurePosixPath | None:
@@ -166,14 +178,14 @@ def _marked_folder(path: PurePosixPath) -> PurePosixPath | None:
 
 
 def _of_folder(paths: Sequence[str], folder: PurePosixPath) -> list[str]:
-    wanted = {str(folder / name) for name in _BESIDE_FOLDER}
+    needed = {str(folder / name) for name in _BESIDE_FOLDER}
     # sparsify's trainer names the model beside the folders of all its SAEs.
     if str(folder / sparsify.WEIGHTS_FILE) in paths and folder != _TOP:
-        wanted.add(str(folder.parent / "config.json"))
-    return [path for path in paths if path in wanted]
+        needed.add(str(folder.parent / "config.json"))
+    return [path for path in paths if path in needed]
 
 
 def _of_file(paths: Sequence[str], file: PurePosixPath) -> list[str]:
     beside = (*_BESIDE_FILE, state_dicts.config_beside(Path(file)).name)
-    wanted = {str(file), *(str(file.parent / name) for name in beside)}
-    return [path for path in paths if path in wanted]
+    needed = {str(file), *(str(file.parent / name) for name in beside)}
+    return [path for path in paths if path in needed]

@@ -30,7 +30,6 @@ _THRESHOLD = "activation_function.threshold"
 _ACTIVATIONS = ("relu", "jump_relu", "jumprelu")
 # Its TopK keeps negative activations among the k.
 _OF_ACTIVATION = ("k", "topk", "top_k", "activation", "activation_function", "act_fn")
-_LINE = re.compile(r"([A-Za-z_]\w*):\s*(\S.*?)?\s*(?:#.*)?")
 # The sets of mwhanna for Qwen3, some of which have no config.
 _QWEN3 = re.compile(r"mwhanna/qwen3-([\d.]+b)-transcoders")
 
@@ -133,5 +132,10 @@ def _flat_yaml(path: Path) -> dict[str, str]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(f"{path} cannot be read: {error}") from error
-    matches = [_LINE.fullmatch(line.rstrip()) for line in text.splitlines()]
-    return {match[1]: match[2].strip("\"'") for match in matches if match and match[2]}
+    config = {}
+    for line in text.splitlines():
+        key, colon, rest = line.partition(":")
+        value = rest.partition(" #")[0].strip()
+        if colon and value and key.isidentifier():
+            config[key] = value.strip("\"'")
+    return config

@@ -16,38 +16,30 @@ from sae_lens_ext.formats import (
     state_dicts,
 )
 from sae_lens_ext.formats.checkpoint import SAECheckpoint
-from sae_lens_ext.formats.choices import refuse_choice, refuse_unknown, saes_among
-from sae_lens_ext.formats.folder import current_file, read_unchanged
+from sae_lens_ext.formats.choices import (
+    LAYOUTS,
+    refuse_choice,
+    refuse_unknown,
+    saes_among,
+)
+from sae_lens_ext.formats.folder import SAVED, current_file, read_unchanged
 from sae_lens_ext.formats.reading import read_object
 from sae_lens_ext.formats.saelens.read import CONFIG_FILE, OUR_FILES, WEIGHTS_FILE
 
 Reader = Callable[[Path], SAECheckpoint]
 
-# Layouts of a folder: the files that it must have, and what reads it.
-_FOLDERS: tuple[tuple[tuple[str, ...], Reader], ...] = (
-    (
-        (gemma_scope.PARAMS_FILE,),
-        lambda folder: gemma_scope.read_gemma_scope(folder / gemma_scope.PARAMS_FILE),
+# Layouts of ``choices`` whose folder has no cfg.json, and what reads it.
+_FOLDERS: dict[str, Reader] = {
+    "Gemma Scope": lambda folder: gemma_scope.read_gemma_scope(
+        folder / gemma_scope.PARAMS_FILE
     ),
-    (
-        (gemma_scope_2.PARAMS_FILE,),
-        lambda folder: gemma_scope_2.read_gemma_scope_2(
-            folder / gemma_scope_2.PARAMS_FILE
-        ),
+    "Gemma Scope 2": lambda folder: gemma_scope_2.read_gemma_scope_2(
+        folder / gemma_scope_2.PARAMS_FILE
     ),
-    (
-        (dictionary_learning.WEIGHTS_FILE, dictionary_learning.CONFIG_FILE),
-        dictionary_learning.read_dictionary_learning,
-    ),
-    (
-        (llama_scope.HYPERPARAMS_FILE, llama_scope.FINAL_FILE),
-        llama_scope.read_llama_scope,
-    ),
-    (
-        (llama_scope.R1_WEIGHTS_FILE, llama_scope.R1_CONFIG_FILE),
-        llama_scope.read_llama_scope_r1,
-    ),
-)
+    "dictionary_learning": dictionary_learning.read_dictionary_learning,
+    "Llama Scope": llama_scope.read_llama_scope,
+    "Llama Scope R1": llama_scope.read_llama_scope_r1,
+}
 
 # Files that belong to a folder: to choose one of them is to choose the folder.
 _OF_FOLDER = (
@@ -106,8 +98,8 @@ def _read_folder(folder: Path) -> SAECheckpoint:
             return sparsify.read_sparsify(folder)
         return saelens.read_saelens(folder)
 
-    for names, reader in _FOLDERS:
-        if all((folder / name).is_file() for name in names):
+    for layout, reader in _FOLDERS.items():
+        if all((folder / name).is_file() for name in LAYOUTS[layout]):
             return reader(folder)
 
     paths = _files_below(folder)
@@ -124,7 +116,15 @@ def _files_below(folder: Path) -> list[str]:
     paths = []
     for place, folders, files in os.walk(folder):
         relative = Path(place).relative_to(folder)
+        # Files of a save that was stopped belong to the folder above.
+        if relative.name == SAVED:
+            relative = relative.parent
         paths += [(relative / name).as_posix() for name in files]
-        if len(relative.parts) >= _DEPTH:
-            folders.clear()
+
+        is_deep = len(relative.parts) >= _DEPTH
+        folders[:] = [
+            name
+            for name in folders
+            if name == SAVED or not (is_deep or name.startswith("."))
+        ]
     return paths

@@ -27,7 +27,9 @@ from sae_lens_ext.formats.atomic import make_ordinary
 
 Result = TypeVar("Result")
 
-_SAVED = ".saved"
+SAVED = ".saved"
+"""The folder, inside the folder, of a save that counts and is not in place yet."""
+
 _UNFINISHED = ".saving-"
 _DELETED = ".deleted"
 # A save takes milliseconds between its first and its last rename.
@@ -69,7 +71,7 @@ def replacing_files(folder: Path, names: Sequence[str]) -> Iterator[Path]:
                     (temporary / f"{name}{_DELETED}").touch()
             for path in (*temporary.iterdir(), temporary):
                 _sync(path)
-            temporary.rename(folder / _SAVED)
+            temporary.rename(folder / SAVED)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         _sync(folder)
@@ -81,7 +83,7 @@ def current_file(folder: Path, name: str) -> Path:
 
     There is no such file if the save deleted it.
     """
-    waiting = folder / _SAVED / name
+    waiting = folder / SAVED / name
     is_deleted = waiting.with_name(f"{name}{_DELETED}").exists()
     return waiting if is_deleted or waiting.exists() else folder / name
 
@@ -111,7 +113,7 @@ def read_unchanged(
 
 def _state_of(folder: Path, names: Sequence[str]) -> list[tuple[int, int, int] | None]:
     """What changes whenever one of the files is replaced, wherever it is."""
-    places = (folder / _SAVED, folder)
+    places = (folder / SAVED, folder)
     return [_identity(place / name) for name in names for place in places]
 
 
@@ -125,7 +127,7 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 def _finish(folder: Path, names: Sequence[str]) -> None:
     """Move the files of a save that counts into place; this can be begun again."""
-    saved = folder / _SAVED
+    saved = folder / SAVED
     if not saved.is_dir():
         return
 

@@ -81,6 +81,16 @@ def read_gemma_scope_2(path: Path) -> SAECheckpoint:
     )
 
 
+def many_layers(names: str) -> str | None:
+    """What of many layers the names that lead to a file are of; None if of one.
+
+    >>> many_layers("google/gemma-scope-2-1b-pt/clt/width_262k/params_layer_0")
+    'a cross-layer transcoder, which writes many layers'
+    """
+    parts = [part for part in _PARTS.findall(names) if part in _MANY_LAYERS]
+    return _MANY_LAYERS[parts[0]] if parts and _REPO.search(names) else None
+
+
 def _part(path: Path, names: str, config: dict[str, Any]) -> str | None:
     """Which family it belongs to: a key of ``_SITES``; None if nothing says so.
 

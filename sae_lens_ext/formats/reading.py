@@ -18,6 +18,8 @@ from sae_lens_ext._arguments import as_real
 from sae_lens_ext.errors import FormatError, NonFinite
 
 _FLOATING_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# Larger sizes than torch has; products of those below can still be written out.
+_TOO_LARGE = 2**62
 _NO_SAE_FOLDER = (
     "it is not an SAE folder; if one of its folders is, choose it with subfolder="
 )
@@ -57,7 +59,8 @@ def check_size(path: Path | str, key: str, value: object) -> int:
     Raises:
         FormatError: the value is anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not is_integer or not 0 < value < _TOO_LARGE:
         raise FormatError(f"{path}: {key} must be a positive integer; it is {value!r}")
     return value
 

@@ -146,3 +146,20 @@ def test_the_parts_of_a_cross_layer_transcoder_are_no_saes():
     assert saes_among(files) == []
     with pytest.raises(sle.FormatError, match="holds a cross-layer transcoder"):
         needed_files("o/r", files, None)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("clt/width_262k_l0_medium", "a cross-layer transcoder, which writes many"),
+        (
+            "crosscoder/layer_7_13_width_16k",
+            "a crosscoder, which reads and writes many",
+        ),
+    ],
+)
+def test_families_of_many_layers_are_named(folder, message):
+    files = [f"{folder}/params_layer_{layer}.safetensors" for layer in range(3)]
+    for subfolder in (folder, files[0]):
+        with pytest.raises(sle.FormatError, match=message):
+            needed_files("google/gemma-scope-2-1b-pt", files, subfolder)

@@ -88,6 +88,11 @@ def test_rejects_cross_layer_transcoders(tmp_path, chosen):
         read_sae(tmp_path / chosen)
 
 
+def test_a_config_of_long_lines_is_read_at_once(tmp_path):
+    config = "model_name: x" + " " * 300_000 + "y\n" + ":" * 300_000
+    assert read_sae(_write(tmp_path, config)).kind == "relu"
+
+
 def test_rejects_a_config_that_is_not_text(tmp_path):
     file = _write(tmp_path)
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe")

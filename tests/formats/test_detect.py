@@ -36,6 +36,20 @@ def test_a_repository_of_several_saes_asks_which(folder):
     assert sle.SAE.from_pretrained(folder.parent, subfolder="layers.3").config.k == 4
 
 
+def test_what_a_killed_save_left_is_not_a_choice_of_its_own(folder):
+    saved = folder / ".saved"
+    saved.mkdir()
+    for path in list(folder.iterdir()):
+        if path.is_file():
+            path.rename(saved / path.name)
+    (folder / ".saving-x").mkdir()
+    (folder / ".saving-x" / "cfg.json").write_text("{")
+    with pytest.raises(
+        sle.FormatError, match="holds 1 SAE folders.*such as 'layers.3'"
+    ):
+        read_sae(folder.parent)
+
+
 def test_the_description_decides_where_weights_of_two_formats_lie(folder):
     sae = sle.SAE.from_pretrained(folder)
     assert sae.config.metadata["trained_with"] == "sparsify"

@@ -91,7 +91,7 @@ def test_either_spelling_of_the_matrices(tmp_path):
     assert torch.equal(read_sae(tmp_path).tensors["W_enc"], tensors["W_enc"])
 
 
-def test_a_scaling_factor_of_ones_is_none(tmp_path):
+def test_a_scaling_factor_of_ones_is_left_out(tmp_path):
     assert _read(tmp_path, scaling_factor=torch.ones(saes.D_SAE)).d_sae == saes.D_SAE
     with pytest.raises(sle.FormatError, match="holds a scaling_factor other than 1"):
         _read(tmp_path, scaling_factor=torch.full((saes.D_SAE,), 2.0))
