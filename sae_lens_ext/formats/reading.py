@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sae_lens_ext._arguments import as_real
+from sae_lens_ext._arguments import as_integer, as_real
 from sae_lens_ext.errors import FormatError, NonFinite
 
 _FLOATING_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -59,10 +59,10 @@ def check_size(path: Path | str, key: str, value: object) -> int:
     Raises:
         FormatError: the value is anything else.
     """
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if not is_integer or not 0 < value < _TOO_LARGE:
+    number = None if isinstance(value, Tensor) else as_integer(value)
+    if number is None or not 0 < number < _TOO_LARGE:
         raise FormatError(f"{path}: {key} must be a positive integer; it is {value!r}")
-    return value
+    return number
 
 
 def check_factor(path: Path | str, key: str, value: object) -> float:
