@@ -28,11 +28,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
     try:
         yield temporary
-        # mkstemp makes private files; give the result the permissions that an ordinary
-        # new file would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        # mkstemp makes private files.
+        make_ordinary(temporary)
+        # On disk before it has the name, or a crash could leave an empty file there.
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_ordinary(path: Path) -> None:
+    """Give a file the permissions that an ordinary new file would have."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)

@@ -9,21 +9,17 @@ file                                            read
 ``pytorch_model.bin.index.json`` and its files  if there is nothing else
 =============================================== ===============================
 
-This package writes no pickle. A ``.bin`` file is one, and some models are published as
-nothing else: torch reads it with ``weights_only=True``, which makes tensors and plain
-containers of them and refuses everything that could run.
+A ``.bin`` file is a pickle; see ``pickles``.
 """
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sae_lens_ext.errors import FormatError
-from sae_lens_ext.formats.locate import locate
+from sae_lens_ext.formats.locate import locate_model
+from sae_lens_ext.formats.pickles import read_state_dict
 from sae_lens_ext.formats.reading import read_object, read_safetensors
 
 _NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -36,10 +32,10 @@ def locate_weights(folder_or_repo: str | Path, *, revision: str | None = None) -
     those of ``locate``.
     """
     # Pickles are large and hold nothing that the safetensors do not.
-    folder = locate(folder_or_repo, revision=revision)
+    folder = locate_model(folder_or_repo, revision=revision)
     if any(path.is_file() for path in folder.glob("model*.safetensors")):
         return folder
-    return locate(folder_or_repo, revision=revision, also=["pytorch_model*.bin"])
+    return locate_model(folder_or_repo, revision=revision, also=["pytorch_model*.bin"])
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -52,7 +48,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for path in _files(folder):
         is_safetensors = path.suffix == ".safetensors"
-        tensors = read_safetensors(path) if is_safetensors else _read_bin(path)
+        tensors = read_safetensors(path) if is_safetensors else read_state_dict(path)
         repeated = weights.keys() & tensors.keys()
         if repeated:
             raise FormatError(
@@ -90,31 +86,3 @@ def _indexed(index: Path) -> list[str]:
 def _is_file_name(value: Any) -> bool:
     """Whether a value is a file's name without a folder, so it stays in the folder."""
     return isinstance(value, str) and Path(value).name == value
-
-
-def _read_bin(path: Path) -> dict[str, Tensor]:
-    """The tensors of a pickled state dict."""
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise FormatError(f"{path.parent} holds no {path.name}") from None
-    except pickle.UnpicklingError as error:
-        raise FormatError(
-            f"{path} is not a pickle, or is one of more than tensors, which could run "
-            "anything and is not loaded: save its tensors as safetensors"
-        ) from error
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise FormatError(
-            f"{path} cannot be read (was it cut short?): "
-            f"{str(error) or type(error).__name__}"
-        ) from error
-
-    is_state_dict = isinstance(weights, dict) and all(
-        isinstance(name, str) and isinstance(tensor, Tensor)
-        for name, tensor in weights.items()
-    )
-    if not is_state_dict:
-        raise FormatError(
-            f"{path} must hold a state dict: tensors by name, and nothing else"
-        )
-    return weights

@@ -36,13 +36,18 @@ def test_a_repository_of_several_saes_asks_which(folder):
     assert sle.SAE.from_pretrained(folder.parent, subfolder="layers.3").config.k == 4
 
 
-@pytest.mark.parametrize("name", ["params.npz", "params.safetensors"])
-def test_gemma_scope_is_recognised_and_rejected(tmp_path, name):
-    (tmp_path / name).write_bytes(b"")
+def test_what_a_killed_save_left_is_not_a_choice_of_its_own(folder):
+    saved = folder / ".saved"
+    saved.mkdir()
+    for path in list(folder.iterdir()):
+        if path.is_file():
+            path.rename(saved / path.name)
+    (folder / ".saving-x").mkdir()
+    (folder / ".saving-x" / "cfg.json").write_text("{")
     with pytest.raises(
-        sle.FormatError, match="Gemma Scope SAE, whose activation is JumpReLU"
+        sle.FormatError, match="holds 1 SAE folders.*such as 'layers.3'"
     ):
-        sle.SAE.from_pretrained(tmp_path)
+        read_sae(folder.parent)
 
 
 def test_the_description_decides_where_weights_of_two_formats_lie(folder):
@@ -54,5 +59,8 @@ def test_the_description_decides_where_weights_of_two_formats_lie(folder):
 
 
 def test_an_empty_folder_says_which_file_is_missing(tmp_path):
-    with pytest.raises(sle.FormatError, match="holds no cfg.json, so it is not an SAE"):
+    with pytest.raises(
+        sle.FormatError,
+        match="looked for cfg.json and .*it holds no files",
+    ):
         read_sae(tmp_path)

@@ -11,8 +11,10 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import published
+import published_saes
 import pytest
 import tiny
 import torch
@@ -33,7 +35,7 @@ class _Hub(BaseHTTPRequestHandler):
         self._answer(send_body=True)
 
     def _answer(self, send_body):
-        status, headers, body = self._response(self.path.split("?")[0])
+        status, headers, body = self._response(unquote(self.path.split("?")[0]))
         headers = {
             **headers,
             "X-Repo-Commit": COMMIT,
@@ -127,7 +129,7 @@ except sle.SaeLensExtError as error:
 """
 
 
-def _printed(hub, tmp_path, value, imports=""):
+def _printed(hub, tmp_path, value, imports="", **changes):
     """A value, or the error, as printed by a process that knows only this hub.
 
     The process is a fresh one, because huggingface_hub reads its environment when it is
@@ -139,6 +141,7 @@ def _printed(hub, tmp_path, value, imports=""):
         "HF_HOME": str(tmp_path / "hf"),
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
+        **changes,
     }
     process = subprocess.run(
         [sys.executable, "-c", _SCRIPT.format(value=value, imports=imports)],
@@ -171,8 +174,69 @@ def test_rejects_an_unknown_repository_in_one_line(hub, tmp_path):
 def test_without_a_subfolder_only_the_top_is_downloaded(hub, tmp_path):
     printed = _load(hub, tmp_path, "someone/an-sae", subfolder=None)
     assert printed.startswith("FormatError")
-    assert "choose it with subfolder=" in printed
+    assert "choose one with subfolder=, such as 'layer_1', 'pickled.pt'" in printed
     assert hub.served == []
+
+
+_LOCATE = "from sae_lens_ext.formats import locate, read_sae"
+
+
+def _kinds(hub, tmp_path, places, **changes):
+    """The kinds of the SAEs at some places of the repository, read in one process."""
+    value = (
+        "[read_sae(locate('someone/an-sae', subfolder=place)).kind "
+        f"for place in {places!r}]"
+    )
+    return _printed(hub, tmp_path, value, _LOCATE, **changes)
+
+
+def test_downloads_only_what_each_layout_needs(hub, tmp_path):
+    tensors = published_saes.matrices()
+    without = published_saes.matrices(threshold=...)
+    transposed = without | {"W_enc": without["W_enc"].T.contiguous()}
+    for name, content in {
+        "scope/layer_1/average_l0_9/params.npz": tensors,
+        "scope/layer_2/average_l0_9/params.npz": tensors,
+        "set/config.yaml": "model_kind: transcoder_set",
+        "set/layer_0.safetensors": transposed,
+        "set/layer_1.safetensors": transposed,
+        "heads/L0[1].pt": without,
+        "heads/L0[1]_cfg.json": {
+            "act_name": "blocks.0.attn.hook_z",
+            "act_size": published_saes.D_MODEL,
+            "dict_size": published_saes.D_SAE,
+        },
+        "heads/L01.pt": without,
+    }.items():
+        published_saes.write(hub.folder / name, content)
+
+    places = [
+        "scope/layer_1/average_l0_9",
+        "set/layer_1.safetensors",
+        "heads/L0[1].pt",
+        "layer_1/cfg.json",
+    ]
+    kinds = _kinds(hub, tmp_path, places)
+    assert kinds == "['jumprelu', 'relu', 'relu', 'topk']"
+    assert set(hub.served) == {
+        "scope/layer_1/average_l0_9/params.npz",
+        "set/config.yaml",
+        "set/layer_1.safetensors",
+        "heads/L0[1].pt",
+        "heads/L0[1]_cfg.json",
+        "layer_1/cfg.json",
+        "layer_1/sae_weights.safetensors",
+    }
+
+    # What was downloaded is found again without the hub.
+    hub.served.clear()
+    offline = {"HF_HUB_OFFLINE": "1"}
+    assert _kinds(hub, tmp_path, places, **offline) == kinds
+    assert hub.served == []
+    elsewhere = _kinds(hub, tmp_path, ["set/layer_0.safetensors"], **offline)
+    assert elsewhere.startswith(
+        "FormatError no folder 'set/layer_0.safetensors' inside"
+    )
 
 
 @pytest.fixture

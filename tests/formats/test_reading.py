@@ -45,7 +45,7 @@ def test_a_missing_file_is_explained_in_the_caller_s_words(tmp_path):
         read_object(tmp_path / "a.json", "there is no model")
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.0, True, "2", None])
+@pytest.mark.parametrize("size", [0, -1, 2.0, True, "2", None, 10**4000])
 def test_rejects_invalid_sizes(tmp_path, size):
     check_size(tmp_path, "k", 1)
     with pytest.raises(sle.FormatError, match="k must be a positive integer; it is"):

@@ -92,11 +92,14 @@ def test_saving_it_again_writes_our_format(folder, tmp_path):
             {"activation": "groupmax"},
             "describes activation 'groupmax'; this reader knows 'topk'",
         ),
-        ({"transcode": True}, "describes a transcoder"),
-        ({"skip_connection": True}, "describes a coder with a skip connection"),
+        ({"transcode": 1}, "transcode must be true or false; it is 1"),
+        (
+            {"skip_connection": True},
+            "describes an autoencoder with a skip connection",
+        ),
         ({"k": ...}, "lacks k"),
         ({"d_in": 0}, "d_in must be a positive integer; it is 0"),
-        ({"k": D_SAE + 1}, "k must be an integer from 1 to d_sae=20; got 21"),
+        ({"k": D_SAE + 1}, "k=21 is more than d_sae=20 features"),
         ({"num_latents": 0}, "must be \\[192, 6\\], by cfg.json; it is \\[20, 6\\]"),
         ({"num_latents": "20"}, "num_latents must be a positive integer; it is '20'"),
         (

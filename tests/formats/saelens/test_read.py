@@ -140,7 +140,7 @@ def _replace_config_by_a_folder(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_without("cfg.json"), "holds no cfg.json, so it is not an SAE folder"),
+        (_without("cfg.json"), "it is not an SAE folder; looked for cfg.json and"),
         (_without("sae_weights.safetensors"), "holds no sae_weights.safetensors"),
         (_with_text('{"architecture": "to'), "is not JSON .was it cut short"),
         (_with_text("[1]"), "must hold one JSON object; it holds a value of type list"),
@@ -149,20 +149,20 @@ def _replace_config_by_a_folder(folder):
         (_with_config(k=4.5), "k must be a positive integer; it is 4.5"),
         (_with_config(k=49), "k=49 is more than d_sae=48 features"),
         (
-            _with_config(architecture="gated"),
-            "describes architecture 'gated'; this reader knows 'topk'",
+            _with_config(architecture="abstopk"),
+            "describes architecture 'abstopk'; its features may be negative",
         ),
         (
-            _with_config(normalize_activations="layer_norm"),
-            "normalize_activations is 'layer_norm'",
+            _with_config(normalize_activations="expected_average_only_in"),
+            "normalize_activations is 'expected_average_only_in', and the factor is",
         ),
         (
-            _with_config(metadata=...),
-            "sae_lens_version 'missing'.*load the SAE with SAELens 6",
+            _with_config(metadata=["topk"]),
+            r"metadata must be an object; it is \['topk'\]",
         ),
         (
-            _with_config(metadata={"sae_lens_version": "5.9.0"}),
-            "sae_lens_version '5.9.0'.*load the SAE with SAELens 6",
+            _with_config(metadata={"sae_lens_version": "7.0.0"}),
+            "sae_lens_version '7.0.0'; this reader knows versions 3 to 6",
         ),
         (
             _with_extension(format_version=2),
