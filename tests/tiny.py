@@ -22,7 +22,16 @@ WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"w{i}" for i in range(92))]
 
 @functools.cache
 def tokenizer() -> PreTrainedTokenizerFast:
-    ids = {word: i for i, word in enumerate(WORDS)}
+    return _tokenizer_of(WORDS)
+
+
+def tokenizer_with(words: list[str]) -> PreTrainedTokenizerFast:
+    """The tokenizer with these words in the place of the last ones."""
+    return _tokenizer_of([*WORDS[: -len(words)], *words])
+
+
+def _tokenizer_of(vocabulary: list[str]) -> PreTrainedTokenizerFast:
+    ids = {word: i for i, word in enumerate(vocabulary)}
     words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.post_processor = processors.TemplateProcessing(
@@ -237,6 +246,34 @@ def sae(
         for parameter in random_sae.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return random_sae
+
+
+def sae_of_kind(
+    kind: str, d_model: int = 32, d_sae: int = 48, seed: int = 0, **config
+) -> "sle.SAE":
+    """A random SAE or transcoder of any kind, in float64.
+
+    Tokens of unit variance have between none and many active features. A transcoder is
+    one with ``d_out``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    k = 8 if kind == "topk" else None
+    config = sle.SAEConfig(d_model=d_model, d_sae=d_sae, kind=kind, k=k, **config)
+    tensors = {
+        "W_enc": normal(d_model, d_sae) * 4 / d_model**0.5,
+        "b_enc": normal(d_sae),
+        "W_dec": normal(d_sae, config.output_width),
+        "b_dec": normal(config.output_width),
+    }
+    if config.has_threshold:
+        tensors["threshold"] = normal(d_sae) * 3
+    if config.skip_connection:
+        tensors["W_skip"] = normal(d_model, config.output_width)
+    return sle.SAE.from_tensors(config, **tensors).eval()
 
 
 def hooks_of(model):

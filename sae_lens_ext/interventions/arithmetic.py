@@ -1,7 +1,8 @@
 """The arithmetic of a splice at one site, on tensors.
 
 Models and hooks are not known here. With x the activation, c its code at the current k,
-K the k that the SAE was trained at, and E the change that edits make to a code:
+K the k that the SAE was trained at (every active feature, if it was not trained at
+one), and E the change that edits make to a code:
 
 =============== ==============================================
 error term      output
@@ -11,12 +12,15 @@ True            x + decode_linear(E)
 "reference"     x + decode_linear(c - c at K) + decode_linear(E)
 =============== ==============================================
 
+A transcoder encodes the activation at its input and adds its skip connection to
+decode(c); x is the activation at its output.
+
 E is computed over the edited features alone, so where an edit changes nothing, nothing
 changes, to the bit.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -76,6 +80,7 @@ def spliced_activation(
     site: str,
     points: Points,
     extrapolate: bool,
+    source: Float[Tensor, "batch pos d_in"] | None = None,
 ) -> tuple[Float[Tensor, "batch pos d_model"], SparseCode]:
     """The activation to put in the place of ``x``.
 
@@ -92,21 +97,26 @@ def spliced_activation(
         site: name of the site.
         points: where listeners can read and change what is computed.
         extrapolate: whether k may exceed the k that the SAE was trained at.
+        source: the activation at the input of a transcoder; None for an autoencoder.
 
     Returns:
         The output, in the wider of the dtypes of ``x`` and the SAE, and the code of
         ``x`` before edits.
     """
+    encoded = x if source is None else source
+    skipped = sae.skip(encoded)
+    target = x if skipped is None else x - skipped
+
     k_to_encode = largest_k(sae, k)
     if error_term == "reference":
-        k_to_encode = max(k_to_encode, sae.config.k)
-    full_code = sae.encode(x, k_to_encode, extrapolate=extrapolate)
-    code = code_at_k(sae, k, x, full_code, window)
+        k_to_encode = _larger(k_to_encode, sae.config.k)
+    full_code = sae.encode(encoded, k_to_encode, extrapolate=extrapolate)
+    code = code_at_k(sae, k, target, full_code, window)
 
     # The code whose reconstruction the error term completes.
     explained = None
     if error_term == "reference":
-        explained = full_code.prefix(sae.config.k)
+        explained = full_code.at_most(sae.config.k)
     elif error_term:
         explained = code
 
@@ -115,7 +125,7 @@ def spliced_activation(
         wide = torch.promote_types(x.dtype, sae.W_dec.dtype)
         out = x.to(wide)
     else:
-        out = sae.decode(code)
+        out = _reconstruction(sae, code, skipped)
     if error_term == "reference" and explained is not None:
         difference = _difference(code, explained)
         out = out + sae.contribution(difference)
@@ -123,9 +133,9 @@ def spliced_activation(
     feature_edits = [edit for edit in edits if isinstance(edit, FeatureEdit)]
     change = _change_by_edits(code, feature_edits, window, site)
     if change is not None:
-        out = out + sae.contribution_of(change.amounts, change.features)
+        out = out + sae.contribution_of(change.amounts, change.features, code)
 
-    out = _after_listeners(out, x, sae, code, change, explained, points)
+    out = _after_listeners(out, x, sae, code, skipped, change, explained, points)
     return with_directions(out, edits, window), code
 
 
@@ -144,6 +154,12 @@ def with_directions(
     return x
 
 
+def _reconstruction(sae: SAE, code: SparseCode, skipped: Tensor | None) -> Tensor:
+    """What the SAE writes, with what its skip connection adds."""
+    recons = sae.decode(code)
+    return recons if skipped is None else recons + skipped
+
+
 def _difference(first: SparseCode, second: SparseCode) -> SparseCode:
     """``first - second`` for two prefixes of one code.
 
@@ -153,8 +169,14 @@ def _difference(first: SparseCode, second: SparseCode) -> SparseCode:
     # Padded with zeros to one length: the longer code has the indices of both.
     first_values = F.pad(first.values, (0, longer.k - first.k))
     second_values = F.pad(second.values, (0, longer.k - second.k))
-    values = first_values - second_values
-    return SparseCode(values, longer.indices, first.d_sae)
+    return replace(longer, values=first_values - second_values)
+
+
+def _larger(first: int | None, second: int | None) -> int | None:
+    """The larger of two numbers of features; None stands for every active one."""
+    if first is None or second is None:
+        return None
+    return max(first, second)
 
 
 def _change_by_edits(
@@ -196,6 +218,7 @@ def _after_listeners(
     x: Tensor,
     sae: SAE,
     code: SparseCode,
+    skipped: Tensor | None,
     change: CodeChange | None,
     explained: SparseCode | None,
     points: Points,
@@ -209,7 +232,8 @@ def _after_listeners(
         out: the output so far.
         x: the activation.
         sae: the SAE that is spliced.
-        code: the code of ``x`` before edits.
+        code: the code before edits.
+        skipped: what a skip connection adds.
         change: what edits change.
         explained: the code whose reconstruction the error term completes; None without
             an error term.
@@ -227,13 +251,13 @@ def _after_listeners(
     if changed_acts is not None:
         acts_before, acts_after = changed_acts
         difference = acts_after - acts_before
-        by_listeners = difference @ sae.W_dec / sae.activation_scale
+        by_listeners = sae.contribution_of(difference, slice(None), code)
         out = out + by_listeners
 
     def edited_recons() -> Tensor:
-        recons = sae.decode(code)
+        recons = _reconstruction(sae, code, skipped)
         if change is not None:
-            recons = recons + sae.contribution_of(change.amounts, change.features)
+            recons = recons + sae.contribution_of(change.amounts, change.features, code)
         if by_listeners is None:
             return recons
         return recons + by_listeners
@@ -245,7 +269,11 @@ def _after_listeners(
 
     if explained is None:
         return out
-    changed_error = points.passed("hook_sae_error", lambda: x - sae.decode(explained))
+
+    def error() -> Tensor:
+        return x - _reconstruction(sae, explained, skipped)
+
+    changed_error = points.passed("hook_sae_error", error)
     if changed_error is not None:
         error_before, error_after = changed_error
         out = out + (error_after - error_before)

@@ -5,7 +5,7 @@ length of the prefix that a token keeps.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy
@@ -22,7 +22,11 @@ from sae_lens_ext.sae import SAE, SparseCode
 
 @runtime_checkable
 class KRule(Protocol):
-    """Chooses a k for every token from its code at the largest k."""
+    """Chooses a k for every token from its code at the largest k.
+
+    ``x`` is what the code reconstructs: the activation that was encoded, or for a
+    transcoder that at its output, less what its skip connection adds.
+    """
 
     def choose(
         self, sae: SAE, x: Float[Tensor, "*batch d_model"], code: SparseCode
@@ -33,14 +37,14 @@ class KRule(Protocol):
 
 SiteK = int | Tensor | KRule | None
 """k at one site: a number, a tensor of numbers ``[pos]`` or ``[batch, pos]``, a rule,
-or None for the k that the SAE was trained at.
+or None for the SAE's own: the k that it was trained at, or every active feature.
 """
 
 K = SiteK | Mapping[str, SiteK]
 """k for every site, or by site name."""
 
-CheckedK = int | Tensor | KRule
-"""k at one site, as ``checked_k`` returns it."""
+CheckedK = int | Tensor | KRule | None
+"""k at one site, as ``checked_k`` returns it; None stands for every active feature."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def until_fvu(bound: float) -> UntilFVU:
     The variance of a token is its squared distance from the reconstruction of an empty
     code (the SAE's bias), which for a trained SAE is close to the mean activation. A
     token whose error never falls to the bound keeps all the features the SAE was
-    trained at.
+    trained at, or, for an SAE that was not trained at a k, all active features.
 
     Args:
         bound: fraction of the variance that may stay unexplained, from 0 to 1.
@@ -129,9 +133,12 @@ def same_k(first: CheckedK, second: CheckedK) -> bool:
     return first == second
 
 
-def largest_k(sae: SAE, k: CheckedK) -> int:
-    """The largest number of features that a token can keep at this k."""
-    if isinstance(k, int):
+def largest_k(sae: SAE, k: CheckedK) -> int | None:
+    """The largest number of features that a token can keep at this k.
+
+    None stands for every active feature.
+    """
+    if k is None or isinstance(k, int):
         return k
     if isinstance(k, Tensor):
         return int(k.max())
@@ -150,7 +157,9 @@ def code_at_k(
     Args:
         sae: the SAE that encoded ``x``.
         k: what to keep, from ``checked_k``.
-        x: the activation, ``[batch, pos, d_model]``, for a rule to look at.
+        x: what the code reconstructs, ``[batch, pos, d]``, for a rule to look at: the
+            activation, or for a transcoder that at its output, less its skip
+            connection.
         code: the code of ``x``.
         window: the positions of ``x``, by which numbers per position are found.
 
@@ -158,14 +167,14 @@ def code_at_k(
         ShapeMismatch: k per position does not cover the run.
         InvalidK: a rule chose something that is not a k for every token.
     """
-    if isinstance(k, int):
-        return code.prefix(k)
+    if k is None or isinstance(k, int):
+        return code.at_most(k)
     if isinstance(k, Tensor):
-        code = code.prefix(int(k.max()))
+        code = code.at_most(int(k.max()))
         k_per_token = _k_in_window(k, window)
         k_per_token = k_per_token.to(code.values.device)
     else:
-        code = code.prefix(sae.config.k)
+        code = code.at_most(sae.config.k)
         # A choice of k is a number, which no gradient goes through.
         with torch.no_grad():
             k_per_token = k.choose(sae, x, code)
@@ -174,8 +183,7 @@ def code_at_k(
     # Values beyond a token's k become 0, so that all tokens still share one shape.
     rank = torch.arange(code.k, device=k_per_token.device)
     mask = rank < k_per_token.unsqueeze(-1)
-    values = code.values * mask
-    return SparseCode(values, code.indices, code.d_sae)
+    return replace(code, values=code.values * mask)
 
 
 def _checked_k_per_position(sae: SAE, k: Tensor, *, extrapolate: bool) -> Tensor:

@@ -1,6 +1,6 @@
 """A token as an SAE sees it: a few features and how strongly each is active."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument, InvalidK, ShapeMismatch
 from sae_lens_ext.kernels import holds_numbers
+from sae_lens_ext.sae.normalization import TokenStatistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +29,14 @@ class SparseCode:
             in zeros.
         indices: the feature that each value belongs to, from 0 to d_sae - 1.
         d_sae: how many features the SAE has.
+        statistics: what brings the reconstruction of each token to its size, for an SAE
+            that normalises tokens; None for any other.
     """
 
     values: Float[Tensor, "*batch k"]
     indices: Int[Tensor, "*batch k"]
     d_sae: int
+    statistics: TokenStatistics | None = None
 
     def __post_init__(self) -> None:
         """Check that values and indices are tensors that fit together.
@@ -73,9 +77,20 @@ class SparseCode:
                 f"k of a prefix must be an integer from 1 to {self.k}; got {k!r}; "
                 "encode again for a code with more features"
             )
-        return SparseCode(
-            self.values[..., :length], self.indices[..., :length], self.d_sae
+        return replace(
+            self,
+            values=self.values[..., :length],
+            indices=self.indices[..., :length],
         )
+
+    def at_most(self, k: int | None) -> "SparseCode":
+        """The prefix of k features; the whole code where it has no more, or k is None.
+
+        For codes that hold every active feature, whatever their number.
+        """
+        if k is None or k >= self.k:
+            return self
+        return self.prefix(k)
 
     def dense(self) -> Float[Tensor, "*batch d_sae"]:
         """One column per feature, zero where it is not active.
@@ -106,19 +121,31 @@ class SparseCode:
 
     def where(self, mask: Bool[Tensor, "*batch"]) -> "SparseCode":
         """The same code, with the tokens outside ``mask`` set to zeros."""
-        return SparseCode(
-            self.values.where(mask.to(self.values.device).unsqueeze(-1), 0),
-            self.indices,
-            self.d_sae,
-        )
+        token_mask = mask.to(self.values.device).unsqueeze(-1)
+        return replace(self, values=self.values.where(token_mask, 0))
 
     def detach(self) -> "SparseCode":
         """The same code, without a graph behind its values."""
-        return SparseCode(self.values.detach(), self.indices, self.d_sae)
+        statistics = self.statistics
+        if statistics is not None:
+            statistics = statistics.detach()
+        return replace(self, values=self.values.detach(), statistics=statistics)
 
     def to(self, device: torch.device | str) -> "SparseCode":
         """The same code on another device."""
-        return SparseCode(self.values.to(device), self.indices.to(device), self.d_sae)
+        statistics = self.statistics
+        if statistics is not None:
+            statistics = statistics.to(device)
+        return replace(
+            self,
+            values=self.values.to(device),
+            indices=self.indices.to(device),
+            statistics=statistics,
+        )
+
+    def float(self) -> "SparseCode":
+        """The same code with values in float32."""
+        return replace(self, values=self.values.float())
 
     def __getitem__(self, token: object) -> "SparseCode":
         """The codes of some tokens: indexes the leading axes, never the features.
@@ -131,8 +158,16 @@ class SparseCode:
         index: Any = token if isinstance(token, tuple) else (token,)
         if not any(item is Ellipsis for item in index):
             index = (*index, Ellipsis)
+        statistics = self.statistics
+        if statistics is not None:
+            statistics = statistics[index]
         index = (*index, slice(None))
-        return SparseCode(self.values[index], self.indices[index], self.d_sae)
+        return replace(
+            self,
+            values=self.values[index],
+            indices=self.indices[index],
+            statistics=statistics,
+        )
 
     def __repr__(self) -> str:
         """Shapes, not numbers."""

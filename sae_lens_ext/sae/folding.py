@@ -1,9 +1,9 @@
 """Moving the mean and scale of the activations into an SAE's biases, and out again.
 
 An SAE computes on u = (x - mean) * scale. ReLU and the choice of the k largest do not
-change when every pre-activation is divided by the scale, so changing the biases alone
-gives the same function of x: the decoder rows keep their norm, and the features are
-then in units of the activations.
+change when every pre-activation is divided by the scale, nor do thresholds that are
+divided with them, so changing the biases and thresholds gives the same function of x:
+the decoder rows keep their norm, and the features are then in units of the activations.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,8 @@ def fold(
     Their reconstructions are in the units of x too.
 
     Args:
-        weights: ``W_enc``, ``b_enc``, ``W_dec`` and ``b_dec``.
+        weights: ``W_enc``, ``b_enc``, ``W_dec`` and ``b_dec``, and ``threshold`` where
+            there is one.
         mean: centre of the activations.
         scale: factor that brings them to a common size.
         has_pre_bias: whether ``b_dec``, and so the mean, is subtracted before encoding.
@@ -34,7 +35,10 @@ def fold(
     if not has_pre_bias:
         b_enc = b_enc - mean @ weights["W_enc"]
     b_dec = weights["b_dec"] / scale + mean
-    return {**weights, "b_enc": b_enc, "b_dec": b_dec}
+    folded = {**weights, "b_enc": b_enc, "b_dec": b_dec}
+    if "threshold" in weights:
+        folded["threshold"] = weights["threshold"] / scale
+    return folded
 
 
 def unfold(
@@ -54,4 +58,7 @@ def unfold(
     if not has_pre_bias:
         b_enc = b_enc + mean @ weights["W_enc"]
     b_dec = (weights["b_dec"] - mean) * scale
-    return {**weights, "b_enc": b_enc * scale, "b_dec": b_dec, **constants}
+    unfolded = {**weights, "b_enc": b_enc * scale, "b_dec": b_dec, **constants}
+    if "threshold" in weights:
+        unfolded["threshold"] = weights["threshold"] * scale
+    return unfolded

@@ -1,120 +1,72 @@
-"""A TopK sparse autoencoder that takes k as an argument."""
+"""A sparse autoencoder that takes k as an argument."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
-from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
 from sae_lens_ext.kernels import sparse_decode, topk_encode
 from sae_lens_ext.sae.code import SparseCode
-from sae_lens_ext.sae.config import SAEConfig
-from sae_lens_ext.sae.folding import fold, unfold
+from sae_lens_ext.sae.normalization import TokenStatistics, normalize_tokens
+from sae_lens_ext.sae.parameters import SAEParameters
 from sae_lens_ext.sae.prefixes import squared_errors
-from sae_lens_ext.sae.pretrained import read_pretrained, write_pretrained
+from sae_lens_ext.sae.pretrained import (
+    read_pretrained,
+    read_sae_lens,
+    write_pretrained,
+)
 from sae_lens_ext.sae.tensors import (
     CONSTANTS,
-    WEIGHTS,
     check_activations,
+    check_code,
+    check_normalized,
     check_weights,
-    checked_constants,
-    contiguous_copy,
-    random_unit_rows,
-    with_shared_tensors,
+    exceeds_float16,
+    in_dtype,
 )
 
 
-class SAE(nn.Module):
-    """A sparse autoencoder whose k is chosen with every call.
+class SAE(SAEParameters):
+    """A sparse autoencoder, or transcoder, whose k is chosen with every call.
 
-    >>> config = SAEConfig(d_model=8, d_sae=32, k=4)
-    >>> sae = SAE(config, generator=torch.Generator().manual_seed(0))
+    >>> import sae_lens_ext as sle
+    >>> config = sle.SAEConfig(d_model=8, d_sae=32, k=4)
+    >>> sae = sle.SAE(config, generator=torch.Generator().manual_seed(0))
     >>> x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
     >>> sae(x, k=2).shape, sae.encode(x)
     (torch.Size([2, 5, 8]), SparseCode(batch=[2, 5], k=4, d_sae=32))
 
-    With u = (x - activation_mean) * activation_scale, the k features of an activation x
-    are those with the largest (u - b_dec) @ W_enc + b_enc, after ReLU, and its
+    With u = (x - activation_mean) * activation_scale, the pre-activations of an
+    activation x are (u - b_dec) @ W_enc + b_enc. A gate, by ``config.kind``, says which
+    of the positive ones are active; the k largest of those are the code, and the
     reconstruction is (values @ W_dec[features] + b_dec) / activation_scale +
-    activation_mean. The two constants are 0 and 1 unless training set them; ``folded``
-    moves them into the weights.
+    activation_mean. So every kind of SAE can be cut at any k, and a smaller k is a
+    prefix of a larger one. The two constants are 0 and 1 unless training set them;
+    ``folded`` moves them into the weights. ``config.token_norm`` normalises every x
+    before all that, and ``config.skip_connection`` adds x @ W_skip at the end.
 
     Attributes:
         config: the choices behind it.
         W_enc: encoder, ``[d_model, d_sae]``; stored feature by feature, so ``W_enc.T``
             is contiguous.
         b_enc: encoder bias, ``[d_sae]``.
-        W_dec: decoder rows, ``[d_sae, d_model]``; training keeps them at unit norm.
-        b_dec: decoder bias, ``[d_model]``.
+        W_dec: decoder rows, ``[d_sae, d_out]``; training keeps them at unit norm.
+        b_dec: decoder bias, ``[d_out]``.
+        threshold: what a pre-activation must exceed, ``[d_sae]``; None for the kinds
+            topk and relu.
+        W_skip: the skip connection of a transcoder, ``[d_model, d_out]``, or None.
         activation_mean: centre of the activations, ``[d_model]``.
         activation_scale: factor that brings them to a common size, a scalar.
 
     Source: Gao et al. 2024 (TopK SAE); Balagansky, Aksenov et al. 2025 (one SAE at
-    every k).
+    every k); Rajamanoharan et al. 2024 (JumpReLU); Bussmann et al. 2024 (BatchTopK);
+    Dunefsky et al. 2024 (transcoders).
     """
-
-    activation_mean: Tensor
-    activation_scale: Tensor
-
-    def __init__(
-        self,
-        config: SAEConfig,
-        *,
-        generator: torch.Generator | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        """Make an untrained SAE.
-
-        Decoder rows are random with unit norm, the encoder starts equal to them (and is
-        not tied afterwards), and biases are zero.
-        """
-        super().__init__()
-        self.config = config
-        rows = random_unit_rows(config, generator, dtype)
-        # A view of a contiguous [d_sae, d_model]: sparse gradients write its rows.
-        self.W_enc = nn.Parameter(rows.clone().T)
-        self.b_enc = nn.Parameter(torch.zeros(config.d_sae, dtype=dtype))
-        self.W_dec = nn.Parameter(rows)
-        self.b_dec = nn.Parameter(torch.zeros(config.d_model, dtype=dtype))
-
-        mean = torch.zeros(config.d_model, dtype=dtype)
-        scale = torch.ones((), dtype=dtype)
-        self.register_buffer("activation_mean", mean)
-        self.register_buffer("activation_scale", scale)
-
-    @classmethod
-    def from_tensors(
-        cls,
-        config: SAEConfig,
-        W_enc: Float[Tensor, "d_model d_sae"],
-        b_enc: Float[Tensor, " d_sae"],
-        W_dec: Float[Tensor, "d_sae d_model"],
-        b_dec: Float[Tensor, " d_model"],
-        activation_mean: Float[Tensor, " d_model"] | None = None,
-        activation_scale: Float[Tensor, ""] | None = None,
-    ) -> "SAE":
-        """An SAE with copies of these weights.
-
-        Raises:
-            ShapeMismatch: a tensor does not have the shape that the config asks for.
-            InvalidArgument: the weights have different dtypes.
-        """
-        check_weights(config, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, b_dec=b_dec)
-        mean, scale = checked_constants(b_dec, activation_mean, activation_scale)
-
-        # On meta, because every tensor is replaced at once.
-        with torch.device("meta"):
-            sae = cls(config)
-        sae.W_enc = nn.Parameter(contiguous_copy(W_enc.T).T)
-        sae.b_enc = nn.Parameter(contiguous_copy(b_enc))
-        sae.W_dec = nn.Parameter(contiguous_copy(W_dec))
-        sae.b_dec = nn.Parameter(contiguous_copy(b_dec))
-        sae.activation_mean = mean.detach().clone()
-        sae.activation_scale = scale.detach().clone()
-        return sae
 
     def encode(
         self,
@@ -123,11 +75,14 @@ class SAE(nn.Module):
         *,
         extrapolate: bool = False,
     ) -> SparseCode:
-        """The k strongest features of every activation, strongest first.
+        """The active features of every activation, strongest first.
 
         Args:
-            x: activations, of any dtype; computed in the SAE's own.
-            k: how many features to keep; None means the trained maximum.
+            x: activations, of any dtype; computed in the SAE's own, except that a
+                float16 SAE computes in float32 what float16 cannot hold.
+            k: how many features to keep; None means the trained maximum, or, for an SAE
+                that was not trained at a k, every active feature. The code is then as
+                wide as the token with most of them.
             extrapolate: allow a k above the trained maximum.
 
         Raises:
@@ -135,71 +90,140 @@ class SAE(nn.Module):
             ShapeMismatch: the last axis of x is not d_model.
             NonFinite: x holds NaN or infinity.
         """
-        k = self.config.checked_k(k, extrapolate=extrapolate)
-        u = self.normalized(x)
-        return self.encode_normalized(u, k)
+        checked_k = self.config.checked_k(k, extrapolate=extrapolate)
+        u, statistics = self._normalized(x)
+        code = self.encode_normalized(u, checked_k)
+        return code if statistics is None else replace(code, statistics=statistics)
 
     def encode_normalized(
-        self, u: Float[Tensor, "*batch d_model"], k: int
+        self, u: Float[Tensor, "*batch d_model"], k: int | None
     ) -> SparseCode:
-        """The code of ``normalized`` activations, at any k up to d_sae."""
-        centre = None
-        if self.config.apply_b_dec_to_input:
-            centre = self.b_dec
-        values, indices = topk_encode(u, self.W_enc, self.b_enc, k, centre=centre)
+        """The code of ``normalized`` activations, at any k up to d_sae.
+
+        None stands for every active feature.
+        """
+        weights = [self.W_enc, self.b_enc, self.b_dec, self.threshold]
+        W_enc, b_enc, b_dec, threshold = in_dtype(u.dtype, weights)
+        centre = b_dec if self.config.apply_b_dec_to_input else None
+        values, indices = topk_encode(
+            u, W_enc, b_enc, k, centre=centre, threshold=threshold
+        )
+        if exceeds_float16(values):
+            return self.encode_normalized(u.float(), k)
         return SparseCode(values, indices, self.config.d_sae)
 
     def normalized(
         self, x: Float[Tensor, "*batch d_model"]
     ) -> Float[Tensor, "*batch d_model"]:
         """Activations in the SAE's dtype, centred and scaled; see ``encode``."""
-        check_activations(x, self.config)
-        x = x.to(self.W_enc.dtype)
-        x = x - self.activation_mean
-        return x * self.activation_scale
+        u, _ = self._normalized(x)
+        return u
 
-    def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
+    def _normalized(
+        self, x: Float[Tensor, "*batch d_model"]
+    ) -> tuple[Float[Tensor, "*batch d_model"], TokenStatistics | None]:
+        check_activations(x, self.config)
+        cast = x.to(self.W_enc.dtype)
+        if exceeds_float16(cast):
+            cast = x.float()
+        cast, statistics = normalize_tokens(cast, self.config.token_norm)
+        u = (cast - self.activation_mean) * self.activation_scale
+        # What is used, because a cast and a scale can exceed a dtype.
+        check_normalized(u, x, self.config)
+        return u, statistics
+
+    def decode(self, code: SparseCode) -> Float[Tensor, "*batch d_out"]:
         """The reconstruction from a code, or from any prefix of it.
+
+        A skip connection, which needs the activation itself, is not part of it.
 
         Raises:
             ShapeMismatch: the code is over another number of features.
+            InvalidArgument: not a code; or a code without the statistics of its tokens,
+                for an SAE that normalises tokens.
         """
-        if code.d_sae != self.config.d_sae:
-            raise ShapeMismatch(
-                f"the code is over {code.d_sae} features, this SAE has "
-                f"{self.config.d_sae}; was it made by another SAE?"
-            )
-        recons = sparse_decode(code.values, code.indices, self.W_dec, self.b_dec)
+        check_code(code, self.config)
+        weights = [self.W_dec, self.b_dec]
+        W_dec, b_dec = in_dtype(code.values.dtype, weights)
+        recons = sparse_decode(code.values, code.indices, W_dec, b_dec)
         recons = recons / self.activation_scale
-        return recons + self.activation_mean
+        if not self.config.is_transcoder:
+            recons = recons + self.activation_mean
+        if code.statistics is not None:
+            recons = code.statistics.restore(recons)
+        return self.decode(code.float()) if exceeds_float16(recons) else recons
 
-    def contribution(self, code: SparseCode) -> Float[Tensor, "*batch d_model"]:
+    def contribution(self, code: SparseCode) -> Float[Tensor, "*batch d_out"]:
         """What the features of a code add to a reconstruction.
 
         This is ``decode`` without its constants, so it is linear in the values.
         """
-        without_bias = torch.zeros_like(self.b_dec)
-        recons = sparse_decode(code.values, code.indices, self.W_dec, without_bias)
-        return recons / self.activation_scale
+        weights = [self.W_dec, torch.zeros_like(self.b_dec)]
+        W_dec, without_bias = in_dtype(code.values.dtype, weights)
+        recons = sparse_decode(code.values, code.indices, W_dec, without_bias)
+        part = self._in_units_of_x(recons, code)
+        return self.contribution(code.float()) if exceeds_float16(part) else part
 
     def contribution_of(
-        self, acts: Float[Tensor, "*batch features"], features: Sequence[int]
-    ) -> Float[Tensor, "*batch d_model"]:
-        """What a few features add to a reconstruction, from their activations."""
-        numbers = torch.as_tensor(features, device=self.W_dec.device)
-        rows = self.W_dec[numbers]
-        recons = acts @ rows
-        return recons / self.activation_scale
+        self,
+        acts: Float[Tensor, "*batch features"],
+        features: Sequence[int] | slice,
+        code: SparseCode | None = None,
+    ) -> Float[Tensor, "*batch d_out"]:
+        """What a few features, or a slice of them, add to a reconstruction.
+
+        Args:
+            acts: the activations of those features.
+            features: the features.
+            code: the code of the same tokens; needed for their statistics where the SAE
+                normalises tokens.
+        """
+        if isinstance(features, slice):
+            rows = self.W_dec[features]
+        else:
+            numbers = torch.as_tensor(features, device=self.W_dec.device)
+            rows = self.W_dec[numbers]
+        (rows,) = in_dtype(acts.dtype, [rows])
+        part = self._in_units_of_x(acts @ rows, code)
+        if exceeds_float16(part):
+            return self.contribution_of(acts.float(), features, code)
+        return part
+
+    def _in_units_of_x(
+        self, part: Float[Tensor, "*batch d_out"], code: SparseCode | None
+    ) -> Float[Tensor, "*batch d_out"]:
+        part = part / self.activation_scale
+        if code is not None and code.statistics is not None:
+            part = code.statistics.rescale(part)
+        return part
+
+    def skip(
+        self, x: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_out"] | None:
+        """What the skip connection adds to the output; None without one."""
+        if self.W_skip is None:
+            return None
+        added = x.to(self.W_skip.dtype) @ self.W_skip
+        return x.float() @ self.W_skip.float() if exceeds_float16(added) else added
 
     def prefix_errors(
-        self, x: Float[Tensor, "*batch d_model"], code: SparseCode
+        self, x: Float[Tensor, "*batch d_out"], code: SparseCode
     ) -> Float[Tensor, "*batch levels"]:
         """Squared errors of every prefix of a code, in normalised units.
 
         There are k + 1 ``levels``, from the empty prefix to the whole code.
+
+        Args:
+            x: the activations that the code reconstructs: those that were encoded; for
+                a transcoder, those at its output, without what ``skip`` adds.
+            code: the code.
         """
-        residual = self.normalized(x) - self.b_dec
-        return squared_errors(residual, code, self.W_dec)
+        u = x.to(self.b_dec.dtype)
+        if not self.config.is_transcoder:
+            u = self.normalized(x)
+        # In float32, because float16 cannot hold squares of large numbers.
+        W_dec = self.W_dec.float() if self.W_dec.dtype == torch.float16 else self.W_dec
+        return squared_errors((u - self.b_dec).to(W_dec.dtype), code, W_dec)
 
     def forward(
         self,
@@ -207,18 +231,27 @@ class SAE(nn.Module):
         k: int | None = None,
         *,
         extrapolate: bool = False,
-    ) -> Float[Tensor, "*batch d_model"]:
-        """Reconstruct x from its k strongest features; see ``encode``."""
+    ) -> Float[Tensor, "*batch d_out"]:
+        """Reconstruct x from its k strongest features; see ``encode``.
+
+        A transcoder gives what belongs at its output for x at its input.
+        """
         code = self.encode(x, k, extrapolate=extrapolate)
-        return self.decode(code)
+        return self._with_skip(self.decode(code), x)
+
+    def _with_skip(
+        self, recons: Float[Tensor, "*batch d_out"], x: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_out"]:
+        added = self.skip(x)
+        return recons if added is None else recons + added
 
     def nested(
         self,
         x: Float[Tensor, "*batch d_model"],
-        ks: Sequence[int],
+        ks: Sequence[int | None],
         *,
         extrapolate: bool = False,
-    ) -> dict[int, Float[Tensor, "*batch d_model"]]:
+    ) -> dict[int | None, Float[Tensor, "*batch d_out"]]:
         """Reconstructions at several k from one encode.
 
         ``nested(x, ks)[k]`` equals ``self(x, k)``.
@@ -226,61 +259,26 @@ class SAE(nn.Module):
         Raises:
             InvalidK: ``ks`` is empty or not a list, or holds an invalid k.
         """
-        ks = self.config.checked_ks(ks, extrapolate=extrapolate)
-        code = self.encode(x, max(ks), extrapolate=extrapolate)
+        checked_ks = self.config.checked_ks(ks, extrapolate=extrapolate)
+        numbers = [k for k in checked_ks if k is not None]
+        largest = max(numbers) if len(numbers) == len(checked_ks) else None
+        code = self.encode(x, largest, extrapolate=extrapolate)
 
-        return {k: self.decode(code.prefix(k)) for k in ks}
-
-    def folded(self) -> "SAE":
-        """The same function with activation_mean and activation_scale in the weights.
-
-        Its features are in units of the activations; the decoder rows keep their norm.
-        """
-        weights = fold(
-            self._weights(),
-            self.activation_mean,
-            self.activation_scale,
-            has_pre_bias=self.config.apply_b_dec_to_input,
-        )
-        # Without constants, which are then 0 and 1.
-        return self.from_tensors(self.config, **weights)
-
-    def unfolded(
-        self,
-        activation_mean: Float[Tensor, " d_model"],
-        activation_scale: Float[Tensor, ""],
-    ) -> "SAE":
-        """The inverse of ``folded``: the same function with these constants of its own.
-
-        Raises:
-            InvalidArgument: this SAE already has constants other than 0 and 1.
-        """
-        if self._is_normalized():
-            raise InvalidArgument(
-                "this SAE has an activation_mean or activation_scale of its own; call "
-                "folded() first"
-            )
-        tensors = unfold(
-            self._weights(),
-            activation_mean,
-            activation_scale,
-            has_pre_bias=self.config.apply_b_dec_to_input,
-        )
-        return self.from_tensors(self.config, **tensors)
+        return {k: self._with_skip(self.decode(code.at_most(k)), x) for k in checked_ks}
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a folder that this package and SAELens 6 can read; returns it.
 
         The weights are stored folded, as ``SAE.load_from_disk`` of SAELens expects; the
-        constants go into a file of their own. Each file is replaced in one step.
+        constants go into a file of their own. The folder is replaced in one step.
 
         Raises:
             NonFinite: the weights hold NaN or infinity. Nothing is written.
         """
-        if not self._is_normalized():
-            return write_pretrained(folder, self.config, self._weights(), {})
+        if not self.is_normalized():
+            return write_pretrained(folder, self.config, self.weights(), {})
         constants = {name: getattr(self, name) for name in CONSTANTS}
-        weights = self.folded()._weights()
+        weights = self.folded().weights()
         return write_pretrained(folder, self.config, weights, constants)
 
     @classmethod
@@ -297,9 +295,11 @@ class SAE(nn.Module):
         """Load an SAE from a folder, or from a Hugging Face repository ``owner/name``.
 
         Args:
-            folder_or_repo: a folder that this package, SAELens 6 (architecture topk) or
-                sparsify wrote, or a repository with one.
-            subfolder: where in it the SAE is, if not at the top.
+            folder_or_repo: a folder with an SAE of this package, SAELens, Gemma Scope,
+                Qwen-Scope, sparsify, dictionary_learning or another published layout
+                (docs/published_saes.md lists them), or a repository with one.
+            subfolder: where in it the SAE is, if not at the top; a folder, or the file
+                itself where a layout has a file per SAE.
             revision: branch, tag or commit of the repository.
             folded: whether the mean and scale of the activations stay inside the
                 weights (fastest, features in units of the activations) or are taken out
@@ -309,8 +309,9 @@ class SAE(nn.Module):
                 file's.
 
         Raises:
-            FormatError: not an SAE folder, or a damaged one.
-            NonFinite: the weights hold NaN or infinity.
+            FormatError: not an SAE in a known layout, or a damaged one, or one with an
+                option that this package cannot apply.
+            NonFinite: the weights hold NaN or infinity, or numbers beyond ``dtype``.
         """
         # Checked first, because a download may take long.
         if dtype is not None:
@@ -320,29 +321,23 @@ class SAE(nn.Module):
         sae = cls.from_tensors(config, **checkpoint.tensors)
         if checkpoint.normalization and not folded:
             sae = sae.unfolded(**checkpoint.normalization)
-        return sae.to(device=device, dtype=dtype).eval()
-
-    def with_config(self, **changes: object) -> "SAE":
-        """The same weights with some fields of the config replaced.
-
-        For instance ``hook_name``. The weights are shared, not copied.
-
-        Raises:
-            InvalidArgument: no such field, or one that belongs to the weights.
-        """
-        config = self.config.with_changes(**changes)
-        sae = with_shared_tensors(self)
-        sae.config = config
+        sae = sae.to(device=device, dtype=dtype).eval()
+        check_weights(config, sae.weights())
         return sae
 
-    def extra_repr(self) -> str:
-        """One line for notebooks."""
-        names = ("d_model", "d_sae", "k", "hook_name")
-        return ", ".join(f"{name}={getattr(self.config, name)!r}" for name in names)
+    @classmethod
+    def from_sae_lens(cls, sae: Any) -> "SAE":
+        """An SAE with the weights of one that SAELens has in memory.
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in WEIGHTS}
+        ::
 
-    def _is_normalized(self) -> bool:
-        is_scaled = bool(self.activation_scale != 1)
-        return is_scaled or bool(self.activation_mean.any())
+            theirs = sae_lens.SAE.from_pretrained(release, sae_id)
+            sae = sle.SAE.from_sae_lens(theirs)
+
+        Raises:
+            InvalidArgument: not an SAE of SAELens.
+            FormatError: an architecture or an option that this package cannot apply.
+            NonFinite: the weights hold NaN or infinity.
+        """
+        config, checkpoint = read_sae_lens(sae)
+        return cls.from_tensors(config, **checkpoint.tensors).eval()

@@ -1,88 +1,120 @@
 """The tensors that an SAE is made of: their names, checks, copies and first values."""
 
 import copy
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_lens_ext.errors import InvalidArgument, NonFinite, ShapeMismatch
 from sae_lens_ext.kernels import holds_numbers
+from sae_lens_ext.sae.code import SparseCode
 from sae_lens_ext.sae.config import SAEConfig
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
-"""Names of an SAE's trained tensors."""
 
 CONSTANTS = ("activation_mean", "activation_scale")
 """Names of the tensors that bring activations to a common centre and size."""
 
 
-def check_weights(config: SAEConfig, **weights: Tensor) -> None:
-    """Check the shapes and dtypes of the four weights, which are passed by name.
+def weight_shapes(config: SAEConfig) -> dict[str, list[int]]:
+    """Names and shapes of the trained tensors of an SAE."""
+    d_model = config.d_model
+    d_sae = config.d_sae
+    d_out = config.output_width
+    shapes = {
+        "W_enc": [d_model, d_sae],
+        "b_enc": [d_sae],
+        "W_dec": [d_sae, d_out],
+        "b_dec": [d_out],
+    }
+    if config.has_threshold:
+        shapes["threshold"] = [d_sae]
+    if config.skip_connection:
+        shapes["W_skip"] = [d_model, d_out]
+    return shapes
+
+
+def check_weights(config: SAEConfig, weights: Mapping[str, Tensor | None]) -> None:
+    """Check the names, shapes and dtypes of the trained tensors.
+
+    Args:
+        config: the SAE's.
+        weights: the tensors by name; None for one that the SAE does not have.
 
     Raises:
-        InvalidArgument: the dtypes differ.
+        InvalidArgument: a tensor is missing, or is not one of an SAE with this config;
+            the dtypes differ.
         ShapeMismatch: a shape is not the one that the config asks for.
+        NonFinite: float16 weights hold NaN or infinity.
     """
-    dtypes = {str(tensor.dtype) for tensor in weights.values()}
+    tensors = {name: tensor for name, tensor in weights.items() if tensor is not None}
+    expected_shapes = weight_shapes(config)
+    if tensors.keys() != expected_shapes.keys():
+        raise InvalidArgument(
+            f"an SAE of kind {config.kind} with this config is made of "
+            f"{', '.join(expected_shapes)}; got {', '.join(tensors)}"
+        )
+
+    dtypes = {str(tensor.dtype) for tensor in tensors.values()}
     if len(dtypes) > 1:
         raise InvalidArgument(
             "the weights of an SAE must be of one dtype; got "
             f"{', '.join(sorted(dtypes))}"
         )
 
-    d_model = config.d_model
-    d_sae = config.d_sae
-    expected_shapes = {
-        "W_enc": [d_model, d_sae],
-        "b_enc": [d_sae],
-        "W_dec": [d_sae, d_model],
-        "b_dec": [d_model],
-    }
     for name, expected_shape in expected_shapes.items():
-        shape = list(weights[name].shape)
+        shape = list(tensors[name].shape)
         if shape != expected_shape:
+            widths = f"d_model={config.d_model}, d_sae={config.d_sae}"
+            if config.is_transcoder:
+                widths += f", d_out={config.d_out}"
             raise ShapeMismatch(
-                f"{name} must be {expected_shape} for d_model={d_model}, "
-                f"d_sae={d_sae}; got {shape}"
+                f"{name} must be {expected_shape} for {widths}; got {shape}"
+            )
+        if exceeds_float16(tensors[name]):
+            raise NonFinite(
+                f"{name} of this SAE holds numbers beyond what float16 holds (65504); "
+                "keep its weights in float32 or bfloat16"
             )
 
 
 def checked_constants(
-    b_dec: Tensor, mean: Tensor | None, scale: Tensor | float | None
+    like: Tensor, mean: Tensor | None, scale: Tensor | float | None
 ) -> tuple[Tensor, Tensor]:
     """The mean and scale of the activations as tensors; 0 and 1 where they are None.
+
+    ``like`` is a tensor ``[d_model]`` of the SAE's dtype and device.
 
     Raises:
         ShapeMismatch: a wrong shape, or a scale that is not positive.
     """
     if mean is None:
-        mean = torch.zeros_like(b_dec)
+        mean = torch.zeros_like(like)
     if scale is None:
-        scale = b_dec.new_ones(())
+        scale = like.new_ones(())
     else:
-        scale = torch.as_tensor(scale, dtype=b_dec.dtype)
+        scale = torch.as_tensor(scale, dtype=like.dtype)
 
     # Written so that a scale of NaN is rejected too.
-    if mean.shape != b_dec.shape or scale.shape != () or not scale > 0:
+    if mean.shape != like.shape or scale.shape != () or not scale > 0:
         raise ShapeMismatch(
-            f"activation_mean must be {list(b_dec.shape)} and activation_scale one "
+            f"activation_mean must be {list(like.shape)} and activation_scale one "
             f"positive number; got {list(mean.shape)} and {scale.tolist()}"
         )
     return mean, scale
 
 
 def check_activations(x: object, config: SAEConfig) -> None:
-    """Check the activations that the SAE with this config is to read.
+    """Check that the SAE with this config can read activations of this shape.
 
     Raises:
         InvalidArgument: not a tensor.
         ShapeMismatch: the last axis is not d_model.
-        NonFinite: NaN or infinity.
     """
-    reader = f"the SAE of {config.hook_name}" if config.hook_name else "this SAE"
+    reader = _reader(config)
     if not isinstance(x, Tensor):
         raise InvalidArgument(
             f"{reader} reads tensors; got an object of type {type(x).__name__}"
@@ -92,13 +124,77 @@ def check_activations(x: object, config: SAEConfig) -> None:
             f"{reader} reads activations of width d_model={config.d_model}; got "
             f"{list(x.shape)}"
         )
+
+
+def check_normalized(u: Tensor, x: Tensor, config: SAEConfig) -> None:
+    """Check that what is encoded, ``u``, is finite; ``x`` is what it was made from.
+
+    Raises:
+        NonFinite: NaN or infinity.
+    """
     # Tensors without numbers come from torch.compile and nnsight's scan.
-    if holds_numbers(x) and not torch.isfinite(x).all():
-        n_bad = int((~torch.isfinite(x)).sum())
+    if not holds_numbers(u) or torch.isfinite(u).all():
+        return
+
+    reader = _reader(config)
+    n_bad = int((~torch.isfinite(x)).sum())
+    if n_bad:
         raise NonFinite(
             f"{n_bad} of {x.numel()} numbers in the activations given to {reader} are "
             "NaN or infinite; look upstream of it"
         )
+    n_beyond = int((~torch.isfinite(u)).sum())
+    dtype = str(u.dtype).removeprefix("torch.")
+    raise NonFinite(
+        f"{n_beyond} of {u.numel()} numbers in the activations given to {reader} are "
+        f"beyond what its {dtype} holds ({torch.finfo(u.dtype).max:g}); use it in a "
+        "wider dtype, such as float32"
+    )
+
+
+def check_code(code: object, config: SAEConfig) -> None:
+    """Check that the SAE with this config can decode a code.
+
+    Raises:
+        InvalidArgument: not a code; or one without the statistics of its tokens, for an
+            SAE that normalises tokens.
+        ShapeMismatch: the code is over another number of features.
+    """
+    if not isinstance(code, SparseCode):
+        raise InvalidArgument(
+            "decode takes a SparseCode, as encode returns it; got an object of type "
+            f"{type(code).__name__}"
+        )
+    if code.d_sae != config.d_sae:
+        raise ShapeMismatch(
+            f"the code is over {code.d_sae} features, this SAE has {config.d_sae}; was "
+            "it made by another SAE?"
+        )
+    if config.token_norm != "none" and code.statistics is None:
+        raise InvalidArgument(
+            "this SAE normalises every token, so it decodes codes of its own encode, "
+            "which have the statistics of their tokens; this one has none"
+        )
+
+
+def _reader(config: SAEConfig) -> str:
+    return f"the SAE of {config.hook_name}" if config.hook_name else "this SAE"
+
+
+def exceeds_float16(tensor: Tensor) -> bool:
+    """Whether float16 could not hold what was computed in it.
+
+    It ends at 65504, which activations of large models exceed. In other dtypes finite
+    inputs give finite results, and nothing is looked at.
+    """
+    if tensor.dtype != torch.float16 or not holds_numbers(tensor):
+        return False
+    return not torch.isfinite(tensor).all()
+
+
+def in_dtype(dtype: torch.dtype, tensors: Sequence[Tensor | None]) -> list[Any]:
+    """Tensors in a dtype, without a copy where they have it; None stays None."""
+    return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
 
 
 def contiguous_copy(tensor: Tensor) -> Tensor:
@@ -107,11 +203,10 @@ def contiguous_copy(tensor: Tensor) -> Tensor:
 
 
 def random_unit_rows(
-    config: SAEConfig, generator: torch.Generator | None, dtype: torch.dtype
-) -> Tensor:
-    """Random decoder rows of unit norm, ``[d_sae, d_model]``."""
-    shape = (config.d_sae, config.d_model)
-    rows = torch.randn(shape, generator=generator, dtype=dtype)
+    n_rows: int, width: int, generator: torch.Generator | None, dtype: torch.dtype
+) -> Float[Tensor, "rows width"]:
+    """Random rows of unit norm."""
+    rows = torch.randn(n_rows, width, generator=generator, dtype=dtype)
     rows /= rows.norm(dim=1, keepdim=True)
     return rows
 

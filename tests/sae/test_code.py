@@ -5,6 +5,7 @@ import tiny
 import torch
 
 import sae_lens_ext as sle
+from sae_lens_ext.sae.normalization import TokenStatistics
 
 
 @pytest.fixture
@@ -74,3 +75,23 @@ def test_rejects_invalid_values_and_indices():
         sle.SparseCode(torch.ones(2), torch.ones(2), 4)
     with pytest.raises(sle.InvalidArgument, match="names feature 4; d_sae=4"):
         sle.SparseCode(torch.ones(2), torch.tensor([0, 4]), 4).dense()
+
+
+def test_at_most_is_the_prefix_or_the_whole_code(code):
+    assert code.at_most(3).k == 3
+    assert torch.equal(code.at_most(3).values, code.prefix(3).values)
+    assert code.at_most(8) is code
+    assert code.at_most(100) is code
+    assert code.at_most(None) is code
+
+
+def test_statistics_follow_the_tokens():
+    statistics = TokenStatistics(torch.arange(6.0).view(2, 3), torch.ones(2, 3))
+    values = torch.ones(2, 3, 4)
+    indices = torch.zeros(2, 3, 4, dtype=torch.int64)
+    code = sle.SparseCode(values, indices, d_sae=5, statistics=statistics)
+    assert code[1, 1:].statistics.mean.tolist() == [4, 5]
+    assert code[..., 2].statistics.mean.tolist() == [2, 5]
+    assert code.prefix(2).statistics is statistics
+    assert code.where(torch.zeros(2, 3, dtype=torch.bool)).statistics is statistics
+    assert code.to("meta").statistics.scale.device.type == "meta"

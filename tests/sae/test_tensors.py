@@ -91,9 +91,8 @@ def test_rejects_constants_that_do_not_fit(mean, scale):
 
 
 def test_random_rows_have_unit_norm():
-    config = sle.SAEConfig(d_model=8, d_sae=32, k=4)
     generator = torch.Generator().manual_seed(0)
-    rows = random_unit_rows(config, generator, torch.float64)
+    rows = random_unit_rows(32, 8, generator, torch.float64)
     assert rows.shape == (32, 8)
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(32, dtype=torch.float64))
 
