@@ -205,7 +205,7 @@ def _move_library_hooks_behind(module: nn.Module) -> None:
     """
     for key, hook in list(module._forward_hooks.items()):
         if str(getattr(hook, "__module__", "")).startswith("transformers."):
-            module._forward_hooks.move_to_end(key)
+            module._forward_hooks[key] = module._forward_hooks.pop(key)
 
 
 def _n_rows(unembed: nn.Module | None) -> int | None:
