@@ -39,7 +39,11 @@ class CallFacts:
 
     def read(self, arguments: Mapping[str, Any]) -> None:
         """Take in the arguments of a module, by name."""
-        mask = arguments.get("attention_mask")
+        # Of a model with an encoder, sites are in the decoder.
+        is_decoder = "decoder_input_ids" in arguments
+        mask = arguments.get(
+            "decoder_attention_mask" if is_decoder else "attention_mask"
+        )
         if isinstance(mask, Tensor) and mask.ndim == 2:
             self.attention_mask = mask != 0
         else:
@@ -124,10 +128,11 @@ def _pair_mask(mask: Any) -> Tensor | None:
 
 
 def _input_shape(arguments: Mapping[str, Any]) -> tuple[int, int] | None:
-    embeddings = arguments.get("inputs_embeds")
+    is_decoder = "decoder_input_ids" in arguments
+    embeddings = arguments.get("inputs_embeds") if not is_decoder else None
     if isinstance(embeddings, Tensor) and embeddings.ndim == 3:
         return embeddings.shape[0], embeddings.shape[1]
-    ids = arguments.get("input_ids")
+    ids = arguments.get("decoder_input_ids", arguments.get("input_ids"))
     if isinstance(ids, Tensor) and ids.ndim == 2:
         return ids.shape[0], ids.shape[1]
     return None

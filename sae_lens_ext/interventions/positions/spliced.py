@@ -58,7 +58,7 @@ class SplicedPositions:
         return self.chosen is None and not self.left_alone
 
     def mask(
-        self, window: Window, tokens: Int[Tensor, "batch pos"] | None
+        self, window: Window, tokens: Int[Tensor, "rows columns"] | None
     ) -> Bool[Tensor, "batch pos"] | None:
         """Where the splice acts in the run in progress, or None for everywhere.
 

@@ -22,6 +22,7 @@ from sae_lens_ext.hosts import (
     next_token_logits,
     resume,
 )
+from sae_lens_ext.interventions.shapes import check_activation
 from sae_lens_ext.interventions.sweep.activations import SiteActivations
 from sae_lens_ext.sae import SAE
 
@@ -108,6 +109,8 @@ class SweptModel:
             captured_sites.add(start_site)
 
         captured = self._capture(captured_sites)
+        for name, site in sites.items():
+            check_activation(name, captured[site], saes[name])
         self._start = None
         if start_site is not None:
             self._start = captured[start_site]
