@@ -30,6 +30,7 @@ from sae_lens_ext.hosts.batch import TokenBatch
 from sae_lens_ext.hosts.calls import named_arguments, token_ids
 from sae_lens_ext.hosts.modules import replaced_input, replaced_output
 from sae_lens_ext.hosts.places import Place
+from sae_lens_ext.hosts.recomputation import in_backward
 from sae_lens_ext.hosts.torch import TorchHost
 from sae_lens_ext.hosts.watching import watch_blocks
 
@@ -68,7 +69,21 @@ class NNsightHost:
         inside it.
         """
         place = self._torch.place(site)
-        return self._edit(lambda: self._replace(place, function))
+        undo_edit = self._edit(lambda: self._replace(place, function))
+
+        # A backward pass outside of a trace repeats blocks (activation checkpointing)
+        # without the edits.
+        def repeated(activation: Tensor) -> Tensor | None:
+            is_tracing = self.model.interleaver.interleaving
+            return None if is_tracing or not in_backward() else function(activation)
+
+        undo_hook = self._torch.attach(site, repeated)
+
+        def undo() -> None:
+            undo_hook()
+            undo_edit()
+
+        return undo
 
     def attach_now(self, site: Site, function: SiteFunction) -> None:
         """See ``TracingHost.attach_now``."""

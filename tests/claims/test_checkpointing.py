@@ -1,5 +1,8 @@
 """A backward pass that runs blocks again uses the settings of the run it belongs to."""
 
+import copy
+
+import nnsight
 import pytest
 import tiny
 import torch
@@ -256,3 +259,30 @@ def test_a_bridge_repeats_runs_as_well():
             total.backward()
         gradients.append(model.embed.weight.grad.clone())
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_nnsight_repeats_runs_inside_and_outside_of_a_trace(llama, inside):
+    gradients = []
+    for reentrant in (None, False):
+        _set_checkpointing(llama, reentrant)
+        llama.zero_grad()
+        # Copied, because nnsight leaves wrappers in the modules that it has traced.
+        module = copy.deepcopy(llama)
+        model = nnsight.NNsight(module)
+        total = 0
+        with sle.splice(model, {SITES[0]: tiny.sae()}) as spliced:
+            for k in (1, 8):
+                spliced.k = k
+                with model.trace(tiny.tokens()):
+                    loss = nnsight.save(model.output.logits.square().sum())
+                    if inside:
+                        loss.backward()
+                total = total + loss
+            spliced.k = 3
+            if not inside:
+                total.backward()
+        gradients.append(module.model.embed_tokens.weight.grad)
+    _set_checkpointing(llama, None)
+    scale = gradients[0].abs().max()
+    torch.testing.assert_close(gradients[1] / scale, gradients[0] / scale)
