@@ -33,7 +33,7 @@ def backward_id() -> int:
 class RunsByInput(Generic[T]):
     """Runs by the tensors that their modules read.
 
-    Tensors are not kept alive by it, and runs are forgotten with them.
+    Tensors are not kept alive by it, and runs can be forgotten with them.
     """
 
     def __init__(self) -> None:
@@ -51,8 +51,6 @@ class RunsByInput(Generic[T]):
         reference = _storage(tensor)
         if reference is None:
             return
-        self._forget_the_dead()
-
         _, runs = self._runs.setdefault(
             reference.cdata, (reference, deque(maxlen=_MOST_RUNS_PER_TENSOR))
         )
@@ -92,7 +90,8 @@ class RunsByInput(Generic[T]):
         """The run that the backward pass in progress repeats; None if not known."""
         return self._run if in_backward() and backward_id() == self._task else None
 
-    def _forget_the_dead(self) -> None:
+    def forget_the_dead(self) -> None:
+        """Forget the tensors that nothing holds any more."""
         dead = [key for key, (storage, _) in self._runs.items() if storage.expired()]
         for key in dead:
             del self._runs[key]

@@ -175,6 +175,7 @@ class PassTracker:
                 return
 
         self._is_repeated = False
+        self._runs.forget_the_dead()
         self._run = Pass(self._snapshot(), self._memory)
         for tensor in tensors:
             self._runs.record(tensor, self._run)

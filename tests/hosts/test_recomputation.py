@@ -86,7 +86,9 @@ def test_runs_are_forgotten_with_their_tensors(runs):
     runs.record(x, "run")
     del x
     gc.collect()
-    runs.record(torch.ones(2, requires_grad=True), "next")
+    other = torch.ones(2, requires_grad=True)
+    runs.record(other, "next")
+    runs.forget_the_dead()
     assert len(runs._runs) == 1
 
 
