@@ -82,7 +82,7 @@ class Site:
 
 @runtime_checkable
 class RunListener(Protocol):
-    """What is told about the runs of a model; see ``Host.watch``."""
+    """Gets reports on the runs of a model; see ``Host.watch``."""
 
     def begin(self, tensors: Sequence[Tensor] = ()) -> None:
         """A run begins: the model is called with these tensors among its arguments."""

@@ -29,7 +29,7 @@ def watch_modules(
         chain: the modules from the outermost to the one that holds the blocks.
         embed: the module that is called with token ids, if it is known.
         blocks: the model's blocks.
-        listener: is told of every run.
+        listener: gets the reports of every run.
         calls_forward: the model calls ``forward`` of the first module directly, past
             torch's hooks, so that ``forward`` itself is wrapped.
     """
@@ -75,7 +75,7 @@ def watch_blocks(
 
     Args:
         blocks: the model's blocks.
-        listener: is told what they read.
+        listener: gets the reports.
         are_running: whether a call of the whole model is in progress; asked during a
             backward pass only.
     """

@@ -287,7 +287,7 @@ def _generated(model, batch, **options):
         {"k": 2, "positions": slice(3, None)},
         {"k": torch.arange(1, 9).repeat(4)[:24]},
         {"edits": [sle.AddDirection(torch.arange(32.0), positions=slice(4, 20))]},
-        {"edits": [sle.Steer(3, by=50.0, positions=[-1])]},
+        {"edits": [sle.Steer(3, by=50.0, positions=[5, 8])]},
     ],
     ids=str,
 )
@@ -299,9 +299,6 @@ def test_generation_of_padded_prompts_is_that_of_each_prompt_alone(
     how = {"use_cache": False} if cache is None else {"cache_implementation": cache}
     if cache == "static":
         how["disable_compile"] = True
-    if cache is None and "edits" in options:
-        # Without a cache -1 is the newest of all tokens only.
-        pytest.skip("the whole text runs again at every step")
     with sle.splice(generator, sae, **options):
         together = _generated(generator, batch, **how)
         alone = [
@@ -317,6 +314,15 @@ def test_codes_of_a_padded_generation_are_of_the_newest_tokens(generator, sae):
     # The second new token is predicted at positions 7, 6, ... of texts of 7, 6, ...
     active = spliced.codes[SITE].l0()[:, 0] > 0
     assert active.tolist() == [True] + [False] * 5
+
+
+def test_the_newest_token_is_the_last_of_every_row(generator, sae):
+    texts = _texts(4)
+    with sle.splice(generator, sae, k=1, positions=[-1]) as spliced:
+        together = _generated(generator, _padded(texts, "left"))
+        assert (spliced.codes[SITE].l0() > 0).all()
+        alone = [_generated(generator, _padded([text], "left")) for text in texts]
+    assert together.tolist() == torch.cat(alone).tolist()
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
@@ -357,8 +363,8 @@ def test_nnsight_pads_prompts_of_several_invokes_on_the_left(sae):
             torch.testing.assert_close(of_invoke, alone, **CLOSE)
 
 
-def test_a_model_that_takes_no_mask_is_still_told_of_padding(sae):
-    """Such a model cannot see padding on the right, and a splice is told of it."""
+def test_a_model_that_takes_no_mask_is_run_on_padded_batches_too(sae):
+    """Such a model cannot see padding on the right, and a splice leaves it alone."""
 
     class Wrapped(torch.nn.Module):
         def __init__(self):
