@@ -87,9 +87,8 @@ class Splice:
     """A splice, active or not; made by ``splice``.
 
     ``k``, ``edits``, ``error_term`` and ``positions`` can be assigned at any time; the
-    next run uses them. The run in progress, and a backward pass that repeats a part of
-    an earlier one (activation checkpointing), go on with what they began with. An
-    assignment that fails changes nothing.
+    next run uses them. A run, also where a backward pass repeats it (activation
+    checkpointing), keeps to those of its beginning. A failed assignment does nothing.
     """
 
     def __init__(
@@ -184,12 +183,10 @@ class Splice:
         Assign a slice of positions, a list of them, a boolean mask ``[batch, pos]`` or
         ``[pos]``, ``"all"``, or None for the default: everywhere except on the special
         tokens that the SAE says it was not trained on. Positions that are left out keep
-        their exact bits, and their codes are zero. So does padding, always.
-
-        Positions count the tokens of each row's text, from 0 at its first token or from
-        -1 at its last so far, however the row is padded, packed or cached. A mask is
-        over the columns of the batch, and in generation with a cache covers the prompt
-        alone.
+        their exact bits, and their codes are zero. So does padding, always. Positions
+        count the tokens of each row's text, from 0 at its first token or from -1 at its
+        last so far, however the row is padded, packed or cached. A mask is over the
+        columns of the batch, and in generation with a cache covers the prompt alone.
         """
         return self._controls.positions
 
