@@ -28,7 +28,7 @@ KERNELS = [
     "train_step",
     "quadratic_attention",
 ]
-OTHERS = ["splice", "sweep", "resources"]
+OTHERS = ["splice", "sweep", "lengths", "resources"]
 TESTS = Path(__file__).parents[1] / "tests"
 
 

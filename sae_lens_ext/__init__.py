@@ -32,6 +32,8 @@ _PUBLIC = {
     "splice": "interventions",
     "sweep_k": "interventions",
     "until_fvu": "interventions",
+    "TokenBatch": "hosts",
+    "token_batch": "hosts",
     "demo_sae": "demo",
     "load_bundled": "demo",
     "BackendError": "errors",
@@ -62,6 +64,8 @@ if TYPE_CHECKING:
     from sae_lens_ext.errors import ShapeMismatch as ShapeMismatch
     from sae_lens_ext.errors import UnknownSite as UnknownSite
     from sae_lens_ext.errors import UnsupportedHost as UnsupportedHost
+    from sae_lens_ext.hosts import TokenBatch as TokenBatch
+    from sae_lens_ext.hosts import token_batch as token_batch
     from sae_lens_ext.interventions import Ablate as Ablate
     from sae_lens_ext.interventions import AddDirection as AddDirection
     from sae_lens_ext.interventions import Clamp as Clamp

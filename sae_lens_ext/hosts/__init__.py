@@ -10,9 +10,18 @@ lens        TransformerLens
 nnsight     nnsight
 torch       torch modules; places: from a site's name to a module
 names       names of sites
-tokens      from what users pass to token ids
-tracking    which tokens and positions the pass in progress covers
+special     which tokens are special
+----------- ----------------------------------------------------------------------
+batch       rows of token ids, and where in them the text is
+tokens      from what users pass to such a batch; chat: from messages
+padding     runs of padded batches
+----------- ----------------------------------------------------------------------
 watching    when a run of a torch module begins and ends
+calls       what the arguments of a run say; caches: about its past
+text_positions  from those facts to positions of the text
+recomputation   which run a backward pass repeats
+tracking    the run in progress
+----------- ----------------------------------------------------------------------
 partial     runs of a part of a model
 =========== ======================================================================
 """
@@ -21,22 +30,35 @@ from typing import Any
 
 from sae_lens_ext.errors import UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Points, Site, TracingHost
+from sae_lens_ext.hosts.batch import TokenBatch, as_batch, by_position
+from sae_lens_ext.hosts.caches import CacheMemory
+from sae_lens_ext.hosts.calls import CallFacts
 from sae_lens_ext.hosts.names import spellings
 from sae_lens_ext.hosts.partial import capture, next_token_logits, resume
+from sae_lens_ext.hosts.text_positions import TextPositions, text_positions
 from sae_lens_ext.hosts.tokens import token_rows
-from sae_lens_ext.hosts.tracking import PassTracker
+from sae_lens_ext.hosts.tracking import Pass, PassTracker
 
 __all__ = [
+    "CacheMemory",
+    "CallFacts",
     "Host",
+    "Pass",
     "PassTracker",
     "Points",
     "Site",
+    "TextPositions",
+    "TokenBatch",
     "TracingHost",
+    "as_batch",
+    "by_position",
     "capture",
     "host_for",
     "next_token_logits",
     "resume",
     "spellings",
+    "text_positions",
+    "token_batch",
     "token_rows",
 ]
 
@@ -71,3 +93,48 @@ def host_for(model: Any) -> Host:
         f"{type(model).__module__}.{type(model).__qualname__}; give a TransformerLens "
         "model, an nnsight model, or a torch module"
     )
+
+
+def token_batch(model: Any, tokens: Any, *, tokenizer: Any = None) -> TokenBatch:
+    """Rows of token ids with what is text in them, from any form of tokens.
+
+    ::
+
+        batch = sle.token_batch(model, ["The Eiffel Tower is in", "Rome"])
+        batch.ids, batch.mask  # [batch, pos]; the mask is False at padding
+
+        chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", ...}]
+        batch = sle.token_batch(model, [chat, other_chat])
+        batch.role("assistant")  # the mask of what the assistant says
+
+    Everything that takes tokens takes these forms, and the batch, as well.
+
+    Args:
+        model: the model that the tokens are for, as in ``splice``. Texts are tokenised
+            as its library does, with the special tokens that it adds.
+        tokens: a text or texts, of any lengths; a chat (a list of messages ``{"role":
+            ..., "content": ...}``, written by the tokenizer's chat template) or chats;
+            lists of ids, of any lengths; a tensor or an array of ids, ``[batch, pos]``
+            or ``[pos]``, without padding; a tokenizer's output with ``input_ids`` and
+            ``attention_mask``, padded on either side; or a ``TokenBatch``.
+        tokenizer: for a model that has none, as a plain torch module.
+
+    Raises:
+        InvalidArgument: anything else; no row, or a row without text; text interrupted
+            by padding; ids that the model does not have; text or messages that cannot
+            be tokenised.
+        ShapeMismatch: ids and mask of a tokenizer's output do not fit together.
+        UnsupportedHost: no adapter knows the model.
+    """
+    host = host_for(model)
+    if tokenizer is not None and host.tokenizer is None:
+        host = _with_tokenizer(host, tokenizer)
+    return token_rows(host, tokens)
+
+
+def _with_tokenizer(host: Host, tokenizer: Any) -> Host:
+    """A host of the same model with a tokenizer."""
+    from sae_lens_ext.hosts.torch import TorchHost
+
+    module = getattr(host.model, "_module", host.model)
+    return TorchHost(module, tokenizer)

@@ -4,13 +4,14 @@ Sites have the names of TransformerLens on every host; the host's own paths are 
 too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sae_lens_ext.hosts.batch import TokenBatch
 from sae_lens_ext.hosts.names import POINTS_IN_ORDER, RESIDUAL_POINTS, Point
 
 SiteFunction = Callable[[Tensor], Tensor | None]
@@ -80,6 +81,46 @@ class Site:
 
 
 @runtime_checkable
+class RunListener(Protocol):
+    """Gets reports on the runs of a model; see ``Host.watch``."""
+
+    def begin(self, tensors: Sequence[Tensor] = ()) -> None:
+        """A run begins: the model is called with these tensors among its arguments."""
+        ...
+
+    def read(self, arguments: Mapping[str, Any]) -> None:
+        """The run calls the model, or a model inside it, with these arguments.
+
+        From the outermost to the one that holds the blocks.
+        """
+        ...
+
+    def keep(self, tokens: Tensor) -> None:
+        """The run reads these token ids."""
+        ...
+
+    def enter(self, module: object, tensor: Tensor, *, is_running: bool) -> None:
+        """A block, or a module in one, reads an activation.
+
+        Args:
+            module: the module.
+            tensor: the activation.
+            is_running: whether a call of the whole model is in progress.
+        """
+        ...
+
+    def end(self, whole: bool, output: Any = None) -> None:
+        """The run is over.
+
+        Args:
+            whole: False for a run that was told to stop early, or that raised, whose
+                end may not be reported at all.
+            output: what the model returned.
+        """
+        ...
+
+
+@runtime_checkable
 class Host(Protocol):
     """A language model whose sites can be read and replaced.
 
@@ -90,6 +131,7 @@ class Host(Protocol):
         unembed: the module that turns the last residual stream into logits, if it is
             known.
         d_vocab: the number of logits per position, if it is known.
+        tokenizer: the model's tokenizer, or None.
     """
 
     model: Any
@@ -97,6 +139,7 @@ class Host(Protocol):
     embed: nn.Module | None
     unembed: nn.Module | None
     d_vocab: int | None
+    tokenizer: Any
 
     def site(self, name: str) -> Site:
         """The site with this name, in any spelling that the host knows.
@@ -125,31 +168,22 @@ class Host(Protocol):
         """
         ...
 
-    def watch(
-        self,
-        at_start: Callable[[int], object],
-        at_tokens: Callable[[Tensor], object],
-        at_end: Callable[[bool], object],
-    ) -> Undo:
-        """Report on every run from now on.
-
-        Args:
-            at_start: called when a run begins, with the number of positions that a
-                cache already holds; the run's own positions come after those.
-            at_tokens: called with the run's token ids, once they are known.
-            at_end: called when the run is over, with whether it is whole. A run that
-                was told to stop early, or that raised, is not; its end may not be
-                reported at all.
-        """
+    def watch(self, listener: RunListener) -> Undo:
+        """Report on every run from now on."""
         ...
 
     def logits(
-        self, tokens: Int[Tensor, "batch pos"]
+        self, tokens: TokenBatch | Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch unembedded d_vocab"]:
         """Run the model.
 
-        There is a row of logits for every position that reaches the unembedding: all of
-        them, unless a hook selects fewer.
+        A padded batch is run with its padding on the right, where a causal model does
+        not see it, and with the mask, where the model takes one. There is a row of
+        logits for every position that reaches the unembedding: all of them, in the
+        columns of the batch, unless a hook selects fewer.
+
+        Raises:
+            UnsupportedHost: a run of this model needs more than tokens.
         """
         ...
 
@@ -158,7 +192,11 @@ class Host(Protocol):
         ...
 
     def special_token_ids(self) -> frozenset[int]:
-        """Ids of BOS, EOS, padding and the like; empty where the host has none."""
+        """Ids of BOS, EOS and padding, by the rule of ``special``; may be empty."""
+        ...
+
+    def padding_id(self) -> int:
+        """An id that may stand at padding."""
         ...
 
     def plain(self) -> "Host":
@@ -186,9 +224,7 @@ class TracingHost(Host, Protocol):
         """
         ...
 
-    def watch_now(
-        self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object]
-    ) -> None:
+    def watch_now(self, listener: RunListener) -> None:
         """Same as ``watch``, for the running trace only.
 
         To be called before any other value of the trace is requested.

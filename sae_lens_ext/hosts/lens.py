@@ -4,17 +4,34 @@ TransformerLens 4 (TransformerBridge) and 3 (TransformerBridge, HookedTransforme
 any other model that has hook points.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
 from sae_lens_ext.errors import UnknownSite, UnsupportedHost, closest
-from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, Undo
-from sae_lens_ext.hosts.modules import config_token_ids
+from sae_lens_ext.hosts.base import (
+    Host,
+    Points,
+    RunListener,
+    Site,
+    SiteFunction,
+    Undo,
+)
+from sae_lens_ext.hosts.batch import TokenBatch
+from sae_lens_ext.hosts.calls import takes
+from sae_lens_ext.hosts.modules import find_blocks
 from sae_lens_ext.hosts.names import block_and_point, name_of_path, spellings
+from sae_lens_ext.hosts.padding import check_decoder_only, run_right_padded
+from sae_lens_ext.hosts.special import (
+    config_holders,
+    padding_id,
+    special_token_ids,
+)
 from sae_lens_ext.hosts.watching import watch_modules
 
 
@@ -33,6 +50,48 @@ class _HookPoints(Points):
         before = value()
         # A hook may write into the tensor that it gets, so it gets one of its own.
         return before, point(before.clone())
+
+
+class _TextListener:
+    """Passes reports on, with the mask of texts that TransformerLens pads by itself.
+
+    It tokenises texts inside of its ``forward``. The mask that it makes is not shown to
+    hooks, and for padding on the right it makes none.
+    """
+
+    def __init__(self, listener: RunListener, tokenizer: Any, config: Any) -> None:
+        self._listener = listener
+        self._tokenizer = tokenizer
+        self._prepends_bos: bool = getattr(config, "default_prepend_bos", True)
+        self._side: str | None = None
+
+    def begin(self, tensors: Sequence[Tensor] = ()) -> None:
+        self._side = None
+        self._listener.begin(tensors)
+
+    def read(self, arguments: Mapping[str, Any]) -> None:
+        texts = arguments.get("input")
+        if isinstance(texts, list) and len(texts) > 1:
+            side = arguments.get("padding_side")
+            self._side = side or getattr(self._tokenizer, "padding_side", "right")
+        if arguments.get("attention_mask") is not None:
+            self._side = None
+        self._listener.read(arguments)
+
+    def keep(self, tokens: Tensor) -> None:
+        can_be_padded = getattr(self._tokenizer, "pad_token_id", None) is not None
+        if self._side is not None and can_be_padded:
+            mask = get_attention_mask(
+                self._tokenizer, tokens, self._prepends_bos, padding_side=self._side
+            )
+            self._listener.read({"attention_mask": mask, "input_ids": tokens})
+        self._listener.keep(tokens)
+
+    def enter(self, module: object, tensor: Tensor, *, is_running: bool) -> None:
+        self._listener.enter(module, tensor, is_running=is_running)
+
+    def end(self, whole: bool, output: Any = None) -> None:
+        self._listener.end(whole, output)
 
 
 class LensHost:
@@ -56,6 +115,7 @@ class LensHost:
         self.embed: nn.Module | None = getattr(model, "embed", None)
         self.unembed: nn.Module | None = getattr(model, "unembed", None)
         self._config: Any = getattr(model, "cfg", None)
+        self.tokenizer: Any = getattr(model, "tokenizer", None)
         self.d_vocab: int | None = getattr(self._config, "d_vocab", None)
         # A copy, in which the points of splices do not appear.
         self._points: dict[str, HookPoint] = dict(model.hook_dict)
@@ -199,33 +259,37 @@ class LensHost:
 
         return _HookPoints(points), close
 
-    def watch(
-        self,
-        at_start: Callable[[int], object],
-        at_tokens: Callable[[Tensor], object],
-        at_end: Callable[[bool], object],
-    ) -> Undo:
+    def watch(self, listener: RunListener) -> Undo:
         """See ``Host.watch``."""
-        # A bridge hands its arguments, the cache among them, to the Hugging Face model
-        # that it wraps. A HookedTransformer that generates calls its own forward, past
-        # torch's hooks.
-        root = self.model
-        if self._is_bridge:
-            root = self.model.original_model
+        # A HookedTransformer that generates calls its own forward, past torch's hooks.
         return watch_modules(
-            root,
+            [self.model, *self._wrapped()],
             self.embed,
-            at_start,
-            at_tokens,
-            at_end,
+            self.blocks,
+            _TextListener(listener, self.tokenizer, self._config),
             calls_forward=not self._is_bridge,
         )
 
+    def _wrapped(self) -> list[nn.Module]:
+        """The modules of Hugging Face that a bridge wraps, from the outermost."""
+        if not self._is_bridge:
+            return []
+        original = self.model.original_model
+        path, _ = find_blocks(original)
+        parent, _, _ = path.rpartition(".")
+        return config_holders(original, parent)
+
     def logits(
-        self, tokens: Int[Tensor, "batch pos"]
+        self, tokens: TokenBatch | Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch unembedded d_vocab"]:
         """See ``Host.logits``."""
-        return self.model(tokens, return_type="logits")
+        for module in self._wrapped():
+            check_decoder_only(getattr(module, "config", None))
+        return run_right_padded(
+            partial(self.model, return_type="logits"),
+            tokens,
+            takes_mask=takes(self.model, "attention_mask"),
+        )
 
     def to_tokens(self, text: str | list[str]) -> Int[Tensor, "batch pos"]:
         """See ``Host.to_tokens``."""
@@ -233,13 +297,11 @@ class LensHost:
 
     def special_token_ids(self) -> frozenset[int]:
         """See ``Host.special_token_ids``."""
-        tokenizer = getattr(self.model, "tokenizer", None)
-        if tokenizer is not None:
-            return frozenset(tokenizer.all_special_ids)
-        # The config of the Hugging Face model names the special tokens.
-        wrapped = getattr(self.model, "original_model", None)
-        config = getattr(wrapped, "config", None)
-        return config_token_ids(config)
+        return special_token_ids(self._wrapped(), self.tokenizer)
+
+    def padding_id(self) -> int:
+        """See ``Host.padding_id``."""
+        return padding_id(self._wrapped(), self.tokenizer, self.d_vocab)
 
     def plain(self) -> Host:
         """See ``Host.plain``."""

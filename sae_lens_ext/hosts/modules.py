@@ -80,13 +80,3 @@ def called_if_there(module: nn.Module, getter: str) -> nn.Module | None:
     except (AttributeError, NotImplementedError):
         return None
     return part if isinstance(part, nn.Module) else None
-
-
-def config_token_ids(config: Any) -> frozenset[int]:
-    """Ids of BOS, EOS and padding that a Hugging Face config names."""
-    ids = set()
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = getattr(config, name, None)
-        # Some models have several ends of text.
-        ids.update(value if isinstance(value, list) else [value])
-    return frozenset(ids - {None})

@@ -9,6 +9,7 @@ with the model to a remote server.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -17,11 +18,21 @@ from nnsight.intervention.iterator import Iterations
 from torch import Tensor, nn
 
 from sae_lens_ext.errors import InvalidArgument, UnsupportedHost
-from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, Undo
+from sae_lens_ext.hosts.base import (
+    Host,
+    Points,
+    RunListener,
+    Site,
+    SiteFunction,
+    Undo,
+)
+from sae_lens_ext.hosts.batch import TokenBatch
+from sae_lens_ext.hosts.calls import named_arguments, token_ids
 from sae_lens_ext.hosts.modules import replaced_input, replaced_output
 from sae_lens_ext.hosts.places import Place
+from sae_lens_ext.hosts.recomputation import in_backward
 from sae_lens_ext.hosts.torch import TorchHost
-from sae_lens_ext.hosts.watching import cached_positions, token_ids
+from sae_lens_ext.hosts.watching import watch_blocks
 
 
 class NNsightHost:
@@ -36,12 +47,12 @@ class NNsightHost:
         self.unembed = self._torch.unembed
         self.d_vocab = self._torch.d_vocab
 
+        self.tokenizer: Any = self._torch.tokenizer
+
         # In a trace a module is reached by its path.
-        self._embed_path: str | None = None
-        for path, module in model._module.named_modules():
-            if module is self.embed:
-                self._embed_path = path
-                break
+        paths = {id(module): path for path, module in model._module.named_modules()}
+        self._embed_path: str | None = paths.get(id(self.embed))
+        self._chain_paths = [paths[id(module)] for module in self._torch.chain]
 
     def site(self, name: str) -> Site:
         """See ``Host.site``."""
@@ -58,7 +69,21 @@ class NNsightHost:
         inside it.
         """
         place = self._torch.place(site)
-        return self._edit(lambda: self._replace(place, function))
+        undo_edit = self._edit(lambda: self._replace(place, function))
+
+        # A backward pass outside of a trace repeats blocks (activation checkpointing)
+        # without the edits.
+        def repeated(activation: Tensor) -> Tensor | None:
+            is_tracing = self.model.interleaver.interleaving
+            return None if is_tracing or not in_backward() else function(activation)
+
+        undo_hook = self._torch.attach(site, repeated)
+
+        def undo() -> None:
+            undo_hook()
+            undo_edit()
+
+        return undo
 
     def attach_now(self, site: Site, function: SiteFunction) -> None:
         """See ``TracingHost.attach_now``."""
@@ -84,23 +109,21 @@ class NNsightHost:
         """See ``Host.points``; this host has none: read ``Splice.codes`` instead."""
         return Points(), lambda: None
 
-    def watch(
-        self,
-        at_start: Callable[[int], object],
-        at_tokens: Callable[[Tensor], object],
-        at_end: Callable[[bool], object],
-    ) -> Undo:
+    def watch(self, listener: RunListener) -> Undo:
         """See ``Host.watch``."""
 
         def watch_run() -> None:
-            at_start(cached_positions(self.model.inputs[1]))
+            self._begin(listener)
             # Requesting the output waits until the model has computed it.
-            _ = self.model.output
-            at_end(True)
+            output = self.model.output
+            listener.end(True, output)
 
         edits = [self._edit(watch_run)]
+        for path in self._chain_paths[1:]:
+            edits.append(self._edit(partial(self._read_arguments, path, listener)))
         if self._embed_path is not None:
-            edits.append(self._edit(lambda: self._read_tokens(at_tokens)))
+            edits.append(self._edit(lambda: self._read_tokens(listener)))
+        edits.append(watch_blocks(self.blocks, listener))
 
         def undo_all() -> None:
             for undo in reversed(edits):
@@ -108,20 +131,40 @@ class NNsightHost:
 
         return undo_all
 
-    def watch_now(
-        self, at_start: Callable[[int], object], at_tokens: Callable[[Tensor], object]
-    ) -> None:
+    def watch_now(self, listener: RunListener) -> None:
         """See ``TracingHost.watch_now``."""
         self._check_tracing()
-        at_start(cached_positions(self.model.inputs[1]))
-        if self._embed_path is not None:
-            self._read_tokens(at_tokens)
+        self._begin(listener)
 
-    def _read_tokens(self, at_tokens: Callable[[Tensor], object]) -> None:
+        # In the order in which a run reaches them: a model that embeds its tokens
+        # itself does so after it is called, and one that is called with embeddings
+        # after the model around it embedded them.
+        has_tokens = self._embed_path is None
+        for path in self._chain_paths[1:]:
+            is_inside = has_tokens or str(self._embed_path).startswith(f"{path}.")
+            if not is_inside:
+                self._read_tokens(listener)
+                has_tokens = True
+            self._read_arguments(path, listener)
+        if not has_tokens:
+            self._read_tokens(listener)
+
+    def _begin(self, listener: RunListener) -> None:
+        arguments, keywords = self.model.inputs
+        values = (*arguments, *keywords.values())
+        listener.begin([value for value in values if isinstance(value, Tensor)])
+        listener.read(named_arguments(self.model._module, arguments, keywords))
+
+    def _read_arguments(self, path: str, listener: RunListener) -> None:
+        envoy = self.model.get(path)
+        arguments, keywords = envoy.inputs
+        listener.read(named_arguments(envoy._module, arguments, keywords))
+
+    def _read_tokens(self, listener: RunListener) -> None:
         arguments, keywords = self.model.get(self._embed_path).inputs
         tokens = token_ids(arguments, keywords)
         if tokens is not None:
-            at_tokens(tokens)
+            listener.keep(tokens)
 
     def _edit(self, step: Callable[[], None]) -> Undo:
         """Take ``step`` in every trace from now on."""
@@ -142,7 +185,7 @@ class NNsightHost:
         return undo
 
     def logits(
-        self, tokens: Int[Tensor, "batch pos"]
+        self, tokens: TokenBatch | Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch unembedded d_vocab"]:
         """See ``Host.logits``."""
         return self.plain().logits(tokens)
@@ -154,6 +197,10 @@ class NNsightHost:
     def special_token_ids(self) -> frozenset[int]:
         """See ``Host.special_token_ids``."""
         return self._torch.special_token_ids()
+
+    def padding_id(self) -> int:
+        """See ``Host.padding_id``."""
+        return self._torch.padding_id()
 
     def plain(self) -> Host:
         """See ``Host.plain``."""

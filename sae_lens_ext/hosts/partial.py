@@ -16,11 +16,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from sae_lens_ext.errors import UnknownSite, UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Site, SiteFunction
+from sae_lens_ext.hosts.batch import TokenBatch, as_batch
 
 
 class _Stop(BaseException):
@@ -31,17 +32,22 @@ class _Stop(BaseException):
 
 
 def capture(
-    host: Host, tokens: Int[Tensor, "batch pos"], sites: Iterable[Site]
-) -> dict[Site, Float[Tensor, "batch pos d_model"]]:
+    host: Host,
+    tokens: TokenBatch | Int[Tensor, "batch pos"],
+    sites: Iterable[Site],
+) -> dict[Site, Shaped[Tensor, "batch pos *rest"]]:
     """The activations at ``sites``, in the order in which the model computes them.
 
-    The run ends at the last of them.
+    The run ends at the last of them. Activations are in the columns of the batch, with
+    zeros at padding.
 
     Raises:
         UnknownSite: the run ended before it reached a site, whose name therefore exists
             without ever firing.
     """
     sites = set(sites)
+    batch = as_batch(tokens)
+    right = batch if batch.is_right_padded else batch.right_padded()
     activations: dict[Site, Tensor] = {}
 
     def keeper(site: Site) -> SiteFunction:
@@ -57,9 +63,12 @@ def capture(
         for site in sites:
             stack.callback(host.attach(site, keeper(site)))
         try:
-            host.logits(tokens)
+            host.logits(right)
         except _Stop:
-            return activations
+            return {
+                site: _in_columns(batch, right, activation)
+                for site, activation in activations.items()
+            }
 
     # The run came to its end, so at least one site was not reached.
     silent = sorted(site.name for site in sites if site not in activations)
@@ -67,6 +76,14 @@ def capture(
         f"{', '.join(silent)} did not fire when the model ran; choose a site that this "
         "model computes"
     )
+
+
+def _in_columns(batch: TokenBatch, right: TokenBatch, activation: Tensor) -> Tensor:
+    """An activation of a batch padded on the right, in the columns of the batch."""
+    # An activation of another shape is for its reader to reject.
+    if activation.ndim < 2 or activation.shape[:2] != right.shape:
+        return activation
+    return activation if batch is right else batch.in_columns(activation)
 
 
 @contextmanager
@@ -107,9 +124,13 @@ def _forward_replaced(block: nn.Module, output: Tensor | None) -> Iterator[None]
 
 
 def next_token_logits(
-    host: Host, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, " scored"]
+    host: Host,
+    tokens: TokenBatch | Int[Tensor, "batch pos"],
+    positions: Int[Tensor, " scored"],
 ) -> Float[Tensor, "batch scored d_vocab"]:
     """Logits at some positions only; the unembedding is not computed elsewhere.
+
+    Positions are those of the text: columns of a batch that is padded on the right.
 
     Raises:
         UnsupportedHost: it is not known which module makes the logits.

@@ -1,73 +1,184 @@
-"""Token ids from the forms in which users pass them."""
+"""Batches of tokens from the forms in which users pass them."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
 from sae_lens_ext.hosts.base import Host
+from sae_lens_ext.hosts.batch import TokenBatch
+from sae_lens_ext.hosts.chat import Chat, is_chat, tokenized_chat
+
+_FORMS = "ids [batch, pos], messages of a chat, or text"
 
 
-def token_rows(host: Host, tokens: Any) -> Int[Tensor, "batch pos"]:
-    """Token ids as an int64 tensor on the model's device.
+def token_rows(host: Host, tokens: Any) -> TokenBatch:
+    """A batch of tokens on the model's device.
 
     Args:
         host: the model that the tokens are for.
-        tokens: a tensor, an array or lists of ids, ``[batch, pos]`` or ``[pos]``; or a
-            text, or several texts with the same number of tokens.
+        tokens: a tensor or an array of ids, ``[batch, pos]`` or ``[pos]``; lists of
+            ids, of any lengths; a text or texts, of any lengths; a chat (a list of
+            messages) or chats; a tokenizer's output, padded on either side; or a
+            ``TokenBatch``.
 
     Raises:
-        InvalidArgument: anything else; no row or no position; ids that the model does
-            not have; or texts of different lengths (padding would be counted as text).
+        InvalidArgument: anything else; no row, or a row without text; ids that the
+            model does not have; text or messages that the model cannot tokenise.
+        ShapeMismatch: ids and mask of a tokenizer's output do not fit together.
     """
-    if isinstance(tokens, str):
-        ids = _tokenized(host, [tokens])
-    elif _is_texts(tokens):
-        ids = _tokenized(host, tokens)
-    else:
-        ids = _as_tensor(tokens)
-    if ids.ndim == 1:
-        ids = ids.unsqueeze(0)
-
-    _check_ids(ids, host.d_vocab)
+    batch = _batch(host, tokens)
+    # What stands at padding is of no meaning, but the model looks it up.
+    ids = batch.ids.long().where(batch.mask, host.padding_id())
+    batch = TokenBatch(ids, batch.mask, batch.roles)
+    _check_ids(batch, host.d_vocab)
 
     # A model without parameters takes tokens on any device.
     parameter = next(iter(host.model.parameters()), None)
     device = ids.device if parameter is None else parameter.device
-    return ids.to(device, torch.int64)
+    return batch.to(device)
 
 
-def _is_texts(tokens: Any) -> bool:
-    is_sequence = isinstance(tokens, list | tuple) and len(tokens) > 0
-    return is_sequence and all(isinstance(text, str) for text in tokens)
+def _batch(host: Host, tokens: Any) -> TokenBatch:
+    if isinstance(tokens, TokenBatch):
+        return tokens
+    if isinstance(tokens, str) or is_chat(tokens):
+        return _of_texts(host, [tokens])
+    if isinstance(tokens, Mapping):
+        return _of_encoding(tokens)
+    if _is_list_of(tokens, _is_text):
+        return _of_texts(host, tokens)
+    if _is_list_of(tokens, _is_ids):
+        return _of_rows([_tensor(row) for row in tokens])
+
+    ids = _tensor(tokens)
+    if ids.ndim == 1:
+        ids = ids.unsqueeze(0)
+    _check_form(ids)
+    return TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool))
 
 
-def _tokenized(host: Host, texts: list[str] | tuple[str, ...]) -> Tensor:
-    # One by one, because a tokenizer that is given all of them may pad.
-    rows = [host.to_tokens(text) for text in texts]
-    if len({row.shape[1] for row in rows}) > 1:
-        lengths = ", ".join(str(row.shape[1]) for row in rows)
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or is_chat(value)
+
+
+def _is_ids(value: Any) -> bool:
+    """Whether a value is one row of ids, of a length of its own."""
+    if isinstance(value, Tensor):
+        return value.ndim == 1
+    if not isinstance(value, list | tuple):
+        return getattr(value, "ndim", 0) == 1
+    return not any(isinstance(item, list | tuple | str | Mapping) for item in value)
+
+
+def _is_list_of(tokens: Any, is_item: Any) -> bool:
+    is_list = isinstance(tokens, list | tuple) and len(tokens) > 0
+    return is_list and all(is_item(item) for item in tokens)
+
+
+def _of_texts(host: Host, texts: Sequence[Any]) -> TokenBatch:
+    """Texts and chats, tokenised one by one: given all of them, a tokenizer may pad."""
+    chats = [_tokenized(host, text) for text in texts]
+    batch = _of_rows([chat.ids for chat in chats])
+
+    roles: dict[str, Tensor] = {}
+    for row, chat in enumerate(chats):
+        for role, mask in chat.roles.items():
+            of_role = roles.setdefault(role, torch.zeros_like(batch.mask))
+            of_role[row, : len(mask)] = mask
+    return TokenBatch(batch.ids, batch.mask, roles)
+
+
+def _tokenized(host: Host, text: Any) -> Chat:
+    if isinstance(text, str):
+        ids = host.to_tokens(text)[0]
+        return Chat(ids.cpu(), {})
+
+    if host.tokenizer is None:
         raise InvalidArgument(
-            f"the texts have different lengths ({lengths} tokens); give one at a time, "
-            "or rows of one length"
+            f"a {type(host.model).__name__} has no tokenizer to write messages with; "
+            "pass tokenizer= to token_batch, or give token ids"
         )
-    return torch.cat(rows)
+    return tokenized_chat(host.tokenizer, text)
 
 
-def _as_tensor(tokens: Any) -> Tensor:
+def _of_encoding(encoding: Mapping[str, Any]) -> TokenBatch:
+    """A tokenizer's output: its ids, and its mask where it has one."""
+    if "input_ids" not in encoding:
+        raise InvalidArgument(
+            "a mapping of tokens must be a tokenizer's output, with input_ids; this "
+            f"has {', '.join(map(str, encoding)) or 'no keys'}"
+        )
+    id_rows = _rows(encoding["input_ids"], "input_ids")
+    batch = _of_rows(id_rows)
+
+    attention_mask = encoding.get("attention_mask")
+    if attention_mask is None:
+        return batch
+    mask_rows = _rows(attention_mask, "attention_mask")
+    lengths = [len(row) for row in id_rows]
+    if [len(row) for row in mask_rows] != lengths:
+        raise ShapeMismatch(
+            "attention_mask must have the shape of input_ids, rows of "
+            f"{_listed(lengths)} tokens; got rows of "
+            f"{_listed([len(row) for row in mask_rows])}"
+        )
+    mask = pad_sequence(mask_rows, batch_first=True)
+    is_binary = bool(((mask == 0) | (mask == 1)).all())
+    if not is_binary:
+        raise InvalidArgument(
+            "attention_mask must be 1 at text and 0 at padding; it has other numbers"
+        )
+    return TokenBatch(batch.ids, mask.bool())
+
+
+def _rows(values: Any, name: str) -> list[Tensor]:
+    """The rows of a tensor, an array or lists; one row without an axis of rows."""
+    if _is_list_of(values, _is_ids) and not _is_ids(values):
+        return [_tensor(row, name) for row in values]
+    tensor = _tensor(values, name)
+    if tensor.ndim == 1:
+        tensor = tensor.unsqueeze(0)
+    if tensor.ndim != 2:
+        raise ShapeMismatch(
+            f"{name} must be [batch, pos]; got {list(tensor.shape)}; for one text "
+            "leave out an axis"
+        )
+    return list(tensor)
+
+
+def _of_rows(rows: Sequence[Tensor]) -> TokenBatch:
+    """Rows of any lengths, padded on the right."""
+    if not rows:
+        raise InvalidArgument("tokens must have at least one row; got none")
+    for index, row in enumerate(rows):
+        if not row.numel():
+            raise InvalidArgument(
+                f"row {index} has no tokens: it must have at least one; leave it out"
+            )
+        _check_form(row.unsqueeze(0))
+
+    ids = pad_sequence([row.long() for row in rows], batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+    mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
+    return TokenBatch(ids, mask)
+
+
+def _tensor(tokens: Any, name: str = "tokens") -> Tensor:
     try:
         return torch.as_tensor(tokens)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidArgument(
-            f"tokens must be ids [batch, pos] or text; "
-            f"got an object of type {type(tokens).__name__} "
-            f"({error})"
+            f"{name} must be {_FORMS}; "
+            f"got an object of type {type(tokens).__name__} ({error})"
         ) from error
 
 
-def _check_ids(ids: Tensor, d_vocab: int | None) -> None:
+def _check_form(ids: Tensor) -> None:
     is_integer = not ids.is_floating_point() and ids.dtype != torch.bool
     if ids.ndim != 2 or not is_integer or ids.numel() == 0:
         raise InvalidArgument(
@@ -75,8 +186,11 @@ def _check_ids(ids: Tensor, d_vocab: int | None) -> None:
             f"{ids.dtype} {list(ids.shape)}"
         )
 
+
+def _check_ids(batch: TokenBatch, d_vocab: int | None) -> None:
     if d_vocab is None:
         return
+    ids: Int[Tensor, " text"] = batch.ids[batch.mask]
     lowest = int(ids.min())
     highest = int(ids.max())
     if lowest < 0 or highest >= d_vocab:
@@ -84,3 +198,8 @@ def _check_ids(ids: Tensor, d_vocab: int | None) -> None:
             f"token ids must be from 0 to {d_vocab - 1} for this model; they run from "
             f"{lowest} to {highest}"
         )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    shown = ", ".join(str(number) for number in numbers[:8])
+    return shown + (", ..." if len(numbers) > 8 else "")

@@ -1,99 +1,198 @@
 """When a run of a torch module begins and ends, and which tokens it reads."""
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from sae_lens_ext.hosts.base import Undo
-
-
-def token_ids(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | None:
-    """The first tensor of integers among a module's arguments."""
-    for value in (*arguments, *keywords.values()):
-        if not isinstance(value, Tensor):
-            continue
-        if not value.is_floating_point() and not value.is_complex():
-            return value
-    return None
-
-
-def cached_positions(keywords: Mapping[str, Any]) -> int:
-    """How many positions the cache among a model's keyword arguments already holds.
-
-    0 without a cache.
-    """
-    cache = keywords.get("past_key_values")
-    if cache is not None:
-        return int(cache.get_seq_length())
-
-    # HookedTransformer has a name and a kind of cache of its own.
-    cache = keywords.get("past_kv_cache")
-    return 0 if cache is None else int(cache[0].past_keys.shape[1])
+from sae_lens_ext.hosts.base import RunListener, Undo
+from sae_lens_ext.hosts.calls import named_arguments, token_ids
+from sae_lens_ext.hosts.recomputation import in_backward
 
 
 def watch_modules(
-    root: nn.Module,
+    chain: Sequence[nn.Module],
     embed: nn.Module | None,
-    at_start: Callable[[int], object],
-    at_tokens: Callable[[Tensor], object],
-    at_end: Callable[[bool], object],
+    blocks: Iterable[nn.Module],
+    listener: RunListener,
     *,
     calls_forward: bool = False,
 ) -> Undo:
     """``Host.watch`` for a model made of torch modules.
 
+    A run begins when the outermost module of the chain is called that is called at all,
+    so that a wrapper's runs, and those of the model inside it, are known alike.
+
     Args:
-        root: the module that is called with the model's arguments, the cache among
-            them.
+        chain: the modules from the outermost to the one that holds the blocks.
         embed: the module that is called with token ids, if it is known.
-        at_start: see ``Host.watch``.
-        at_tokens: see ``Host.watch``.
-        at_end: see ``Host.watch``.
-        calls_forward: the model calls ``root.forward`` directly, past torch's hooks, so
-            that ``forward`` itself is wrapped.
+        blocks: the model's blocks.
+        listener: gets the reports of every run.
+        calls_forward: the model calls ``forward`` of the first module directly, past
+            torch's hooks, so that ``forward`` itself is wrapped.
     """
-
-    def started(keywords: Mapping[str, Any]) -> None:
-        at_start(cached_positions(keywords))
-
-    def ended(keywords: Mapping[str, Any], output: Any) -> None:
-        # HookedTransformer stops early by returning; a run that raises has no output.
-        at_end(output is not None and keywords.get("stop_at_layer") is None)
-
-    def embedding(
-        _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> None:
-        tokens = token_ids(arguments, keywords)
-        if tokens is not None:
-            at_tokens(tokens)
-
+    calls = _Calls(listener)
     undo = ExitStack()
-    if calls_forward:
-        undo.callback(_around_forward(root, _Watcher(started, ended)))
-    else:
-        before = root.register_forward_pre_hook(
-            lambda _, __, keywords: started(keywords), with_kwargs=True
-        )
+    for index, module in enumerate(chain):
+        if calls_forward and index == 0:
+            calls.always_ends = module
+            watcher = _Watcher(
+                lambda arguments, keywords: calls.begin(chain[0], arguments, keywords),
+                lambda keywords, output: calls.end(chain[0], keywords, output),
+            )
+            undo.callback(_around_forward(module, watcher))
+            continue
+        before = module.register_forward_pre_hook(calls.begin, with_kwargs=True)
         undo.callback(before.remove)
         # always_call, so that the end of a run that raises is reported as well.
-        after = root.register_forward_hook(
-            lambda _, __, keywords, output: ended(keywords, output),
+        after = module.register_forward_hook(
+            lambda module, _, keywords, output: calls.end(module, keywords, output),
             with_kwargs=True,
             always_call=True,
         )
         undo.callback(after.remove)
+
     if embed is not None:
-        before_embed = embed.register_forward_pre_hook(embedding, with_kwargs=True)
+        before_embed = embed.register_forward_pre_hook(
+            lambda _, arguments, keywords: _report_tokens(
+                listener, arguments, keywords
+            ),
+            with_kwargs=True,
+        )
         undo.callback(before_embed.remove)
+    undo.callback(watch_blocks(blocks, listener, calls.are_running))
     return undo.close
 
 
-class _Watcher(NamedTuple):
-    """Callbacks before and after a call of ``forward``; both get its keywords."""
+def watch_blocks(
+    blocks: Iterable[nn.Module],
+    listener: RunListener,
+    are_running: Callable[[], bool] = lambda: True,
+) -> Undo:
+    """Report what blocks read, by which a backward pass that repeats them is known.
 
-    started: Callable[[Mapping[str, Any]], None]
+    Args:
+        blocks: the model's blocks.
+        listener: gets the reports.
+        are_running: whether a call of the whole model is in progress; asked during a
+            backward pass only.
+    """
+
+    def entered(
+        module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+    ) -> None:
+        for value in (*arguments, *keywords.values()):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                is_running = not in_backward() or are_running()
+                listener.enter(module, value, is_running=is_running)
+                return
+
+    undo = ExitStack()
+    for module in _entries(blocks):
+        before = module.register_forward_pre_hook(entered, with_kwargs=True)
+        undo.callback(before.remove)
+    return undo.close
+
+
+def _entries(blocks: Iterable[nn.Module]) -> list[nn.Module]:
+    """The modules at which a checkpoint may begin to run a block again.
+
+    A checkpoint around a block's ``forward`` does not call the block, only the modules
+    in it.
+    """
+    entries: dict[int, nn.Module] = {}
+    for block in blocks:
+        modules = [block, *block.children()]
+        # A bridge's block wraps the model's own.
+        wrapped = block._modules.get("_original_component") or block._modules.get(
+            "original_component"
+        )
+        if wrapped is not None:
+            modules += wrapped.children()
+        entries |= {id(module): module for module in modules}
+    return list(entries.values())
+
+
+class _Calls:
+    """The calls of modules of the chain that are in progress, from the outermost.
+
+    Attributes:
+        always_ends: a module the ends of whose calls are always reported.
+    """
+
+    def __init__(self, listener: RunListener) -> None:
+        self._listener = listener
+        self._modules: list[nn.Module] = []
+        self.always_ends: nn.Module | None = None
+
+    def begin(
+        self,
+        module: nn.Module,
+        arguments: tuple[Any, ...],
+        keywords: Mapping[str, Any],
+    ) -> None:
+        """A module of the chain is called."""
+        if not self.are_running():
+            # What is left is of a run that was interrupted.
+            self._modules.clear()
+            tensors = [
+                value
+                for value in (*arguments, *keywords.values())
+                if isinstance(value, Tensor)
+            ]
+            self._listener.begin(tensors)
+        self._modules.append(module)
+        self._listener.read(named_arguments(module, arguments, keywords))
+
+    def end(self, module: nn.Module, keywords: Mapping[str, Any], output: Any) -> None:
+        """A call is over; without an output it raised."""
+        if module not in self._modules:
+            return
+        while self._modules.pop() is not module:
+            pass
+        if self._modules:
+            return
+        # TransformerLens stops early by returning.
+        is_whole = output is not None and keywords.get("stop_at_layer") is None
+        self._listener.end(is_whole, output)
+
+    def are_running(self) -> bool:
+        """Whether the outermost call is really in progress.
+
+        An interruption (Ctrl-C in a notebook) goes past the hooks that would have
+        reported its end.
+        """
+        if not self._modules:
+            return False
+        outermost = self._modules[0]
+        return outermost is self.always_ends or _is_on_stack(outermost)
+
+
+def _is_on_stack(module: nn.Module) -> bool:
+    """Whether a call of a module is in progress in this thread."""
+    code = nn.Module._call_impl.__code__
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is code and frame.f_locals.get("self") is module:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _report_tokens(
+    listener: RunListener, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> None:
+    tokens = token_ids(arguments, keywords)
+    if tokens is not None:
+        listener.keep(tokens)
+
+
+class _Watcher(NamedTuple):
+    """Callbacks before and after a call of ``forward``."""
+
+    started: Callable[[tuple[Any, ...], Mapping[str, Any]], None]
     ended: Callable[[Mapping[str, Any], Any], None]
 
 
@@ -106,7 +205,7 @@ class _WatchedForward:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         for watcher in self.watchers:
-            watcher.started(keywords)
+            watcher.started(arguments, keywords)
         output = None
         try:
             output = self.forward(*arguments, **keywords)

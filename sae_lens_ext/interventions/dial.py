@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
-from sae_lens_ext.errors import InvalidK, ShapeMismatch
+from sae_lens_ext.errors import InvalidK
 from sae_lens_ext.interventions.positions import Window
 from sae_lens_ext.kernels import holds_numbers
 from sae_lens_ext.sae import SAE, SparseCode
@@ -36,8 +36,9 @@ class KRule(Protocol):
 
 
 SiteK = int | Tensor | KRule | None
-"""k at one site: a number, a tensor of numbers ``[pos]`` or ``[batch, pos]``, a rule,
-or None for the SAE's own: the k that it was trained at, or every active feature.
+"""k at one site: a number, a tensor of numbers by position of the text, ``[pos]`` or
+``[batch, pos]``, a rule, or None for the SAE's own: the k that it was trained at, or
+every active feature.
 """
 
 K = SiteK | Mapping[str, SiteK]
@@ -161,7 +162,7 @@ def code_at_k(
             activation, or for a transcoder that at its output, less its skip
             connection.
         code: the code of ``x``.
-        window: the positions of ``x``, by which numbers per position are found.
+        window: the positions of ``x``, by which numbers per position are looked up.
 
     Raises:
         ShapeMismatch: k per position does not cover the run.
@@ -171,7 +172,7 @@ def code_at_k(
         return code.at_most(k)
     if isinstance(k, Tensor):
         code = code.at_most(int(k.max()))
-        k_per_token = _k_in_window(k, window)
+        k_per_token = window.values_at(k, "k per position")
         k_per_token = k_per_token.to(code.values.device)
     else:
         code = code.at_most(sae.config.k)
@@ -201,19 +202,6 @@ def _checked_k_per_position(sae: SAE, k: Tensor, *, extrapolate: bool) -> Tensor
     sae.config.checked_k(largest, extrapolate=extrapolate)
     # A copy, so that what the user writes into the tensor later changes nothing here.
     return k.clone()
-
-
-def _k_in_window(k: Tensor, window: Window) -> Int[Tensor, "batch pos"]:
-    has_rows = k.ndim == 1 or k.shape[0] in (1, window.batch)
-    # Positions count from the beginning of the text, those in a cache included.
-    covers_text = k.shape[-1] >= window.end
-    if not covers_text or not has_rows:
-        raise ShapeMismatch(
-            f"k per position is {list(k.shape)}; "
-            f"this run reaches {[window.batch, window.end]} (batch, pos)"
-        )
-    here = k[..., window.start : window.end]
-    return here.expand(window.batch, window.length)
 
 
 def _check_choice(rule: KRule, k: Any, code: SparseCode) -> None:

@@ -1,6 +1,5 @@
 """Directions in an activation that come from examples, without an SAE."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +12,12 @@ from sae_lens_ext.interventions.positions import (
     Positions,
     SplicedPositions,
     frozen_positions,
+    known_special_ids,
 )
+from sae_lens_ext.interventions.shapes import check_activation
+
+# A large set of examples is not held in memory at once.
+_ROWS_AT_ONCE = 32
 
 
 def difference_in_means(
@@ -33,11 +37,11 @@ def difference_in_means(
     Args:
         model: as in ``splice``.
         site: where; any name the model knows.
-        positive: token ids ``[batch, pos]`` without padding, a text, or a list of
+        positive: tokens in any form that ``token_batch`` takes, such as a list of
             texts, which may differ in length.
         negative: the same, for what to steer away from.
         positions: the positions of each example that count, such as ``[-1]`` for the
-            last; None means all except special tokens.
+            last of each; None means all except special tokens.
 
     Raises:
         UnknownSite: the model has no such site.
@@ -55,7 +59,7 @@ def difference_in_means(
     host = host_for(model).plain()
     special_ids = ()
     if positions is None:
-        special_ids = tuple(sorted(host.special_token_ids()))
+        special_ids = known_special_ids(host, "means")
     where = SplicedPositions(frozen_positions(positions), special_ids)
 
     positive_mean = _mean(host, site, positive, where, "positive")
@@ -72,20 +76,15 @@ def _mean(
 ) -> Float[Tensor, " d_model"]:
     """The mean activation over the chosen positions of all examples."""
     site = host.site(name)
-    are_texts = (
-        isinstance(examples, Sequence)
-        and not isinstance(examples, str)
-        and all(isinstance(example, str) for example in examples)
-    )
-
+    tokens = token_rows(host, examples)
     total = None
     count = 0
-    # Texts run one by one, because they may differ in length.
-    for example in examples if are_texts else [examples]:
-        tokens = token_rows(host, example)
+    for start in range(0, len(tokens), _ROWS_AT_ONCE):
+        rows = tokens[start : start + _ROWS_AT_ONCE]
         with torch.no_grad():
-            activation = capture(host, tokens, [site])[site]
-        mask = where.mask_of(tokens)
+            activation = capture(host, rows, [site])[site]
+        check_activation(name, activation)
+        mask = where.mask_of(rows)
         example_sum = activation[mask.to(activation.device)].double().sum(0)
         total = example_sum if total is None else total + example_sum
         count += int(mask.sum())

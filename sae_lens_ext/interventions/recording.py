@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
@@ -16,8 +16,15 @@ from sae_lens_ext.errors import (
     UnknownSite,
     closest,
 )
-from sae_lens_ext.hosts import capture, host_for, spellings, token_rows
+from sae_lens_ext.hosts import (
+    by_position,
+    capture,
+    host_for,
+    spellings,
+    token_rows,
+)
 from sae_lens_ext.interventions.positions import Positions, SplicedPositions
+from sae_lens_ext.interventions.shapes import check_activation
 from sae_lens_ext.interventions.sites import checked_sites, saes_by_site
 from sae_lens_ext.sae import SAE, SparseCode
 
@@ -33,10 +40,13 @@ class Run:
             zeros where features were not kept.
         kept: where features were kept, ``[batch, pos]`` by site name; a site that is
             not named was kept everywhere.
+        text: which columns are text of their row, ``[batch, pos]``; None for rows
+            without padding.
     """
 
     codes: Mapping[str, SparseCode]
     kept: Mapping[str, Bool[Tensor, "batch pos"]] = field(default_factory=dict)
+    text: Bool[Tensor, "batch pos"] | None = None
 
     def __post_init__(self) -> None:
         """Check the codes.
@@ -70,8 +80,9 @@ class Run:
 
         Args:
             model: as in ``splice``.
-            tokens: token ids ``[batch, pos]``, a text, or texts of one length, without
-                padding: everything in a row is read as text.
+            tokens: as in ``token_batch``: texts of any lengths, lists of ids, a
+                tokenizer's output. Codes are in the columns of that batch, with zeros
+                at padding.
             sae: as in ``splice``.
             k: number of features to keep per token; None means the k that the SAE was
                 trained at.
@@ -85,20 +96,21 @@ class Run:
         host = host_for(model).plain()
         saes = saes_by_site(sae)
         sites = checked_sites(host, saes)
-        tokens = token_rows(host, tokens)
+        batch = token_rows(host, tokens)
 
         masks = {}
         for name, site_sae in saes.items():
             spliced = SplicedPositions.of(host, site_sae, positions)
-            masks[name] = spliced.mask_of(tokens)
+            masks[name] = spliced.mask_of(batch)
 
         with torch.no_grad():
-            activations = capture(host, tokens, set(sites.values()))
+            activations = capture(host, batch, set(sites.values()))
             codes = {}
             for name, site_sae in saes.items():
                 x = activations[sites[name]]
+                check_activation(name, x, site_sae)
                 codes[name] = _masked_code(site_sae, x, masks[name], k)
-        return cls(codes, masks)
+        return cls(codes, masks, batch.mask if batch.is_padded else None)
 
     def activations(
         self, site: str, features: int | Sequence[int] | Tensor
@@ -163,17 +175,30 @@ class Run:
         shape = self.codes[name].values.shape[:-1]
         return torch.ones(shape, dtype=torch.bool)
 
+    def by_position(
+        self, values: Shaped[Tensor, "batch pos *rest"]
+    ) -> Shaped[Tensor, "batch longest *rest"]:
+        """Values in this run's columns, by positions of each row's text.
+
+        The same where rows have no padding; zeros after the end of a shorter row.
+        """
+        if self.text is None:
+            return values
+        return by_position(values, self.text)
+
     def to_dict(self) -> dict[str, Any]:
         """The run as JSON values; ``from_dict`` reads them."""
-        return {
-            site: {
+        content = {}
+        for site, code in self.codes.items():
+            content[site] = {
                 "d_sae": code.d_sae,
                 "indices": code.indices.tolist(),
                 "values": code.values.tolist(),
                 "kept": self.mask(site).tolist(),
             }
-            for site, code in self.codes.items()
-        }
+            if self.text is not None:
+                content[site]["text"] = self.text.tolist()
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Run":
@@ -184,6 +209,7 @@ class Run:
         """
         codes = {}
         masks = {}
+        text = None
         try:
             for site, code in content.items():
                 codes[site] = SparseCode(
@@ -192,7 +218,9 @@ class Run:
                     code["d_sae"],
                 )
                 masks[site] = torch.tensor(code["kept"], dtype=torch.bool)
-            return cls(codes, masks)
+                if "text" in code:
+                    text = torch.tensor(code["text"], dtype=torch.bool)
+            return cls(codes, masks, text)
         # What torch, SparseCode and a missing key raise for JSON of another kind.
         except (
             KeyError,

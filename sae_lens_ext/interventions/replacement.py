@@ -1,16 +1,59 @@
 """The function that a splice attaches at one site, and the codes that it keeps."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sae_lens_ext.errors import NonFinite, ShapeMismatch, UnknownSite
+from sae_lens_ext.errors import NonFinite, UnknownSite
 from sae_lens_ext.hosts import PassTracker, Points
-from sae_lens_ext.interventions.arithmetic import spliced_activation, with_directions
+from sae_lens_ext.interventions.arithmetic import (
+    ErrorTerm,
+    spliced_activation,
+    with_directions,
+)
 from sae_lens_ext.interventions.controls import Controls
-from sae_lens_ext.interventions.positions import Window
-from sae_lens_ext.sae import SparseCode
+from sae_lens_ext.interventions.dial import CheckedK
+from sae_lens_ext.interventions.edits import Edit
+from sae_lens_ext.interventions.points import PointsOfAllTokens
+from sae_lens_ext.interventions.positions import SplicedPositions, Window
+from sae_lens_ext.interventions.shapes import check_activation
+from sae_lens_ext.sae import SAE, SparseCode
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """What a run does at one site, from its beginning to its end.
+
+    Attributes:
+        sae: the SAE; None where there is none.
+        k: the features to keep; None without an SAE.
+        edits: what to do to features, and directions to add.
+        error_term: whether to add back what the SAE leaves out.
+        positions: where to act.
+        extrapolate: whether k may exceed the k that the SAE was trained at.
+    """
+
+    sae: SAE | None
+    k: CheckedK | None
+    edits: tuple[Edit, ...]
+    error_term: ErrorTerm
+    positions: SplicedPositions
+    extrapolate: bool
+
+    @classmethod
+    def of(cls, controls: Controls, name: str) -> "SiteSettings":
+        """The controls of a splice at a site, as they are now."""
+        sae = controls.saes.get(name)
+        return cls(
+            sae,
+            None if sae is None else controls.k_at(name),
+            controls.edits_at(name),
+            controls.error_term,
+            controls.positions_at(name),
+            controls.extrapolate,
+        )
 
 
 class Codes(dict[str, SparseCode]):
@@ -37,30 +80,28 @@ class Codes(dict[str, SparseCode]):
 
 
 class Replacement:
-    """Replaces the activation at one site of a splice, by its controls at that time."""
+    """Replaces the activation at one site of a splice, by the settings of the run."""
 
     def __init__(
         self,
         name: str,
-        controls: Controls,
         codes: Codes,
         *,
         tracker: PassTracker,
         points: Points,
         at_reach: Callable[[str], object],
     ) -> None:
-        """Keep what a run needs.
+        """Keep what every run needs.
 
         Args:
             name: of the site.
-            controls: k, edits, the error term and positions of the splice.
             codes: where to keep the code of each run.
-            tracker: knows the tokens and the positions of the run in progress.
+            tracker: knows the run in progress, whose settings are ``SiteSettings`` by
+                site name.
             points: where listeners can read and change what is computed.
             at_reach: called with ``name`` whenever a run reaches the site.
         """
         self._name = name
-        self._controls = controls
         self._codes = codes
         self._tracker = tracker
         self._points = points
@@ -71,18 +112,20 @@ class Replacement:
 
         Raises:
             ShapeMismatch: the SAE, or a control, does not fit the activation.
+            InvalidArgument: the text of a row is interrupted by padding.
             NonFinite: the activation holds NaN or infinity.
         """
+        run = self._tracker.current()
+        settings: SiteSettings = run.settings[self._name]
         self._at_reach(self._name)
-        self._check_shape(x)
+        check_activation(self._name, x, settings.sae)
         changed_input = self._points.passed("hook_sae_input", lambda: x)
         if changed_input is not None:
             x = changed_input[1]
 
-        window = Window(x.shape[0], x.shape[1], self._tracker.start)
-        positions = self._controls.positions_at(self._name)
-        mask = positions.mask(window, self._tracker.tokens)
-        out = self._everywhere(x, window.within(mask))
+        window = Window(run.text(x.shape[0], x.shape[1]))
+        mask = settings.positions.mask(window, run.tokens)
+        out = self._everywhere(x, settings, window.within(mask))
         # An SAE may be in another dtype than the model, and on another device.
         out = out.to(device=x.device, dtype=x.dtype)
         if mask is not None:
@@ -94,56 +137,67 @@ class Replacement:
             return out
         return changed_output[1]
 
-    def _everywhere(self, x: Tensor, window: Window) -> Tensor:
+    def _everywhere(self, x: Tensor, settings: SiteSettings, window: Window) -> Tensor:
         """The output at every position, of which those in the window's mask count."""
-        sae = self._controls.saes.get(self._name)
-        edits = self._controls.edits_at(self._name)
-        if sae is None:
-            return with_directions(x, edits, window)
+        if settings.sae is None:
+            return with_directions(x, settings.edits, window)
 
         # Left-out positions are zeroed on the way in: their values must not be checked,
         # nor come out as features.
         mask = window.mask
+        x_spliced = x
+        points = self._points
         if mask is not None:
             token_mask = mask.to(x.device)
-            x = x.where(token_mask.unsqueeze(-1), 0)
+            x_spliced = x.where(token_mask.unsqueeze(-1), 0)
+            # Tokens that are left alone are not checked: they may hold NaN.
+            is_finite = torch.isfinite(x).all(dim=-1)
+            finite = x.where(is_finite.unsqueeze(-1), 0)
+            points = PointsOfAllTokens(
+                points,
+                mask,
+                is_finite,
+                lambda recorder: self._spliced(
+                    finite, settings, window.within(None), (), recorder
+                ),
+            )
 
-        device = sae.W_enc.device
-        k = self._controls.k_at(self._name)
-        try:
-            # The SAE computes in its own dtype, also under the model's autocast.
-            with torch.autocast(device.type, enabled=False):
-                out, code = spliced_activation(
-                    x.to(device),
-                    sae,
-                    k,
-                    error_term=self._controls.error_term,
-                    edits=edits,
-                    window=window,
-                    site=self._name,
-                    points=self._points,
-                    extrapolate=self._controls.extrapolate,
-                )
-        except NonFinite as error:
-            raise NonFinite(f"at {self._name}: {error}") from error
-
+        out, code = self._spliced(x_spliced, settings, window, settings.edits, points)
         # Before edits: ``Splice.codes`` shows what the model computed.
         if mask is not None:
             code = code.where(mask)
-        self._codes[self._name] = code
+        # After every operation: a repetition must save what the run has saved. It is
+        # of an earlier run than the last, whose codes are asked for.
+        if not self._tracker.is_repeating:
+            self._codes[self._name] = code
         return out
 
-    def _check_shape(self, x: Tensor) -> None:
-        """Check that the SAE fits the activation.
-
-        Not every width is known before the model runs.
-        """
-        sae = self._controls.saes.get(self._name)
-        if x.ndim == 3 and (sae is None or x.shape[-1] == sae.config.d_model):
-            return
-        expected = "[batch, pos, d]"
-        if sae is not None:
-            expected = f"the SAE spliced there has d_model={sae.config.d_model}"
-        raise ShapeMismatch(
-            f"the activation at {self._name} is {list(x.shape)}; {expected}"
-        )
+    def _spliced(
+        self,
+        x: Tensor,
+        settings: SiteSettings,
+        window: Window,
+        edits: tuple[Edit, ...],
+        points: Points,
+    ) -> tuple[Tensor, SparseCode]:
+        """The output and the code of ``spliced_activation``, on the SAE's device."""
+        sae = settings.sae
+        assert sae is not None
+        assert settings.k is not None
+        device = sae.W_enc.device
+        try:
+            # The SAE computes in its own dtype, also under the model's autocast.
+            with torch.autocast(device.type, enabled=False):
+                return spliced_activation(
+                    x.to(device),
+                    sae,
+                    settings.k,
+                    error_term=settings.error_term,
+                    edits=edits,
+                    window=window,
+                    site=self._name,
+                    points=points,
+                    extrapolate=settings.extrapolate,
+                )
+        except NonFinite as error:
+            raise NonFinite(f"at {self._name}: {error}") from error

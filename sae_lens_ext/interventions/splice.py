@@ -5,12 +5,19 @@ from contextlib import ExitStack
 from typing import Any
 
 from sae_lens_ext.errors import InvalidArgument, UnknownSite
-from sae_lens_ext.hosts import Host, PassTracker, Points, TracingHost, host_for
+from sae_lens_ext.hosts import (
+    CacheMemory,
+    Host,
+    PassTracker,
+    Points,
+    TracingHost,
+    host_for,
+)
 from sae_lens_ext.interventions.arithmetic import POINTS, ErrorTerm
 from sae_lens_ext.interventions.controls import Controls, Edits
 from sae_lens_ext.interventions.dial import K
 from sae_lens_ext.interventions.positions import Positions
-from sae_lens_ext.interventions.replacement import Codes, Replacement
+from sae_lens_ext.interventions.replacement import Codes, Replacement, SiteSettings
 from sae_lens_ext.interventions.sites import spliced_sites
 from sae_lens_ext.sae import SAE, SparseCode
 
@@ -80,7 +87,8 @@ class Splice:
     """A splice, active or not; made by ``splice``.
 
     ``k``, ``edits``, ``error_term`` and ``positions`` can be assigned at any time; the
-    next run uses them. An assignment that fails changes nothing.
+    next run uses them. A run, also where a backward pass repeats it (activation
+    checkpointing), keeps to those of its beginning. A failed assignment does nothing.
     """
 
     def __init__(
@@ -109,6 +117,7 @@ class Splice:
             extrapolate=extrapolate,
         )
         self._codes = Codes(self._controls.name_of)
+        self._caches = CacheMemory()
         self._attached: ExitStack | None = None
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -129,7 +138,7 @@ class Splice:
     def k(self) -> Any:
         """The number of features a token keeps; a dict by site name where sites differ.
 
-        Assign a number, a tensor of numbers per position (``[pos]`` or
+        Assign a number, a tensor of numbers by position of the text (``[pos]`` or
         ``[batch, pos]``), a rule such as ``until_fvu(0.1)``, or None for the k that the
         SAE was trained at. A mapping changes the sites it names and leaves the others.
         """
@@ -174,9 +183,10 @@ class Splice:
         Assign a slice of positions, a list of them, a boolean mask ``[batch, pos]`` or
         ``[pos]``, ``"all"``, or None for the default: everywhere except on the special
         tokens that the SAE says it was not trained on. Positions that are left out keep
-        their exact bits, and their codes are zero. In generation with a cache,
-        positions count from the beginning of the text, and a mask covers the prompt
-        alone.
+        their exact bits, and their codes are zero. So does padding, always. Positions
+        count the tokens of each row's text, from 0 at its first token or from -1 at its
+        last so far, however the row is padded, packed or cached. A mask is over the
+        columns of the batch, and in generation with a cache covers the prompt alone.
         """
         return self._controls.positions
 
@@ -217,9 +227,14 @@ class Splice:
             self._codes.clear()
             reached.clear()
 
-        tracker = PassTracker(begin_run, lambda: self._check_reached(reached))
+        tracker = PassTracker(
+            self._settings,
+            begin_run,
+            lambda: self._check_reached(reached),
+            memory=self._caches,
+        )
         with ExitStack() as stack:
-            stack.callback(self._host.watch(tracker.begin, tracker.keep, tracker.end))
+            stack.callback(self._host.watch(tracker))
             for name, site in self._sites.items():
                 points, close_points = self._host.points(site, POINTS)
                 stack.callback(close_points)
@@ -257,10 +272,8 @@ class Splice:
                 "apply() is for traces of nnsight models; on this one use the splice "
                 "as a with block, or attach()"
             )
-        tracker = PassTracker(self._codes.clear, lambda: None)
-        # Watching asks the trace for the model's input: only where that is needed.
-        if self._controls.needs_tokens:
-            host.watch_now(tracker.begin, tracker.keep)
+        tracker = PassTracker(self._settings, self._codes.clear, memory=self._caches)
+        host.watch_now(tracker)
 
         times = {name: site.when for name, site in self._sites.items()}
         names = list(times)
@@ -304,6 +317,10 @@ class Splice:
         """
         return {**self.__dict__, "_attached": None}
 
+    def _settings(self) -> dict[str, SiteSettings]:
+        """What a run that begins now does at every site."""
+        return {name: SiteSettings.of(self._controls, name) for name in self._sites}
+
     def _replacement(
         self,
         name: str,
@@ -314,7 +331,6 @@ class Splice:
         """The function to attach at one site."""
         return Replacement(
             name,
-            self._controls,
             self._codes,
             tracker=tracker,
             points=points,

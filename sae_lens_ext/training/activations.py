@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
-from sae_lens_ext.errors import FormatError, InvalidArgument, NonFinite, ShapeMismatch
+from sae_lens_ext.errors import FormatError, InvalidArgument, NonFinite
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.hosts import capture, host_for, token_rows
+from sae_lens_ext.interventions.positions import known_special_ids
+from sae_lens_ext.interventions.shapes import check_activation
 
 # Never float16: one in a thousand tokens of Gemma 3 270M overflows it.
 _DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -160,7 +162,7 @@ class Activations:
 
 def collect_activations(
     model: Any,
-    tokens: Int[Tensor, "row context"],
+    tokens: Any,
     hook_name: str,
     *,
     batch_size: int = 8,
@@ -172,7 +174,8 @@ def collect_activations(
 
     Args:
         model: as in ``splice``.
-        tokens: rows of token ids; see ``pack``.
+        tokens: rows of token ids (see ``pack``), or tokens in any other form that
+            ``token_batch`` takes. Padding is left out.
         hook_name: the site.
         batch_size: rows per forward pass.
         progress: whether to show a progress bar.
@@ -188,31 +191,31 @@ def collect_activations(
     site = host.site(hook_name)
     tokens = token_rows(host, tokens)
     special_ids = torch.tensor(
-        sorted(host.special_token_ids()), dtype=tokens.dtype, device=tokens.device
+        known_special_ids(host, "collected activations"),
+        dtype=torch.int64,
+        device=tokens.ids.device,
     )
 
     parts = []
     n_special = 0
     bar = tqdm(
-        total=tokens.numel(),
+        total=tokens.n_tokens,
         desc="activations",
         unit="token",
         unit_scale=True,
         disable=not progress,
     )
     with torch.no_grad(), bar:
-        for rows in tokens.split(batch_size):
+        for start in range(0, len(tokens), batch_size):
+            # As wide as the longest of these rows.
+            rows = tokens[start : start + batch_size].right_padded()
             activation = capture(host, rows, [site])[site]
-            if activation.ndim != 3:
-                raise ShapeMismatch(
-                    f"the activation at {hook_name} is {list(activation.shape)}; "
-                    "an SAE reads [batch, pos, d_model]"
-                )
-            is_special = torch.isin(rows, special_ids)
-            mask = ~is_special.to(activation.device)
-            parts.append(activation[mask].float().cpu())
+            check_activation(hook_name, activation)
+            is_special = torch.isin(rows.ids, special_ids) & rows.mask
+            mask = rows.mask & ~is_special
+            parts.append(activation[mask.to(activation.device)].float().cpu())
             n_special += int(is_special.sum())
-            bar.update(rows.numel())
+            bar.update(rows.n_tokens)
 
     values = torch.cat(parts)
     if not len(values):

@@ -178,3 +178,78 @@ def test_the_points_go_with_the_splice(model, sae):
         assert first.saes
         assert not any("hook_sae" in name for name in model.state_dict())
     assert set(model.hook_dict) == names
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"k": 3, "error_term": True},
+        {"k": 3, "error_term": "reference"},
+        {"k": sle.until_fvu(0.3), "error_term": True},
+        {"k": torch.tensor([2] + [5] * 9), "error_term": True},
+        {"error_term": True, "edits": [sle.Steer(5, by=2.0)]},
+    ],
+    ids=str,
+)
+def test_points_show_tokens_that_are_left_alone_as_they_are(model, options):
+    """Their codes are zero; the points show what the SAE would make of them."""
+    sae = tiny.sae(exclude_special_tokens=True)
+    tokens = tiny.tokens()
+    with torch.no_grad(), sle.splice(model, sae, **options) as spliced:
+        _, cache = model.run_with_cache(tokens, names_filter=_is_point)
+        codes = spliced.codes[SITE].dense()
+        alone = {**options, "edits": []}
+        with_all = {}
+        spliced.edits = alone["edits"]
+        spliced.positions = "all"
+        _, with_all = model.run_with_cache(tokens, names_filter=_is_point)
+    assert not codes[:, 0].any()
+    for point in ("input", "acts_post", "recons", "error"):
+        name = f"{SITE}.hook_sae_{point}"
+        torch.testing.assert_close(
+            cache[name][:, 0], with_all[name][:, 0], rtol=1e-4, atol=1e-5
+        )
+    x = cache[f"{SITE}.hook_sae_input"]
+    assert torch.equal(cache[f"{SITE}.hook_sae_output"][:, 0], x[:, 0])
+    if options["error_term"] is True:
+        made_up = cache[f"{SITE}.hook_sae_recons"] + cache[f"{SITE}.hook_sae_error"]
+        torch.testing.assert_close(made_up[:, 0], x[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_hook_at_a_point_does_not_reach_tokens_that_are_left_alone(model):
+    sae = tiny.sae(exclude_special_tokens=True)
+    tokens = tiny.tokens()
+    outputs = []
+    hooks = [
+        (f"{SITE}.hook_sae_acts_post", lambda acts, hook: acts + 1),
+        (f"{SITE}.hook_sae_recons", lambda recons, hook: recons + 1),
+        (SITE, lambda x, hook: outputs.append(x.clone())),
+    ]
+    with torch.no_grad():
+        model.run_with_hooks(tokens, fwd_hooks=hooks[2:])
+        with sle.splice(model, sae):
+            model.run_with_hooks(tokens, fwd_hooks=hooks)
+    bare, hooked = outputs
+    assert torch.equal(hooked[:, 0], bare[:, 0])
+    assert not torch.isclose(hooked[:, 1:], bare[:, 1:]).all(-1).any()
+
+
+def test_a_token_without_finite_numbers_is_shown_as_zeros(model, sae):
+    tokens = tiny.tokens()
+
+    def spoil(x, hook):
+        x = x.clone()
+        x[0, 0] = torch.nan
+        return x
+
+    with torch.no_grad(), sle.splice(model, sae, positions=slice(1, None)):
+        hooks = {}
+        keep = [
+            (f"{SITE}.hook_sae_{point}", lambda x, hook: hooks.update({hook.name: x}))
+            for point in ("acts_post", "recons")
+        ]
+        hook = (f"{SITE}.hook_sae_input", spoil)
+        model.run_with_hooks(tokens, fwd_hooks=[hook, *keep])
+    for shown in hooks.values():
+        assert not shown[0, 0].any()
+        assert shown[1, 0].any()

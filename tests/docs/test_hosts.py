@@ -40,6 +40,8 @@ def tiny_hub(monkeypatch, tmp_path):
     for owner, name, loader in replacements:
         monkeypatch.setattr(owner, name, loader)
 
+    template = "{{ bos_token }}{% for m in messages %} {{ m.content }}{% endfor %}"
+    monkeypatch.setattr(tiny.tokenizer(), "chat_template", template)
     tiny.sae(d_sae=128, k=32, hook_name=SITE).save_pretrained(tmp_path / "my_sae")
     monkeypatch.chdir(tmp_path)
 
@@ -54,3 +56,5 @@ def test_the_code_splices_on_every_host(tiny_hub, tmp_path):
     assert names["text"].shape[1] == 6 + 5
     assert names["cache"][f"{SITE}.hook_sae_acts_post"].shape[-1] == 128
     assert names["spliced"].k == 6
+    assert names["batch"].lengths.tolist() == [6, 2]
+    assert names["frame"].attrs["n_spliced"] == 1

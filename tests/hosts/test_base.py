@@ -61,3 +61,22 @@ def test_every_adapter_describes_the_model(name):
     assert host.unembed is not None
     assert host.width(host.site("blocks.1.hook_resid_post")) == 32
     assert host.width(host.site("blocks.1.attn.hook_z")) is None
+
+
+def test_no_block_is_known_to_have_run_before_a_site_outside_of_blocks():
+    """So a sweep skips none: such a site may be read before the first block."""
+    outside = Site("embed", "embed", None, None)
+    first = Site("blocks.0.hook_resid_pre", "key", 0, "resid_pre")
+    assert outside.blocks_before == first.blocks_before == 0
+    assert outside.blocks_before < Site("name", "key", 0, "resid_post").blocks_before
+
+
+def test_a_site_without_a_known_time_is_not_sorted_like_one_with_it():
+    """A block alone does not say where in the block, nor a point alone in which."""
+    in_a_block = Site("layers.1.mlp.act", "key", 1, None)
+    of_a_point = Site("name", "key", None, "resid_pre")
+    assert in_a_block.when is None
+    assert of_a_point.when is None
+    known = Site("name", "key", 1, "mlp_out")
+    assert known.when == (1, 4)
+    assert in_a_block.blocks_before == 1

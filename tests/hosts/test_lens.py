@@ -1,6 +1,8 @@
 """Sites of a TransformerLens model: their names, and the ones that are rejected."""
 
 import pytest
+import tiny
+import torch
 
 import sae_lens_ext as sle
 from sae_lens_ext.hosts import host_for
@@ -47,5 +49,21 @@ def test_a_point_that_is_switched_off_is_rejected_with_the_switch(model):
         host.attach(host.site("blocks.1.attn.hook_result"), lambda x: x)
 
 
-def test_special_tokens_come_from_the_tokenizer(model):
-    assert host_for(model).special_token_ids() == {0, 1, 2, 3}
+def test_special_tokens_are_those_that_the_wrapped_model_names(model):
+    assert host_for(model).special_token_ids() == {0, 1, 2}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_padding_of_texts_is_left_alone_on_either_side(model, side):
+    sae = tiny.sae()
+    texts = ["w1 w2 w3 w4", "w5"]
+    with torch.no_grad(), sle.splice(model, sae, positions="all") as spliced:
+        model(texts, padding_side=side)
+        codes = spliced.codes["blocks.1.hook_resid_post"]
+        active = codes.l0() > 0
+        assert active[0].all()
+        expected = [[False] * 3 + [True] * 2, [True] * 2 + [False] * 3]
+        assert active[1].tolist() == expected[side == "right"]
+        model(texts[1])
+        alone = spliced.codes["blocks.1.hook_resid_post"]
+    torch.testing.assert_close(codes.dense()[1][active[1]], alone.dense()[0])

@@ -1,7 +1,5 @@
 """Hidden states and blocks are found in torch modules of any layout."""
 
-from types import SimpleNamespace
-
 import pytest
 import tiny
 import torch
@@ -9,7 +7,6 @@ from torch import nn
 
 from sae_lens_ext.hosts.modules import (
     called_if_there,
-    config_token_ids,
     find_blocks,
     replaced_input,
     replaced_output,
@@ -90,9 +87,3 @@ def test_an_accessor_that_fails_counts_as_absent():
     assert called_if_there(Unsure(), "get_decoder") is None
     assert called_if_there(Unsure(), "get_text") is None
     assert called_if_there(Unsure(), "get_nothing") is None
-
-
-def test_special_tokens_of_a_config_may_be_lists_or_absent():
-    config = SimpleNamespace(bos_token_id=2, eos_token_id=[1, 7], pad_token_id=None)
-    assert config_token_ids(config) == {1, 2, 7}
-    assert config_token_ids(None) == frozenset()

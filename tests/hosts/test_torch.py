@@ -9,6 +9,7 @@ import torch
 from paths import TESTS
 
 import sae_lens_ext as sle
+from sae_lens_ext.hosts import host_for
 
 
 def test_a_module_that_is_not_a_language_model_can_be_spliced_but_not_swept():
@@ -38,6 +39,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 import tiny
 import sae_lens_ext as sle
+from sae_lens_ext.hosts import host_for
 
 torch.set_grad_enabled(False)
 tokens = tiny.tokens()
@@ -72,3 +74,29 @@ def test_a_compiled_model_is_spliced_and_runs_compiled_again_afterwards():
         check=False,
     )
     assert process.returncode == 0, process.stderr
+
+
+class _Head(torch.nn.Module):
+    """An output layer whose weight is packed."""
+
+    def __init__(self, **attributes):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(7))
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (torch.nn.Linear(4, 9), 9),
+        (_Head(out_features=9), 9),
+        (_Head(), None),
+        (torch.nn.ModuleList([torch.nn.Linear(4, 9)]), None),
+    ],
+    ids=["plain", "quantised", "packed", "several heads"],
+)
+def test_the_number_of_logits_is_known_where_the_output_layer_says_it(head, expected):
+    model = torch.nn.Module()
+    model.get_output_embeddings = lambda: head
+    assert host_for(model).d_vocab == expected

@@ -1,9 +1,10 @@
-"""A tracker knows the tokens and positions of the run in progress, and of no other."""
+"""A tracker knows the run in progress, and keeps its settings from end to end."""
 
 import pytest
 import torch
 
-from sae_lens_ext.hosts import PassTracker
+from sae_lens_ext.hosts import PassTracker, as_batch
+from sae_lens_ext.hosts.tracking import own_run
 
 TOKENS = torch.tensor([[2, 5]])
 
@@ -15,31 +16,91 @@ def events():
 
 @pytest.fixture
 def tracker(events):
-    return PassTracker(lambda: events.append("start"), lambda: events.append("end"))
+    """One whose settings are the number of runs so far."""
+    return PassTracker(
+        lambda: events.count("start"),
+        lambda: events.append("start"),
+        lambda: events.append("end"),
+    )
 
 
 def test_knows_the_run_in_progress(tracker):
-    assert (tracker.tokens, tracker.start) == (None, 0)
-    tracker.begin(7)
+    assert tracker.current().tokens is None
+    tracker.begin()
+    tracker.read({"input_ids": TOKENS, "past_key_values": [[torch.zeros(1, 1, 7, 1)]]})
     tracker.keep(TOKENS)
-    assert tracker.tokens is TOKENS
-    assert tracker.start == 7
+    run = tracker.current()
+    assert run is tracker.current()
+    assert run.tokens is TOKENS
+    assert run.text(1, 2).positions.tolist() == [[7, 8]]
+
+
+def test_settings_are_those_at_the_beginning_of_the_run(tracker):
+    tracker.begin()
+    assert tracker.current().settings == 0
+    tracker.begin()
+    assert tracker.current().settings == 1
+    tracker.end(True)
+    assert tracker.current().settings == 2, "a call of a part uses those of now"
 
 
 def test_reports_a_whole_run_and_not_the_end_of_one_cut_short(tracker, events):
-    tracker.begin(0)
+    tracker.begin()
     tracker.end(True)
     assert events == ["start", "end"]
-    tracker.begin(0)
+    tracker.begin()
     tracker.end(False)
     assert events == ["start", "end", "start"]
 
 
 @pytest.mark.parametrize(
-    "next_run", [lambda tracker: tracker.begin(0), lambda tracker: tracker.end(False)]
+    "next_run", [lambda tracker: tracker.begin(), lambda tracker: tracker.end(False)]
 )
-def test_forgets_the_tokens_of_the_run_before(tracker, next_run):
-    tracker.begin(3)
+def test_forgets_the_run_before(tracker, next_run):
+    tracker.begin()
     tracker.keep(TOKENS)
     next_run(tracker)
-    assert (tracker.tokens, tracker.start) == (None, 0)
+    run = tracker.current()
+    assert run.tokens is None
+    assert run.text(1, 2).positions.tolist() == [[0, 1]]
+
+
+def test_tokens_that_no_run_reads_are_not_kept(tracker):
+    tracker.keep(TOKENS)
+    tracker.begin()
+    assert tracker.current().tokens is None
+
+
+def test_an_own_run_knows_its_padding_and_is_over_when_it_was_stopped(tracker):
+    batch = as_batch(TOKENS)
+    batch = type(batch)(batch.ids, torch.tensor([[True, False]]))
+    with own_run(batch):
+        tracker.begin()
+        assert tracker.current().text(1, 2).positions.tolist() == [[0, -1]]
+    # The end was not reported.
+    assert tracker.current().text(1, 2).positions.tolist() == [[0, 1]]
+
+
+def test_a_cache_is_remembered_from_run_to_run(tracker):
+    class State:
+        """A past that does not say how long it is."""
+
+    state = State()
+    mask = torch.tensor([[0, 1], [1, 1]])
+    ids = TOKENS.expand(2, 2)
+    tracker.begin()
+    tracker.read({"input_ids": ids, "attention_mask": mask, "state": state})
+    tracker.end(True)
+
+    tracker.begin()
+    tracker.read({"input_ids": ids[:, :1], "state": state})
+    assert tracker.current().text(2, 1).positions.tolist() == [[1], [2]]
+    tracker.end(True, {"state": state})
+    tracker.begin()
+    tracker.read({"input_ids": ids[:, :1], "state": state})
+    assert tracker.current().text(2, 1).positions.tolist() == [[2], [3]]
+    tracker.end(True)
+
+    tracker.begin()
+    tracker.read({"input_ids": ids, "state": State()})
+    assert tracker.current().text(2, 2).positions.tolist() == [[0, 1], [0, 1]]

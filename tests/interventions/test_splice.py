@@ -313,3 +313,25 @@ def test_nothing_of_a_run_is_left_for_calls_of_a_part():
             sle.InvalidArgument, match="this run was not given token ids"
         ):
             model.model.layers[1](x, position_embeddings=embeddings)
+
+
+def test_a_run_keeps_to_the_settings_of_its_beginning(gemma2, sae):
+    """What is assigned during a run takes effect with the next one."""
+    tokens = tiny.tokens()
+    outputs = []
+    with torch.no_grad():
+        with sle.splice(gemma2, sae, k=2):
+            expected = [gemma2(tokens)]
+        with sle.splice(gemma2, sae, k=5, positions=slice(3, None)):
+            expected.append(gemma2(tokens))
+
+        with sle.splice(gemma2, sae, k=2) as spliced:
+
+            def assign(x, hook):
+                spliced.k = 5
+                spliced.positions = slice(3, None)
+
+            hooks = [("blocks.0.hook_resid_post", assign)]
+            outputs.append(gemma2.run_with_hooks(tokens, fwd_hooks=hooks))
+            outputs.append(gemma2(tokens))
+    torch.testing.assert_close(outputs, expected)

@@ -245,15 +245,15 @@ def _from_run(
     """
     name = f"the run to take activations from at {site}"
     # The mask comes in the dtype of the activations, as 0 and 1.
-    known = window.part_of(run.mask(site), name, acts)
+    known_positions = run.by_position(run.mask(site))
+    known = window.part_of(known_positions, name, acts)
     is_known = known != 0
 
     # In cached generation a run of the prompt ends before the generated tokens; in a
     # run of whole texts every token that is edited must be known.
     missing = where & ~is_known
     if not window.start and holds_numbers(missing) and missing.any():
-        is_missing = missing.any(0)
-        numbers = is_missing.nonzero().flatten()
+        numbers = window.positions.to(missing.device)[missing].unique()
         positions = tuple(numbers.tolist())
         raise ShapeMismatch(
             f"{edit!r} reaches positions {shown(positions)}, where the run it takes "
@@ -261,6 +261,6 @@ def _from_run(
             "capture that run on as long a text and with the positions that are needed"
         )
 
-    recorded = run.activations(site, edit.ids)
+    recorded = run.by_position(run.activations(site, edit.ids))
     replacement = window.part_of(recorded, name, acts)
     return torch.where(is_known.unsqueeze(-1), replacement, acts)

@@ -1,8 +1,9 @@
 """The positions of a run that an intervention acts on.
 
-Positions count from the beginning of the text. ``selection`` reads them as users write
-them, ``Window`` is the part of the text that the run in progress covers, and
-``SplicedPositions`` are the positions that a splice acts on.
+Positions count the tokens of a text from its beginning, however it is padded, packed or
+cached. ``selection`` reads them as users write them, ``Window`` knows the position of
+every column of the run in progress, and ``SplicedPositions`` are the positions that a
+splice acts on.
 """
 
 from sae_lens_ext.interventions.positions.selection import (
@@ -13,7 +14,10 @@ from sae_lens_ext.interventions.positions.selection import (
     positions_from_json,
     positions_to_json,
 )
-from sae_lens_ext.interventions.positions.spliced import SplicedPositions
+from sae_lens_ext.interventions.positions.spliced import (
+    SplicedPositions,
+    known_special_ids,
+)
 from sae_lens_ext.interventions.positions.window import Window
 
 __all__ = [
@@ -23,6 +27,7 @@ __all__ = [
     "checked_slice",
     "frozen_positions",
     "frozen_rows",
+    "known_special_ids",
     "positions_from_json",
     "positions_to_json",
 ]

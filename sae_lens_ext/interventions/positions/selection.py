@@ -19,8 +19,8 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
 
 Positions = slice | Tensor | Sequence[Any] | str | None
-"""A slice of positions, a list of them, a boolean mask ``[batch, pos]`` or ``[pos]``,
-``"all"``, or None for the default.
+"""A slice of positions of the text, a list of them, a boolean mask over columns of the
+batch (``[batch, pos]`` or ``[pos]``), ``"all"``, or None for the default.
 """
 
 

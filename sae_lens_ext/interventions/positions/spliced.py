@@ -1,5 +1,6 @@
 """The positions of its runs that a splice acts on."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument
-from sae_lens_ext.hosts import Host
+from sae_lens_ext.hosts import Host, TokenBatch, as_batch
 from sae_lens_ext.interventions.positions.selection import Positions, frozen_positions
 from sae_lens_ext.interventions.positions.window import Window
 from sae_lens_ext.sae import SAE
@@ -46,7 +47,7 @@ class SplicedPositions:
             return cls(frozen, ())
 
         if sae is None:
-            left_alone = tuple(sorted(host.special_token_ids()))
+            left_alone = known_special_ids(host, "edits")
         else:
             left_alone = _untrained_token_ids(host, sae)
         return cls(frozen, left_alone)
@@ -57,7 +58,7 @@ class SplicedPositions:
         return self.chosen is None and not self.left_alone
 
     def mask(
-        self, window: Window, tokens: Int[Tensor, "batch pos"] | None
+        self, window: Window, tokens: Int[Tensor, "rows columns"] | None
     ) -> Bool[Tensor, "batch pos"] | None:
         """Where the splice acts in the run in progress, or None for everywhere.
 
@@ -67,7 +68,7 @@ class SplicedPositions:
                 any.
         """
         if self.are_all:
-            return None
+            return window.is_text if window.is_padded else None
         if self.chosen is not None:
             return window.select(self.chosen)
 
@@ -78,14 +79,37 @@ class SplicedPositions:
                 "ids to find them by; pass positions='all', a slice or a mask"
             )
         left_alone = torch.tensor(self.left_alone, device=tokens.device)
-        return ~torch.isin(tokens, left_alone)
+        is_text = window.is_text.to(tokens.device)
+        return is_text & ~torch.isin(tokens, left_alone)
 
-    def mask_of(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-        """Where the splice acts in a run of these whole texts."""
-        mask = self.mask(Window(tokens.shape[0], tokens.shape[1]), tokens)
+    def mask_of(
+        self, tokens: TokenBatch | Int[Tensor, "batch pos"]
+    ) -> Bool[Tensor, "batch pos"]:
+        """Where the splice acts in a run of these whole texts, in their columns."""
+        batch = as_batch(tokens)
+        mask = self.mask(Window.of_batch(batch), batch.ids)
         if mask is None:
-            return torch.ones_like(tokens, dtype=torch.bool)
-        return mask.to(tokens.device)
+            return batch.mask
+        return mask.to(batch.ids.device)
+
+
+def known_special_ids(host: Host, purpose: str) -> tuple[int, ...]:
+    """Ids of special tokens, in ascending order; warns where none are known.
+
+    Args:
+        host: the model.
+        purpose: what would leave them alone, for the warning.
+    """
+    special_ids = tuple(sorted(host.special_token_ids()))
+    if not special_ids:
+        warnings.warn(
+            f"{purpose} leave special tokens alone by default, and neither a config "
+            f"nor a tokenizer of this {type(host.model).__name__} says which those "
+            "are: BOS and padding, where there are any, are treated as text; pass "
+            "positions= to choose",
+            stacklevel=4,
+        )
+    return special_ids
 
 
 def _untrained_token_ids(host: Host, sae: SAE) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ import torch
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument, InvalidK
-from sae_lens_ext.hosts import host_for, token_rows
+from sae_lens_ext.hosts import by_position, host_for, token_rows
 from sae_lens_ext.interventions.positions import Positions, SplicedPositions
 from sae_lens_ext.interventions.sites import checked_sites, saes_by_site
 from sae_lens_ext.interventions.sweep.scores import BareScores, rows_that_fit
@@ -81,18 +81,19 @@ def sweep_k(
 
     Args:
         model: as in ``splice``.
-        tokens: token ids, ``[batch, pos]``, without padding; or a text, or texts of one
-            length, which the model tokenises. Shares are of what the site is worth on
-            these tokens, so a sentence is too little: give thousands of tokens.
+        tokens: tokens in any form that ``token_batch`` takes: texts of any lengths,
+            lists of ids, a tokenizer's output. Padding is not spliced, counted or
+            scored. Shares are of what the site is worth on these tokens, so a sentence
+            is too little: give thousands of tokens.
         sae: as in ``splice``.
         ks: values of k; None means 1, 2, 4, ... up to the k that the SAE was trained
             at.
         positions: where to splice, as in ``splice``.
-        score: the positions whose predictions to score, among those that have a next
-            token: a slice of them, indices from 0 on, or a boolean mask ``[pos]``; None
-            means all. Predictions of a special token are never scored. The unembedding
-            costs more than all blocks in a small model, so scoring every fourth
-            position saves most of the time.
+        score: the positions of the text whose predictions to score, among those that
+            have a next token: a slice of them, indices from 0 on, or a boolean mask
+            ``[pos]``; None means all. Predictions of a special token are never scored.
+            The unembedding costs more than all blocks in a small model, so scoring
+            every fourth position saves most of the time.
         extrapolate: allow a k above what the SAE was trained at.
         batch_size: rows of ``tokens`` per run; None means as many as ``memory_mb``
             allows.
@@ -122,9 +123,14 @@ def sweep_k(
     if batch_size is not None:
         batch_size = arguments.positive_int(batch_size, "batch_size")
 
-    tokens = token_rows(host, tokens)
+    batch = token_rows(host, tokens)
+    # From here on, columns are positions of the text.
+    tokens = batch.right_padded()
     targets = Targets.of(host, tokens, score)
-    masks = {name: spliced.mask_of(tokens) for name, spliced in where.items()}
+    masks = {
+        name: by_position(spliced.mask_of(batch), batch.mask)
+        for name, spliced in where.items()
+    }
     has_spliced = all(mask.any() for mask in masks.values())
     if not has_spliced:
         raise InvalidArgument("nothing to splice: positions chooses no token of these")

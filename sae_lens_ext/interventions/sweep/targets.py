@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument
-from sae_lens_ext.hosts import Host
+from sae_lens_ext.hosts import Host, TokenBatch, as_batch
 from sae_lens_ext.interventions.positions import checked_slice
 
 Score = slice | Tensor | Sequence[int] | None
@@ -22,7 +22,7 @@ class Targets:
     Attributes:
         positions: the positions that predict them.
         tokens: ids of the next tokens.
-        counts: which of them count: all but special tokens.
+        counts: which of them count: all but special tokens and padding.
     """
 
     positions: Int[Tensor, " scored"]
@@ -31,9 +31,9 @@ class Targets:
 
     @classmethod
     def of(
-        cls, host: Host, tokens: Int[Tensor, "batch pos"], score: Score
+        cls, host: Host, tokens: TokenBatch | Int[Tensor, "batch pos"], score: Score
     ) -> "Targets":
-        """The targets in ``tokens`` at the positions that ``score`` chooses.
+        """The targets in a batch padded on the right, at the positions to score.
 
         Raises:
             InvalidArgument: rows of one position, an invalid ``score``, or no next
@@ -44,12 +44,15 @@ class Targets:
                 "a single position has no next token to predict; give rows of at least "
                 "two positions"
             )
-        positions = scored_positions(tokens, score)
-        targets = tokens[:, positions + 1]
+        batch = as_batch(tokens)
+        positions = scored_positions(batch.ids, score)
+        targets = batch.ids[:, positions + 1]
         special = torch.tensor(
             sorted(host.special_token_ids()), dtype=targets.dtype, device=targets.device
         )
-        counts = ~torch.isin(targets, special)
+        # The next token must be text of the same row.
+        is_text = batch.mask[:, positions + 1]
+        counts = is_text & ~torch.isin(targets, special)
         if not counts.any():
             raise InvalidArgument(
                 "nothing to score: every next token at the scored positions is a "

@@ -13,7 +13,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_lens_ext.hosts import Host, Site, capture, next_token_logits, resume
+from sae_lens_ext.hosts import (
+    Host,
+    Site,
+    TokenBatch,
+    as_batch,
+    capture,
+    next_token_logits,
+    resume,
+)
+from sae_lens_ext.interventions.shapes import check_activation
 from sae_lens_ext.interventions.sweep.activations import SiteActivations
 from sae_lens_ext.sae import SAE
 
@@ -62,7 +71,7 @@ class SweptModel:
     def __init__(
         self,
         host: Host,
-        tokens: Int[Tensor, "batch pos"],
+        tokens: TokenBatch | Int[Tensor, "batch pos"],
         sites: Mapping[str, Site],
         saes: Mapping[str, SAE],
         masks: Mapping[str, Bool[Tensor, "batch pos"]],
@@ -75,7 +84,7 @@ class SweptModel:
 
         Args:
             host: the model.
-            tokens: the tokens to run.
+            tokens: the tokens to run, padded on the right.
             sites: the sites by name.
             saes: the SAE of every site.
             masks: the positions to splice at every site.
@@ -87,7 +96,7 @@ class SweptModel:
         starts = range(0, len(tokens), batch_size)
         self.batches = [slice(start, start + batch_size) for start in starts]
         self._host = host
-        self._tokens = tokens
+        self._tokens = as_batch(tokens)
         self._sites = sites
 
         # Blocks before the first site compute the same in every world.
@@ -100,6 +109,8 @@ class SweptModel:
             captured_sites.add(start_site)
 
         captured = self._capture(captured_sites)
+        for name, site in sites.items():
+            check_activation(name, captured[site], saes[name])
         self._start = None
         if start_site is not None:
             self._start = captured[start_site]
@@ -158,7 +169,7 @@ class SweptModel:
                 stack.enter_context(resumed)
 
             tokens = self._tokens[rows]
-            tokens = tokens.repeat(n_worlds, 1)
+            tokens = tokens.repeated(n_worlds)
             logits = next_token_logits(self._host, tokens, scored)
         return logits.unflatten(0, (n_worlds, -1))
 
@@ -224,7 +235,7 @@ class SweptModel:
     def _skipping_is_exact(self) -> bool:
         """Whether the last logits of the first row are the same in a whole run."""
         row = slice(0, 1)
-        n_positions = self._tokens.shape[1]
+        n_positions = int(self._tokens.lengths[0])
         # The last position depends on all the others.
         last = torch.tensor([n_positions - 1])
         (from_sites,) = self.logits(row, [Bare()], last)

@@ -40,7 +40,7 @@ def test_a_choice_overrides_the_default(host):
     sae = tiny.sae(exclude_special_tokens=True)
     assert SplicedPositions.of(host, sae, "all").are_all
     positions = SplicedPositions.of(host, sae, [0])
-    assert positions.mask(Window(1, 3), None).tolist() == [[True, False, False]]
+    assert positions.mask(Window.counted(1, 3), None).tolist() == [[True, False, False]]
 
 
 def test_rejects_a_default_that_needs_unknown_special_tokens():
