@@ -13,7 +13,8 @@ names       names of sites
 tokens      from what users pass to token ids
 tracking    which tokens and positions the pass in progress covers
 watching    when a run of a torch module begins and ends
-partial     runs of a part of a model
+partial     runs that stop early, or unembed only some positions
+skipping    runs that skip the first blocks
 =========== ======================================================================
 """
 
@@ -22,7 +23,13 @@ from typing import Any
 from sae_lens_ext.errors import UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Points, Site, TracingHost
 from sae_lens_ext.hosts.names import spellings
-from sae_lens_ext.hosts.partial import capture, next_token_logits, resume
+from sae_lens_ext.hosts.partial import (
+    capture,
+    has_hooks,
+    next_token_logits,
+    unembedding_input,
+)
+from sae_lens_ext.hosts.skipping import RunRecord, recorded, resume, skip_blocks
 from sae_lens_ext.hosts.tokens import token_rows
 from sae_lens_ext.hosts.tracking import PassTracker
 
@@ -30,14 +37,19 @@ __all__ = [
     "Host",
     "PassTracker",
     "Points",
+    "RunRecord",
     "Site",
     "TracingHost",
     "capture",
+    "has_hooks",
     "host_for",
     "next_token_logits",
+    "recorded",
     "resume",
+    "skip_blocks",
     "spellings",
     "token_rows",
+    "unembedding_input",
 ]
 
 

@@ -1,16 +1,15 @@
 """Plain PyTorch modules, above all Hugging Face language models, by forward hooks."""
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, Undo
+from sae_lens_ext.hosts.eager import eager
 from sae_lens_ext.hosts.modules import (
     called_if_there,
     config_token_ids,
@@ -19,31 +18,6 @@ from sae_lens_ext.hosts.modules import (
 )
 from sae_lens_ext.hosts.places import ModulePlaces, Place
 from sae_lens_ext.hosts.watching import watch_modules
-
-
-class _Eager:
-    """Switches torch.compile off while at least one user needs it off.
-
-    Their times may overlap in any order.
-    """
-
-    def __init__(self) -> None:
-        self._users = 0
-        self._stance: Any = None
-
-    def __enter__(self) -> None:
-        if not self._users:
-            self._stance = torch.compiler.set_stance("force_eager")
-            self._stance.__enter__()
-        self._users += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._users -= 1
-        if not self._users:
-            self._stance.__exit__(None, None, None)
-
-
-_EAGER = _Eager()
 
 
 class TorchHost:
@@ -100,10 +74,7 @@ class TorchHost:
         module = self._places.modules[place.path]
 
         undo = ExitStack()
-        # While dynamo is not imported, nothing can have been compiled. Once it is, a
-        # module cannot tell whether it, or a part of it, was.
-        if "torch._dynamo" in sys.modules:
-            undo.enter_context(_EAGER)
+        undo.enter_context(eager())
 
         if place.side == "input":
             # With keywords, because a caller may pass the activation by its name.

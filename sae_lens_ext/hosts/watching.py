@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from sae_lens_ext.hosts.base import Undo
+from sae_lens_ext.hosts.skipping import is_partial_run
 
 
 def token_ids(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Tensor | None:
@@ -60,7 +61,8 @@ def watch_modules(
 
     def ended(keywords: Mapping[str, Any], output: Any) -> None:
         # HookedTransformer stops early by returning; a run that raises has no output.
-        at_end(output is not None and keywords.get("stop_at_layer") is None)
+        is_cut_short = output is None or keywords.get("stop_at_layer") is not None
+        at_end(not is_cut_short and not is_partial_run())
 
     def embedding(
         _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]

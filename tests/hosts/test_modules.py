@@ -6,7 +6,9 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
 
+from sae_lens_ext.errors import UnknownSite
 from sae_lens_ext.hosts.modules import (
     called_if_there,
     config_token_ids,
@@ -32,6 +34,42 @@ def test_an_input_is_replaced_by_position_or_by_name():
     arguments, keywords = replaced_input((), {"hidden_states": HIDDEN}, lambda _: NEW)
     assert arguments == ()
     assert keywords["hidden_states"] is NEW
+
+
+def test_hidden_states_are_the_first_tensor_of_numbers():
+    ids = torch.zeros(1, 2, dtype=torch.int64)
+    arguments, _ = replaced_input((3, ids, HIDDEN), {}, lambda _: NEW)
+    assert arguments[:2] == (3, ids)
+    assert arguments[2] is NEW
+    _, keywords = replaced_input((3,), {"mask": ids, "x": HIDDEN}, lambda _: NEW)
+    assert keywords == {"mask": ids, "x": NEW}
+    # An embedding is called with ids alone.
+    assert replaced_input((ids,), {}, lambda _: NEW)[0] == (NEW,)
+    assert replaced_output((None, HIDDEN), lambda _: NEW) == (None, NEW)
+
+
+def test_a_named_output_stays_of_its_kind():
+    output = BaseModelOutput(last_hidden_state=HIDDEN, attentions=(HIDDEN,))
+    new = replaced_output(output, lambda _: NEW)
+    assert type(new) is BaseModelOutput
+    assert new.last_hidden_state is NEW
+    assert new[0] is NEW
+    assert new.attentions is output.attentions
+    assert output.last_hidden_state is HIDDEN
+    assert replaced_output(
+        {"gate": HIDDEN, "hidden_states": HIDDEN}, lambda _: NEW
+    ) == {
+        "gate": HIDDEN,
+        "hidden_states": NEW,
+    }
+
+
+@pytest.mark.parametrize("output", [None, "text", (), {"ids": 3}])
+def test_a_module_without_tensors_is_not_a_site(output):
+    with pytest.raises(UnknownSite, match="returns a .* without any"):
+        replaced_output(output, lambda _: NEW)
+    with pytest.raises(UnknownSite, match=r"called with 1 arguments and \['a'\]"):
+        replaced_input((output,), {"a": 1}, lambda _: NEW)
 
 
 def test_a_function_that_returns_none_leaves_the_value():

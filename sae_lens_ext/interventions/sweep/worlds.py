@@ -4,8 +4,8 @@ A world says what replaces the activation at every site. All worlds share the to
 everything that happens before the first site.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,13 +13,25 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_lens_ext.hosts import Host, Site, capture, next_token_logits, resume
+from sae_lens_ext.errors import UnknownSite
+from sae_lens_ext.hosts import (
+    Host,
+    RunRecord,
+    Site,
+    capture,
+    has_hooks,
+    next_token_logits,
+    recorded,
+    resume,
+    skip_blocks,
+    unembedding_input,
+)
 from sae_lens_ext.interventions.sweep.activations import SiteActivations
 from sae_lens_ext.sae import SAE
 
-# Blocks are skipped only in a model where skipping them was seen to change no logit by
-# more than this.
-_RESUME_TOLERANCE = 1e-3
+# Shortcuts are taken only where they were seen to change no token's last hidden states
+# by more than this share of their norm.
+_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -50,10 +62,13 @@ World = Bare | MeanAblated | ZeroAblated | Spliced
 class SweptModel:
     """A model whose run over some tokens goes on from its sites, in any world.
 
-    Making one runs the model once, up to the last site. The blocks before the first
-    site are not run again, unless skipping them was seen to change the logits.
+    Making one runs the model once, up to the last site. For every batch the bare model
+    then runs whole, and the other worlds begin at the first site, with what the bare
+    run handed on there. They run whole, too, where the bare model was seen to compute
+    anything else that way, at any row or position.
 
     Attributes:
+        n_skipped: how many blocks runs of worlds skip; 0 where they run whole.
         batch_size: rows of the tokens per batch.
         batches: the batches, as slices of rows.
         activations: the bare model's activations by site name.
@@ -90,25 +105,11 @@ class SweptModel:
         self._tokens = tokens
         self._sites = sites
 
-        # Blocks before the first site compute the same in every world.
-        self._n_skipped = min(site.blocks_before for site in sites.values())
-        captured_sites = set(sites.values())
-        start_site = None
-        if self._n_skipped:
-            last_skipped = self._n_skipped - 1
-            start_site = host.site(f"blocks.{last_skipped}.hook_resid_post")
-            captured_sites.add(start_site)
-
-        captured = self._capture(captured_sites)
-        self._start = None
-        if start_site is not None:
-            self._start = captured[start_site]
-
         # Only the activation at the first site does not depend on what other sites are
         # replaced by. Sites are captured in the order in which the model computes them.
+        captured = self._capture(set(sites.values()))
         names = {site: name for name, site in sites.items()}
-        self._first = next(names[site] for site in captured if site in names)
-
+        self._first = next(names[site] for site in captured)
         self.activations = {
             name: SiteActivations(
                 saes[name],
@@ -119,9 +120,16 @@ class SweptModel:
             )
             for name, site in sites.items()
         }
-        # Tried out, because blocks may depend on more than the stream between them.
-        if self._n_skipped and not self._skipping_is_exact():
-            self._n_skipped = 0
+
+        # Blocks before the first site compute the same in every world.
+        self.n_skipped = min(site.blocks_before for site in sites.values())
+        # A hook may do something else to every row, so that worlds cannot be rows.
+        self._can_stack = not has_hooks(host.model)
+        self._is_stacking_checked = False
+        # Of the batch in progress.
+        self._rows: slice | None = None
+        self._record = RunRecord()
+        self._is_checked = False
 
     def logits(
         self,
@@ -131,36 +139,138 @@ class SweptModel:
     ) -> Float[Tensor, "worlds batch scored d_vocab"]:
         """Next-token logits at the scored positions of some rows, in several worlds.
 
-        All worlds run at once, as the same rows again in one larger batch.
+        The bare model runs whole. Other worlds run at once, as the same rows again in
+        one larger batch, unless the rows of a batch were seen to depend on each other.
+
+        Raises:
+            UnknownSite: a run reaches one of the sites more than once.
         """
-        n_worlds = len(worlds)
         are_all_bare = all(isinstance(world, Bare) for world in worlds)
-        start = None
-        if self._start is not None:
-            start = self._start[rows]
-            start = start.repeat(n_worlds, 1, 1)
+        if are_all_bare or self._rows != rows:
+            bare = self._bare_logits(rows, scored)
+            if are_all_bare:
+                return bare.expand(len(worlds), *bare.shape)
+
+        self._check_shortcuts(rows, len(worlds))
+        if self._can_stack:
+            return self._logits_at_once(rows, worlds, scored)
+        parts = [self._logits_at_once(rows, [world], scored) for world in worlds]
+        return torch.cat(parts)
+
+    def _bare_logits(
+        self, rows: slice, scored: Int[Tensor, " scored"]
+    ) -> Float[Tensor, "batch scored d_vocab"]:
+        """Logits of a whole run of the bare model, which is recorded."""
+        n_reached = dict.fromkeys(self._sites, 0)
+
+        def count(name: str, _: Tensor) -> None:
+            n_reached[name] += 1
 
         with ExitStack() as stack:
+            record = stack.enter_context(recorded(self._host, self.n_skipped))
             for name, site in self._sites.items():
-                replace = partial(self._replace_in_worlds, name, rows, worlds)
-                is_first = name == self._first
-                if is_first and site.is_residual and self._n_skipped:
-                    # The activation here is the one that the skipped blocks hand on.
-                    x = self.activations[name].x[rows]
-                    x = x.repeat(n_worlds, 1, 1)
-                    start = replace(x)
-                elif not are_all_bare:
-                    undo = self._host.attach(site, replace)
-                    stack.callback(undo)
+                undo = self._host.attach(site, partial(count, name))
+                stack.callback(undo)
+            logits = next_token_logits(self._host, self._tokens[rows], scored)
 
-            if self._n_skipped and start is not None:
-                resumed = resume(self._host, self._n_skipped, start)
-                stack.enter_context(resumed)
+        for name, n_times in n_reached.items():
+            if n_times > 1:
+                raise UnknownSite(
+                    f"{name} fires {n_times} times in one run of this model, and a "
+                    "sweep replaces an activation that is computed once; choose a site "
+                    "in a block that runs once"
+                )
+        self._record = record
+        self._rows = rows
+        self._is_checked = False
+        return logits
 
-            tokens = self._tokens[rows]
-            tokens = tokens.repeat(n_worlds, 1)
+    def _check_shortcuts(self, rows: slice, n_worlds: int) -> None:
+        """Give up skipping blocks and stacking worlds where the bare model objects.
+
+        Both are seen to be exact on these rows, at every position, or are not done.
+        """
+        if self._is_checked:
+            return
+        self._is_checked = True
+        is_residual = self._sites[self._first].is_residual
+        can_start = is_residual or self._record.residual is not None
+        if not self._record.can_skip or not can_start:
+            self.n_skipped = 0
+
+        # Rows may depend on each other, which is a property of the model.
+        if self._can_stack and n_worlds > 1 and not self._is_stacking_checked:
+            self._is_stacking_checked = True
+            if self._is_exact(rows, 2):
+                return
+            self._can_stack = False
+
+        # Blocks may depend on more than the stream between them, on some tokens.
+        if self.n_skipped and not self._is_exact(rows, 1):
+            self.n_skipped = 0
+
+    def _is_exact(self, rows: slice, n_copies: int) -> bool:
+        """Whether copies of the bare model end up where its whole run did."""
+        whole = self._record.unembedded
+        with self._running(rows, [Bare()] * n_copies):
+            tokens = self._tokens[rows].repeat(n_copies, 1)
+            copies = unembedding_input(self._host, tokens)
+        if whole is None or copies is None:
+            return False
+
+        whole = whole.float()
+        error = copies.float().unflatten(0, (n_copies, -1)) - whole
+        tolerance = max(_TOLERANCE, 2 * torch.finfo(copies.dtype).eps)
+        bound = tolerance * whole.norm(dim=-1)
+        # Positions without text may hold NaN, also in the whole run.
+        is_close = (error.norm(dim=-1) <= bound) | bound.isnan()
+        return bool(is_close.all())
+
+    def _logits_at_once(
+        self,
+        rows: slice,
+        worlds: Sequence[World],
+        scored: Int[Tensor, " scored"],
+    ) -> Float[Tensor, "worlds batch scored d_vocab"]:
+        """Logits of one run, in which every world is a copy of the rows."""
+        n_worlds = len(worlds)
+        tokens = self._tokens[rows].repeat(n_worlds, 1)
+        with self._running(rows, worlds):
             logits = next_token_logits(self._host, tokens, scored)
         return logits.unflatten(0, (n_worlds, -1))
+
+    @contextmanager
+    def _running(self, rows: slice, worlds: Sequence[World]) -> Iterator[None]:
+        """While active, runs are of these rows in these worlds, from the first site."""
+        n_worlds = len(worlds)
+        replacements: dict[str, Callable[[Tensor], Tensor]] = {
+            name: partial(self._replace_in_worlds, name, rows, worlds)
+            for name in self._sites
+        }
+
+        with ExitStack() as stack:
+            if self.n_skipped:
+                if self._sites[self._first].is_residual:
+                    # The activation here is the one that the skipped blocks hand on. A
+                    # hook on it comes after all others, and leaves out what they did.
+                    x = self.activations[self._first].x[rows]
+                    start = replacements[self._first](x.repeat(n_worlds, 1, 1))
+                    replacements[self._first] = lambda _: start
+                    begin = skip_blocks
+                else:
+                    assert self._record.residual is not None
+                    start = self._record.residual.repeat(n_worlds, 1, 1)
+                    begin = resume
+                skipping = begin(
+                    self._host, self.n_skipped, start, self._record.outputs
+                )
+                stack.enter_context(skipping)
+
+            # After that, because the hooks of skipped blocks are left out.
+            for name, site in self._sites.items():
+                undo = self._host.attach(site, replacements[name])
+                stack.callback(undo)
+            yield
 
     def _capture(self, sites: set[Site]) -> dict[Site, Tensor]:
         """The activations at ``sites``, in the order the model computes them in."""
@@ -220,15 +330,3 @@ class SweptModel:
                     code = site.encode(masked, k)
                 recons = site.sae.decode(code)
                 return recons.to(x).where(mask, x)
-
-    def _skipping_is_exact(self) -> bool:
-        """Whether the last logits of the first row are the same in a whole run."""
-        row = slice(0, 1)
-        n_positions = self._tokens.shape[1]
-        # The last position depends on all the others.
-        last = torch.tensor([n_positions - 1])
-        (from_sites,) = self.logits(row, [Bare()], last)
-        whole = next_token_logits(self._host, self._tokens[row], last)
-
-        difference = whole - from_sites
-        return bool(difference.abs().max() <= _RESUME_TOLERANCE)
