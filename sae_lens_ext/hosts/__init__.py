@@ -15,6 +15,8 @@ tracking    which tokens and positions the pass in progress covers
 watching    when a run of a torch module begins and ends
 partial     runs that stop early, or unembed only some positions
 skipping    runs that skip the first blocks
+eager       compiled code is switched off while there are hooks
+devices     where a model takes its tokens
 =========== ======================================================================
 """
 

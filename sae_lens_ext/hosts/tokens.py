@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.hosts.base import Host
+from sae_lens_ext.hosts.devices import input_device
 
 
 def token_rows(host: Host, tokens: Any) -> Int[Tensor, "batch pos"]:
@@ -34,8 +35,7 @@ def token_rows(host: Host, tokens: Any) -> Int[Tensor, "batch pos"]:
     _check_ids(ids, host.d_vocab)
 
     # A model without parameters takes tokens on any device.
-    parameter = next(iter(host.model.parameters()), None)
-    device = ids.device if parameter is None else parameter.device
+    device = input_device(host.model, host.embed) or ids.device
     return ids.to(device, torch.int64)
 
 
