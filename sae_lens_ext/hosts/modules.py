@@ -127,14 +127,19 @@ def find_blocks(module: nn.Module) -> tuple[str, Sequence[nn.Module]]:
     It is the largest list of modules, by parameters, that is not inside another such
     list. Returns ``("", ())`` where there is none.
     """
-    # In a model of text and images, only the language model's own lists count.
-    decoder = called_if_there(module, "get_decoder") or module
-    inside_decoder = {id(part) for part in decoder.modules()}
     lists = {
         path: part
         for path, part in module.named_modules()
-        if isinstance(part, nn.ModuleList) and len(part) and id(part) in inside_decoder
+        if isinstance(part, nn.ModuleList) and len(part)
     }
+    # In a model of text and images, only the language model's own lists count. What the
+    # model calls its decoder may also be a part without blocks, or outside of it.
+    decoder = called_if_there(module, "get_decoder") or module
+    inside_decoder = {id(part) for part in decoder.modules()}
+    of_decoder = {
+        path: part for path, part in lists.items() if id(part) in inside_decoder
+    }
+    lists = of_decoder or lists
 
     # Lists inside a list, such as the experts of a block, are parts of blocks.
     sizes = {}
@@ -156,9 +161,34 @@ def called_if_there(module: nn.Module, getter: str) -> nn.Module | None:
     """
     try:
         part = getattr(module, getter)()
-    except (AttributeError, NotImplementedError):
+    # Some need an argument, or look for parts that the model does not have.
+    except Exception:
         return None
     return part if isinstance(part, nn.Module) else None
+
+
+def n_logits(unembed: nn.Module | None, config: Any) -> int | None:
+    """The number of logits that an output layer makes; None where nothing tells.
+
+    Quantised layers have weights of other shapes, or none, but say how wide they are,
+    as the model's config does.
+    """
+    # Several heads in a list make logits of several kinds.
+    if unembed is None or isinstance(unembed, nn.ModuleList):
+        return None
+    weight = getattr(unembed, "weight", None)
+    n_rows = (
+        weight.shape[0] if isinstance(weight, Tensor) and weight.ndim == 2 else None
+    )
+    # In a model of text and images, the config of the language model is inside it.
+    text_config = getattr(config, "text_config", None)
+    numbers = (
+        getattr(unembed, "out_features", None),
+        n_rows,
+        getattr(config, "vocab_size", None),
+        getattr(text_config, "vocab_size", None),
+    )
+    return next((number for number in numbers if isinstance(number, int)), None)
 
 
 def config_token_ids(config: Any) -> frozenset[int]:

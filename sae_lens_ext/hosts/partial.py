@@ -17,10 +17,11 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sae_lens_ext.errors import UnknownSite, UnsupportedHost
+from sae_lens_ext.errors import ShapeMismatch, UnknownSite, UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Site, SiteFunction
 from sae_lens_ext.hosts.modules import replaced_input
 from sae_lens_ext.hosts.skipping import reading
@@ -46,6 +47,7 @@ def capture(
     Raises:
         UnknownSite: the run ended before it reached a site, whose name therefore exists
             without ever firing.
+        ShapeMismatch: an activation has other rows or positions than the tokens.
     """
     sites = set(sites)
     activations: dict[Site, Tensor] = {}
@@ -65,6 +67,8 @@ def capture(
         try:
             host.logits(tokens)
         except _Stop:
+            for site, activation in activations.items():
+                _check_axes(site, activation, tokens.shape)
             return activations
 
     # The run came to its end, so at least one site was not reached.
@@ -73,6 +77,16 @@ def capture(
         f"{', '.join(silent)} did not fire when the model ran; choose a site that this "
         "model computes"
     )
+
+
+def _check_axes(site: Site, activation: Tensor, shape: torch.Size) -> None:
+    # One of fewer or more axes is rejected by whoever reads it.
+    if activation.ndim == 3 and activation.shape[:2] != shape:
+        raise ShapeMismatch(
+            f"the activation at {site.name} is {list(activation.shape)}, and the model "
+            f"ran on {shape[0]} rows of {shape[1]} tokens; choose a site whose "
+            "activations are [batch, pos, d]"
+        )
 
 
 def unembedding_input(

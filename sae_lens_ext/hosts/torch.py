@@ -13,6 +13,7 @@ from sae_lens_ext.hosts.eager import eager
 from sae_lens_ext.hosts.modules import (
     called_if_there,
     config_token_ids,
+    n_logits,
     replaced_input,
     replaced_output,
 )
@@ -40,11 +41,7 @@ class TorchHost:
         self.blocks: Sequence[nn.Module] = self._places.blocks
         self.embed = called_if_there(self.module, "get_input_embeddings")
         self.unembed = called_if_there(self.module, "get_output_embeddings")
-        self.d_vocab: int | None = None
-        if self.unembed is not None:
-            weight: Any = self.unembed.weight
-            n_rows = weight.shape[0]
-            self.d_vocab = int(n_rows)
+        self.d_vocab: int | None = n_logits(self.unembed, self._config)
 
     def site(self, name: str) -> Site:
         """See ``Host.site``."""

@@ -13,6 +13,7 @@ from sae_lens_ext.hosts.modules import (
     called_if_there,
     config_token_ids,
     find_blocks,
+    n_logits,
     replaced_input,
     replaced_output,
 )
@@ -117,17 +118,60 @@ def test_finds_the_blocks_of_language_models(name, n_blocks):
     assert len(blocks) == n_blocks
 
 
+@pytest.mark.parametrize("decoder", [nn.Linear(2, 2), nn.Sequential(), None])
+def test_a_decoder_without_blocks_is_not_where_they_are(decoder):
+    class OddDecoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = _layers(2)
+
+        def get_decoder(self):
+            return decoder
+
+    assert find_blocks(OddDecoder())[0] == "layers"
+
+
 def test_an_accessor_that_fails_counts_as_absent():
     class Unsure(nn.Module):
         def get_decoder(self):
             raise NotImplementedError
 
+        def get_encoder(self, modality):
+            return self
+
+        def get_input_embeddings(self):
+            return {}["tokens"]
+
         def get_text(self):
             return "not a module"
 
     assert called_if_there(Unsure(), "get_decoder") is None
+    assert called_if_there(Unsure(), "get_encoder") is None
+    assert called_if_there(Unsure(), "get_input_embeddings") is None
     assert called_if_there(Unsure(), "get_text") is None
     assert called_if_there(Unsure(), "get_nothing") is None
+
+
+class _Quantised(nn.Module):
+    """A linear layer whose weight is packed, as 4-bit layers' are."""
+
+    def __init__(self, n_out=None):
+        super().__init__()
+        self.weight = torch.zeros(17, 1, dtype=torch.uint8).flatten()
+        if n_out is not None:
+            self.out_features = n_out
+
+
+def test_the_number_of_logits_is_that_of_the_layer_or_of_the_config():
+    config = SimpleNamespace(vocab_size=50)
+    text_and_images = SimpleNamespace(text_config=config)
+    assert n_logits(nn.Linear(4, 9), config) == 9
+    assert n_logits(nn.Embedding(9, 4), None) == 9
+    assert n_logits(_Quantised(9), config) == 9
+    assert n_logits(_Quantised(), config) == 50
+    assert n_logits(_Quantised(), text_and_images) == 50
+    assert n_logits(_layers(3), config) is None
+    assert n_logits(None, config) is None
 
 
 def test_special_tokens_of_a_config_may_be_lists_or_absent():

@@ -5,6 +5,7 @@ import tiny
 import torch
 from torch import nn
 
+from sae_lens_ext.errors import ShapeMismatch
 from sae_lens_ext.hosts import (
     capture,
     has_hooks,
@@ -60,6 +61,27 @@ def test_logits_at_a_few_positions_are_those_of_a_whole_run(model):
         next_token_logits(host, tokens, positions), model(tokens)[:, positions]
     )
     assert model(tokens).shape[1] == 10, "the narrowing should end with the call"
+
+
+class _PositionsFirst(nn.Module):
+    """Its stream is [pos, batch, d]."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(97, 8)
+        self.layers = nn.ModuleList([nn.Linear(8, 8)])
+
+    def forward(self, tokens):
+        return self.layers[0](self.embedding(tokens.T)).transpose(0, 1)
+
+
+def test_rejects_an_activation_of_other_axes_than_the_tokens():
+    host = host_for(_PositionsFirst())
+    message = r"hook_resid_post is \[6, 2, 8\], and the model ran on 2 rows of 6 tokens"
+    with pytest.raises(ShapeMismatch, match=message):
+        capture(
+            host, torch.arange(12).view(2, 6), [host.site("blocks.0.hook_resid_post")]
+        )
 
 
 def test_a_hook_on_the_logits_sees_all_positions():

@@ -293,10 +293,11 @@ class SweptModel:
         x: Tensor,
     ) -> Tensor:
         """The activation at one site in all worlds, stacked along the batch."""
-        parts = x.chunk(len(worlds))
+        # A part for every world; a chunk of too few rows would have fewer parts.
+        parts = x.unflatten(0, (len(worlds), -1))
         replaced = [
-            self._replace(name, rows, world, part)
-            for world, part in zip(worlds, parts, strict=True)
+            self._replace(name, rows, world, parts[index])
+            for index, world in enumerate(worlds)
         ]
         return torch.cat(replaced)
 
