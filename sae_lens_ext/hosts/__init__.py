@@ -24,13 +24,9 @@ from typing import Any
 
 from sae_lens_ext.errors import UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Points, Site, TracingHost
+from sae_lens_ext.hosts.hooks import has_hooks
 from sae_lens_ext.hosts.names import spellings
-from sae_lens_ext.hosts.partial import (
-    capture,
-    has_hooks,
-    next_token_logits,
-    unembedding_input,
-)
+from sae_lens_ext.hosts.partial import capture, next_token_logits, unembedding_input
 from sae_lens_ext.hosts.skipping import RunRecord, recorded, resume, skip_blocks
 from sae_lens_ext.hosts.tokens import token_rows
 from sae_lens_ext.hosts.tracking import PassTracker

@@ -23,11 +23,9 @@ from torch import Tensor, nn
 
 from sae_lens_ext.errors import ShapeMismatch, UnknownSite, UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Site, SiteFunction
+from sae_lens_ext.hosts.hooks import has_hooks
 from sae_lens_ext.hosts.modules import replaced_input
 from sae_lens_ext.hosts.skipping import reading
-
-# A bridge forks its streams by hooks, and transformers collects hidden states.
-_LIBRARIES = ("accelerate", "torch", "transformer_lens", "transformers")
 
 
 class _Stop(BaseException):
@@ -154,19 +152,3 @@ def next_token_logits(
     finally:
         handle.remove()
     return logits if is_narrowed else logits[:, positions.to(logits.device)]
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a user, or a splice, has hooks in a module or in a part of it.
-
-    Those that the libraries have for themselves do not count.
-    """
-    for part in module.modules():
-        # A hook point lists its hooks, because torch shows only a wrapper of them.
-        if getattr(part, "fwd_hooks", None):
-            return True
-        for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values()):
-            library = str(getattr(hook, "__module__", "")).split(".")[0]
-            if library not in _LIBRARIES:
-                return True
-    return False

@@ -9,7 +9,6 @@ nothing acts twice: whatever hooks and splices did below is in what was recorded
 host runs torch modules, so this is written once for all of them.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from sae_lens_ext.hosts.base import Host
 from sae_lens_ext.hosts.eager import eager
+from sae_lens_ext.hosts.hooks import hooks_left_out
 from sae_lens_ext.hosts.modules import (
     parts_of,
     replaced_input,
@@ -31,9 +31,6 @@ from sae_lens_ext.hosts.modules import (
 # The threads in which blocks are skipped. (A context variable would say the same, and
 # could not be sent to an nnsight server with a splice.)
 _SKIPPING: list[int] = []
-
-# The hooks that a module has, by the names of its dictionaries of them.
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def is_partial_run() -> bool:
@@ -174,7 +171,7 @@ def skip_blocks(
             is_last = index == n_blocks - 1
             hidden = residual if is_last else None
             output = outputs[index] if outputs else None
-            stack.enter_context(_hooks_left_out(block))
+            stack.enter_context(hooks_left_out(block))
             stack.enter_context(forward_replaced(block, _returning(hidden, output)))
         yield
 
@@ -227,18 +224,6 @@ def reading(
         function(hidden)
 
     replaced_input(arguments, keywords, read)
-
-
-@contextmanager
-def _hooks_left_out(module: nn.Module) -> Iterator[None]:
-    """While active, hooks that ``module`` has are not called; new ones are."""
-    before = {name: module.__dict__[name] for name in _HOOKS}
-    for name in _HOOKS:
-        module.__dict__[name] = OrderedDict()
-    try:
-        yield
-    finally:
-        module.__dict__.update(before)
 
 
 def _returning(residual: Tensor | None, output: Any) -> Callable[..., Any]:

@@ -43,6 +43,10 @@ class TorchHost:
         self.unembed = called_if_there(self.module, "get_output_embeddings")
         self.d_vocab: int | None = n_logits(self.unembed, self._config)
 
+    def run_only_if(self, obstacle: Callable[[], str | None]) -> None:
+        """See ``ModulePlaces.run_only_if``."""
+        self._places.run_only_if(obstacle)
+
     def site(self, name: str) -> Site:
         """See ``Host.site``."""
         place, block, point = self._places.find(name)
@@ -50,8 +54,8 @@ class TorchHost:
 
     def place(self, site: Site) -> Place:
         """The module whose input or output the activation at a site is."""
-        place, _, _ = self._places.find(site.name)
-        return place
+        path, _, side = site.key.rpartition(".")
+        return Place(path, "input" if side == "input" else "output")
 
     def width(self, site: Site) -> int | None:
         """See ``Host.width``."""

@@ -42,7 +42,7 @@ def test_offloaded_weights_change_nothing(offload, tmp_path):
             return model(tokens).logits
 
     def swept(model):
-        saes = {SITE: sae, "blocks.2.hook_resid_pre": tiny.sae(seed=1)}
+        saes = {SITE: sae, "blocks.2.hook_attn_out": tiny.sae(seed=1)}
         frame = sle.sweep_k(model, tokens, saes, ks=[2, 8], progress=False)
         return torch.tensor([frame.attrs["ce_bare"], *frame["ce"], *frame["kl"]])
 
