@@ -185,8 +185,8 @@ def _of_sum(
         mixing = _mixing(attention, best.attention, block_run.calls.values())
         if mixing is None:
             branches.reasons["z"] = (
-                f"the {class_of(attention)} {attention.path} has no heads: none of "
-                "its modules maps them to its output by a matrix"
+                f"the {class_of(attention)} of the block has no heads: no module in "
+                f"{attention.path} maps them to its output by a matrix"
             )
         else:
             branches.paths["z"] = mixing.path
@@ -223,6 +223,9 @@ def _mixing(attention: Call, added: Call, calls: Iterable[Call]) -> Call | None:
     adds the stream by itself. The outermost of such modules, as adapters wrap others.
     """
     mixing = None
+    # Of Based, for instance: it mixes positions channel by channel.
+    if "Conv" in class_of(attention):
+        return None
     for call in calls:
         is_inside = call.path.startswith(f"{attention.path}.")
         if not is_inside or call.before is None or call.before.ndim != 3:

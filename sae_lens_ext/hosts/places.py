@@ -133,9 +133,10 @@ class ModulePlaces:
         branches = self._checks.of_block(index)
         inner_path = branches.paths.get(point)
         if inner_path is None:
+            reason = branches.reasons[point].replace("the block", f"block {index}")
             raise UnknownSite(
-                f"{name}: {branches.reasons[point]}; give the path of a module "
-                f"instead, such as {closest(f'{path}.{point}', self.modules, n=3)}"
+                f"{name}: {reason}; give the path of a module instead, such as "
+                f"{closest(f'{path}.{point}', self.modules, n=3)}"
             )
         side = "input" if point in ("z", "mlp_in") else "output"
         return Place(f"{path}.{inner_path}", side)

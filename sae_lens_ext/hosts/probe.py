@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sae_lens_ext.errors import UnknownSite
 from sae_lens_ext.hosts.hooks import undisturbed
 from sae_lens_ext.hosts.modules import replaced_input, replaced_output
+from sae_lens_ext.hosts.skipping import forward_replaced
 
 _N_POSITIONS = 6
 
@@ -96,14 +97,17 @@ def harmless_ids(d_vocab: int, config: Any) -> Int[Tensor, "one pos"]:
 
 
 class _Probe:
-    """Records the calls of the modules in blocks, by hooks."""
+    """Records the calls of the modules in blocks.
+
+    By wrapping their ``forward``, because some models compute in another way where
+    their modules have hooks.
+    """
 
     def __init__(self, blocks: Sequence[nn.Module], scales: Sequence[float]) -> None:
         self.block_runs = [BlockRun(scale=scale) for scale in scales]
         self._blocks = blocks
         self._current: BlockRun | None = None
         self._n_calls: dict[int, int] = {}
-        self._inputs: dict[int, Tensor] = {}
         self._generator = torch.Generator().manual_seed(0)
 
     @contextmanager
@@ -111,7 +115,13 @@ class _Probe:
         """While active, calls are recorded."""
         with ExitStack() as stack:
             for block, block_run in zip(self._blocks, self.block_runs, strict=True):
-                self._watch_block(stack, block, block_run)
+                parts = dict(block.named_modules())
+                parts.pop("")
+                for path, part in parts.items():
+                    forward = self._around_part(path, part, block_run)
+                    stack.enter_context(forward_replaced(part, forward))
+                forward = self._around_block(block.forward, block_run)
+                stack.enter_context(forward_replaced(block, forward))
             yield
 
         for block_run in self.block_runs:
@@ -122,64 +132,56 @@ class _Probe:
                 if self._n_calls[id(call.module)] == 1
             }
 
-    def _watch_block(
-        self, stack: ExitStack, block: nn.Module, block_run: BlockRun
-    ) -> None:
-        def enter(_: nn.Module, arguments: Any, keywords: Any) -> Any:
-            self._current = block_run
-            block_run.n_runs += 1
-            return replaced_input(arguments, keywords, read)
+    def _around_block(
+        self, forward: Callable[..., Any], block_run: BlockRun
+    ) -> Callable[..., Any]:
+        """The ``forward`` of a block, which reads a random stream."""
 
-        def read(hidden: Tensor) -> Tensor:
+        def random_stream(hidden: Tensor) -> Tensor:
             noise = torch.randn(hidden.shape, generator=self._generator)
             block_run.before = (block_run.scale * noise).to(hidden)
             return block_run.before.clone()
 
-        def leave(_: nn.Module, __: Any, output: Any) -> None:
+        def recorded(*arguments: Any, **keywords: Any) -> Any:
+            block_run.n_runs += 1
+            arguments, keywords = replaced_input(arguments, keywords, random_stream)
+            self._current = block_run
+            output = forward(*arguments, **keywords)
             self._current = None
+
             after = _hidden_of(output)
             before = block_run.before
-            if after is None or before is None or after.shape != before.shape:
-                return
-            block_run.after = after.clone()
-            gain = after.double() - before.double()
-            block_run.scale = gain.square().mean().sqrt().item()
+            if after is not None and before is not None:
+                block_run.after = after.clone()
+                if after.shape == before.shape:
+                    gain = after.double() - before.double()
+                    block_run.scale = gain.square().mean().sqrt().item()
+            return output
 
-        for path, part in block.named_modules():
-            if path:
-                self._watch_part(stack, path, part, block_run)
-        for handle in (
-            block.register_forward_pre_hook(enter, with_kwargs=True),
-            block.register_forward_hook(leave),
-        ):
-            stack.callback(handle.remove)
+        return recorded
 
-    def _watch_part(
-        self, stack: ExitStack, path: str, part: nn.Module, block_run: BlockRun
-    ) -> None:
-        def enter(module: nn.Module, arguments: Any, keywords: Any) -> None:
-            hidden = _input_of(arguments, keywords)
-            if self._current is block_run and hidden is not None:
-                # The module may write into it.
-                self._inputs[id(module)] = hidden.clone()
+    def _around_part(
+        self, path: str, part: nn.Module, block_run: BlockRun
+    ) -> Callable[..., Any]:
+        """The ``forward`` of a module in a block."""
+        forward = part.forward
 
-        def leave(module: nn.Module, _: Any, output: Any) -> None:
+        def recorded(*arguments: Any, **keywords: Any) -> Any:
             if self._current is not block_run:
-                return
-            self._n_calls[id(module)] = self._n_calls.get(id(module), 0) + 1
-            hidden = _hidden_of(output)
-            if hidden is None or path in block_run.calls:
-                return
-            order = len(block_run.calls)
-            before = self._inputs.pop(id(module), None)
-            call = Call(path, module, order, before, hidden.clone())
-            block_run.calls[path] = call
+                return forward(*arguments, **keywords)
+            self._n_calls[id(part)] = self._n_calls.get(id(part), 0) + 1
+            before = _input_of(arguments, keywords)
+            # The module may write into it.
+            before = None if before is None else before.clone()
+            output = forward(*arguments, **keywords)
 
-        for handle in (
-            part.register_forward_pre_hook(enter, with_kwargs=True),
-            part.register_forward_hook(leave),
-        ):
-            stack.callback(handle.remove)
+            after = _hidden_of(output)
+            if after is not None and path not in block_run.calls:
+                order = len(block_run.calls)
+                block_run.calls[path] = Call(path, part, order, before, after.clone())
+            return output
+
+        return recorded
 
 
 def _input_of(arguments: Any, keywords: Any) -> Tensor | None:

@@ -146,7 +146,8 @@ def test_attention_whose_last_module_is_no_matrix_has_no_heads():
     host = host_for(model)
     assert host.site("blocks.1.hook_attn_out").key == "transformer.h.1.attn.output"
     with pytest.raises(
-        sle.UnknownSite, match="the Gated attn has no heads: none of its modules maps"
+        sle.UnknownSite,
+        match="the Gated of block 1 has no heads: no module in attn maps",
     ):
         host.site("blocks.1.attn.hook_z")
 
@@ -209,5 +210,5 @@ class _Looped(nn.Module):
 
 
 def test_a_block_that_runs_twice_has_no_branches():
-    with pytest.raises(sle.UnknownSite, match="the block ran 2 times in one run"):
+    with pytest.raises(sle.UnknownSite, match="block 0 ran 2 times in one run"):
         host_for(_Looped()).site("blocks.0.hook_attn_out")

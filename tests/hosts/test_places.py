@@ -170,19 +170,19 @@ _STATES = {**_IDS, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
             "granite",
             {**_GROUPED, "residual_multiplier": 0.5},
             "hook_attn_out",
-            r"before the block \+ self_attn \+ mlp differs from the stream after it by "
-            r"\S+ of what the block adds; give the path of a module instead, such as "
+            r"before block 1 \+ self_attn \+ mlp differs from the stream after it by "
+            r"\S+ of what block 1 adds; give the path of a module instead, such as "
             "model.layers.1",
         ),
         (
             "openai-gpt",
             _GPT,
             "hook_mlp_out",
-            r"before the block \+ \S+ \+ \S+ differs from the stream after it",
+            r"before block 1 \+ \S+ \+ \S+ differs from the stream after it",
         ),
-        ("mamba", _STATES, "hook_attn_out", "mixer of the block is a MambaMixer, not"),
+        ("mamba", _STATES, "hook_attn_out", "mixer of block 1 is a MambaMixer, not"),
         ("mamba", _STATES, "hook_mlp_out", "adds nothing to the stream but the output"),
-        ("jamba", _HYBRID, "hook_attn_out", "mamba of the block is a JambaMambaMixer"),
+        ("jamba", _HYBRID, "hook_attn_out", "mamba of block 0 is a JambaMambaMixer"),
         (
             "opt",
             _HEADS_OF_OTHERS["opt"],
