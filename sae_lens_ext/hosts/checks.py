@@ -38,17 +38,14 @@ class _Seen:
     def __init__(self) -> None:
         self._branches: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
-    def of(
-        self, module: nn.Module, check: Callable[[], list[Branches]]
-    ) -> list[Branches]:
-        """What ``check`` returns, of the module as it is made up now."""
-        # Adapters, for instance, put modules of their own in the place of others.
-        parts = [(path, id(part)) for path, part in module.named_modules()]
-        made_up_of, branches = self._branches.get(module, (None, []))
-        if made_up_of != parts:
-            branches = check()
-            self._branches[module] = parts, branches
-        return branches
+    def get(self, module: nn.Module) -> list[Branches] | None:
+        """The branches of the module as it is made up now, or None."""
+        parts, branches = self._branches.get(module, (None, None))
+        return branches if parts == _parts(module) else None
+
+    def set(self, module: nn.Module, branches: list[Branches]) -> None:
+        """Remember the branches of a module."""
+        self._branches[module] = _parts(module), branches
 
     def __reduce__(self) -> tuple[type["_Seen"], tuple[()]]:
         """As it is sent to an nnsight server with a splice: without the models."""
@@ -73,10 +70,14 @@ class BranchChecks:
 
     def of_block(self, index: int) -> Branches:
         """The branches of a block, seen in a small run of the model."""
-        obstacle = self.obstacle() or _obstacle(self._module)
-        if obstacle is not None:
-            return self._by_names(index, obstacle)
-        return _SEEN.of(self._module, self._check)[index]
+        branches = _SEEN.get(self._module)
+        if branches is None:
+            obstacle = self.obstacle() or _obstacle(self._module)
+            if obstacle is not None:
+                return self._by_names(index, obstacle)
+            branches = self._check()
+            _SEEN.set(self._module, branches)
+        return branches[index]
 
     def _check(self) -> list[Branches]:
         module = self._module
@@ -124,6 +125,11 @@ class BranchChecks:
         if mixing is None:
             return Branches(paths, {"z": f"{attention} of block {index} has no heads"})
         return Branches({**paths, "z": f"{attention}.{mixing}"})
+
+
+def _parts(module: nn.Module) -> list[tuple[str, int]]:
+    """What a module is made up of; adapters put parts in the place of others."""
+    return [(path, id(part)) for path, part in module.named_modules()]
 
 
 def _obstacle(module: nn.Module) -> str | None:

@@ -21,7 +21,7 @@ _MLP_CLASS = re.compile(r"MLP|FeedForward|FFN|MoE$|MoeBlock|SparseMoe")
 _MIXERS = ("mixer", "temporal_block")
 # Classes that mix positions in the place of attention. (ShortConvolution, of Based, has
 # the place and the role of it.)
-_NOT_ATTENTION = re.compile(r"Mamba|SSM|Ssm|Recurrent|mLSTM|ShortConv$")
+_NOT_ATTENTION = re.compile(r"Mamba|SSM|Ssm|Recurrent(?:Block|Layer)|mLSTM|ShortConv$")
 # Parts around attention and MLP, whatever else they are named after.
 _AROUND = re.compile(r"norm|dropout|^drop|ln_", re.IGNORECASE)
 
