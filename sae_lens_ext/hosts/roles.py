@@ -19,6 +19,7 @@ _MLP = re.compile(r"mlp|ffn|feed_?forward|moe", re.IGNORECASE)
 _MLP_CLASS = re.compile(r"MLP|FeedForward|FFN|MoE$|MoeBlock|SparseMoe")
 # Names of a place where some blocks have attention, and others something else.
 _MIXERS = ("mixer", "temporal_block")
+_STATE_SPACES = ("mamba", "ssm")
 # Classes that mix positions in the place of attention. (ShortConvolution, of Based, has
 # the place and the role of it.)
 _NOT_ATTENTION = re.compile(r"Mamba|SSM|Ssm|Recurrent(?:Block|Layer)|mLSTM|ShortConv$")
@@ -38,7 +39,7 @@ def role_of(call: Call) -> Role | None:
     if _AROUND.search(name) or _AROUND.search(class_name):
         return None
 
-    if _NOT_ATTENTION.search(class_name):
+    if name in _STATE_SPACES or _NOT_ATTENTION.search(class_name):
         return "other mixer"
     if _ATTENTION.search(name) or _ATTENTION.search(class_name):
         return "attention"
