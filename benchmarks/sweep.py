@@ -12,6 +12,7 @@ import sae_lens_ext as sle
 from benchmarks.measure import Mismatch, ratio, side_by_side, typical
 from benchmarks.splice import LENGTH, SITE, random_sae, some_tokens
 from sae_lens_ext.hosts import capture, host_for, next_token_logits
+from sae_lens_ext.interventions.sites import placements
 from sae_lens_ext.interventions.sweep import Spliced, SweptModel, rows_that_fit
 
 KS = [1, 2, 4, 8, 12, 16, 24, 32]
@@ -44,11 +45,10 @@ def run() -> dict[str, float]:
             swept = SweptModel(
                 host,
                 tokens,
-                {SITE: site},
-                {SITE: sae},
+                placements(host, {SITE: sae}),
                 masks,
                 batch_size=len(tokens),
-                k=max(KS),
+                ks=KS,
                 extrapolate=False,
             )
             # As many values of k as rows of one batch as sweep_k would take.

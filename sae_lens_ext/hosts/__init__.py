@@ -22,19 +22,24 @@ text_positions  from those facts to positions of the text
 recomputation   which run a backward pass repeats
 tracking    the run in progress
 ----------- ----------------------------------------------------------------------
-partial     runs of a part of a model
+partial     runs that stop early, or unembed only some positions
+skipping    runs that skip the first blocks
+eager       compiled code is switched off while there are hooks
+devices     where a model takes its tokens
 =========== ======================================================================
 """
 
 from typing import Any
 
 from sae_lens_ext.errors import UnsupportedHost
-from sae_lens_ext.hosts.base import Host, Points, Site, TracingHost
+from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, TracingHost
 from sae_lens_ext.hosts.batch import TokenBatch, as_batch, by_position
 from sae_lens_ext.hosts.caches import CacheMemory
 from sae_lens_ext.hosts.calls import CallFacts
+from sae_lens_ext.hosts.hooks import has_hooks
 from sae_lens_ext.hosts.names import spellings
-from sae_lens_ext.hosts.partial import capture, next_token_logits, resume
+from sae_lens_ext.hosts.partial import capture, next_token_logits, unembedding_input
+from sae_lens_ext.hosts.skipping import RunRecord, recorded, resume, skip_blocks
 from sae_lens_ext.hosts.text_positions import TextPositions, text_positions
 from sae_lens_ext.hosts.tokens import token_rows
 from sae_lens_ext.hosts.tracking import Pass, PassTracker
@@ -46,20 +51,26 @@ __all__ = [
     "Pass",
     "PassTracker",
     "Points",
+    "RunRecord",
     "Site",
+    "SiteFunction",
     "TextPositions",
     "TokenBatch",
     "TracingHost",
     "as_batch",
     "by_position",
     "capture",
+    "has_hooks",
     "host_for",
     "next_token_logits",
+    "recorded",
     "resume",
+    "skip_blocks",
     "spellings",
     "text_positions",
     "token_batch",
     "token_rows",
+    "unembedding_input",
 ]
 
 

@@ -129,7 +129,9 @@ class LensHost:
                 f"{closest(name, self._points)}"
             )
 
-        if self._is_copy_of_the_stream(registered):
+        block, point = block_and_point(registered) or (None, None)
+        # The MLP's copy of the stream is what it reads, where no norm is before it.
+        if point != "mlp_in" and self._is_copy_of_the_stream(registered):
             raise UnknownSite(
                 f"{registered} cannot be edited on a TransformerBridge: it is only the "
                 "MLP's copy of the residual stream, so an edit there does not reach "
@@ -137,11 +139,17 @@ class LensHost:
                 "block"
             )
 
-        block, point = block_and_point(registered) or (None, None)
         return Site(name, self._key(registered), block, point)
 
     def _registered(self, name: str) -> str | None:
-        """The name under which the model has this point, or None."""
+        """The name under which the model has this point, or None.
+
+        Raises:
+            UnknownSite: the point of that name is another in TransformerLens.
+        """
+        known = block_and_point(name)
+        if known is not None and known[1] == "mlp_in":
+            return self._mlp_input(name, known[0])
         if name in self._points:
             return name
         # Of the classes derived from a bridge, some know only one of the two spellings.
@@ -149,6 +157,23 @@ class LensHost:
         for spelling in spellings(hook_name):
             if spelling in self._points:
                 return spelling
+        return None
+
+    def _mlp_input(self, name: str, block: int) -> str | None:
+        """The name of what the MLP of a block reads, behind its norm.
+
+        A bridge has a point for it. What TransformerLens calls ``hook_mlp_in`` is the
+        stream before the norm, and fires only on request.
+        """
+        registered = f"blocks.{block}.mlp.hook_in"
+        if registered in self._points:
+            return registered
+        if name in self._points:
+            raise UnknownSite(
+                f"{name} is the stream before the MLP's norm in this model, and what "
+                "the MLP reads on others; use the output of the norm, such as "
+                f"blocks.{block}.ln2.hook_normalized"
+            )
         return None
 
     def _key(self, registered: str) -> str:

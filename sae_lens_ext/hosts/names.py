@@ -6,12 +6,15 @@ They are those of TransformerLens.
 import re
 from typing import Literal
 
-Point = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z"]
+Point = Literal[
+    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out", "z"
+]
 """A place that every block has.
 
 ``resid_pre``, ``resid_mid`` and ``resid_post`` are the residual stream before, inside
-and after the block, ``attn_out`` and ``mlp_out`` what attention and MLP add to it, and
-``z`` the attention heads before they are mixed.
+and after the block, ``attn_out`` and ``mlp_out`` what attention and MLP add to it,
+``mlp_in`` what the MLP reads, behind its norm, and ``z`` the attention heads before
+they are mixed.
 """
 
 POINTS_IN_ORDER: tuple[Point, ...] = (
@@ -19,6 +22,7 @@ POINTS_IN_ORDER: tuple[Point, ...] = (
     "z",
     "attn_out",
     "resid_mid",
+    "mlp_in",
     "mlp_out",
     "resid_post",
 )
@@ -37,6 +41,8 @@ _POINTS: dict[str, Point] = {
     "hook_resid_post": "resid_post",
     "hook_out": "resid_post",
     "hook_attn_out": "attn_out",
+    "hook_mlp_in": "mlp_in",
+    "mlp.hook_in": "mlp_in",
     "hook_mlp_out": "mlp_out",
     "attn.hook_z": "z",
     "attn.o.hook_in": "z",

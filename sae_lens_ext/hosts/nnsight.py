@@ -216,7 +216,15 @@ class NNsightHost:
         return self._of_module()
 
     def _of_module(self) -> TorchHost:
-        return TorchHost(self.model._module, getattr(self.model, "tokenizer", None))
+        host = TorchHost(self.model._module, getattr(self.model, "tokenizer", None))
+        host.run_only_if(self._obstacle)
+        return host
+
+    def _obstacle(self) -> str | None:
+        """Why the module cannot be run by itself now."""
+        if self.model.interleaver.interleaving:
+            return "a trace is running; look the site up once before it"
+        return None
 
 
 def _every_time(step: Callable[[], None]) -> None:

@@ -4,24 +4,29 @@ A sweep over k runs the same tokens many times. It changes nothing before its fi
 and scores only some of the positions, so most of a whole run would be wasted:
 
 - ``capture`` stops as soon as it has the activations that were asked for,
-- ``resume`` skips the blocks whose result is known,
-- ``next_token_logits`` unembeds only the positions that count.
+- ``unembedding_input`` stops where the logits would be made,
+- ``next_token_logits`` unembeds only the positions that count,
+- ``skipping`` leaves out the blocks whose result is known.
 
 (TransformerLens' own ``start_at_layer`` still runs the blocks it skips on a
 TransformerBridge, and the unembedding of Gemma 3 270M costs twice as much as its
 blocks.)
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from sae_lens_ext.errors import UnknownSite, UnsupportedHost
+from sae_lens_ext.errors import ShapeMismatch, UnknownSite, UnsupportedHost
 from sae_lens_ext.hosts.base import Host, Site, SiteFunction
 from sae_lens_ext.hosts.batch import TokenBatch, as_batch
+from sae_lens_ext.hosts.hooks import has_hooks
+from sae_lens_ext.hosts.modules import replaced_input
+from sae_lens_ext.hosts.skipping import reading
 
 
 class _Stop(BaseException):
@@ -44,6 +49,7 @@ def capture(
     Raises:
         UnknownSite: the run ended before it reached a site, whose name therefore exists
             without ever firing.
+        ShapeMismatch: an activation has other rows or positions than the tokens.
     """
     sites = set(sites)
     batch = as_batch(tokens)
@@ -65,6 +71,8 @@ def capture(
         try:
             host.logits(right)
         except _Stop:
+            for site, activation in activations.items():
+                _check_axes(site, activation, right.shape)
             return {
                 site: _in_columns(batch, right, activation)
                 for site, activation in activations.items()
@@ -86,41 +94,39 @@ def _in_columns(batch: TokenBatch, right: TokenBatch, activation: Tensor) -> Ten
     return activation if batch is right else batch.in_columns(activation)
 
 
-@contextmanager
-def resume(
-    host: Host, n_blocks: int, residual: Float[Tensor, "batch pos d_model"]
-) -> Iterator[None]:
-    """While active, the first ``n_blocks`` blocks are skipped.
+def _check_axes(site: Site, activation: Tensor, shape: torch.Size) -> None:
+    # One of fewer or more axes is rejected by whoever reads it.
+    if activation.ndim == 3 and activation.shape[:2] != shape:
+        raise ShapeMismatch(
+            f"the activation at {site.name} is {list(activation.shape)}, and the model "
+            f"ran on {shape[0]} rows of {shape[1]} tokens; choose a site whose "
+            "activations are [batch, pos, d]"
+        )
 
-    ``residual`` is the residual stream after them. Run the model with tokens of the
-    same shape, which still choose positions and masks.
+
+def unembedding_input(
+    host: Host, tokens: TokenBatch | Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos d_model"] | None:
+    """What the unembedding receives, at every position; the run ends there.
+
+    None where the run does not come to it.
     """
-    with ExitStack() as stack:
-        for index, block in enumerate(host.blocks[:n_blocks]):
-            is_last = index == n_blocks - 1
-            output = residual if is_last else None
-            stack.enter_context(_forward_replaced(block, output))
-        yield
+    hidden: list[Tensor] = []
 
+    def stop(_: nn.Module, arguments: tuple[Any, ...], keywords: Any) -> None:
+        reading(arguments, keywords, hidden.append)
+        raise _Stop
 
-@contextmanager
-def _forward_replaced(block: nn.Module, output: Tensor | None) -> Iterator[None]:
-    """While active, ``block`` returns ``output``, or its input without one."""
-
-    def forward(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        return hidden_states if output is None else output
-
-    # Through __dict__, because a bridge's blocks pass attributes that are set on them
-    # to the module they wrap.
-    before = block.__dict__.get("forward")
-    block.__dict__["forward"] = forward
+    if host.unembed is None:
+        return None
+    handle = host.unembed.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        yield
+        host.logits(tokens)
+    except _Stop:
+        return hidden[0]
     finally:
-        if before is None:
-            del block.__dict__["forward"]
-        else:
-            block.__dict__["forward"] = before
+        handle.remove()
+    return None
 
 
 def next_token_logits(
@@ -140,14 +146,30 @@ def next_token_logits(
             f"cannot tell which module of a {type(host.model).__name__} makes the "
             "logits; give a language model"
         )
+    # Hooks on the logits would see fewer positions than in other runs. Those before the
+    # unembedding come before the one below.
+    parts = host.unembed.children()
+    if host.unembed._forward_hooks or any(has_hooks(part) for part in parts):
+        logits = host.logits(tokens)
+        return logits[:, positions.to(logits.device)]
 
-    def select_positions(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden, *rest = arguments
-        return (hidden[:, positions], *rest)
+    is_narrowed = False
+
+    def select(hidden: Tensor) -> Tensor | None:
+        nonlocal is_narrowed
+        # Some models unembed all rows and positions as one list of tokens.
+        if hidden.ndim != 3:
+            return None
+        is_narrowed = True
+        return hidden[:, positions.to(hidden.device)]
 
     # Before the unembedding and after the last norm, which acts on each position alone.
-    handle = host.unembed.register_forward_pre_hook(select_positions)
+    handle = host.unembed.register_forward_pre_hook(
+        lambda _, arguments, keywords: replaced_input(arguments, keywords, select),
+        with_kwargs=True,
+    )
     try:
-        return host.logits(tokens)
+        logits = host.logits(tokens)
     finally:
         handle.remove()
+    return logits if is_narrowed else logits[:, positions.to(logits.device)]

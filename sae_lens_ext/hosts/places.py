@@ -1,33 +1,18 @@
 """From the name of a site to a module of a torch model, and one side of it."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from torch import nn
 
 from sae_lens_ext.errors import UnknownSite, closest
+from sae_lens_ext.hosts.checks import BranchChecks
 from sae_lens_ext.hosts.modules import find_blocks
 from sae_lens_ext.hosts.names import RESIDUAL_POINTS, Point, block_and_point
 
-_ATTENTION = ("self_attn", "attn", "attention", "mixer")
-_MLP = ("mlp",)
-_HEADS_MIXED_BY = ("o_proj", "c_proj", "dense")
-# Where attention and MLP add to the residual stream differs between families: a norm
-# may follow them, or the residual be added inside them. For these it was checked that
-# before + attention + MLP == after.
-_CHECKED_FAMILIES = (
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "gpt2",
-    "gpt_neox",
-    "llama",
-    "mistral",
-    "olmo2",
-    "qwen2",
-    "qwen3",
-    "sae_lens_ext_based",
-)
+# What TransformerLens has hook points for inside of a norm.
+_INSIDE_NORM = re.compile(r"(blocks\.\d+\.)?ln\w*\.hook_(normalized|scale)")
 
 
 class Place(NamedTuple):
@@ -55,9 +40,14 @@ class ModulePlaces:
         """Look up the modules of ``module`` once."""
         self.blocks_path, self.blocks = find_blocks(module)
         self.modules: dict[str, nn.Module] = dict(module.named_modules())
-        config = getattr(module, "config", None)
-        self._family: str | None = getattr(config, "model_type", None)
-        self._class_name = type(module).__name__
+        self._checks = BranchChecks(module, self.blocks)
+
+    def run_only_if(self, obstacle: Callable[[], str | None]) -> None:
+        """Ask ``obstacle`` before the module is run: it says why that cannot be done.
+
+        It returns None where nothing is in the way.
+        """
+        self._checks.obstacle = obstacle
 
     def find(self, name: str) -> tuple[Place, int | None, Point | None]:
         """The place that a name means, and its block and point.
@@ -94,6 +84,12 @@ class ModulePlaces:
 
         # The empty path is that of the model itself, which is not a site.
         if len(matches) != 1 or not matches[0]:
+            if _INSIDE_NORM.fullmatch(name):
+                raise UnknownSite(
+                    f"{name} is a local variable of the norm's forward on this model, "
+                    "which no hook reaches; on a TransformerLens model it is a hook "
+                    "point, and what the MLP reads is hook_mlp_in on every model"
+                )
             ambiguity = ""
             if len(matches) > 1:
                 ambiguity = f"; it ends {len(matches)} paths, so write one of them out"
@@ -118,6 +114,13 @@ class ModulePlaces:
             )
         path = f"{self.blocks_path}.{index}"
         block = self.blocks[index]
+        n_uses = sum(other is block for other in self.blocks)
+        if n_uses > 1:
+            raise UnknownSite(
+                f"{name} cannot be told apart: block {index} of this model is one of "
+                f"{n_uses} blocks that are the same module, at all of which a hook on "
+                "it acts"
+            )
 
         if point == "resid_pre":
             return Place(path, "input")
@@ -135,38 +138,15 @@ class ModulePlaces:
         return self._in_branch(name, index, point)
 
     def _in_branch(self, name: str, index: int, point: Point) -> Place:
-        """What attention or MLP adds to the stream, or the heads of attention."""
+        """What attention or MLP reads or adds to the stream, or attention's heads."""
         path = f"{self.blocks_path}.{index}"
-        block = self.blocks[index]
-        # Found by the names that families give to their submodules.
-        attention = _first_of(block, _ATTENTION)
-        mlp = _first_of(block, _MLP)
-        if self._family not in _CHECKED_FAMILIES or attention is None or mlp is None:
-            family = self._family or self._class_name
+        branches = self._checks.of_block(index)
+        inner_path = branches.paths.get(point)
+        if inner_path is None:
+            reason = branches.reasons[point].replace("the block", f"block {index}")
             raise UnknownSite(
-                f"{name}: what attention and MLP add to the residual stream of a "
-                f"{family} was not checked; give the path of a module instead, such as "
+                f"{name}: {reason}; give the path of a module instead, such as "
                 f"{closest(f'{path}.{point}', self.modules, n=3)}"
             )
-
-        if point == "z":
-            part = getattr(block, attention)
-            mixing = _first_of(part, _HEADS_MIXED_BY)
-            if mixing is None:
-                raise UnknownSite(
-                    f"{name}: the {type(part).__name__} of block {index} has no heads"
-                )
-            return Place(f"{path}.{attention}.{mixing}", "input")
-
-        # Where norms follow attention and MLP, the outputs of the norms are added.
-        has_norms_behind = hasattr(block, "post_feedforward_layernorm")
-        if point == "attn_out":
-            module = "post_attention_layernorm" if has_norms_behind else attention
-        else:
-            module = "post_feedforward_layernorm" if has_norms_behind else mlp
-        return Place(f"{path}.{module}", "output")
-
-
-def _first_of(module: nn.Module, names: Sequence[str]) -> str | None:
-    """The first of several attribute names that a module has."""
-    return next((name for name in names if hasattr(module, name)), None)
+        side = "input" if point in ("z", "mlp_in") else "output"
+        return Place(f"{path}.{inner_path}", side)

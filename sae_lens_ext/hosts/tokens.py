@@ -12,6 +12,7 @@ from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
 from sae_lens_ext.hosts.base import Host
 from sae_lens_ext.hosts.batch import TokenBatch
 from sae_lens_ext.hosts.chat import Chat, is_chat, tokenized_chat
+from sae_lens_ext.hosts.devices import input_device
 
 _FORMS = "ids [batch, pos], messages of a chat, or text"
 
@@ -38,8 +39,7 @@ def token_rows(host: Host, tokens: Any) -> TokenBatch:
     _check_ids(batch, host.d_vocab)
 
     # A model without parameters takes tokens on any device.
-    parameter = next(iter(host.model.parameters()), None)
-    device = ids.device if parameter is None else parameter.device
+    device = input_device(host.model, host.embed) or ids.device
     return batch.to(device)
 
 

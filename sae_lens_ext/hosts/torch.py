@@ -1,11 +1,9 @@
 """Plain PyTorch modules, above all Hugging Face language models, by forward hooks."""
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -20,8 +18,10 @@ from sae_lens_ext.hosts.base import (
 )
 from sae_lens_ext.hosts.batch import TokenBatch
 from sae_lens_ext.hosts.calls import takes
+from sae_lens_ext.hosts.eager import eager
 from sae_lens_ext.hosts.modules import (
     called_if_there,
+    n_logits,
     replaced_input,
     replaced_output,
 )
@@ -33,31 +33,6 @@ from sae_lens_ext.hosts.special import (
     special_token_ids,
 )
 from sae_lens_ext.hosts.watching import watch_modules
-
-
-class _Eager:
-    """Switches torch.compile off while at least one user needs it off.
-
-    Their times may overlap in any order.
-    """
-
-    def __init__(self) -> None:
-        self._users = 0
-        self._stance: Any = None
-
-    def __enter__(self) -> None:
-        if not self._users:
-            self._stance = torch.compiler.set_stance("force_eager")
-            self._stance.__enter__()
-        self._users += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._users -= 1
-        if not self._users:
-            self._stance.__exit__(None, None, None)
-
-
-_EAGER = _Eager()
 
 
 class TorchHost:
@@ -84,12 +59,16 @@ class TorchHost:
         self.blocks: Sequence[nn.Module] = self._places.blocks
         self.embed = self._part("get_input_embeddings")
         self.unembed = self._part("get_output_embeddings")
-        self.d_vocab: int | None = _n_rows(self.unembed)
+        self.d_vocab: int | None = n_logits(self.unembed, self._config)
 
     def _part(self, getter: str) -> nn.Module | None:
         """What an accessor returns, of the outermost module that has it and knows."""
         parts = (called_if_there(module, getter) for module in self.chain)
         return next((part for part in parts if part is not None), None)
+
+    def run_only_if(self, obstacle: Callable[[], str | None]) -> None:
+        """See ``ModulePlaces.run_only_if``."""
+        self._places.run_only_if(obstacle)
 
     def site(self, name: str) -> Site:
         """See ``Host.site``."""
@@ -98,8 +77,8 @@ class TorchHost:
 
     def place(self, site: Site) -> Place:
         """The module whose input or output the activation at a site is."""
-        place, _, _ = self._places.find(site.name)
-        return place
+        path, _, side = site.key.rpartition(".")
+        return Place(path, "input" if side == "input" else "output")
 
     def width(self, site: Site) -> int | None:
         """See ``Host.width``."""
@@ -119,10 +98,7 @@ class TorchHost:
         module = self._places.modules[place.path]
 
         undo = ExitStack()
-        # While dynamo is not imported, nothing can have been compiled. Once it is, a
-        # module cannot tell whether it, or a part of it, was.
-        if "torch._dynamo" in sys.modules:
-            undo.enter_context(_EAGER)
+        undo.enter_context(eager())
 
         if place.side == "input":
             # With keywords, because a caller may pass the activation by its name.
@@ -206,15 +182,3 @@ def _move_library_hooks_behind(module: nn.Module) -> None:
     for key, hook in list(module._forward_hooks.items()):
         if str(getattr(hook, "__module__", "")).startswith("transformers."):
             module._forward_hooks[key] = module._forward_hooks.pop(key)
-
-
-def _n_rows(unembed: nn.Module | None) -> int | None:
-    """The number of logits that a module makes per position; None if it is not known.
-
-    Quantised layers have no weight of that shape, but say how wide they are.
-    """
-    weight = getattr(unembed, "weight", None)
-    n_rows = getattr(unembed, "out_features", None)
-    if n_rows is None and isinstance(weight, Tensor) and weight.ndim == 2:
-        n_rows = weight.shape[0]
-    return None if n_rows is None else int(n_rows)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sae_lens_ext.hosts.base import RunListener, Undo
 from sae_lens_ext.hosts.calls import named_arguments, token_ids
 from sae_lens_ext.hosts.recomputation import in_backward
+from sae_lens_ext.hosts.skipping import is_partial_run
 
 
 def watch_modules(
@@ -155,8 +156,8 @@ class _Calls:
         if self._modules:
             return
         # TransformerLens stops early by returning.
-        is_whole = output is not None and keywords.get("stop_at_layer") is None
-        self._listener.end(is_whole, output)
+        is_cut_short = output is None or keywords.get("stop_at_layer") is not None
+        self._listener.end(not is_cut_short and not is_partial_run(), output)
 
     def are_running(self) -> bool:
         """Whether the outermost call is really in progress.

@@ -11,11 +11,12 @@ from sae_lens_ext.errors import (
     UnknownSite,
     closest,
 )
-from sae_lens_ext.hosts import Host, Site, spellings
+from sae_lens_ext.hosts import Host, spellings
 from sae_lens_ext.interventions.arithmetic import ErrorTerm
 from sae_lens_ext.interventions.dial import CheckedK, K, checked_k, same_k
 from sae_lens_ext.interventions.edits import AddDirection, Edit, FeatureEdit
 from sae_lens_ext.interventions.positions import Positions, SplicedPositions
+from sae_lens_ext.interventions.sites import Placement, SiteName
 from sae_lens_ext.sae import SAE
 
 Edits = Sequence[Edit] | Mapping[str, Sequence[Edit]]
@@ -37,8 +38,7 @@ class Controls:
     def __init__(
         self,
         host: Host,
-        sites: Mapping[str, Site],
-        saes: Mapping[str, SAE],
+        placed: Mapping[str, Placement],
         *,
         k: K,
         error_term: ErrorTerm,
@@ -46,20 +46,22 @@ class Controls:
         positions: Positions,
         extrapolate: bool,
     ) -> None:
-        """Check the values of a splice at ``sites``, some or all of which have an SAE.
+        """Check the values of a splice; at some or all of its sites there is an SAE.
 
         Raises:
             InvalidArgument, InvalidK, ShapeMismatch, UnknownSite: as in ``splice``.
         """
         self._host = host
-        self._names = list(sites)
-        self.saes = saes
+        self._names = list(placed)
+        self.saes: Mapping[str, SAE] = {
+            name: place.sae for name, place in placed.items() if place.sae is not None
+        }
         self.extrapolate = arguments.flag(extrapolate, "extrapolate")
         self.error_term = error_term
         self.positions = positions
 
         self._k: dict[str, CheckedK] = {
-            name: sae.config.k for name, sae in saes.items()
+            name: sae.config.k for name, sae in self.saes.items()
         }
         self.k = k
         self._edits: dict[str, tuple[Edit, ...]] = dict.fromkeys(self._names, ())
@@ -155,12 +157,15 @@ class Controls:
         """Where in its runs the splice acts at a site."""
         return self._where[name]
 
-    def name_of(self, site: str) -> str:
+    def name_of(self, site: SiteName) -> str:
         """The name that the splice has for a site, which may be in another spelling.
 
         Raises:
             UnknownSite: the splice is not at that site.
         """
+        # A transcoder goes by the name of its output.
+        if isinstance(site, tuple) and len(site) == 2:
+            site = site[1]
         names = spellings(site) if isinstance(site, str) else []
         for name in names:
             if name in self._names:
@@ -169,6 +174,22 @@ class Controls:
             f"nothing is spliced at {site!r}; something is at: "
             f"{closest(str(site), self._names)}"
         )
+
+    def __str__(self) -> str:
+        """Where, at which k, with which edits."""
+        parts = []
+        for name in self._names:
+            part = name
+            if name in self.saes:
+                part += f": k={self.k_at(name)}"
+            edits = self.edits_at(name)
+            if edits:
+                part += f", {list(edits)}"
+            parts.append(part)
+        description = "; ".join(parts)
+        if self.error_term:
+            description += f"; error_term={self.error_term!r}"
+        return description
 
     def _by_name(self, by_site: Mapping[str, Any]) -> dict[str, Any]:
         return {self.name_of(site): value for site, value in by_site.items()}
@@ -217,6 +238,6 @@ def _check_features(edit: FeatureEdit, name: str, sae: SAE | None) -> None:
 
 
 def _check_direction(edit: AddDirection, name: str, sae: SAE) -> None:
-    """Check that a direction is as wide as the activation that the SAE reads."""
-    if len(edit.vector) != sae.config.d_model:
-        raise ShapeMismatch(f"{edit!r}: {name} is {sae.config.d_model} wide")
+    """Check that a direction is as wide as the activation that the SAE writes."""
+    if len(edit.vector) != sae.config.output_width:
+        raise ShapeMismatch(f"{edit!r}: {name} is {sae.config.output_width} wide")

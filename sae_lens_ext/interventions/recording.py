@@ -25,8 +25,8 @@ from sae_lens_ext.hosts import (
 )
 from sae_lens_ext.interventions.positions import Positions, SplicedPositions
 from sae_lens_ext.interventions.shapes import check_activation
-from sae_lens_ext.interventions.sites import checked_sites, saes_by_site
-from sae_lens_ext.sae import SAE, SparseCode
+from sae_lens_ext.interventions.sites import Placement, SAEs, placements
+from sae_lens_ext.sae import SparseCode
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class Run:
         cls,
         model: Any,
         tokens: Any,
-        sae: SAE | Mapping[str, SAE],
+        sae: SAEs,
         k: int | None = None,
         *,
         positions: Positions = None,
@@ -85,7 +85,7 @@ class Run:
                 at padding.
             sae: as in ``splice``.
             k: number of features to keep per token; None means the k that the SAE was
-                trained at.
+                trained at, or every active feature.
             positions: where to keep features, as in ``splice``: by default everywhere
                 except on the special tokens that the SAE was not trained on.
 
@@ -94,22 +94,21 @@ class Run:
                 ``splice``.
         """
         host = host_for(model).plain()
-        saes = saes_by_site(sae)
-        sites = checked_sites(host, saes)
+        placed = placements(host, sae)
         batch = token_rows(host, tokens)
 
         masks = {}
-        for name, site_sae in saes.items():
-            spliced = SplicedPositions.of(host, site_sae, positions)
+        for name, place in placed.items():
+            spliced = SplicedPositions.of(host, place.sae, positions)
             masks[name] = spliced.mask_of(batch)
 
         with torch.no_grad():
-            activations = capture(host, batch, set(sites.values()))
-            codes = {}
-            for name, site_sae in saes.items():
-                x = activations[sites[name]]
-                check_activation(name, x, site_sae)
-                codes[name] = _masked_code(site_sae, x, masks[name], k)
+            read = {place.reads for place in placed.values()}
+            activations = capture(host, batch, read)
+            codes = {
+                name: _masked_code(place, activations[place.reads], masks[name], k)
+                for name, place in placed.items()
+            }
         return cls(codes, masks, batch.mask if batch.is_padded else None)
 
     def activations(
@@ -287,11 +286,14 @@ def activations_of(
 
 
 def _masked_code(
-    sae: SAE,
+    place: Placement,
     x: Tensor,
     mask: Tensor,
     k: int | None,
 ) -> SparseCode:
+    sae = place.sae
+    assert sae is not None
+    check_activation(place.reads.name, x, sae)
     # Zeroed on the way in, too: left-out positions must not be checked for NaN.
     token_mask = mask.to(x.device)
     masked = x.where(token_mask.unsqueeze(-1), 0)

@@ -1,91 +1,173 @@
-"""Pairs of an SAE and the site in a model that it belongs to."""
+"""The places of SAEs in a model: where each writes, and where a transcoder reads."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from sae_lens_ext.errors import InvalidArgument, ShapeMismatch, UnknownSite
 from sae_lens_ext.hosts import Host, Site
 from sae_lens_ext.sae import SAE
 
+SiteName = str | tuple[str, str]
+"""Name of a site; for a transcoder, the names of the sites that it reads and writes."""
 
-def saes_by_site(sae: SAE | Mapping[str, SAE]) -> dict[str, SAE]:
-    """SAEs by site name, from one SAE that knows its own site or from such a mapping.
+SAEs = SAE | Mapping[SiteName, SAE]
+"""An SAE that knows its own site, or SAEs by site name."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """An SAE, or none, at its place in a model.
+
+    Attributes:
+        site: where it writes.
+        sae: the SAE; None where only directions are added.
+        source: where a transcoder reads; None for an autoencoder, which reads where it
+            writes.
+    """
+
+    site: Site
+    sae: SAE | None
+    source: Site | None = None
+
+    @property
+    def reads(self) -> Site:
+        """Where it reads."""
+        return self.site if self.source is None else self.source
+
+    @property
+    def sites(self) -> list[Site]:
+        """Where it reads and writes, in that order."""
+        return [self.site] if self.source is None else [self.source, self.site]
+
+
+def placements(
+    host: Host, sae: SAE | Mapping[SiteName, SAE | None], *, sae_needed: bool = True
+) -> dict[str, Placement]:
+    """Where SAEs go in a model, by the name of the site that each writes.
+
+    Args:
+        host: the model.
+        sae: an SAE that knows its own site, or SAEs by site name.
+        sae_needed: whether every site needs an SAE, instead of None.
 
     Raises:
-        InvalidArgument: neither of the two, or an empty mapping.
-        UnknownSite: the config of the SAE names no site.
+        InvalidArgument: neither of the two, an empty mapping, or two names of one place
+            in the model.
+        UnknownSite: the model has no site of that name, or an SAE does not say where it
+            belongs.
+        ShapeMismatch: an SAE has another width than its site.
     """
     if isinstance(sae, Mapping):
-        _check_mapping(sae)
-        return dict(sae)
-    if not isinstance(sae, SAE):
+        _check_mapping(sae, sae_needed)
+        pairs = list(sae.items())
+    elif isinstance(sae, SAE):
+        pairs = [(None, sae)]
+    else:
         raise InvalidArgument(
             "sae must be an SAE, or a mapping from site names to SAEs; "
             f"got an object of type {type(sae).__name__}"
         )
 
-    # SAEs trained on a Hugging Face model may know only the path of the module there.
-    name = sae.config.hook_name or sae.config.metadata.get("hf_hook_name")
-    if name is None:
-        raise UnknownSite(
-            "this SAE does not say where it belongs (config.hook_name is None); "
-            "pass {'blocks.12.hook_resid_post': sae}"
-        )
-    return {str(name): sae}
+    placed = [_placement(host, name, value) for name, value in pairs]
+    _check_distinct(placed)
+    return {placement.site.name: placement for placement in placed}
 
 
-def spliced_sites(
-    host: Host, sae: SAE | Mapping[str, SAE | None]
-) -> tuple[dict[str, Site], dict[str, SAE]]:
-    """The sites of a splice, and the SAEs at those that have one, by site name.
+def _placement(host: Host, name: SiteName | None, sae: SAE | None) -> Placement:
+    """The place of one SAE, by its name in a mapping or, without one, by its config."""
+    if sae is None or not sae.config.is_transcoder:
+        names = [name]
+        if isinstance(name, tuple):
+            raise InvalidArgument(
+                f"{name} is the name of two sites, as for a transcoder; an autoencoder "
+                "writes where it reads: give one name"
+            )
+        if name is None and sae is not None:
+            names = _own_names(sae, "hook_name", "hf_hook_name")
+        site = _first_known(host, names)
+        _check_width(host, site, sae, "d_model")
+        return Placement(site, sae)
 
-    Raises:
-        InvalidArgument, UnknownSite, ShapeMismatch: as in ``saes_by_site`` and
-            ``checked_sites``.
-    """
-    if isinstance(sae, Mapping):
-        names = list(sae)
-        present = {name: value for name, value in sae.items() if value is not None}
-        # Sites without any SAE are fine, for directions; an empty mapping is an error.
-        saes = saes_by_site(present) if present or not names else {}
+    if isinstance(name, tuple):
+        sources, sites = [name[0]], [name[1]]
     else:
-        saes = saes_by_site(sae)
-        names = list(saes)
-    return checked_sites(host, {name: saes.get(name) for name in names}), saes
+        sources = _own_names(sae, "hook_name", "hf_hook_name")
+        sites = [name]
+        if name is None:
+            sites = _own_names(sae, "hook_name_out", "hf_hook_name_out")
+    source = _first_known(host, sources)
+    site = _first_known(host, sites)
+    _check_width(host, source, sae, "d_model")
+    _check_width(host, site, sae, "d_out")
+    return Placement(site, sae, source)
 
 
-def checked_sites(host: Host, saes: Mapping[str, SAE | None]) -> dict[str, Site]:
-    """The sites of these names, each of them once and as wide as its SAE.
+def _own_names(sae: SAE, field: str, fact: str) -> list[str]:
+    """The names of a site in an SAE's config, the one to prefer first.
 
-    Raises:
-        InvalidArgument: two names are of one place in the model.
-        UnknownSite: the model has no site of that name.
-        ShapeMismatch: an SAE has another width than its site.
+    SAEs of Hugging Face models may know the path of a module beside the TransformerLens
+    name, or instead of it.
     """
-    sites = {name: _checked_site(host, name, sae) for name, sae in saes.items()}
-    if len({site.key for site in sites.values()}) < len(sites):
+    names = [getattr(sae.config, field), sae.config.metadata.get(fact)]
+    names = [str(name) for name in names if name is not None]
+    if names:
+        return names
+    if sae.config.is_transcoder:
+        raise UnknownSite(
+            f"this transcoder does not say where it belongs (config.{field} is None); "
+            "pass {('blocks.5.hook_mlp_in', 'blocks.5.hook_mlp_out'): transcoder}"
+        )
+    raise UnknownSite(
+        f"this SAE does not say where it belongs (config.{field} is None); "
+        "pass {'blocks.12.hook_resid_post': sae}"
+    )
+
+
+def _first_known(host: Host, names: Iterable[Any]) -> Site:
+    """The site of the first name that the model knows; the error is of the first."""
+    errors = []
+    for name in names:
+        try:
+            return host.site(name)
+        except UnknownSite as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _check_width(host: Host, site: Site, sae: SAE | None, field: str) -> None:
+    width = host.width(site)
+    if sae is None or width is None:
+        return
+    expected = getattr(sae.config, field)
+    if width != expected:
+        raise ShapeMismatch(
+            f"{site.name} is {width} wide in this model, and the SAE for it has "
+            f"{field}={expected}"
+        )
+
+
+def _check_distinct(placed: list[Placement]) -> None:
+    keys = {placement.site.key for placement in placed}
+    if len(keys) < len(placed):
+        names = ", ".join(placement.site.name for placement in placed)
         raise InvalidArgument(
             "two of these names are one place in the model, and one SAE goes to one "
-            f"place: {', '.join(sites)}"
+            f"place: {names}"
         )
-    return sites
 
 
-def _checked_site(host: Host, name: str, sae: SAE | None) -> Site:
-    site = host.site(name)
-    width = host.width(site)
-    if sae is not None and width is not None and width != sae.config.d_model:
-        raise ShapeMismatch(
-            f"{name} is {width} wide in this model, and the SAE for it has "
-            f"d_model={sae.config.d_model}"
-        )
-    return site
-
-
-def _check_mapping(saes: Mapping[str, SAE]) -> None:
+def _check_mapping(saes: Mapping[Any, Any], sae_needed: bool) -> None:
     if not saes:
         raise InvalidArgument("no SAE to splice: the mapping from site to SAE is empty")
     for name, sae in saes.items():
-        if not isinstance(name, str) or not isinstance(sae, SAE):
+        is_pair = (
+            isinstance(name, tuple)
+            and len(name) == 2
+            and all(isinstance(part, str) for part in name)
+        )
+        is_sae = isinstance(sae, SAE) or (sae is None and not sae_needed)
+        if not (isinstance(name, str) or is_pair) or not is_sae:
             raise InvalidArgument(
                 "the mapping must go from site names to SAEs; "
                 f"it holds {name!r}: an object of type {type(sae).__name__}"

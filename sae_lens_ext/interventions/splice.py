@@ -1,6 +1,6 @@
 """Put an SAE's reconstruction in the place of an activation while the model runs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -9,7 +9,8 @@ from sae_lens_ext.hosts import (
     CacheMemory,
     Host,
     PassTracker,
-    Points,
+    Site,
+    SiteFunction,
     TracingHost,
     host_for,
 )
@@ -18,13 +19,13 @@ from sae_lens_ext.interventions.controls import Controls, Edits
 from sae_lens_ext.interventions.dial import K
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.interventions.replacement import Codes, Replacement, SiteSettings
-from sae_lens_ext.interventions.sites import spliced_sites
+from sae_lens_ext.interventions.sites import SiteName, placements
 from sae_lens_ext.sae import SAE, SparseCode
 
 
 def splice(
     model: Any,
-    sae: SAE | Mapping[str, SAE | None],
+    sae: SAE | Mapping[SiteName, SAE | None],
     k: K = None,
     *,
     error_term: ErrorTerm = False,
@@ -54,7 +55,10 @@ def splice(
         model: a TransformerLens, nnsight or Hugging Face model, or any torch module.
         sae: an SAE, spliced at its own ``config.hook_name``, or SAEs by site name:
             TransformerLens names on every model, or the path of a module in the model.
-            None in place of an SAE leaves the activation there to ``AddDirection``.
+            A transcoder goes to the two sites in its config, or to
+            ``{(input_site, output_site): transcoder}``; everything else then names it
+            by its output. None in place of an SAE leaves the activation there to
+            ``AddDirection``.
         k: how many features each token keeps; see ``Splice.k``.
         error_term: whether to add back what the SAE at the current k leaves out; see
             ``Splice.error_term``.
@@ -94,7 +98,7 @@ class Splice:
     def __init__(
         self,
         host: Host,
-        sae: SAE | Mapping[str, SAE | None],
+        sae: SAE | Mapping[SiteName, SAE | None],
         k: K = None,
         *,
         error_term: ErrorTerm = False,
@@ -104,12 +108,10 @@ class Splice:
     ) -> None:
         """Check everything; attach nothing yet. See ``splice`` for the arguments."""
         self._host = host
-        sites, saes = spliced_sites(host, sae)
-        self._sites = sites
+        self._placements = placements(host, sae, sae_needed=False)
         self._controls = Controls(
             host,
-            sites,
-            saes,
+            self._placements,
             k=k,
             error_term=error_term,
             edits=edits,
@@ -140,7 +142,8 @@ class Splice:
 
         Assign a number, a tensor of numbers by position of the text (``[pos]`` or
         ``[batch, pos]``), a rule such as ``until_fvu(0.1)``, or None for the k that the
-        SAE was trained at. A mapping changes the sites it names and leaves the others.
+        SAE was trained at, which for an SAE that was not trained at a k is every active
+        feature. A mapping changes the sites it names and leaves the others.
         """
         return self._controls.k
 
@@ -235,11 +238,21 @@ class Splice:
         )
         with ExitStack() as stack:
             stack.callback(self._host.watch(tracker))
-            for name, site in self._sites.items():
-                points, close_points = self._host.points(site, POINTS)
+            for name, place in self._placements.items():
+                points, close_points = self._host.points(place.site, POINTS)
                 stack.callback(close_points)
-                replace = self._replacement(name, tracker, points, reached.add)
-                stack.callback(self._host.attach(site, replace))
+                replace = Replacement(
+                    name,
+                    self._codes,
+                    tracker=tracker,
+                    points=points,
+                    at_reach=reached.add,
+                    has_source=place.source is not None,
+                )
+                if place.source is not None:
+                    undo = self._host.attach(place.source, replace.read)
+                    stack.callback(undo)
+                stack.callback(self._host.attach(place.site, replace))
             self._attached = stack.pop_all()
         return self
 
@@ -275,13 +288,19 @@ class Splice:
         tracker = PassTracker(self._settings, self._codes.clear, memory=self._caches)
         host.watch_now(tracker)
 
-        times = {name: site.when for name, site in self._sites.items()}
-        names = list(times)
-        if None not in times.values():
-            names.sort(key=lambda name: times[name] or ())
-        for name in names:
-            replace = self._replacement(name, tracker, Points(), lambda _: None)
-            host.attach_now(self._sites[name], replace)
+        steps: list[tuple[Site, SiteFunction]] = []
+        for name, place in self._placements.items():
+            has_source = place.source is not None
+            replace = Replacement(
+                name, self._codes, tracker=tracker, has_source=has_source
+            )
+            if place.source is not None:
+                steps.append((place.source, replace.read))
+            steps.append((place.site, replace))
+        if all(site.when is not None for site, _ in steps):
+            steps.sort(key=lambda step: step[0].when or ())
+        for site, function in steps:
+            host.attach_now(site, function)
         return self
 
     def __enter__(self) -> "Splice":
@@ -294,20 +313,8 @@ class Splice:
 
     def __repr__(self) -> str:
         """Where, at which k, with which edits, and whether it is active."""
-        parts = []
-        for name in self._sites:
-            part = name
-            if name in self.saes:
-                part += f": k={self._controls.k_at(name)}"
-            edits = self._controls.edits_at(name)
-            if edits:
-                part += f", {list(edits)}"
-            parts.append(part)
-        description = "; ".join(parts)
-        if self.error_term:
-            description += f"; error_term={self.error_term!r}"
         state = "not active" if self._attached is None else "active"
-        return f"Splice({description}; {state})"
+        return f"Splice({self._controls}; {state})"
 
     def __getstate__(self) -> dict[str, Any]:
         """The state without the attachment.
@@ -319,27 +326,13 @@ class Splice:
 
     def _settings(self) -> dict[str, SiteSettings]:
         """What a run that begins now does at every site."""
-        return {name: SiteSettings.of(self._controls, name) for name in self._sites}
-
-    def _replacement(
-        self,
-        name: str,
-        tracker: PassTracker,
-        points: Points,
-        at_reach: Callable[[str], object],
-    ) -> Replacement:
-        """The function to attach at one site."""
-        return Replacement(
-            name,
-            self._codes,
-            tracker=tracker,
-            points=points,
-            at_reach=at_reach,
-        )
+        return {
+            name: SiteSettings.of(self._controls, name) for name in self._placements
+        }
 
     def _check_reached(self, reached: set[str]) -> None:
         """Raise ``UnknownSite`` if a whole run has left out a site."""
-        silent = [name for name in self._sites if name not in reached]
+        silent = [name for name in self._placements if name not in reached]
         if silent:
             raise UnknownSite(
                 f"{', '.join(silent)} did not fire in this run, so nothing was spliced "

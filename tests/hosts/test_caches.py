@@ -25,19 +25,26 @@ def _filled(cache):
 @pytest.mark.parametrize(
     ("cache", "expected"),
     [
-        (DynamicCache(), None),
-        (DynamicCache(config=CONFIG), 0),
-        (_filled(DynamicCache()), 5),
-        (_filled(StaticCache(config=CONFIG, max_cache_len=9)), 5),
-        (((KEYS, KEYS), (KEYS, KEYS)), 5),
-        ([SimpleNamespace(past_keys=torch.zeros(1, 6, 2, 4))], 6),
+        pytest.param(DynamicCache(), None, id="no layers yet"),
+        pytest.param(DynamicCache(config=CONFIG), 0, id="empty"),
+        pytest.param(_filled(DynamicCache()), 5, id="filled"),
+        pytest.param(
+            _filled(StaticCache(config=CONFIG, max_cache_len=9)), 5, id="static"
+        ),
+        pytest.param(((KEYS, KEYS), (KEYS, KEYS)), 5, id="tuples"),
+        pytest.param(
+            [SimpleNamespace(past_keys=torch.zeros(1, 6, 2, 4))],
+            6,
+            id="of HookedTransformer",
+        ),
         # States without positions.
-        (DynamicCache(config=MambaConfig(num_hidden_layers=2)), None),
-        ([torch.zeros(1, 4, 2)], None),
-        ((), None),
-        (object(), None),
+        pytest.param(
+            DynamicCache(config=MambaConfig(num_hidden_layers=2)), None, id="Mamba"
+        ),
+        pytest.param([torch.zeros(1, 4, 2)], None, id="list of states"),
+        pytest.param((), None, id="nothing"),
+        pytest.param(object(), None, id="unknown"),
     ],
-    ids=str,
 )
 def test_a_cache_says_how_long_it_is_or_not(cache, expected):
     assert cache_length(cache) == expected
@@ -66,7 +73,9 @@ SEEN = Seen(4, torch.tensor([3, 4]))
 
 
 @pytest.mark.parametrize(
-    "cache", [DynamicCache(), [torch.zeros(1, 4)], ((KEYS, KEYS),)], ids=str
+    "cache",
+    [DynamicCache(), [torch.zeros(1, 4)], ((KEYS, KEYS),)],
+    ids=["a cache", "a list of states", "tuples"],
 )
 def test_remembers_a_cache(cache):
     memory = CacheMemory()

@@ -3,9 +3,11 @@
 import pytest
 import tiny
 import torch
+from transformer_lens import HookedRootModule
+from transformer_lens.hook_points import HookPoint
 
 import sae_lens_ext as sle
-from sae_lens_ext.hosts import host_for
+from sae_lens_ext.hosts import capture, host_for
 
 
 def test_both_spellings_name_one_place(model):
@@ -67,3 +69,38 @@ def test_the_padding_of_texts_is_left_alone_on_either_side(model, side):
         model(texts[1])
         alone = spliced.codes["blocks.1.hook_resid_post"]
     torch.testing.assert_close(codes.dense()[1][active[1]], alone.dense()[0])
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt2"])
+def test_what_the_mlp_reads_is_the_same_on_a_bridge_and_on_a_module(name):
+    activations = []
+    for host_name in ("lens", "torch"):
+        host = host_for(tiny.hosted(host_name, name, attention="eager"))
+        for spelling in ("hook_mlp_in", "mlp.hook_in"):
+            site = host.site(f"blocks.1.{spelling}")
+            assert (site.point, site.block) == ("mlp_in", 1)
+            with torch.no_grad():
+                activations.append(capture(host, tiny.tokens(), [site])[site])
+    for activation in activations[1:]:
+        torch.testing.assert_close(activation, activations[0])
+
+
+class _WithPointBeforeTheNorm(HookedRootModule):
+    """Has the point of TransformerLens' HookedTransformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([torch.nn.Module()])
+        self.blocks[0].hook_mlp_in = HookPoint()
+        self.setup()
+
+
+def test_rejects_a_point_of_the_same_name_before_the_norm():
+    host = host_for(_WithPointBeforeTheNorm())
+    message = (
+        "is the stream before the MLP's norm in this model.*blocks.0.ln2.hook_norm"
+    )
+    with pytest.raises(sle.UnknownSite, match=message):
+        host.site("blocks.0.hook_mlp_in")
+    with pytest.raises(sle.UnknownSite, match="no site 'blocks.0.mlp.hook_in'"):
+        host.site("blocks.0.mlp.hook_in")

@@ -30,7 +30,7 @@ def test_every_spelling_leads_to_all(names):
 
 def test_every_point_has_a_name():
     names = ["hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid"]
-    names += ["hook_mlp_out", "hook_resid_post"]
+    names += ["hook_mlp_in", "hook_mlp_out", "hook_resid_post"]
     points = [block_and_point(f"blocks.12.{name}") for name in names]
     assert points == [(12, point) for point in POINTS_IN_ORDER]
     assert set(RESIDUAL_POINTS) < set(POINTS_IN_ORDER)

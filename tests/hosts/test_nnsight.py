@@ -8,6 +8,7 @@ import nnsight
 import pytest
 import tiny
 import torch
+import transformers
 from nnsight.modeling.transformers import TransformersModel
 from paths import TESTS
 
@@ -291,3 +292,26 @@ def test_weights_are_loaded_before_parts_of_a_model_run(tmp_path, sae):
 def test_texts_are_accepted_where_token_ids_are(lm, sae):
     tokens = lm.tokenizer("w1 w2 w3", return_tensors="pt").input_ids
     assert sle.Run.capture(lm, "w1 w2 w3", sae) == sle.Run.capture(lm, tokens, sae)
+
+
+def test_a_site_inside_a_block_is_not_checked_by_a_run_within_a_trace():
+    family = transformers.AutoConfig.for_model(
+        "bloom", vocab_size=96, hidden_size=32, n_layer=2, n_head=4
+    )
+    bloom = transformers.AutoModelForCausalLM.from_config(family).eval()
+    site = {"blocks.1.hook_attn_out": tiny.sae()}
+    unknown = nnsight.NNsight(bloom)
+    with (
+        pytest.raises(Exception, match="and a trace is running; look the site up once"),
+        unknown.trace(tiny.tokens()),
+    ):
+        sle.splice(unknown, site).apply()
+
+    # Of these it was seen before, or is known by the family's name.
+    sle.splice(unknown, site)
+    for model in (unknown, tiny.hosted("nnsight")):
+        bare = tiny.logits(model, tiny.tokens())
+        with model.trace(tiny.tokens()):
+            sle.splice(model, site).apply()
+            logits = model.output.logits.save()
+        assert not torch.allclose(logits, bare, atol=1e-3)

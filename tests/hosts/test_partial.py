@@ -1,10 +1,18 @@
-"""Partial runs give what whole runs give, and do less work."""
+"""Runs that stop early, or unembed few positions, give what whole runs give."""
 
 import pytest
 import tiny
 import torch
+from torch import nn
 
-from sae_lens_ext.hosts import capture, host_for, next_token_logits, resume
+from sae_lens_ext.errors import ShapeMismatch
+from sae_lens_ext.hosts import (
+    capture,
+    has_hooks,
+    host_for,
+    next_token_logits,
+    unembedding_input,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,38 +53,6 @@ def test_capture_returns_sites_in_the_order_of_the_run(gemma2):
     assert [site.name for site in activations] == names[::-1]
 
 
-@pytest.mark.parametrize("n_blocks", [0, 1, 2, 3])
-def test_resume_gives_the_same_logits_without_running_the_blocks(gemma2, n_blocks):
-    host = host_for(gemma2)
-    tokens = tiny.tokens()
-    logits = gemma2(tokens)
-    site = host.site(f"blocks.{n_blocks}.hook_resid_pre")
-    residual = capture(host, tokens, [site])[site]
-
-    ran = []
-    handles = [
-        block.mlp.register_forward_hook(lambda *_, i=i: ran.append(i))
-        for i, block in enumerate(gemma2.blocks)
-    ]
-    with resume(host, n_blocks, residual):
-        assert torch.equal(gemma2(tokens), logits)
-    assert ran == list(range(n_blocks, 4))
-
-    for handle in handles:
-        handle.remove()
-    assert torch.equal(gemma2(tokens), logits)
-
-
-def test_resume_restores_the_blocks_when_the_body_raises(gemma2):
-    host = host_for(gemma2)
-    tokens = tiny.tokens()
-    before = [dict(block.__dict__) for block in gemma2.blocks]
-    with pytest.raises(ZeroDivisionError), resume(host, 2, torch.zeros(2, 10, 32)):
-        _ = 1 / 0
-    assert [dict(block.__dict__) for block in gemma2.blocks] == before
-    assert torch.isfinite(gemma2(tokens)).all()
-
-
 def test_logits_at_a_few_positions_are_those_of_a_whole_run(model):
     host = host_for(model)
     tokens = tiny.tokens()
@@ -85,3 +61,83 @@ def test_logits_at_a_few_positions_are_those_of_a_whole_run(model):
         next_token_logits(host, tokens, positions), model(tokens)[:, positions]
     )
     assert model(tokens).shape[1] == 10, "the narrowing should end with the call"
+
+
+class _PositionsFirst(nn.Module):
+    """Its stream is [pos, batch, d]."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(97, 8)
+        self.layers = nn.ModuleList([nn.Linear(8, 8)])
+
+    def forward(self, tokens):
+        return self.layers[0](self.embedding(tokens.T)).transpose(0, 1)
+
+
+def test_rejects_an_activation_of_other_axes_than_the_tokens():
+    host = host_for(_PositionsFirst())
+    message = r"hook_resid_post is \[6, 2, 8\], and the model ran on 2 rows of 6 tokens"
+    with pytest.raises(ShapeMismatch, match=message):
+        capture(
+            host, torch.arange(12).view(2, 6), [host.site("blocks.0.hook_resid_post")]
+        )
+
+
+def test_a_hook_on_the_logits_sees_all_positions():
+    model = tiny.hosted("torch")
+    tokens = tiny.tokens()
+    positions = torch.tensor([1, 4])
+    logits = model(tokens).logits[:, positions]
+    shapes = []
+    model.lm_head.register_forward_hook(lambda *args: shapes.append(args[2].shape))
+    torch.testing.assert_close(
+        next_token_logits(host_for(model), tokens, positions), logits
+    )
+    assert shapes == [(2, 10, 96)]
+
+
+class _FlatLogits(nn.Module):
+    """Unembeds all rows and positions as one list of tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(97, 8)
+        self.lm_head = nn.Linear(8, 97)
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def forward(self, tokens):
+        hidden = self.embedding(tokens).flatten(0, 1)
+        return self.lm_head(hidden).view(*tokens.shape, 97)
+
+
+def test_an_unembedding_that_is_called_with_a_list_of_tokens_gets_them_all():
+    model = _FlatLogits()
+    tokens = torch.arange(12).view(2, 6)
+    positions = torch.tensor([0, 5])
+    torch.testing.assert_close(
+        next_token_logits(host_for(model), tokens, positions),
+        model(tokens)[:, positions],
+    )
+
+
+def test_a_run_can_end_at_the_unembedding(model):
+    host = host_for(model)
+    hidden = unembedding_input(host, tiny.tokens())
+    _, cache = model.run_with_cache(tiny.tokens(), names_filter="unembed.hook_in")
+    assert hidden is not None
+    assert torch.equal(hidden, cache["unembed.hook_in"])
+
+
+def test_only_hooks_of_users_count_as_hooks(model):
+    assert not has_hooks(model)
+    model.blocks[0].hook_out.add_hook(lambda x, hook: None)
+    assert has_hooks(model)
+    model.reset_hooks()
+    assert not has_hooks(model)
+
+    handle = model.blocks[0].register_forward_pre_hook(lambda *_: None)
+    assert has_hooks(model)
+    handle.remove()

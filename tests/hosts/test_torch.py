@@ -76,6 +76,17 @@ def test_a_compiled_model_is_spliced_and_runs_compiled_again_afterwards():
     assert process.returncode == 0, process.stderr
 
 
+def test_a_watched_module_keeps_its_own_forward():
+    """What else wraps and unwraps ``forward`` meanwhile finds what it left there."""
+    model = tiny.hosted("torch")
+    with torch.no_grad(), sle.splice(model, tiny.sae()):
+        assert "forward" not in model.__dict__
+        model.forward = lambda *arguments, **keywords: None
+        del model.forward
+        model(tiny.tokens())
+    model(tiny.tokens())
+
+
 class _Head(torch.nn.Module):
     """An output layer whose weight is packed."""
 

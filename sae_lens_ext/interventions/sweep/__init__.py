@@ -7,12 +7,12 @@ with the bare model's.
 """
 
 from sae_lens_ext.interventions.sweep.scores import BareScores, rows_that_fit
+from sae_lens_ext.interventions.sweep.swept_model import SweptModel
 from sae_lens_ext.interventions.sweep.table import sweep_k
 from sae_lens_ext.interventions.sweep.worlds import (
     Bare,
     MeanAblated,
     Spliced,
-    SweptModel,
     World,
     ZeroAblated,
 )

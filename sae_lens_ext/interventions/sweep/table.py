@@ -19,18 +19,17 @@ from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.hosts import by_position, host_for, token_rows
 from sae_lens_ext.interventions.positions import Positions, SplicedPositions
-from sae_lens_ext.interventions.sites import checked_sites, saes_by_site
+from sae_lens_ext.interventions.sites import Placement, SAEs, placements
 from sae_lens_ext.interventions.sweep.scores import BareScores, rows_that_fit
+from sae_lens_ext.interventions.sweep.swept_model import SweptModel
 from sae_lens_ext.interventions.sweep.targets import Score, Targets
 from sae_lens_ext.interventions.sweep.worlds import (
     Bare,
     MeanAblated,
     Spliced,
-    SweptModel,
     World,
     ZeroAblated,
 )
-from sae_lens_ext.sae import SAE
 
 # Nats per token; ends that are closer than this differ by rounding, and a share of
 # their distance would be noise.
@@ -40,8 +39,8 @@ _SMALLEST_DISTANCE = 1e-4
 def sweep_k(
     model: Any,
     tokens: Any,
-    sae: SAE | Mapping[str, SAE],
-    ks: Iterable[int] | None = None,
+    sae: SAEs,
+    ks: Iterable[int | None] | None = None,
     *,
     positions: Positions = None,
     score: Score = None,
@@ -86,8 +85,9 @@ def sweep_k(
             scored. Shares are of what the site is worth on these tokens, so a sentence
             is too little: give thousands of tokens.
         sae: as in ``splice``.
-        ks: values of k; None means 1, 2, 4, ... up to the k that the SAE was trained
-            at.
+        ks: values of k; None among them is the SAE's own: the k that it was trained at,
+            or every active feature, which has no number in the table. Instead of a
+            list, None means 1, 2, 4, ... up to the k that the SAE was trained at.
         positions: where to splice, as in ``splice``.
         score: the positions of the text whose predictions to score, among those that
             have a next token: a slice of them, indices from 0 on, or a boolean mask
@@ -112,12 +112,12 @@ def sweep_k(
     # Here, so that a missing package is reported before any work is done.
     require("pandas", "sweep_k")
     host = host_for(model).plain()
-    saes = saes_by_site(sae)
-    sites = checked_sites(host, saes)
+    placed = placements(host, sae)
     where = {
-        name: SplicedPositions.of(host, sae, positions) for name, sae in saes.items()
+        name: SplicedPositions.of(host, place.sae, positions)
+        for name, place in placed.items()
     }
-    ks = _checked_ks(ks, saes, extrapolate)
+    ks = _checked_ks(ks, placed, extrapolate)
 
     memory_mb = arguments.positive_int(memory_mb, "memory_mb")
     if batch_size is not None:
@@ -143,11 +143,10 @@ def sweep_k(
         swept = SweptModel(
             host,
             tokens,
-            sites,
-            saes,
+            placed,
             masks,
             batch_size=batch_size,
-            k=max(ks),
+            ks=ks,
             extrapolate=extrapolate,
         )
         scores = _score_worlds(swept, ks, targets, n_rows, progress)
@@ -174,7 +173,7 @@ class _Scores:
 
 def _score_worlds(
     swept: SweptModel,
-    ks: Sequence[int],
+    ks: Sequence[int | None],
     targets: Targets,
     n_rows: int,
     progress: bool,
@@ -219,7 +218,7 @@ def _score_worlds(
 
 def _table(
     swept: SweptModel,
-    ks: Sequence[int],
+    ks: Sequence[int | None],
     targets: Targets,
     scores: _Scores,
 ) -> Any:
@@ -253,6 +252,9 @@ def _table(
     n_outliers = sum(site.n_outliers for site in sites)
     pandas = require("pandas", "sweep_k")
     frame = pandas.DataFrame(rows)
+    # Integers also where one is missing.
+    if None in ks:
+        frame["k"] = frame["k"].astype("Int64")
     # In attrs, because these are facts of the sweep and not of one k.
     frame.attrs = {
         "ce_bare": scores.ce[Bare()],
@@ -269,11 +271,14 @@ def _table(
 
 
 def _checked_ks(
-    ks: Iterable[int] | None, saes: Mapping[str, SAE], extrapolate: bool
-) -> list[int]:
+    ks: Iterable[int | None] | None,
+    placed: Mapping[str, Placement],
+    extrapolate: bool,
+) -> list[int | None]:
     """The values of k to sweep over, each once; by default the powers of two."""
+    configs = [place.sae.config for place in placed.values() if place.sae is not None]
     if ks is None:
-        largest = min(sae.config.k for sae in saes.values())
+        largest = min(config.trained_k for config in configs)
         n_powers = largest.bit_length()
         powers = {2**power for power in range(n_powers)}
         return sorted(powers | {largest})
@@ -285,7 +290,10 @@ def _checked_ks(
     if not ks:
         raise InvalidK("a sweep needs at least one k; got none")
 
-    for sae in saes.values():
-        ks = [sae.config.checked_k(k, extrapolate=extrapolate) for k in ks]
+    checked = []
+    for k in ks:
+        numbers = {config.checked_k(k, extrapolate=extrapolate) for config in configs}
+        # None, where the SAEs do not share one default.
+        checked.append(numbers.pop() if len(numbers) == 1 else None)
     # Each once, in the order in which they came.
-    return list(dict.fromkeys(ks))
+    return list(dict.fromkeys(checked))

@@ -31,7 +31,7 @@ def test_one_encode_serves_every_k(gemma2, tokens, sae, monkeypatch):
 def test_fidelity_is_over_the_spliced_tokens(sae):
     x = torch.randn(2, 6, 32)
     mask = torch.arange(6).expand(2, 6) > 1
-    site = SiteActivations(sae, x, mask, k=8, extrapolate=False)
+    site = SiteActivations(sae, x, mask, ks=[8], extrapolate=False)
     inside = x[mask]
     code = sae.encode(inside, 3)
     variance = (inside - inside.mean(0)).square().sum()

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div
 
 import sae_lens_ext as sle
-from sae_lens_ext.interventions.sweep import table, worlds
+from sae_lens_ext.interventions.sweep import swept_model, table
 
 SITE = "blocks.1.hook_resid_post"
 COLUMNS = ["k", "l0", "fvu", "ce", "ce_recovered", "ce_recovered_zero", "kl"]
@@ -201,13 +201,13 @@ def test_several_worlds_run_at_once_as_far_as_memory_allows(
     options = {"ks": [1, 4, 8], "batch_size": 3, "progress": False}
     expected = sle.sweep_k(model, tokens, sae, **options)
     sizes = []
-    next_token_logits = worlds.next_token_logits
+    next_token_logits = swept_model.next_token_logits
 
     def recorded(host, rows, scored):
         sizes.append(len(rows))
         return next_token_logits(host, rows, scored)
 
-    monkeypatch.setattr(worlds, "next_token_logits", recorded)
+    monkeypatch.setattr(swept_model, "next_token_logits", recorded)
     monkeypatch.setattr(table, "rows_that_fit", lambda *_: n_rows)
     frame = sle.sweep_k(model, tokens, sae, **options)
     assert max(sizes) == largest_batch

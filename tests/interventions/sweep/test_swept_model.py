@@ -5,7 +5,8 @@ import tiny
 import torch
 
 import sae_lens_ext as sle
-from sae_lens_ext.hosts import host_for, partial
+from sae_lens_ext.hosts import host_for, skipping
+from sae_lens_ext.interventions.sites import placements
 from sae_lens_ext.interventions.sweep import (
     Bare,
     MeanAblated,
@@ -41,11 +42,10 @@ def test_each_world_is_a_run_with_the_site_replaced(gemma2, tokens, sae):
         swept = SweptModel(
             host,
             tokens,
-            {SITE: host.site(SITE)},
-            {SITE: sae},
+            placements(host, {SITE: sae}),
             {SITE: mask},
             batch_size=5,
-            k=8,
+            ks=[8],
             extrapolate=False,
         )
         by_world = swept.logits(slice(None), list(replacements), scored)
@@ -58,32 +58,59 @@ def test_each_world_is_a_run_with_the_site_replaced(gemma2, tokens, sae):
             torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
 
 
-def test_blocks_below_the_site_run_once(gemma2, tokens, sae):
+def test_blocks_below_the_site_run_twice(gemma2, tokens, sae, monkeypatch):
     block_runs = []
-    handles = [
-        block.mlp.register_forward_hook(
-            lambda *_, index=index: block_runs.append(index)
-        )
-        for index, block in enumerate(gemma2.blocks)
-    ]
+    # Not by hooks, which would take part in the sweep.
+    for index, block in enumerate(gemma2.blocks):
+
+        def forward(*arguments, forward=block.mlp.forward, index=index, **keywords):
+            block_runs.append(index)
+            return forward(*arguments, **keywords)
+
+        monkeypatch.setitem(block.mlp.__dict__, "forward", forward)
     sle.sweep_k(gemma2, tokens, sae, ks=[1, 2, 4], batch_size=5, progress=False)
-    for handle in handles:
-        handle.remove()
-    # Once for the activations, once for the check that skipping is exact. Blocks 2 and
-    # 3 run twice for that check, for the bare model, and for the five other worlds at
-    # once.
-    assert [block_runs.count(index) for index in range(4)] == [2, 2, 4, 4]
+    # All run for the bare model, blocks 0 and 1 once before, for the activations.
+    # Blocks 2 and 3 run once more for the check that skipping is exact, and once for
+    # the five other worlds together.
+    assert [block_runs.count(index) for index in range(4)] == [2, 2, 3, 3]
+
+
+def test_worlds_are_rows_of_one_run_unless_hooks_may_tell_rows_apart(
+    gemma2, tokens, sae
+):
+    sizes = []
+    watched = gemma2.blocks[3]
+    forward = watched.forward
+
+    def recorded(hidden, *arguments, **keywords):
+        sizes.append(len(hidden))
+        return forward(hidden, *arguments, **keywords)
+
+    options = {"ks": [1, 2], "batch_size": 5, "progress": False}
+    watched.__dict__["forward"] = recorded
+    try:
+        sle.sweep_k(gemma2, tokens, sae, **options)
+        assert sizes == [5, 10, 20], "the bare model, the check, four worlds"
+        sizes.clear()
+        with sle.splice(gemma2, {"blocks.2.hook_attn_out": tiny.sae(seed=1)}):
+            sle.sweep_k(gemma2, tokens, sae, **options)
+        assert sizes == [5] * 6
+    finally:
+        del watched.__dict__["forward"]
 
 
 def test_a_model_in_which_skipping_is_not_exact_runs_whole(
     gemma2, tokens, sae, monkeypatch
 ):
     expected = sle.sweep_k(gemma2, tokens, sae, ks=[1, 4], progress=False)
-    original = partial._forward_replaced
+    original = skipping._returning
+    n_called = []
 
-    def inexact(block, answer):
-        return original(block, None if answer is None else answer + 1)
+    def inexact(residual, output):
+        n_called.append(1)
+        return original(None if residual is None else residual + 1, output)
 
-    monkeypatch.setattr(partial, "_forward_replaced", inexact)
+    monkeypatch.setattr(skipping, "_returning", inexact)
     frame = sle.sweep_k(gemma2, tokens, sae, ks=[1, 4], progress=False)
+    assert n_called
     assert frame["ce"].tolist() == pytest.approx(expected["ce"].tolist(), rel=1e-6)
