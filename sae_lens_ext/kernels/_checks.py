@@ -243,7 +243,7 @@ def holds_numbers(tensor: Tensor) -> bool:
     if is_batched(tensor) or functorch.is_legacy_batchedtensor(tensor):
         return False
     # Those of torch.func.functionalize have no class of their own.
-    if torch._is_functional_tensor(tensor):
+    if torch._is_functional_tensor(tensor):  # pyright: ignore[reportPrivateImportUsage]
         return False
 
     names = ("FakeTensor", "FunctionalTensor")

@@ -1,5 +1,7 @@
-"""The frontier: how much each number of features buys."""
+"""The frontier: how much each number of features buys, for one SAE or several."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sae_lens_ext._optional import require
@@ -10,53 +12,153 @@ _MUTED = "#6b7280"
 _BLUE = "#2563eb"
 _ORANGE = "#d97706"
 _GRID = "#e5e7eb"
+# Told apart also without red and green.
+_COLOURS = (_BLUE, _ORANGE, "#059669", "#7c3aed", "#db2777", "#475569")
+_LINE_STYLES = ("-", "--", ":")
 
 _ENDS = {"ce_bare": "model as it is", "ce_mean": "site replaced by its mean"}
+# Nats; ends of two tables that are closer are drawn as one line.
+_SAME_END = 1e-3
 
 
 def plot_frontier(sweep: Any, *, title: str | None = None) -> Any:
     """Plot reconstruction error and the spliced model's loss against k.
 
+    ::
+
+        plot_frontier({"hierarchical": sweep, "JumpReLU": other_sweep})
+
+    A row whose k is None (every active feature of an SAE that was not trained at a k)
+    stands at its mean number of active features, with an open marker.
+
     Args:
-        sweep: a table of ``sweep_k``.
+        sweep: a table of ``sweep_k``; or several by name, drawn into the same panels,
+            which should be of the same model, site and tokens.
         title: heading of both panels; None names the site.
 
     Returns:
         A matplotlib figure.
 
     Raises:
-        InvalidArgument: the table has lost its attributes.
+        InvalidArgument: there is no table, or one has lost its attributes.
     """
-    for name in (*_ENDS, "sites"):
-        if name not in sweep.attrs:
-            raise InvalidArgument(
-                f"this table has no attrs[{name!r}]: a table that was read from a CSV "
-                "file has lost the ends of its sweep, so plot what sweep_k returned"
-            )
+    lines = _lines(sweep)
     matplotlib_figure = require("matplotlib.figure", "Plotting")
     figure = matplotlib_figure.Figure(
         figsize=(10, 4), layout="constrained", facecolor="white"
     )
     left, right = figure.subplots(1, 2)
-    ks = sweep["k"].tolist()
 
-    _plot_error(left, ks, sweep["fvu"])
-    _plot_loss(right, ks, sweep)
+    _plot_error(left, lines)
+    _plot_loss(right, lines)
+    ticks = sorted({k for line in lines for k in line.ks})
     for axes in (left, right):
-        _style(axes, ks)
+        _style(axes, ticks)
+    if lines[0].name is not None:
+        left.legend(frameon=False, labelcolor=_INK, fontsize=9)
+
+    sites = list(dict.fromkeys(site for line in lines for site in line.sites))
+    subject = "One SAE" if len(lines) == 1 else f"{len(lines)} SAEs"
     figure.suptitle(
-        title or f"One SAE at every k: {', '.join(sweep.attrs['sites'])}",
+        title or f"{subject} at every k: {', '.join(sites)}",
         color=_INK,
         fontsize=13,
     )
     return figure
 
 
-def _plot_error(axes: Any, ks: list[int], fvu: Any) -> None:
-    axes.plot(ks, fvu, "o-", color=_BLUE, linewidth=2)
+@dataclass(frozen=True)
+class _Line:
+    """A table of ``sweep_k`` and how it is drawn."""
+
+    name: str | None
+    table: Any
+    colours: tuple[str, str]
+    style: str
+
+    @property
+    def sites(self) -> list[str]:
+        """Where the SAEs of the table are spliced."""
+        return self.table.attrs["sites"]
+
+    @property
+    def ks(self) -> list[int]:
+        """The values of k that are numbers."""
+        return [int(k) for k in self.table["k"].dropna()]
+
+    def points(self, column: str) -> list[tuple[float, float]]:
+        """The numbers of a column and where they stand, from left to right."""
+        places = self.table["k"].astype("Float64").fillna(self.table["l0"])
+        return sorted(_pairs(places, self.table[column]))
+
+    def open_points(self, column: str) -> list[tuple[float, float]]:
+        """Those of rows without a k."""
+        rows = self.table[self.table["k"].isna()]
+        return _pairs(rows["l0"], rows[column])
+
+    def draw(self, axes: Any, column: str, colour: str) -> None:
+        """Draw a column into a panel."""
+        xs, ys = zip(*self.points(column), strict=True)
+        axes.plot(
+            xs,
+            ys,
+            marker="o",
+            linestyle=self.style,
+            color=colour,
+            linewidth=2,
+            label=self.name,
+        )
+        for x, y in self.open_points(column):
+            axes.plot([x], [y], "o", color=colour, markerfacecolor="white", zorder=3)
+
+
+def _lines(sweep: Any) -> list[_Line]:
+    """The tables to draw, checked."""
+    if not isinstance(sweep, Mapping):
+        _check_table(sweep, "this table")
+        return [_Line(None, sweep, (_BLUE, _ORANGE), "-")]
+    if not sweep:
+        raise InvalidArgument("no table to plot; give at least one, by name")
+
+    lines = []
+    for number, (name, table) in enumerate(sweep.items()):
+        _check_table(table, f"the table {name!r}")
+        colour = _COLOURS[number % len(_COLOURS)]
+        style = _LINE_STYLES[number // len(_COLOURS) % len(_LINE_STYLES)]
+        lines.append(_Line(str(name), table, (colour, colour), style))
+    return lines
+
+
+def _check_table(table: Any, name: str) -> None:
+    attributes = getattr(table, "attrs", None)
+    if attributes is None:
+        raise InvalidArgument(
+            f"{name} must be what sweep_k returned; got an object of type "
+            f"{type(table).__name__}"
+        )
+    for end in (*_ENDS, "sites"):
+        if end not in attributes:
+            raise InvalidArgument(
+                f"{name} has no attrs[{end!r}]: a table that was read from a CSV "
+                "file has lost the ends of its sweep, so plot what sweep_k returned"
+            )
+
+
+def _pairs(xs: Any, ys: Any) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in zip(xs, ys, strict=True)]
+
+
+def _plot_error(axes: Any, lines: list[_Line]) -> None:
+    highest = 1.0
+    for line in lines:
+        line.draw(axes, "fvu", line.colours[0])
+        highest = max(highest, float(line.table["fvu"].max()))
     axes.set(title="Reconstruction error", ylabel="fraction of variance unexplained")
-    axes.set_ylim(0, max(1.0, fvu.max()) * 1.05)
-    for k, error in zip(ks, fvu, strict=True):
+    axes.set_ylim(0, highest * 1.05)
+    # The numbers of several lines would lie on each other.
+    if len(lines) > 1:
+        return
+    for k, error in lines[0].points("fvu"):
         axes.annotate(
             f"{error:.2f}",
             (k, error),
@@ -68,14 +170,22 @@ def _plot_error(axes: Any, ks: list[int], fvu: Any) -> None:
         )
 
 
-def _plot_loss(axes: Any, ks: list[int], sweep: Any) -> None:
+def _plot_loss(axes: Any, lines: list[_Line]) -> None:
+    leftmost = min(x for line in lines for x, _ in line.points("ce"))
     for end, style in zip(_ENDS, ("--", ":"), strict=True):
-        axes.axhline(sweep.attrs[end], color=_MUTED, linestyle=style, linewidth=1)
-    axes.plot(ks, sweep["ce"], "o-", color=_ORANGE, linewidth=2)
+        drawn: list[float] = []
+        for line in lines:
+            height = line.table.attrs[end]
+            if any(abs(height - other) <= _SAME_END for other in drawn):
+                continue
+            drawn.append(height)
+            axes.axhline(height, color=_MUTED, linestyle=style, linewidth=1)
+    for line in lines:
+        line.draw(axes, "ce", line.colours[1])
     for end, label in _ENDS.items():
         axes.annotate(
             label,
-            (ks[0], sweep.attrs[end]),
+            (leftmost, lines[0].table.attrs[end]),
             xytext=(0, 4),
             textcoords="offset points",
             color=_MUTED,
