@@ -28,7 +28,7 @@ KERNELS = [
     "train_step",
     "quadratic_attention",
 ]
-OTHERS = ["splice", "sweep", "lengths", "resources"]
+OTHERS = ["splice", "sweep", "lengths", "resources", "jumprelu"]
 TESTS = Path(__file__).parents[1] / "tests"
 
 

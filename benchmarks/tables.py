@@ -1,4 +1,4 @@
-"""The numbers of ``benchmarks/results`` as tables of the README.
+"""The numbers of ``benchmarks/results`` as tables of the README and the docs.
 
 So every number that stands there was printed by a benchmark.
 """
@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parents[1] / "README.md"
+_ROOT = Path(__file__).parents[1]
+PAGES = [_ROOT / "README.md", _ROOT / "docs" / "published_saes.md"]
 _BLOCK = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Row = dict[str, float]
 
 
 def write() -> None:
-    """Bring the README's tables up to date."""
-    text = README.read_text(encoding="utf-8")
-    README.write_text(updated(text), encoding="utf-8")
+    """Bring the tables up to date."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(updated(text), encoding="utf-8")
 
 
 def updated(text: str) -> str:
@@ -229,6 +231,33 @@ def _quadratic_attention(results: dict[str, dict[str, Any]]) -> list[str]:
     return [*_table(header, rows), "", sentence]
 
 
+def _jumprelu(results: dict[str, dict[str, Any]]) -> list[str]:
+    numbers = results["cpu"]
+    titles = {
+        "jumprelu": "JumpReLU, of SAELens' runner",
+        "hierarchical": "HierarchicalTopK, of the demo",
+    }
+    header = ["SAE", "k", "active features", "FVU", "CE", "CE recovered", "KL"]
+    rows = []
+    for row in numbers["rows"]:
+        rows.append(
+            [
+                titles[row["sae"]],
+                "all active" if row["k"] is None else f"{row['k']}",
+                f"{row['l0']:.1f}",
+                f"{row['fvu']:.3f}",
+                f"{row['ce']:.2f}",
+                f"{row['ce_recovered']:.2f}",
+                f"{row['kl']:.2f}",
+            ]
+        )
+    sentence = (
+        f"The bare model has a cross-entropy of {numbers['ce_bare']:.2f} nats; with "
+        f"the site replaced by its mean, {numbers['ce_mean']:.2f}."
+    )
+    return [*_table(header, rows), "", sentence]
+
+
 _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "hierarchical_loss": _hierarchical_loss,
     "sparse_decode": _against("dense", "dense product"),
@@ -237,4 +266,5 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "quadratic_attention": _quadratic_attention,
     "splice": _splice,
     "sweep": _sweep,
+    "jumprelu": _jumprelu,
 }

@@ -115,11 +115,14 @@ def test_the_benchmark_of_a_training_step_runs(monkeypatch, capsys):
     assert "no/such/python is not there" in capsys.readouterr().out
 
 
-def test_the_readme_s_tables_are_those_of_the_results():
-    text = tables.README.read_text(encoding="utf-8")
-    assert text.count("<!-- benchmark: ") == len(tables._TABLES)
-    assert tables.updated(text) == text, "run python -m benchmarks tables"
-    assert tables.updated(text.replace("ms |", "s |", 1)) == text
+def test_the_tables_of_readme_and_docs_are_those_of_the_results():
+    pages = {page: page.read_text(encoding="utf-8") for page in tables.PAGES}
+    n_tables = sum(text.count("<!-- benchmark: ") for text in pages.values())
+    assert n_tables == len(tables._TABLES)
+    for page, text in pages.items():
+        assert tables.updated(text) == text, f"{page}: run python -m benchmarks tables"
+    readme = pages[tables.PAGES[0]]
+    assert tables.updated(readme.replace("ms |", "s |", 1)) == readme
 
 
 def _allocate(n):
@@ -172,7 +175,7 @@ def test_rejects_impossible_measurements_before_anything_is_measured(
         pytest.skip("there is a GPU")
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", *arguments],
-        cwd=tables.README.parent,
+        cwd=tables.PAGES[0].parent,
         capture_output=True,
         text=True,
         check=False,
