@@ -3,6 +3,7 @@
 import copy
 import re
 
+import numpy
 import pytest
 import tiny
 from paths import REPOSITORY
@@ -18,7 +19,8 @@ def python_blocks():
 
 @pytest.fixture
 def tiny_hub(monkeypatch, tmp_path):
-    """google/gemma-2-2b is a random model of its class, my_texts a folder here."""
+    """Random models and SAEs in the place of Gemma's; my_texts is a folder here."""
+    import huggingface_hub
     from transformer_lens.model_bridge import TransformerBridge
 
     original = TransformerBridge.boot_transformers
@@ -27,15 +29,31 @@ def tiny_hub(monkeypatch, tmp_path):
     def boot(name, **options):
         asked.append(name)
         model = tiny.deep_gemma2()
+        # Words of the README's prompts, which the tiny vocabulary lacks, are not
+        # special tokens.
+        prompts = "The Eiffel Tower is in the city of Rome capital"
+        tokenizer = tiny.tokenizer_with(prompts.split())
         return original(
-            "tiny", hf_model=copy.deepcopy(model), tokenizer=tiny.tokenizer(), **options
+            "tiny", hf_model=copy.deepcopy(model), tokenizer=tokenizer, **options
         )
 
+    def download(repo, **options):
+        asked.append(repo)
+        cached = f"models--{repo.replace('/', '--')}"
+        snapshot = tmp_path / "hub" / cached / "snapshots" / "1a2b"
+        folder = snapshot / "layer_12" / "width_16k" / "average_l0_82"
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = tiny.sae_of_kind("jumprelu").float().weights()
+        arrays = {name: tensor.detach().numpy() for name, tensor in weights.items()}
+        numpy.savez(folder / "params.npz", **arrays)
+        return str(snapshot)
+
     monkeypatch.setattr(TransformerBridge, "boot_transformers", staticmethod(boot))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     (tmp_path / "my_texts").mkdir()
     for i in range(5):
         (tmp_path / "my_texts" / f"{i}.txt").write_text(
-            " ".join(f"w{(7 * i + j * j) % 90}" for j in range(700))
+            " ".join(f"w{(7 * i + j * j) % 70}" for j in range(700))
         )
     monkeypatch.chdir(tmp_path)
     return asked
@@ -46,10 +64,11 @@ def test_the_gemma_2_lines_run_on_a_random_gemma_2(tiny_hub):
     names = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
-    assert tiny_hub == ["google/gemma-2-2b"]
+    assert tiny_hub == ["google/gemma-2-2b", "google/gemma-scope-2b-pt-res"]
+    assert names["sae"].config.hook_name == "blocks.12.hook_resid_post"
     assert names["logits_at_8"].shape == names["logits"].shape
     assert names["features"].k == 8
-    assert len(names["table"]) == 6
+    assert names["table"]["k"].isna().tolist() == [False] * 4 + [True]
 
 
 def test_the_bundled_lines_run(gemma3, monkeypatch):
