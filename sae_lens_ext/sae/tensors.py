@@ -219,8 +219,11 @@ def with_shared_tensors(module: ModuleT) -> ModuleT:
     """
     twin = copy.copy(module)
     parameters = {}
-    for name, tensor in module.named_parameters():
-        parameters[name] = nn.Parameter(tensor.detach(), tensor.requires_grad)
+    for name, tensor in module._parameters.items():
+        parameter = None
+        if tensor is not None:
+            parameter = nn.Parameter(tensor.detach(), tensor.requires_grad)
+        parameters[name] = parameter
     twin._parameters = parameters
     twin._buffers = dict(module._buffers)
     return twin

@@ -15,8 +15,13 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import FormatError, InvalidArgument, NonFinite
 from sae_lens_ext.formats.atomic import replacing
-from sae_lens_ext.hosts import capture, host_for, token_rows
-from sae_lens_ext.interventions.positions import known_special_ids
+from sae_lens_ext.hosts import by_position, capture, host_for, token_rows
+from sae_lens_ext.interventions.positions import (
+    Positions,
+    SplicedPositions,
+    frozen_positions,
+    known_special_ids,
+)
 from sae_lens_ext.interventions.shapes import check_activation
 
 # Never float16: one in a thousand tokens of Gemma 3 270M overflows it.
@@ -165,6 +170,7 @@ def collect_activations(
     tokens: Any,
     hook_name: str,
     *,
+    positions: Positions = None,
     batch_size: int = 8,
     progress: bool = True,
 ) -> Activations:
@@ -177,27 +183,30 @@ def collect_activations(
         tokens: rows of token ids (see ``pack``), or tokens in any other form that
             ``token_batch`` takes. Padding is left out.
         hook_name: the site.
+        positions: the tokens to collect instead, as in ``splice``.
         batch_size: rows per forward pass.
         progress: whether to show a progress bar.
 
     Raises:
         UnknownSite: the model has no such site.
         NonFinite: the model produced NaN or infinity there.
-        InvalidArgument: all tokens are special tokens.
+        InvalidArgument: no token is left.
     """
     tqdm = require("tqdm.auto", "Showing progress").tqdm
     arguments.positive_int(batch_size, "batch_size")
     host = host_for(model).plain()
     site = host.site(hook_name)
     tokens = token_rows(host, tokens)
-    special_ids = torch.tensor(
-        known_special_ids(host, "collected activations"),
-        dtype=torch.int64,
-        device=tokens.ids.device,
-    )
+    special_ids = ()
+    if positions is None:
+        special_ids = known_special_ids(host, "collected activations")
+    where = SplicedPositions(frozen_positions(positions), special_ids)
+    mask = where.mask_of(tokens)
+    n_special = 0
+    if positions is None:
+        n_special = int((tokens.mask & ~mask).sum())
 
     parts = []
-    n_special = 0
     bar = tqdm(
         total=tokens.n_tokens,
         desc="activations",
@@ -207,21 +216,23 @@ def collect_activations(
     )
     with torch.no_grad(), bar:
         for start in range(0, len(tokens), batch_size):
+            chunk = slice(start, start + batch_size)
             # As wide as the longest of these rows.
-            rows = tokens[start : start + batch_size].right_padded()
+            rows = tokens[chunk].right_padded()
+            row_mask = by_position(mask[chunk], tokens.mask[chunk])
             activation = capture(host, rows, [site])[site]
             check_activation(hook_name, activation)
-            is_special = torch.isin(rows.ids, special_ids) & rows.mask
-            mask = rows.mask & ~is_special
-            parts.append(activation[mask.to(activation.device)].float().cpu())
-            n_special += int(is_special.sum())
+            parts.append(activation[row_mask.to(activation.device)].float().cpu())
             bar.update(rows.n_tokens)
 
     values = torch.cat(parts)
     if not len(values):
-        raise InvalidArgument(
-            "all tokens are special tokens, which are left out; give rows of text"
-        )
+        reason = "positions chooses no token of these"
+        if positions is None:
+            reason = (
+                "all tokens are special tokens, which are left out; give rows of text"
+            )
+        raise InvalidArgument(reason)
 
     is_nonfinite = ~torch.isfinite(values)
     n_nonfinite = int(is_nonfinite.sum())

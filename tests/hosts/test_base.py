@@ -78,5 +78,5 @@ def test_a_site_without_a_known_time_is_not_sorted_like_one_with_it():
     assert in_a_block.when is None
     assert of_a_point.when is None
     known = Site("name", "key", 1, "mlp_out")
-    assert known.when == (1, 4)
+    assert known.when == (1, 5)
     assert in_a_block.blocks_before == 1

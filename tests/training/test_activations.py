@@ -103,3 +103,20 @@ def test_rejects_a_file_that_is_cut_or_missing(tmp_path):
         Activations.load(path)
     with pytest.raises(sle.FormatError, match="is not a file of activations"):
         Activations.load(tmp_path / "nothing")
+
+
+def test_collects_the_positions_that_are_chosen(model):
+    site = "blocks.1.hook_resid_post"
+    texts = ["w1 w2 w3", "w4", "w5 w6"]
+    collected = collect_activations(model, texts, site, progress=False)
+    assert (len(collected.values), collected.n_special) == (6, 3)
+
+    # Two rows at once, so that a mask of all rows is cut.
+    last = collect_activations(
+        model, texts, site, positions=[-1], batch_size=2, progress=False
+    )
+    assert last.n_special == 0
+    torch.testing.assert_close(last.values, collected.values[[2, 3, 5]])
+
+    with pytest.raises(sle.InvalidArgument, match="positions chooses no token"):
+        collect_activations(model, texts, site, positions=[9], progress=False)

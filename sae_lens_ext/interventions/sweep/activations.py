@@ -77,7 +77,7 @@ class SiteActivations:
     def of(
         cls,
         place: Placement,
-        captured: Mapping[Site, Float[Tensor, "batch pos d"]],
+        captured: Mapping[Site, Tensor],
         mask: Bool[Tensor, "batch pos"],
         ks: Sequence[int | None],
         extrapolate: bool,

@@ -198,7 +198,7 @@ def test_sae_of_the_residual_stream_is_spliced_at_every_k(
     site = "blocks.0.hook_resid_post"
     rows, _ = TASK.sample(4000, np.random.default_rng(1))
     activations = collect_activations(
-        trained_model, rows, site, batch_size=100, progress=False
+        trained_model, rows, site, positions="all", batch_size=100, progress=False
     )
     sae = train(activations, TrainConfig(d_sae=256, k=16), progress=False).sae
 
