@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from sae_lens_ext.hosts import Points
 from sae_lens_ext.interventions.dial import CheckedK, code_at_k, largest_k
 from sae_lens_ext.interventions.edits import AddDirection, Edit, FeatureEdit
+from sae_lens_ext.interventions.encoding import encode_at
 from sae_lens_ext.interventions.positions import Window
 from sae_lens_ext.interventions.recording import activations_of
 from sae_lens_ext.kernels import holds_numbers
@@ -110,7 +111,9 @@ def spliced_activation(
     k_to_encode = largest_k(sae, k)
     if error_term == "reference":
         k_to_encode = _larger(k_to_encode, sae.config.k)
-    full_code = sae.encode(encoded, k_to_encode, extrapolate=extrapolate)
+    full_code = encode_at(
+        sae, encoded, window.mask, k_to_encode, extrapolate=extrapolate
+    )
     code = code_at_k(sae, k, target, full_code, window)
 
     # The code whose reconstruction the error term completes.

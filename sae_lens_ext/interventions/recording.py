@@ -23,6 +23,7 @@ from sae_lens_ext.hosts import (
     spellings,
     token_rows,
 )
+from sae_lens_ext.interventions.encoding import encode_at
 from sae_lens_ext.interventions.positions import Positions, SplicedPositions
 from sae_lens_ext.interventions.shapes import check_activation
 from sae_lens_ext.interventions.sites import Placement, SAEs, placements
@@ -294,9 +295,5 @@ def _masked_code(
     sae = place.sae
     assert sae is not None
     check_activation(place.reads.name, x, sae)
-    # Zeroed on the way in, too: left-out positions must not be checked for NaN.
-    token_mask = mask.to(x.device)
-    masked = x.where(token_mask.unsqueeze(-1), 0)
-    code = sae.encode(masked.to(sae.W_enc.device), k)
-    # And on the way out, where the bias makes features even of zeros.
-    return code.where(mask)
+    x_on_device = x.to(sae.W_enc.device)
+    return encode_at(sae, x_on_device, mask, k)

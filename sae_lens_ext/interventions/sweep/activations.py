@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_lens_ext.hosts import Site
+from sae_lens_ext.interventions.encoding import encode_at
 from sae_lens_ext.interventions.shapes import check_activation
 from sae_lens_ext.interventions.sites import Placement
 from sae_lens_ext.sae import FVU, SAE, SparseCode
@@ -125,10 +126,8 @@ class SiteActivations:
         k: int | None,
     ) -> SparseCode:
         """The code of activations that are spliced at ``mask``, on their device."""
-        # Zeroed on the way in: positions outside must not be checked for NaN.
-        masked = x.where(mask.unsqueeze(-1), 0)
-        x_on_device = masked.to(self.sae.W_enc.device)
-        code = self.sae.encode(x_on_device, k, extrapolate=self._extrapolate)
+        x_on_device = x.to(self.sae.W_enc.device)
+        code = encode_at(self.sae, x_on_device, mask, k, extrapolate=self._extrapolate)
         return code.to(x.device)
 
     def reconstruct(
