@@ -87,21 +87,21 @@ class _Line:
         return [int(k) for k in self.table["k"].dropna()]
 
     def points(self, column: str) -> list[tuple[float, float]]:
-        """The numbers of a column and where they stand, from left to right."""
-        places = self.table["k"].astype("Float64").fillna(self.table["l0"])
-        return sorted(_pairs(places, self.table[column]))
+        """The numbers of a column at every k, from left to right."""
+        rows = self.table[self.table["k"].notna()]
+        return sorted(_pairs(rows["k"], rows[column]))
 
     def open_points(self, column: str) -> list[tuple[float, float]]:
-        """Those of rows without a k."""
+        """Those of rows without a k, at their mean number of features."""
         rows = self.table[self.table["k"].isna()]
         return _pairs(rows["l0"], rows[column])
 
     def draw(self, axes: Any, column: str, colour: str) -> None:
         """Draw a column into a panel."""
-        xs, ys = zip(*self.points(column), strict=True)
+        points = self.points(column)
         axes.plot(
-            xs,
-            ys,
+            [x for x, _ in points],
+            [y for _, y in points],
             marker="o",
             linestyle=self.style,
             color=colour,
@@ -171,7 +171,9 @@ def _plot_error(axes: Any, lines: list[_Line]) -> None:
 
 
 def _plot_loss(axes: Any, lines: list[_Line]) -> None:
-    leftmost = min(x for line in lines for x, _ in line.points("ce"))
+    xs = [x for line in lines for x, _ in [*line.points("ce"), *line.open_points("ce")]]
+    # Losses fall from the upper left to the lower right: labels go where they are not.
+    ends = {"ce_bare": (min(xs), "left"), "ce_mean": (max(xs), "right")}
     for end, style in zip(_ENDS, ("--", ":"), strict=True):
         drawn: list[float] = []
         for line in lines:
@@ -185,9 +187,10 @@ def _plot_loss(axes: Any, lines: list[_Line]) -> None:
     for end, label in _ENDS.items():
         axes.annotate(
             label,
-            (leftmost, lines[0].table.attrs[end]),
+            (ends[end][0], lines[0].table.attrs[end]),
             xytext=(0, 4),
             textcoords="offset points",
+            ha=ends[end][1],
             color=_MUTED,
             fontsize=9,
         )

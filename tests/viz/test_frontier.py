@@ -82,7 +82,7 @@ def test_a_row_without_k_stands_at_its_mean_number_of_features(sweep):
     sweep["k"] = pandas.array([1, 2, None], dtype="Int64")
     left, _ = plot_frontier(sweep).axes
     line, open_marker = left.lines
-    assert list(line.get_xdata()) == [1, 2, 7.5]
+    assert list(line.get_xdata()) == [1, 2]
     assert list(open_marker.get_xdata()) == [7.5]
     assert open_marker.get_markerfacecolor() == "white"
     assert [label.get_text() for label in left.get_xticklabels()] == ["1", "2"]
