@@ -45,7 +45,7 @@ copybutton_exclude = ".linenos, .gp"
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!sae_lens_ext).*\..*"),
-    (r"py:.*", r"Tensor|Path|optional|callable|.*UntilFVU"),
+    (r"py:.*", r"Tensor|Path|optional|callable|.*UntilFVU|.*SelfT"),
     # Words for shapes, and first sentences of properties, are not types.
     (r"py:.*", r".*\s.*"),
 ]
