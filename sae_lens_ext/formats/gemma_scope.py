@@ -89,7 +89,7 @@ def _metadata(names: str, repo: re.Match[str] | None) -> dict[str, Any]:
     if repo is None:
         return metadata
 
-    size, training, part = repo[1], repo[2], repo[3]
+    size, training, part = repo.groups()
     suffix = "-it" if training == "it" else ""
     metadata["model_name"] = f"gemma-2-{size}{suffix}"
 

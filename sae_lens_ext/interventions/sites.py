@@ -90,7 +90,8 @@ def _placement(host: Host, name: SiteName | None, sae: SAE | None) -> Placement:
         return Placement(site, sae)
 
     if isinstance(name, tuple):
-        sources, sites = [name[0]], [name[1]]
+        sources = [name[0]]
+        sites = [name[1]]
     else:
         sources = _own_names(sae, "hook_name", "hf_hook_name")
         sites = [name]
