@@ -47,13 +47,14 @@ def cache_length(cache: Any) -> int | None:
         return _length_of(cache)
 
     # Tuples of keys and values, [batch, head, pos, d_head], for every layer.
-    entry: Any = next(iter(cache), None) if isinstance(cache, list | tuple) else None
-    if isinstance(entry, list | tuple):
-        keys: Any = next(iter(entry), None)
+    if isinstance(cache, list | tuple):
+        entry: Any = next(iter(cache), None)
+        keys: Any = next(iter(entry), None) if isinstance(entry, list | tuple) else None
         has_positions = isinstance(keys, Tensor) and keys.ndim == 4
         return int(keys.shape[-2]) if has_positions else None
 
-    # HookedTransformer has a kind of cache of its own, with keys [batch, pos, ...].
+    # HookedTransformer has a cache of its own, with keys [batch, pos, head, d_head].
+    entry = next(iter(getattr(cache, "entries", ())), None)
     keys = getattr(entry, "past_keys", None)
     return None if keys is None else int(keys.shape[1])
 

@@ -33,7 +33,9 @@ def _filled(cache):
         ),
         pytest.param(((KEYS, KEYS), (KEYS, KEYS)), 5, id="tuples"),
         pytest.param(
-            [SimpleNamespace(past_keys=torch.zeros(1, 6, 2, 4))],
+            SimpleNamespace(
+                entries=[SimpleNamespace(past_keys=torch.zeros(1, 6, 2, 4))]
+            ),
             6,
             id="of HookedTransformer",
         ),

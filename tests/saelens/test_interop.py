@@ -118,7 +118,7 @@ def test_a_sweep_on_transformerlens_3_agrees_with_whole_runs(model, monkeypatch)
     sae = tiny.sae()
     tokens = tiny.tokens(rows=3)
     short = sle.sweep_k(model, tokens, sae, progress=False)
-    monkeypatch.setattr(SweptModel, "_skipping_is_exact", lambda self: False)
+    monkeypatch.setattr(SweptModel, "_is_exact", lambda self, *_: False)
     whole = sle.sweep_k(model, tokens, sae, progress=False)
     torch.testing.assert_close(
         torch.tensor(short.to_numpy()),
@@ -193,7 +193,8 @@ def test_the_middle_of_a_block_is_a_site_on_a_hooked_transformer(hooked_transfor
     direction = torch.randn(32)
     with torch.no_grad():
         _, bare = model.run_with_cache(tokens, names_filter=[SITE, mlp])
-        with sle.splice(model, {site: None}, edits=[sle.AddDirection(direction)]):
+        edits = [sle.AddDirection(direction)]
+        with sle.splice(model, {site: None}, edits=edits, positions="all"):
             _, steered = model.run_with_cache(tokens, names_filter=[SITE, mlp])
     moved = (steered[SITE] - steered[mlp]) - (bare[SITE] - bare[mlp])
     torch.testing.assert_close(moved, direction.expand_as(moved), rtol=1e-4, atol=1e-4)
