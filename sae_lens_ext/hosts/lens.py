@@ -318,7 +318,8 @@ class LensHost:
 
     def to_tokens(self, text: str | list[str]) -> Int[Tensor, "batch pos"]:
         """See ``Host.to_tokens``."""
-        return self.model.to_tokens(text)
+        # A text longer than the context is an error of the model, and not cut silently.
+        return self.model.to_tokens(text, truncate=False)
 
     def special_token_ids(self) -> frozenset[int]:
         """See ``Host.special_token_ids``."""

@@ -94,15 +94,15 @@ def _of_texts(host: Host, texts: Sequence[Any]) -> TokenBatch:
 
 
 def _tokenized(host: Host, text: Any) -> Chat:
+    if host.tokenizer is None:
+        raise InvalidArgument(
+            f"a {type(host.model).__name__} has no tokenizer; give token ids "
+            "[batch, pos] in place of text, or make a batch by token_batch(texts, "
+            "tokenizer=...)"
+        )
     if isinstance(text, str):
         ids = host.to_tokens(text)[0]
         return Chat(ids.cpu(), {})
-
-    if host.tokenizer is None:
-        raise InvalidArgument(
-            f"a {type(host.model).__name__} has no tokenizer to write messages with; "
-            "pass tokenizer= to token_batch, or give token ids"
-        )
     return tokenized_chat(host.tokenizer, text)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.hosts.base import (
     Host,
     Points,
@@ -146,16 +145,7 @@ class TorchHost:
         return output.logits
 
     def to_tokens(self, text: str | list[str]) -> Int[Tensor, "batch pos"]:
-        """See ``Host.to_tokens``.
-
-        Raises:
-            InvalidArgument: no tokenizer is known.
-        """
-        if self.tokenizer is None:
-            raise InvalidArgument(
-                f"a {type(self.module).__name__} has no tokenizer; give token ids "
-                "[batch, pos] in place of text"
-            )
+        """See ``Host.to_tokens``."""
         # Texts of one length, so no padding: a padding token would be read as text.
         encoding = self.tokenizer(text, return_tensors="pt")
         return encoding.input_ids

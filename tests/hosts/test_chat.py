@@ -163,7 +163,7 @@ def test_rejects_a_tokenizer_that_does_not_know_places(tokenizer, monkeypatch):
 
 
 def test_a_model_without_a_tokenizer_cannot_write_messages():
-    with pytest.raises(sle.InvalidArgument, match="no tokenizer to write messages"):
+    with pytest.raises(sle.InvalidArgument, match="no tokenizer; give token ids"):
         sle.token_batch(_Anything(), CHAT)
 
 

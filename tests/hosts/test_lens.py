@@ -51,6 +51,12 @@ def test_a_point_that_is_switched_off_is_rejected_with_the_switch(model):
         host.attach(host.site("blocks.1.attn.hook_result"), lambda x: x)
 
 
+def test_a_text_longer_than_the_context_is_not_cut_silently(model, monkeypatch):
+    monkeypatch.setattr(model.cfg, "n_ctx", 4)
+    batch = sle.token_batch(model, "w1 w2 w3 w4 w5 w6")
+    assert batch.shape == (1, 7)
+
+
 def test_special_tokens_are_those_that_the_wrapped_model_names(model):
     assert host_for(model).special_token_ids() == {0, 1, 2}
 
