@@ -261,7 +261,7 @@ def _jumprelu(results: dict[str, dict[str, Any]]) -> list[str]:
 _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "hierarchical_loss": _hierarchical_loss,
     "sparse_decode": _against("dense", "dense product"),
-    "topk_encode": _against("plain", "plain definition"),
+    "topk_encode": _against("plain", "torch.topk"),
     "train_step": _train_step,
     "quadratic_attention": _quadratic_attention,
     "splice": _splice,
