@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_ext._optional import require
-from sae_lens_ext.errors import FormatError
+from sae_lens_ext.errors import FormatError, closest
 from sae_lens_ext.formats.choices import needed_files
 
 # owner/name; neither is "." or "..", which begin a path.
@@ -19,7 +19,7 @@ _MODEL_PATTERNS = ("*.json", "*.safetensors")
 def locate(
     folder_or_repo: str | Path,
     *,
-    subfolder: str | None = None,
+    subfolder: str | Path | None = None,
     revision: str | None = None,
 ) -> Path:
     """The local folder or file of an SAE, in a folder or a Hugging Face repository.
@@ -40,6 +40,8 @@ def locate(
         MissingDependency: a repository was named and huggingface_hub is not installed.
     """
     folder = _checked_folder(folder_or_repo)
+    if isinstance(subfolder, Path):
+        subfolder = subfolder.as_posix()
     if not isinstance(subfolder, str | None):
         raise FormatError(
             f"subfolder must be the name of a folder, or None; got {subfolder!r}"
@@ -55,8 +57,19 @@ def locate(
     # cache.
     place = folder / subfolder
     if not _exists(place):
-        raise FormatError(f"no folder {subfolder[:200]!r} inside {folder}")
+        names = sorted(path.name for path in _nearest(place).iterdir())
+        raise FormatError(
+            f"no folder or file {subfolder[:200]!r} inside {folder}; the closest: "
+            f"{closest(place.name, names)}"
+        )
     return place
+
+
+def _nearest(place: Path) -> Path:
+    """The innermost folder on the way to a place that does not exist."""
+    return next(
+        folder for folder in place.parents if _exists(folder) and folder.is_dir()
+    )
 
 
 def locate_model(

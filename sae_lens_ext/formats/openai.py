@@ -60,9 +60,14 @@ def from_openai(path: Path, values: Mapping[str, Any]) -> SAECheckpoint:
     """
     activation = values.get(_ACTIVATION, "ReLU")
     options = values.get(_ACTIVATION_STATE, {})
-    if activation not in ("ReLU", "TopK") or not isinstance(options, Mapping):
+    if activation not in ("ReLU", "TopK"):
         raise FormatError(
             f"{path}: activation is {activation!r}; this reader knows 'ReLU' and 'TopK'"
+        )
+    if not isinstance(options, Mapping):
+        raise FormatError(
+            f"{path}: {_ACTIVATION_STATE} must hold the activation's options, such as "
+            f"k; it is {options!r}"
         )
     after = options.get("postact_fn", "ReLU")
     if after != "ReLU":

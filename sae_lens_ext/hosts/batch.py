@@ -90,7 +90,7 @@ class TokenBatch:
         Raises:
             InvalidArgument: no message of this batch has that role.
         """
-        if name in self.roles:
+        if isinstance(name, str) and name in self.roles:
             return self.roles[name]
         if not self.roles:
             raise InvalidArgument(
@@ -227,6 +227,12 @@ def _gathered(
 
 def _check_tensors(ids: Tensor, mask: Tensor) -> None:
     """Check types and shapes."""
+    for name, value in (("ids", ids), ("mask", mask)):
+        if not isinstance(value, Tensor):
+            raise InvalidArgument(
+                f"{name} must be a tensor [batch, pos]; got an object of type "
+                f"{type(value).__name__}; token_batch(model, tokens) takes lists"
+            )
     is_integer = not ids.is_floating_point() and ids.dtype != torch.bool
     if not is_integer:
         raise InvalidArgument(f"ids must be integers; got {ids.dtype}")

@@ -1,5 +1,6 @@
 """Batches of tokens from the forms in which users pass them."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,21 @@ from sae_lens_ext.hosts.base import Host
 from sae_lens_ext.hosts.batch import TokenBatch
 from sae_lens_ext.hosts.chat import Chat, is_chat, tokenized_chat
 from sae_lens_ext.hosts.devices import input_device
+from sae_lens_ext.text.decoding import without_surrogates
 
 _FORMS = "ids [batch, pos], messages of a chat, or text"
+# What a tokenizer may say beside the ids and their mask. None of it is read by a model,
+# but for types of tokens, which models of one kind of token do not tell apart.
+_SILENT = {
+    "labels",
+    "length",
+    "num_truncated_tokens",
+    "offset_mapping",
+    "overflow_to_sample_mapping",
+    "overflowing_tokens",
+    "special_tokens_mask",
+}
+_TYPES = {"token_type_ids", "mm_token_type_ids"}
 
 
 def token_rows(host: Host, tokens: Any) -> TokenBatch:
@@ -49,17 +63,22 @@ def _batch(host: Host, tokens: Any) -> TokenBatch:
     if isinstance(tokens, str) or is_chat(tokens):
         return _of_texts(host, [tokens])
     if isinstance(tokens, Mapping):
-        return _of_encoding(tokens)
+        return _of_encoding(host, tokens)
     if _is_list_of(tokens, _is_text):
         return _of_texts(host, tokens)
     if _is_list_of(tokens, _is_ids):
         return _of_rows([_tensor(row) for row in tokens])
 
+    if isinstance(tokens, list | tuple) and not tokens:
+        raise InvalidArgument("tokens must have at least one row; got none")
     ids = _tensor(tokens)
     if ids.ndim == 1:
         ids = ids.unsqueeze(0)
     _check_form(ids)
-    return TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool))
+    batch = TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool))
+    if len(ids) > 1:
+        _warn_of_padding(host, batch)
+    return batch
 
 
 def _is_text(value: Any) -> bool:
@@ -101,23 +120,26 @@ def _tokenized(host: Host, text: Any) -> Chat:
             "tokenizer=...)"
         )
     if isinstance(text, str):
-        ids = host.to_tokens(text)[0]
+        # Tokenizers do not accept halves of characters.
+        ids = host.to_tokens(without_surrogates(text))[0]
         return Chat(ids.cpu(), {})
     return tokenized_chat(host.tokenizer, text)
 
 
-def _of_encoding(encoding: Mapping[str, Any]) -> TokenBatch:
+def _of_encoding(host: Host, encoding: Mapping[str, Any]) -> TokenBatch:
     """A tokenizer's output: its ids, and its mask where it has one."""
     if "input_ids" not in encoding:
         raise InvalidArgument(
             "a mapping of tokens must be a tokenizer's output, with input_ids; this "
             f"has {', '.join(map(str, encoding)) or 'no keys'}"
         )
+    _check_silent(encoding)
     id_rows = _rows(encoding["input_ids"], "input_ids")
     batch = _of_rows(id_rows)
 
     attention_mask = encoding.get("attention_mask")
     if attention_mask is None:
+        _warn_of_padding(host, batch)
         return batch
     mask_rows = _rows(attention_mask, "attention_mask")
     lengths = [len(row) for row in id_rows]
@@ -134,6 +156,46 @@ def _of_encoding(encoding: Mapping[str, Any]) -> TokenBatch:
             "attention_mask must be 1 at text and 0 at padding; it has other numbers"
         )
     return TokenBatch(batch.ids, mask.bool())
+
+
+def _check_silent(encoding: Mapping[str, Any]) -> None:
+    """Check that nothing but ids and their mask changes what a model computes."""
+    for name, value in encoding.items():
+        if name in ("input_ids", "attention_mask") or name in _SILENT:
+            continue
+        # One type of token alone is the same as no types.
+        if name in _TYPES and not any(bool(row.any()) for row in _rows(value, name)):
+            continue
+        raise InvalidArgument(
+            f"a batch of tokens is text alone, and {name} changes what the model "
+            "computes: with splice(model, sae), make the model's own call on it, "
+            "model(**inputs); or give input_ids and attention_mask of a text"
+        )
+
+
+def _warn_of_padding(host: Host, batch: TokenBatch) -> None:
+    """Warn where ids without a mask seem to be padded.
+
+    A padding token that also begins or ends texts says nothing.
+    """
+    tokenizer = host.tokenizer
+    pad_id = getattr(tokenizer, "pad_token_id", None)
+    ends = {
+        getattr(tokenizer, "bos_token_id", None),
+        getattr(tokenizer, "eos_token_id", None),
+    }
+    if pad_id is None or pad_id in ends:
+        return
+    last = batch.ids.gather(1, batch.lengths.unsqueeze(1) - 1).squeeze(1)
+    is_padded = (batch.ids[:, 0] == pad_id) | (last == pad_id)
+    if is_padded.any():
+        row = int(is_padded.nonzero()[0])
+        warnings.warn(
+            f"row {row} begins or ends with the padding token {pad_id}, and without an "
+            "attention_mask it is read as text; pass the tokenizer's whole output, or "
+            "the texts themselves",
+            stacklevel=5,
+        )
 
 
 def _rows(values: Any, name: str) -> list[Tensor]:

@@ -63,10 +63,10 @@ class Pass:
     def __init__(self, settings: Any, memory: CacheMemory) -> None:
         """A run that begins now; ``memory`` knows the caches of earlier ones."""
         self.settings = settings
-        self.tokens: Tensor | None = None
         self._facts = CallFacts()
         self._memory = memory
         self._own_run = _OWN_RUNS.get(get_ident())
+        self.tokens: Tensor | None = None
         self._texts: dict[tuple[int, int], TextPositions] = {}
 
     @property

@@ -135,8 +135,9 @@ class _Calls:
         keywords: Mapping[str, Any],
     ) -> None:
         """A module of the chain is called."""
-        if not self.are_running():
-            # What is left is of a run that was interrupted.
+        # No module of the chain calls itself, so one that is called twice was left over
+        # from a run that was interrupted, as the rest then is.
+        if module in self._modules or not self.are_running():
             self._modules.clear()
             tensors = [
                 value

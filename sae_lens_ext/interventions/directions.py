@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.errors import InvalidArgument, NonFinite
 from sae_lens_ext.hosts import Host, capture, host_for, token_rows
 from sae_lens_ext.interventions.positions import (
     Positions,
@@ -47,6 +47,7 @@ def difference_in_means(
         UnknownSite: the model has no such site.
         InvalidArgument: ``site`` is not a string, there are no examples, or
             ``positions`` chooses no position of them.
+        NonFinite: the model produced NaN or infinity there.
 
     Source: Marks and Tegmark 2023 ("mass-mean" directions); Wu et al. 2025, AxBench,
     for the comparison.
@@ -93,4 +94,10 @@ def _mean(
         raise InvalidArgument(
             f"no position of the {label} examples is chosen, so they have no mean"
         )
-    return (total / count).float()
+    mean = (total / count).float()
+    if not torch.isfinite(mean).all():
+        raise NonFinite(
+            f"activations of the {label} examples at {name} hold NaN or infinity; "
+            "check the model's weights and dtype"
+        )
+    return mean

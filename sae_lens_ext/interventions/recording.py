@@ -26,7 +26,12 @@ from sae_lens_ext.hosts import (
 from sae_lens_ext.interventions.encoding import encode_at
 from sae_lens_ext.interventions.positions import Positions, SplicedPositions
 from sae_lens_ext.interventions.shapes import check_activation
-from sae_lens_ext.interventions.sites import Placement, SAEs, placements
+from sae_lens_ext.interventions.sites import (
+    Placement,
+    SAEs,
+    check_order,
+    placements,
+)
 from sae_lens_ext.sae import SparseCode
 
 
@@ -104,8 +109,10 @@ class Run:
             masks[name] = spliced.mask_of(batch)
 
         with torch.no_grad():
-            read = {place.reads for place in placed.values()}
-            activations = capture(host, batch, read)
+            # Where transcoders write, too, which must come after they have read.
+            sites = {site for place in placed.values() for site in place.sites}
+            activations = capture(host, batch, sites)
+            check_order(placed.values(), activations)
             codes = {
                 name: _masked_code(place, activations[place.reads], masks[name], k)
                 for name, place in placed.items()

@@ -99,9 +99,37 @@ def _placement(host: Host, name: SiteName | None, sae: SAE | None) -> Placement:
             sites = _own_names(sae, "hook_name_out", "hf_hook_name_out")
     source = _first_known(host, sources)
     site = _first_known(host, sites)
+    if site.key == source.key:
+        raise InvalidArgument(
+            f"{site.name} is where this transcoder reads, and one name says where it "
+            "writes: pass {(reads, writes): transcoder}, or the transcoder alone, "
+            "where its config names both"
+        )
     _check_width(host, source, sae, "d_model")
     _check_width(host, site, sae, "d_out")
     return Placement(site, sae, source)
+
+
+def check_order(placed: Iterable[Placement], order: Iterable[Site]) -> None:
+    """Check that transcoders read before they write.
+
+    Args:
+        placed: SAEs in a model.
+        order: sites in the order in which the model computes them.
+
+    Raises:
+        UnknownSite: a transcoder writes before it has read.
+    """
+    keys = [site.key for site in order]
+    for place in placed:
+        if place.source is None:
+            continue
+        if keys.index(place.source.key) > keys.index(place.site.key):
+            raise UnknownSite(
+                f"{place.source.name} does not fire before {place.site.name} in a run "
+                "of this model, and a transcoder writes what it has read; choose an "
+                "earlier site to read, or a later one to write"
+            )
 
 
 def _own_names(sae: SAE, field: str, fact: str) -> list[str]:

@@ -61,7 +61,7 @@ def write_pretrained(
 
 
 def read_pretrained(
-    folder_or_repo: str | Path, subfolder: str | None, revision: str | None
+    folder_or_repo: str | Path, subfolder: str | Path | None, revision: str | None
 ) -> tuple[SAEConfig, SAECheckpoint]:
     """Read a folder or hub repository: the config, and the checkpoint with its tensors.
 

@@ -1,6 +1,6 @@
 """A sparse autoencoder that takes k as an argument."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -259,12 +259,17 @@ class SAE(SAEParameters):
         Raises:
             InvalidK: ``ks`` is empty or not a list, or holds an invalid k.
         """
-        checked_ks = self.config.checked_ks(ks, extrapolate=extrapolate)
+        asked = list(ks) if isinstance(ks, Iterable) and not isinstance(ks, str) else ks
+        checked_ks = self.config.checked_ks(asked, extrapolate=extrapolate)
         numbers = [k for k in checked_ks if k is not None]
         largest = max(numbers) if len(numbers) == len(checked_ks) else None
         code = self.encode(x, largest, extrapolate=extrapolate)
 
-        return {k: self._with_skip(self.decode(code.at_most(k)), x) for k in checked_ks}
+        reconstructions = {}
+        for name, k in zip(asked, checked_ks, strict=True):
+            recons = self._with_skip(self.decode(code.at_most(k)), x)
+            reconstructions[None if name is None else k] = recons
+        return reconstructions
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a folder that this package and SAELens 6 can read; returns it.
@@ -286,7 +291,7 @@ class SAE(SAEParameters):
         cls,
         folder_or_repo: str | Path,
         *,
-        subfolder: str | None = None,
+        subfolder: str | Path | None = None,
         revision: str | None = None,
         folded: bool = True,
         device: torch.device | str = "cpu",
@@ -312,10 +317,12 @@ class SAE(SAEParameters):
             FormatError: not an SAE in a known layout, or a damaged one, or one with an
                 option that this package cannot apply.
             NonFinite: the weights hold NaN or infinity, or numbers beyond ``dtype``.
+            InvalidArgument: there is no such device or dtype.
         """
         # Checked first, because a download may take long.
         if dtype is not None:
             dtype = arguments.dtype(dtype)
+        device = arguments.device(device)
 
         config, checkpoint = read_pretrained(folder_or_repo, subfolder, revision)
         sae = cls.from_tensors(config, **checkpoint.tensors)

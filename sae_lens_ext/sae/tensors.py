@@ -119,6 +119,10 @@ def check_activations(x: object, config: SAEConfig) -> None:
         raise InvalidArgument(
             f"{reader} reads tensors; got an object of type {type(x).__name__}"
         )
+    if x.is_complex() or x.layout != torch.strided:
+        raise InvalidArgument(
+            f"{reader} reads dense tensors of real numbers; got {x.dtype}, {x.layout}"
+        )
     if x.ndim < 1 or x.shape[-1] != config.d_model:
         raise ShapeMismatch(
             f"{reader} reads activations of width d_model={config.d_model}; got "

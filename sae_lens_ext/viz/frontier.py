@@ -17,6 +17,7 @@ _COLOURS = (_BLUE, _ORANGE, "#059669", "#7c3aed", "#db2777", "#475569")
 _LINE_STYLES = ("-", "--", ":")
 
 _ENDS = {"ce_bare": "model as it is", "ce_mean": "site replaced by its mean"}
+_COLUMNS = ("k", "l0", "fvu", "ce")
 # Nats; ends of two tables that are closer are drawn as one line.
 _SAME_END = 1e-3
 
@@ -142,6 +143,15 @@ def _check_table(table: Any, name: str) -> None:
                 f"{name} has no attrs[{end!r}]: a table that was read from a CSV "
                 "file has lost the ends of its sweep, so plot what sweep_k returned"
             )
+    columns = getattr(table, "columns", ())
+    missing = [column for column in _COLUMNS if column not in columns]
+    if missing:
+        raise InvalidArgument(
+            f"{name} has no column {missing[0]!r}; a plot needs "
+            f"{', '.join(_COLUMNS)}: plot what sweep_k returned, or some of its rows"
+        )
+    if not len(table):
+        raise InvalidArgument(f"{name} has no rows; give at least one value of k")
 
 
 def _pairs(xs: Any, ys: Any) -> list[tuple[float, float]]:

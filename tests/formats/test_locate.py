@@ -235,7 +235,7 @@ def test_downloads_only_what_each_layout_needs(hub, tmp_path):
     assert hub.served == []
     elsewhere = _kinds(hub, tmp_path, ["set/layer_0.safetensors"], **offline)
     assert elsewhere.startswith(
-        "FormatError no folder 'set/layer_0.safetensors' inside"
+        "FormatError no folder or file 'set/layer_0.safetensors' inside"
     )
 
 

@@ -83,7 +83,7 @@ def test_the_names_of_the_folders_say_the_site(tmp_path, place, hook_name):
             "activation is 'GELU'; this reader knows 'ReLU' and 'T",
         ),
         ({"activation": 3}, "activation is 3"),
-        ({"activation_state_dict": 3}, "activation is 'TopK'"),
+        ({"activation_state_dict": 3}, "activation_state_dict must hold .* it is 3"),
         (
             {"activation_state_dict": {"k": 4, "postact_fn": "Identity"}},
             "postact_fn is 'Identity'; this reader knows 'ReLU'",

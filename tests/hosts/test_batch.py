@@ -82,6 +82,8 @@ ONES = torch.ones(1, 3, dtype=torch.bool)
     [
         (IDS.float(), ONES, sle.InvalidArgument, "ids must be integers"),
         (IDS, IDS, sle.InvalidArgument, "mask must be boolean"),
+        ([[1]], ONES, sle.InvalidArgument, "ids must be a tensor .* type list"),
+        (IDS, None, sle.InvalidArgument, "mask must be a tensor .* type NoneType"),
         (IDS[0], ONES, sle.ShapeMismatch, r"ids must be \[batch, pos\]"),
         (IDS[:, :0], ONES[:, :0], sle.ShapeMismatch, "at least one of each"),
         (IDS, ONES[:, :2], sle.ShapeMismatch, "mask must have the shape of ids"),

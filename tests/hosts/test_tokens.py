@@ -107,7 +107,7 @@ def test_any_id_of_the_model_stands_at_padding(pad_token_id):
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ([], r"at least one of each; got torch.float32 \[1, 0\]"),
+        ([], "tokens must have at least one row; got none"),
         (torch.zeros(2, 0, dtype=torch.int64), r"at least one of each; got .*\[2, 0\]"),
         (torch.tensor([[True]]), r"tokens must be ids .*; got torch.bool \[1, 1\]"),
         ([[[5]]], r"tokens must be ids .*; got torch.int64 \[1, 1, 1\]"),
@@ -130,6 +130,14 @@ def test_any_id_of_the_model_stands_at_padding(pad_token_id):
             {"input_ids": [[5, 6, 7]], "attention_mask": [[1, 0, 1]]},
             "the text of row 0 is interrupted by padding",
         ),
+        (
+            {"input_ids": [[5, 6]], "pixel_values": torch.zeros(1, 3, 2, 2)},
+            "pixel_values changes what the model computes",
+        ),
+        (
+            {"input_ids": [[5, 6]], "token_type_ids": [[0, 1]]},
+            "token_type_ids changes what the model computes",
+        ),
     ],
 )
 def test_rejects_invalid_tokens(host, tokens, message):
@@ -144,3 +152,28 @@ def test_rejects_a_mask_of_another_shape(host, mask):
         sle.ShapeMismatch, match="attention_mask must have the shape of input_ids"
     ):
         token_rows(host, encoding)
+
+
+def test_types_of_tokens_that_are_all_alike_say_nothing(host):
+    encoding = {"input_ids": [[5, 6]], "token_type_ids": [[0, 0]]}
+    assert token_rows(host, encoding).ids.tolist() == [[5, 6]]
+
+
+@pytest.mark.parametrize("kind", ["tensor", "mapping"])
+def test_warns_of_padding_that_no_mask_tells_from_text(kind):
+    ids = torch.tensor([[2, 5, 6], [2, 5, 0]])
+    tokens = ids if kind == "tensor" else {"input_ids": ids}
+    model = tiny.hf_model("gemma2")
+    with pytest.warns(UserWarning, match="row 1 begins or ends with the padding token"):
+        sle.token_batch(model, tokens, tokenizer=tiny.tokenizer())
+
+
+def test_halves_of_characters_are_read_as_unknown():
+    model = tiny.hf_model("gemma2")
+    batch = sle.token_batch(model, "w1 \ud83d", tokenizer=tiny.tokenizer())
+    assert batch.shape == (1, 3)
+
+
+def test_rejects_what_is_not_a_tokenizer():
+    with pytest.raises(sle.InvalidArgument, match="must be a tokenizer .* type str"):
+        sle.token_batch(tiny.hf_model("gemma2"), "w1", tokenizer="gpt2")

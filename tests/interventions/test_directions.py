@@ -54,3 +54,10 @@ def test_rejects_examples_in_the_place_of_a_site(model):
         "got an object of type Tensor",
     ):
         sle.difference_in_means(model, tiny.tokens(), tiny.tokens(), SITE)
+
+
+def test_rejects_activations_that_are_not_finite():
+    model = tiny.hf_model("gemma2")
+    model.model.layers[0].mlp.down_proj.weight.data.fill_(float("nan"))
+    with pytest.raises(sle.NonFinite, match=f"positive examples at {SITE} hold NaN"):
+        sle.difference_in_means(model, SITE, [[5]], [[6]])

@@ -105,3 +105,27 @@ def test_rejects_a_transcoder_of_other_widths_than_its_sites(host, widths, messa
 def test_rejects_two_names_for_an_autoencoder(host, sae):
     with pytest.raises(sle.InvalidArgument, match="an autoencoder writes where it"):
         placements(host, {(INPUT, OUTPUT): sae})
+
+
+@pytest.mark.parametrize("name", [INPUT, (INPUT, INPUT)])
+def test_rejects_a_transcoder_that_would_write_where_it_reads(host, transcoder, name):
+    with pytest.raises(sle.InvalidArgument, match="is where this transcoder reads"):
+        placements(host, {name: transcoder})
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, saes: sle.sweep_k(model, [[5, 6]], saes, ks=[2], progress=False),
+        lambda model, saes: sle.Run.capture(model, [[5, 6]], saes),
+    ],
+    ids=["sweep_k", "Run.capture"],
+)
+@pytest.mark.parametrize(
+    "name", [(OUTPUT, INPUT), ("blocks.2.hook_mlp_in", "blocks.0.hook_mlp_out")]
+)
+def test_rejects_a_transcoder_that_reads_after_it_writes(
+    gemma2, transcoder, call, name
+):
+    with pytest.raises(sle.UnknownSite, match="does not fire before"):
+        call(gemma2, {name: transcoder.float()})

@@ -90,6 +90,13 @@ def test_nested_takes_none_for_every_active_feature(x):
     torch.testing.assert_close(nested[None], sae(x))
 
 
+def test_nested_takes_none_for_the_trained_k(x):
+    sae = an_sae("topk")
+    nested = sae.nested(x, [2, None])
+    assert list(nested) == [2, None]
+    torch.testing.assert_close(nested[None], sae(x))
+
+
 def test_prefix_errors_reach_from_the_bias_to_the_whole_code(x):
     sae = an_sae("jumprelu")
     code = sae.encode(x)

@@ -1,5 +1,7 @@
 """An SAE that is saved and loaded is the same SAE."""
 
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
@@ -75,3 +77,23 @@ def test_dtype_can_be_chosen(folder):
     assert half.W_dec.dtype == torch.bfloat16
     double = sle.SAE.from_pretrained(folder, dtype="float64")
     assert double.W_dec.dtype == torch.float64
+
+
+def test_rejects_a_device_that_is_not_here(folder):
+    with pytest.raises(sle.InvalidArgument, match="device 'foo' cannot be used here"):
+        sle.SAE.from_pretrained(folder, device="foo")
+
+
+def test_a_subfolder_may_be_a_path_and_a_wrong_one_is_answered_with_the_closest(folder):
+    name = folder.name
+    sle.SAE.from_pretrained(folder.parent, subfolder=Path(name))
+    with pytest.raises(sle.FormatError, match=f"no folder or file .* closest: {name}"):
+        sle.SAE.from_pretrained(folder.parent, subfolder=f"{name}x")
+
+
+@pytest.mark.parametrize("wrong", ["", "a\0b", "a" * 300])
+def test_rejects_a_name_that_no_folder_can_have(wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(sle.InvalidArgument, match="folder|cannot be written to"):
+        tiny.sae().save_pretrained(wrong)
+    assert not list(tmp_path.iterdir())

@@ -104,3 +104,10 @@ def test_shared_tensors_are_the_same_memory_under_parameters_of_their_own():
     assert twin.W_dec.data_ptr() == sae.W_dec.data_ptr()
     twin.double()
     assert sae.W_dec.dtype == torch.float32
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2, 32).cfloat(), torch.eye(32).to_sparse()])
+@pytest.mark.usefixtures("without_shape_checks")
+def test_rejects_activations_that_are_complex_or_sparse(x):
+    with pytest.raises(sle.InvalidArgument, match="dense tensors of real numbers"):
+        tiny.sae().encode(x)

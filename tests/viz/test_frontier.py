@@ -96,3 +96,12 @@ def test_rejects_an_empty_mapping_and_other_objects(sweep):
         match="the table 'b' must be what sweep_k returned; got an object of type int",
     ):
         plot_frontier({"a": sweep, "b": 3})
+
+
+def test_rejects_a_table_without_rows_or_columns_that_it_draws(sweep):
+    with pytest.raises(sle.InvalidArgument, match="this table has no rows"):
+        plot_frontier(sweep.iloc[:0])
+    with pytest.raises(sle.InvalidArgument, match="this table has no column 'l0'"):
+        plot_frontier(sweep[["k", "fvu"]])
+    with pytest.raises(sle.InvalidArgument, match="this table has no column"):
+        plot_frontier(sweep.iloc[0])

@@ -68,21 +68,28 @@ def write_saelens(folder: str | Path, checkpoint: SAECheckpoint) -> Path:
                 _write_tensors(temporary / NORMALIZATION_FILE, checkpoint.normalization)
             _write_tensors(temporary / WEIGHTS_FILE, weights)
             (temporary / CONFIG_FILE).write_text(description, encoding="utf-8")
-    except (OSError, SafetensorError) as error:
+    # A ValueError comes of a name with a NUL.
+    except (OSError, ValueError, SafetensorError) as error:
         raise InvalidArgument(
-            f"{folder} cannot be written to, and is as it was: {error}"
+            f"{str(folder)!r} cannot be written to, and is as it was: {error}"
         ) from error
     return folder
 
 
 def _writable_folder(folder: str | Path) -> Path:
     """A path at which a folder exists or can be made."""
-    if not isinstance(folder, str | Path):
+    if not isinstance(folder, str | Path) or folder == "":
         raise InvalidArgument(f"give the folder to save to as a path; got {folder!r}")
     folder = Path(folder).expanduser()
-    for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
-            raise InvalidArgument(f"{path} is a file; give a folder to save an SAE to")
+    try:
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+    # A name that is too long.
+    except OSError as error:
+        raise InvalidArgument(
+            f"{str(folder)[:200]!r} cannot be the name of a folder: {error}"
+        ) from error
+    if not existing.is_dir():
+        raise InvalidArgument(f"{existing} is a file; give a folder to save an SAE to")
     return folder
 
 

@@ -26,7 +26,7 @@ from sae_lens_ext.hosts import (
     skip_blocks,
     unembedding_input,
 )
-from sae_lens_ext.interventions.sites import Placement
+from sae_lens_ext.interventions.sites import Placement, check_order
 from sae_lens_ext.interventions.sweep.activations import SiteActivations
 from sae_lens_ext.interventions.sweep.worlds import (
     Bare,
@@ -94,6 +94,7 @@ class SweptModel:
         # replaced by. Sites are captured in the order in which the model computes them.
         sites = {site for place in placed.values() for site in place.sites}
         captured = self._capture(sites)
+        check_order(placed.values(), captured)
         names = {site: name for name, site in self._sites.items()}
         self._first = next(names[site] for site in captured if site in names)
         self.activations = {

@@ -7,6 +7,7 @@
    blocks after the first site, and unembed only the positions that are scored.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -16,7 +17,7 @@ import torch
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
-from sae_lens_ext.errors import InvalidArgument, InvalidK
+from sae_lens_ext.errors import InvalidArgument, InvalidK, NonFinite
 from sae_lens_ext.hosts import by_position, host_for, token_rows
 from sae_lens_ext.interventions.positions import Positions, SplicedPositions
 from sae_lens_ext.interventions.sites import Placement, SAEs, placements
@@ -213,7 +214,26 @@ def _score_worlds(
     n_scored = targets.n_scored
     mean_ce = {world: total / n_scored for world, total in ce.items()}
     mean_kl = {world: total / n_scored for world, total in kl.items()}
+    for world, number in mean_ce.items():
+        if not math.isfinite(number):
+            raise NonFinite(
+                f"the cross-entropy of {_described(world)} is {number}: the logits "
+                "hold NaN or infinity; check the weights and the dtype of the model "
+                "and of the SAE"
+            )
     return _Scores(mean_ce, mean_kl)
+
+
+def _described(world: World) -> str:
+    match world:
+        case Bare():
+            return "the bare model"
+        case MeanAblated():
+            return "the model with the site replaced by its mean"
+        case ZeroAblated():
+            return "the model with the site replaced by zeros"
+        case Spliced(k):
+            return f"the spliced model at k={k}"
 
 
 def _table(

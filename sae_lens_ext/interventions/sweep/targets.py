@@ -120,4 +120,9 @@ def _listed_positions(
             f"score must hold positions from 0 to {n_predicting - 1}, which have a "
             f"next token; got {score}"
         )
+    if len(values.unique()) < len(values):
+        raise InvalidArgument(
+            f"score must name each position once; got {score}, which would count some "
+            "of them twice"
+        )
     return values

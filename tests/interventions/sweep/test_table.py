@@ -251,7 +251,7 @@ def test_text_is_tokenised_by_the_model(gemma2, sae):
             r"tokens must be ids \[batch, pos\], .*torch.float32 \[3, 4\]",
         ),
         (
-            {"tokens": torch.zeros(3, 1, dtype=torch.int64)},
+            {"tokens": torch.full((3, 1), 5)},
             sle.InvalidArgument,
             "at least two positions",
         ),
@@ -265,7 +265,7 @@ def test_text_is_tokenised_by_the_model(gemma2, sae):
             sle.InvalidArgument,
             "tokens must be ids .* or text; got an object of type NoneType",
         ),
-        ({"tokens": []}, sle.InvalidArgument, "at least one of each"),
+        ({"tokens": []}, sle.InvalidArgument, "at least one row"),
         (
             {"score": slice(40, None)},
             sle.InvalidArgument,
@@ -285,6 +285,11 @@ def test_text_is_tokenised_by_the_model(gemma2, sae):
             {"score": torch.tensor([1.7])},
             sle.InvalidArgument,
             "score must hold positions from 0 to 10",
+        ),
+        (
+            {"score": [0, 0, 1]},
+            sle.InvalidArgument,
+            "score must name each position once",
         ),
         (
             {"score": "a"},
@@ -338,3 +343,42 @@ def test_a_table_that_lost_its_ends_is_not_plotted(gemma2, tokens, sae, tmp_path
     message = r"has no attrs\['ce_bare'\]: a table that was read from a CSV file"
     with pytest.raises(sle.InvalidArgument, match=message):
         plot_frontier(pandas.read_csv(tmp_path / "sweep.csv"))
+
+
+def test_rejects_logits_that_are_not_finite(tokens, sae):
+    model = tiny.hf_model("gemma2")
+    model.model.layers[-1].mlp.down_proj.weight.data.fill_(float("nan"))
+    with pytest.raises(sle.NonFinite, match="cross-entropy of the bare model is nan"):
+        sle.sweep_k(model, tokens, sae, progress=False)
+
+
+def test_rejects_an_sae_whose_decoder_is_not_finite(gemma2, tokens):
+    sae = tiny.sae()
+    sae.W_dec.data[3] = float("nan")
+    with pytest.raises(sle.NonFinite, match="NaN"):
+        sle.sweep_k(gemma2, tokens, sae, ks=[48], extrapolate=True, progress=False)
+
+
+@pytest.mark.parametrize("host", ["torch", "lens"])
+@pytest.mark.parametrize("outer", ["blocks.0.hook_resid_post", SITE])
+def test_a_sweep_in_an_active_splice_leaves_its_special_tokens_alone(host, outer):
+    model = tiny.hosted(host)
+    tokens = [[2, 5, 6, 7, 8, 9], [2, 9, 8]]
+    around = tiny.sae(exclude_special_tokens=True, seed=1)
+    inner = tiny.sae(exclude_special_tokens=True)
+
+    with sle.splice(model, {outer: around}, k=4), torch.no_grad():
+        table = sle.sweep_k(
+            model, tokens, {SITE: inner}, ks=[2], batch_size=1, progress=False
+        )
+        first = sle.sweep_k(
+            model, tokens[:1], {SITE: inner}, ks=[2], score=[0], progress=False
+        )
+        ids = torch.tensor(tokens[:1])
+        with sle.splice(model, {SITE: inner}, k=2):
+            output = model(ids)
+
+    assert table["ce"].notna().all()
+    logits = getattr(output, "logits", output)
+    expected = torch.nn.functional.cross_entropy(logits[0, :1], ids[0, 1:2])
+    assert first["ce"].item() == pytest.approx(expected.item(), abs=1e-4)
