@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._fields import FieldChecks
+from sae_lens_ext._types import Kind
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.kernels import hierarchical_loss
 from sae_lens_ext.objectives.base import Loss
-from sae_lens_ext.sae import SAE
+from sae_lens_ext.sae import SAE, SparseCode
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class HierarchicalTopK:
                 f"got levels={self.levels!r}, weights={self.weights}",
             )
 
+    @property
+    def kind(self) -> Kind:
+        """See ``Objective.kind``."""
+        return "topk"
+
     def levels_at(self, k: int) -> tuple[int, ...]:
         """See ``Objective.levels_at``."""
         if self.levels == "all":
@@ -69,15 +75,32 @@ class HierarchicalTopK:
             )
         return levels
 
-    def __call__(self, sae: SAE, u: Float[Tensor, "batch d_model"], k: int) -> Loss:
+    def __call__(
+        self,
+        sae: SAE,
+        u: Float[Tensor, "batch d_model"],
+        k: int,
+        *,
+        target: Float[Tensor, "batch d_out"] | None = None,
+        is_dead: Bool[Tensor, " d_sae"] | None = None,
+    ) -> Loss:
         """See ``Objective.__call__``."""
         # None is how the kernel names all levels.
         levels = None if self.levels == "all" else self.levels_at(k)
         code = sae.encode_normalized(u, k)
         value = hierarchical_loss(
-            code.values, code.indices, sae.W_dec, sae.b_dec, u, levels, self.weights
+            code.values,
+            code.indices,
+            sae.W_dec,
+            sae.b_dec,
+            u if target is None else target,
+            levels,
+            self.weights,
         )
         return Loss(value, code.detach())
+
+    def after_step(self, sae: SAE, code: SparseCode) -> None:
+        """Nothing: the optimizer changes everything there is."""
 
 
 def _levels(value: object, name: str) -> Literal["all"] | tuple[int, ...]:
