@@ -98,7 +98,7 @@ class FileReader:
         self._path = path
         self._files = text_files(path)
         self._column = column
-        self.facts = _facts_of_files(path, self._files, column)
+        self.facts: Mapping[str, Any] = _facts_of_files(path, self._files, column)
         self.start(0)
 
     def start(self, epoch: int) -> None:
@@ -155,7 +155,7 @@ class DatasetReader:
         self._rows = Resumable(dataset, name)
         self._name = name
         self._column = column
-        self.facts = {"dataset": name, "column": column}
+        self.facts: Mapping[str, Any] = {"dataset": name, "column": column}
         self.start(0)
 
     def start(self, epoch: int) -> None:
@@ -199,7 +199,7 @@ class IterableReader:
         """Nothing is read yet."""
         self._texts = Resumable(texts, "documents")
         self._n_texts = 0
-        self.facts = facts
+        self.facts: Mapping[str, Any] = facts
 
     def start(self, epoch: int) -> None:
         """See ``DocumentReader.start``."""

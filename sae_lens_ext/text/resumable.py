@@ -1,10 +1,9 @@
 """Iterables that are read on from where an earlier process stopped."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sae_lens_ext.errors import FormatError, InvalidArgument
-
 
 # Items can be None.
 _END = object()
@@ -49,7 +48,7 @@ class Resumable:
                 f"object of type {type(items).__name__}"
             )
         self.name = name
-        self._items: Iterable[Any] | Callable[[], Iterable[Any]] = items
+        self._items: Any = items
         self._is_stateful = hasattr(items, "state_dict") and hasattr(
             items, "load_state_dict"
         )
@@ -84,8 +83,7 @@ class Resumable:
         """How far the items are read; JSON values."""
         state: dict[str, Any] = {"epoch": self._epoch, "read": self._n_read}
         if self._is_stateful and self._n_read:
-            items: Any = self._items
-            state["own"] = items.state_dict()
+            state["own"] = self._items.state_dict()
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -99,10 +97,9 @@ class Resumable:
             return
         own = state.get("own")
         if self._is_stateful and own is not None:
-            items: Any = self._items
             self._set_epoch()
-            items.load_state_dict(own)
-            self._iterator = iter(items)
+            self._items.load_state_dict(own)
+            self._iterator = iter(self._items)
             self._n_read = state["read"]
             return
 

@@ -32,7 +32,10 @@ class TextRows:
         facts: what tells these rows from others, as JSON values: the documents, the
             tokenizer's vocabulary and the options.
         context: tokens in a row, BOS included.
+        tokens_per_epoch: None, because it is not known before the text is read.
     """
+
+    tokens_per_epoch: int | None = None
 
     def __init__(
         self,
