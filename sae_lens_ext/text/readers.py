@@ -151,8 +151,13 @@ class DatasetReader:
     """The documents of a dataset of the library ``datasets``."""
 
     def __init__(self, dataset: Any, name: str, column: str) -> None:
-        """Nothing is read yet."""
-        self._rows = Resumable(dataset, name)
+        """Nothing is read yet.
+
+        Raises:
+            FormatError: the dataset cannot be read, for instance because it is empty.
+        """
+        with reading_dataset(name):
+            self._rows = Resumable(dataset, name)
         self._name = name
         self._column = column
         self.facts: Mapping[str, Any] = {"dataset": name, "column": column}

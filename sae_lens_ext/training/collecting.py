@@ -19,7 +19,6 @@ from sae_lens_ext.interventions.positions import (
 )
 from sae_lens_ext.interventions.shapes import check_activation
 
-
 # Streams that run a model in threads of their own would see each other's hooks.
 _LOCKS: WeakKeyDictionary[Any, Lock] = WeakKeyDictionary()
 _LOCK_OF_LOCKS = Lock()

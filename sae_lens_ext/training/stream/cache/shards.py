@@ -1,10 +1,12 @@
 """The files of a cache: written in one step, mapped into memory to be read."""
 
 import hashlib
+import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -100,6 +102,7 @@ def map_shard(
                 f"{path}: the activations at {site} must be "
                 f"{[shard.n_tokens, width]}; they are {shape}; {_ADVICE}"
             )
+        _touch(tensors[site])
     return tensors
 
 
@@ -112,6 +115,16 @@ def announce(path: Path) -> None:
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
     finally:
         os.close(handle)
+
+
+def _touch(tensor: Tensor) -> None:
+    """Read a byte of every page, in their order.
+
+    The system then maps many pages at a time. Reached by random rows, most of them
+    would cost an interrupt each, which takes ten times as long as reading the rows.
+    """
+    all_bytes = tensor.view(torch.uint8).flatten()
+    all_bytes[:: mmap.PAGESIZE].sum()
 
 
 def digest_of(path: Path) -> str:

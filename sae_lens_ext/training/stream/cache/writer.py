@@ -157,7 +157,7 @@ class _Limits:
         if index.is_exhausted or self.has_enough(index.n_tokens):
             return True
         # It ended because the next shard would have been too much.
-        is_full = not self.allow(index.n_bytes + index.shards[-1].n_bytes)
+        is_full = not self.allow(index.n_bytes + index.shards[-1].n_bytes + _HEADER)
         return index.is_complete and is_full
 
     def has_enough(self, n_tokens: int) -> bool:
