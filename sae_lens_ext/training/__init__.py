@@ -1,14 +1,41 @@
 """From text to a trained SAE: documents, tokens, activations, the loop."""
 
-from sae_lens_ext.text import default_documents, documents, pack, split_documents
+from sae_lens_ext.text import (
+    TextRows,
+    default_documents,
+    documents,
+    pack,
+    split_documents,
+)
 from sae_lens_ext.training.activations import Activations, collect_activations
 from sae_lens_ext.training.loop import TrainConfig, Trained, train
 from sae_lens_ext.training.step import train_step
+from sae_lens_ext.training.stream import (
+    ActivationCache,
+    ActivationStream,
+    CacheStream,
+    IterableStream,
+    ModelStream,
+    SiteStatistics,
+    StreamState,
+    TensorStream,
+    cache_activations,
+)
 
 __all__ = [
+    "ActivationCache",
+    "ActivationStream",
     "Activations",
+    "CacheStream",
+    "IterableStream",
+    "ModelStream",
+    "SiteStatistics",
+    "StreamState",
+    "TensorStream",
+    "TextRows",
     "TrainConfig",
     "Trained",
+    "cache_activations",
     "collect_activations",
     "default_documents",
     "documents",

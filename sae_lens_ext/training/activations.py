@@ -13,24 +13,19 @@ from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
-from sae_lens_ext.errors import FormatError, InvalidArgument, NonFinite
+from sae_lens_ext.errors import FormatError, InvalidArgument
 from sae_lens_ext.formats.atomic import replacing
-from sae_lens_ext.hosts import by_position, capture, host_for, token_rows
-from sae_lens_ext.interventions.positions import (
-    Positions,
-    SplicedPositions,
-    frozen_positions,
-    known_special_ids,
+from sae_lens_ext.interventions.positions import Positions
+from sae_lens_ext.training.cleaning import (
+    check_finite,
+    largest_norm,
+    mean_and_scale,
+    shrink_outliers,
 )
-from sae_lens_ext.interventions.shapes import check_activation
+from sae_lens_ext.training.collecting import Collector
 
 # Never float16: one in a thousand tokens of Gemma 3 270M overflows it.
 _DTYPES = (torch.float32, torch.bfloat16, torch.float64)
-# In medians of the norm; see ``Activations.outliers_clipped``.
-_LARGEST_NORM = 6.0
-# A float64 copy of all activations would be twice their size, so sums take this many
-# tokens at a time.
-_TOKENS_PER_SUM = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -78,19 +73,10 @@ class Activations:
         left alone                    0.102 0.112
         ============================= ===== =============
         """
-        norms = self.values.float().norm(dim=1, keepdim=True)
-        # Rows of zeros say nothing about the usual norm.
-        nonzero_norms = norms[norms > 0]
-        median = nonzero_norms.median() if norms.any() else norms.new_zeros(())
-        limit = _LARGEST_NORM * median
+        limit = largest_norm(self.values)
+        values, n_shrunk = shrink_outliers(self.values, limit)
 
-        # Rounding leaves tokens of an earlier call a little above the limit; they are
-        # not counted again.
-        is_outlier = norms > limit * (1 + torch.finfo(self.values.dtype).eps)
-        shrunk = (self.values.float() * (limit / norms)).to(self.values.dtype)
-        values = torch.where(is_outlier, shrunk, self.values)
-
-        n_outliers = self.n_outliers + int(is_outlier.sum())
+        n_outliers = self.n_outliers + int(n_shrunk)
         return type(self)(values, self.hook_name, self.n_special, n_outliers)
 
     def mean_and_scale(self) -> tuple[Float[Tensor, " d_model"], Float[Tensor, ""]]:
@@ -104,27 +90,7 @@ class Activations:
             NonFinite: the activations contain NaN or infinity.
             InvalidArgument: all activations are equal.
         """
-        parts = self.values.split(_TOKENS_PER_SUM)
-        n_tokens = torch.tensor(float(len(self.values)))
-        n_values = torch.tensor(float(self.values.numel()))
-
-        mean = sum(part.double().sum(0) for part in parts) / n_tokens
-        squares = sum((part.double() - mean).square().sum() for part in parts)
-        mean_square = squares / n_values
-
-        # One number tells of all: NaN and infinity spread to the sum.
-        if not torch.isfinite(mean_square):
-            raise NonFinite(
-                "the activations hold NaN or infinity; collect them again, or look at "
-                "the model that made them"
-            )
-
-        if not mean_square > 0:
-            raise InvalidArgument(
-                f"the {len(self.values)} activations are all alike, so there is "
-                "nothing to learn from them"
-            )
-        return mean.float(), mean_square.rsqrt().float()
+        return mean_and_scale(self.values)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically."""
@@ -194,17 +160,10 @@ def collect_activations(
     """
     tqdm = require("tqdm.auto", "Showing progress").tqdm
     arguments.positive_int(batch_size, "batch_size")
-    host = host_for(model).plain()
-    site = host.site(hook_name)
-    tokens = token_rows(host, tokens)
-    special_ids = ()
-    if positions is None:
-        special_ids = known_special_ids(host, "collected activations")
-    where = SplicedPositions(frozen_positions(positions), special_ids)
-    mask = where.mask_of(tokens)
-    n_special = 0
-    if positions is None:
-        n_special = int((tokens.mask & ~mask).sum())
+    collector = Collector(model, hook_name, positions)
+    tokens = collector.batch(tokens)
+    mask = collector.mask_of(tokens)
+    n_special = collector.n_special(tokens, mask)
 
     parts = []
     bar = tqdm(
@@ -214,15 +173,12 @@ def collect_activations(
         unit_scale=True,
         disable=not progress,
     )
-    with torch.no_grad(), bar:
+    with bar:
         for start in range(0, len(tokens), batch_size):
             chunk = slice(start, start + batch_size)
-            # As wide as the longest of these rows.
-            rows = tokens[chunk].right_padded()
-            row_mask = by_position(mask[chunk], tokens.mask[chunk])
-            activation = capture(host, rows, [site])[site]
-            check_activation(hook_name, activation)
-            parts.append(activation[row_mask.to(activation.device)].float().cpu())
+            rows = tokens[chunk]
+            collected = collector.collect(rows, mask[chunk])
+            parts.append(collected[hook_name].float().cpu())
             bar.update(rows.n_tokens)
 
     values = torch.cat(parts)
@@ -234,11 +190,5 @@ def collect_activations(
             )
         raise InvalidArgument(reason)
 
-    is_nonfinite = ~torch.isfinite(values)
-    n_nonfinite = int(is_nonfinite.sum())
-    if n_nonfinite:
-        raise NonFinite(
-            f"{n_nonfinite} of {values.numel()} numbers at {hook_name} are NaN or "
-            "infinite; check the model's weights and dtype"
-        )
+    check_finite(hook_name, values)
     return Activations(values, hook_name, n_special=n_special)

@@ -2,9 +2,10 @@
 
 import pytest
 import tiny
+from transformers import ByT5Tokenizer
 
 import sae_lens_ext as sle
-from sae_lens_ext.text import pack
+from sae_lens_ext.text import Packer, pack
 
 TEXTS = [" ".join(f"w{i}" for i in range(20)), "w1 w2", " ".join(["w50"] * 9)]
 
@@ -55,3 +56,23 @@ def test_half_of_a_character_is_packed_as_the_replacement_character():
     rows = pack(["w1 \ud83d w3"], tiny.tokenizer(), n_rows=1, context=4)
     replaced = pack(["w1 \ufffd w3"], tiny.tokenizer(), n_rows=1, context=4)
     assert rows.tolist() == replaced.tolist()
+
+
+def test_a_packer_joins_documents_or_drops_what_is_left():
+    alone = Packer(tiny.tokenizer(), 4)
+    assert alone.rows("w0 w1 w2 w3 w4") == [[2, 4, 5, 6]]
+    assert alone.rows("w5 w6") == []
+
+    joined = Packer(tiny.tokenizer(), 4, join_documents=True)
+    assert joined.rows("w0 w1 w2 w3 w4") == [[2, 4, 5, 6], [2, 7, 8, 1]]
+    assert joined.rows("w5 w6") == [[2, 9, 10, 1]]
+    assert joined.carried == []
+
+
+def test_a_special_token_that_is_spelled_out_may_be_text():
+    tokenizer = ByT5Tokenizer(extra_ids=0)
+    tokenizer.bos_token = "</s>"
+    end = tokenizer.eos_token_id
+    text = "1 </s> 2"
+    assert end in Packer(tokenizer, 4).ids(text)
+    assert end not in Packer(tokenizer, 4, split_special_tokens=True).ids(text)

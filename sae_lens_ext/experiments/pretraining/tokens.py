@@ -33,6 +33,7 @@ from sae_lens_ext.experiments.pretraining.text import (
     documents_by_side,
 )
 from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.text import Packer
 
 _SIDES: tuple[Side, ...] = get_args(Side)
 _PURPOSES: dict[Side, str] = {"train": "train on", "held_out": "test on"}
@@ -157,12 +158,22 @@ class _TokenWriter:
         file: BinaryIO,
         limit: int,
         tokenizer: Any,
+        seq_len: int,
         dtype: Any,
     ) -> None:
         self.file = file
         self.limit = limit
         self.tokenizer = tokenizer
         self.dtype = dtype
+        # A text in which "</s>" is spelled out is still one text, so it is split there.
+        # Rows are cut when they are read, so only the packer's tokens are used.
+        self.packer = Packer(
+            tokenizer,
+            seq_len + 1,
+            begin_with_bos=False,
+            join_documents=True,
+            split_special_tokens=True,
+        )
         self.n_tokens = 0
         self.n_documents = 0
         self.digest = hashlib.sha256()
@@ -176,11 +187,7 @@ class _TokenWriter:
         if self.is_full:
             return 0
 
-        # A text in which "</s>" is spelled out is still one text, so it is split there.
-        ids = self.tokenizer(
-            document, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
-        ids = [*ids, self.tokenizer.eos_token_id][: self.limit - self.n_tokens]
+        ids = self.packer.ids(document)[: self.limit - self.n_tokens]
         if max(ids) >= len(self.tokenizer):
             raise InvalidArgument(
                 f"the tokenizer returned token {max(ids)}, but reports a vocabulary of "
@@ -231,7 +238,9 @@ def _write_tokens(
         for side, path in paths.items():
             temporary = stack.enter_context(replacing(path))
             file = stack.enter_context(temporary.open("wb"))
-            writers[side] = _TokenWriter(file, limits[side], tokenizer, dtype)
+            writers[side] = _TokenWriter(
+                file, limits[side], tokenizer, config.seq_len, dtype
+            )
 
         def is_full(side: Side) -> bool:
             return writers[side].is_full

@@ -1,9 +1,46 @@
-"""Activations as they come: from a model, from a cache on disk, from tensors."""
+"""Activations as they come: from a model, from a cache on disk, from tensors.
+
+=========== ======================================================================
+base        the interface of every stream
+model       ``ModelStream``: a model reads a text
+iterable    ``IterableStream``: pieces that people bring
+tensors     ``TensorStream``: all of them in memory
+cache       ``cache_activations``, ``CacheStream``: all of them on disk
+----------- ----------------------------------------------------------------------
+buffered    what the first two share: outliers, constants, a shuffle buffer
+buffer      the buffer
+length      when a stream ends
+states      what states have in common
+----------- ----------------------------------------------------------------------
+rows        tokens for the model
+chunks      activations of a few rows
+ahead       chunks made ahead, in a thread
+fingerprint what tells one model from another
+=========== ======================================================================
+"""
 
 from sae_lens_ext.training.stream.base import (
     ActivationStream,
     SiteStatistics,
     StreamState,
 )
+from sae_lens_ext.training.stream.cache import (
+    ActivationCache,
+    CacheStream,
+    cache_activations,
+)
+from sae_lens_ext.training.stream.iterable import IterableStream
+from sae_lens_ext.training.stream.model import ModelStream
+from sae_lens_ext.training.stream.tensors import TensorStream
 
-__all__ = ["ActivationStream", "SiteStatistics", "StreamState"]
+__all__ = [
+    "ActivationCache",
+    "ActivationStream",
+    "CacheStream",
+    "IterableStream",
+    "ModelStream",
+    "SiteStatistics",
+    "StreamState",
+    "TensorStream",
+    "cache_activations",
+]

@@ -1,0 +1,130 @@
+"""Iterables that are read on from where an earlier process stopped."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from sae_lens_ext.errors import FormatError, InvalidArgument
+
+# Items can be None.
+_END = object()
+
+
+class Resumable:
+    """The items of an iterable, with a position that can be saved.
+
+    >>> words = Resumable(["a", "b", "c"], "words")
+    >>> next(words), words.state()
+    ('a', {'epoch': 0, 'read': 1})
+    >>> rest = Resumable(["a", "b", "c"], "words")
+    >>> rest.restore({"epoch": 0, "read": 1})
+    >>> list(rest)
+    ['b', 'c']
+
+    An object with ``state_dict`` and ``load_state_dict``, such as a streamed dataset of
+    ``datasets`` or torchdata's ``StatefulDataLoader``, says itself where it stands. (A
+    dataset's ``shuffle`` does not restore its buffer, so its order changes there.) Any
+    other iterable is read from its start, and what was read before is skipped.
+
+    Attributes:
+        name: what the items are, for messages.
+    """
+
+    def __init__(self, items: Any, name: str) -> None:
+        """Nothing is read yet.
+
+        Args:
+            items: an iterable, or a function without arguments that returns one.
+            name: what the items are, for messages.
+
+        Raises:
+            InvalidArgument: neither.
+        """
+        # A dataset of datasets that is not streamed has no state of its own.
+        if hasattr(items, "to_iterable_dataset"):
+            items = items.to_iterable_dataset()
+        if not isinstance(items, Iterable) and not callable(items):
+            raise InvalidArgument(
+                f"{name} must be an iterable, or a function that returns one; got an "
+                f"object of type {type(items).__name__}"
+            )
+        self.name = name
+        self._items: Any = items
+        self._is_stateful = hasattr(items, "state_dict") and hasattr(
+            items, "load_state_dict"
+        )
+        self._iterator: Iterator[Any] | None = None
+        self._is_used = False
+        self._epoch = 0
+        self._n_read = 0
+
+    def start(self, epoch: int) -> None:
+        """Go back to the first item, for the pass of this number."""
+        self._iterator = None
+        self._epoch = epoch
+        self._n_read = 0
+
+    def __iter__(self) -> "Resumable":
+        """Itself."""
+        return self
+
+    def __next__(self) -> Any:
+        """The next item.
+
+        Raises:
+            InvalidArgument: a second pass over something that can be read once.
+        """
+        if self._iterator is None:
+            self._iterator = self._opened()
+        item = next(self._iterator)
+        self._n_read += 1
+        return item
+
+    def state(self) -> dict[str, Any]:
+        """How far the items are read; JSON values."""
+        state: dict[str, Any] = {"epoch": self._epoch, "read": self._n_read}
+        if self._is_stateful and self._n_read:
+            state["own"] = self._items.state_dict()
+        return state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            FormatError: there are fewer items now.
+        """
+        self.start(state["epoch"])
+        if not state["read"]:
+            return
+        own = state.get("own")
+        if self._is_stateful and own is not None:
+            self._set_epoch()
+            self._items.load_state_dict(own)
+            self._iterator = iter(self._items)
+            self._n_read = state["read"]
+            return
+
+        for n_before in range(state["read"]):
+            if next(self, _END) is _END:
+                raise FormatError(
+                    f"{self.name}: {state['read']} were read before, and now there are "
+                    f"{n_before}; give the same ones to go on"
+                )
+
+    def _opened(self) -> Iterator[Any]:
+        self._set_epoch()
+        items = self._items
+        opened = iter(items if isinstance(items, Iterable) else items())
+        # An iterator is its own, and cannot be read from its start again.
+        if opened is items and self._is_used:
+            raise InvalidArgument(
+                f"{self.name} can be read once only; give a list, or a function that "
+                "returns the iterator, to read them again"
+            )
+        self._is_used = True
+        return opened
+
+    def _set_epoch(self) -> None:
+        # Datasets that are shuffled have another order then.
+        set_epoch = getattr(self._items, "set_epoch", None)
+        if self._is_stateful and set_epoch is not None:
+            set_epoch(self._epoch)

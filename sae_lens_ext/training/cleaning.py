@@ -1,0 +1,96 @@
+"""Outliers, and the constants that normalise activations."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_lens_ext.errors import InvalidArgument, NonFinite
+
+# In medians of the norm; see ``Activations.outliers_clipped``.
+_LARGEST_NORM = 6.0
+# A float64 copy of all activations would be twice their size, so sums take this many
+# tokens at a time.
+_TOKENS_PER_SUM = 1 << 14
+
+
+def largest_norm(values: Float[Tensor, "token d_model"]) -> Float[Tensor, ""]:
+    """The norm that outliers are shrunk to: 6 times the median of these tokens.
+
+    Rows of zeros say nothing about the usual norm and do not count; 0 if all are.
+    """
+    norms = torch.cat([_norms(part) for part in values.split(_TOKENS_PER_SUM)])
+    nonzero_norms = norms[norms > 0]
+    if not len(nonzero_norms):
+        return norms.new_zeros(())
+    return _LARGEST_NORM * nonzero_norms.median()
+
+
+def shrink_outliers(
+    values: Float[Tensor, "token d_model"], limit: Float[Tensor, ""]
+) -> tuple[Float[Tensor, "token d_model"], Int[Tensor, ""]]:
+    """Shrink every token whose norm exceeds ``limit`` to that norm.
+
+    Returns:
+        The tokens, in their dtype, and how many were shrunk.
+    """
+    norms = _norms(values)
+    # Rounding leaves shrunk tokens a little above the limit; shrunk again, they are not
+    # counted again.
+    is_outlier = norms > limit * (1 + torch.finfo(values.dtype).eps)
+    shrunk = (values.float() * (limit / norms)).to(values.dtype)
+    return torch.where(is_outlier, shrunk, values), is_outlier.sum()
+
+
+def mean_and_scale(
+    values: Float[Tensor, "token d_model"],
+) -> tuple[Float[Tensor, " d_model"], Float[Tensor, ""]]:
+    """The constants that normalise activations before training.
+
+    Returns:
+        The mean of each coordinate, and the factor that gives the centred activations a
+        mean square of 1 per coordinate.
+
+    Raises:
+        NonFinite: the activations contain NaN or infinity.
+        InvalidArgument: all activations are equal.
+    """
+    parts = values.split(_TOKENS_PER_SUM)
+    n_tokens = torch.tensor(float(len(values)))
+    n_values = torch.tensor(float(values.numel()))
+
+    mean = sum(part.double().sum(0) for part in parts) / n_tokens
+    squares = sum((part.double() - mean).square().sum() for part in parts)
+    mean_square = squares / n_values
+
+    # One number tells of all: NaN and infinity spread to the sum.
+    if not torch.isfinite(mean_square):
+        raise NonFinite(
+            "the activations hold NaN or infinity; collect them again, or look at "
+            "the model that made them"
+        )
+
+    if not mean_square > 0:
+        raise InvalidArgument(
+            f"the {len(values)} activations are all alike, so there is "
+            "nothing to learn from them"
+        )
+    return mean.float(), mean_square.rsqrt().float()
+
+
+def check_finite(site: str, values: Float[Tensor, "token d_model"]) -> None:
+    """Check that no activation is NaN or infinite.
+
+    Raises:
+        NonFinite: one is; the message names the site.
+    """
+    is_finite = torch.isfinite(values)
+    if not is_finite.all():
+        n_nonfinite = int((~is_finite).sum())
+        raise NonFinite(
+            f"{n_nonfinite} of {values.numel()} numbers at {site} are NaN or "
+            "infinite; check the model's weights and dtype"
+        )
+
+
+def _norms(values: Float[Tensor, "token d_model"]) -> Float[Tensor, "token 1"]:
+    return values.float().norm(dim=1, keepdim=True)

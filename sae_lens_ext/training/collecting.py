@@ -1,0 +1,120 @@
+"""One pass of a model over some rows: the activations of the tokens that count."""
+
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.hosts import TokenBatch, by_position, capture, host_for, token_rows
+from sae_lens_ext.interventions.positions import (
+    Positions,
+    SplicedPositions,
+    frozen_positions,
+    known_special_ids,
+)
+from sae_lens_ext.interventions.shapes import check_activation
+
+# Streams that run a model in threads of their own would see each other's hooks.
+_LOCKS: WeakKeyDictionary[Any, Lock] = WeakKeyDictionary()
+_LOCK_OF_LOCKS = Lock()
+
+
+class Collector:
+    """Runs a model up to its last site, and keeps the tokens that count there.
+
+    By default those are all tokens of text that are not special; padding never counts.
+
+    Attributes:
+        host: the model.
+        sites: the names of the sites, as the user wrote them.
+        excludes_special_tokens: whether special tokens are left out.
+    """
+
+    def __init__(
+        self, model: Any, sites: Sequence[str] | str, positions: Positions = None
+    ) -> None:
+        """Find the sites.
+
+        Args:
+            model: as in ``splice``.
+            sites: one or several names of sites.
+            positions: the tokens to keep instead, as in ``splice``.
+
+        Raises:
+            UnknownSite: the model has no such site.
+            InvalidArgument: no site, or one that is named twice.
+        """
+        self.host = host_for(model).plain()
+        self.sites = site_names(sites)
+        self._sites = {name: self.host.site(name) for name in self.sites}
+        special_ids = ()
+        if positions is None:
+            special_ids = known_special_ids(self.host, "collected activations")
+        self._where = SplicedPositions(frozen_positions(positions), special_ids)
+        self.excludes_special_tokens = bool(special_ids)
+
+    def batch(self, tokens: Any) -> TokenBatch:
+        """Tokens in any form that ``token_batch`` takes, on the model's device."""
+        return token_rows(self.host, tokens)
+
+    def mask_of(self, tokens: TokenBatch) -> Bool[Tensor, "batch pos"]:
+        """Which tokens count, in the columns of the batch."""
+        return self._where.mask_of(tokens)
+
+    def n_special(self, tokens: TokenBatch, mask: Bool[Tensor, "batch pos"]) -> int:
+        """How many special tokens a mask leaves out."""
+        if not self.excludes_special_tokens:
+            return 0
+        return int((tokens.mask & ~mask).sum())
+
+    def width(self, site: str) -> int | None:
+        """The width of the activations at a site; None where only a run would tell."""
+        return self.host.width(self._sites[site])
+
+    def collect(
+        self, tokens: TokenBatch, mask: Bool[Tensor, "batch pos"]
+    ) -> dict[str, Float[Tensor, "token d"]]:
+        """The activations at every site for the tokens that a mask chooses.
+
+        Raises:
+            ShapeMismatch: the activations at a site are not ``[batch, pos, d]``.
+        """
+        # As wide as the longest of these rows.
+        rows = tokens.right_padded()
+        row_mask = by_position(mask, tokens.mask)
+        with _lock_of(self.host.model), torch.no_grad():
+            captured = capture(self.host, rows, self._sites.values())
+
+        values: dict[str, Tensor] = {}
+        for name, site in self._sites.items():
+            activation = captured[site]
+            check_activation(name, activation)
+            values[name] = activation[row_mask.to(activation.device)]
+        return values
+
+
+def _lock_of(model: Any) -> Lock:
+    """The lock of a model, which is held during a pass."""
+    with _LOCK_OF_LOCKS:
+        return _LOCKS.setdefault(model, Lock())
+
+
+def site_names(sites: Sequence[str] | str) -> tuple[str, ...]:
+    """Names of sites, from one or several.
+
+    Raises:
+        InvalidArgument: no site, one that is named twice, or anything but names.
+    """
+    names = (sites,) if isinstance(sites, str) else tuple(sites)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InvalidArgument(
+            f"sites must be the name of a site, or a list of names; got {sites!r}"
+        )
+    if len(set(names)) < len(names):
+        raise InvalidArgument(f"sites must not repeat a name; got {', '.join(names)}")
+    return names

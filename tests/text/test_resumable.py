@@ -1,0 +1,76 @@
+"""An iterable goes on where an earlier process stopped."""
+
+import pytest
+
+import sae_lens_ext as sle
+from sae_lens_ext.text import Resumable
+
+
+class Counting:
+    """Says itself where it stands, as a streamed dataset does."""
+
+    def __init__(self):
+        self.start = 0
+        self.epochs = []
+
+    def __iter__(self):
+        first, self.start = self.start, 0
+        for number in range(first, 6):
+            self.next = number + 1
+            yield number
+
+    def state_dict(self):
+        return {"next": self.next}
+
+    def load_state_dict(self, state):
+        self.start = state["next"]
+
+    def set_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: list(range(6)), lambda: lambda: iter(range(6)), Counting]
+)
+@pytest.mark.parametrize("n_read", [0, 1, 4, 6])
+def test_goes_on_from_any_position(make, n_read):
+    first = Resumable(make(), "numbers")
+    for _ in range(n_read):
+        next(first)
+    second = Resumable(make(), "numbers")
+    second.restore(first.state())
+    assert list(second) == list(range(n_read, 6))
+    second.start(1)
+    assert list(second) == list(range(6))
+
+
+def test_an_object_with_a_state_is_not_read_again_and_knows_its_pass():
+    first = Resumable(Counting(), "numbers")
+    assert [next(first), next(first)] == [0, 1]
+    assert first.state() == {"epoch": 0, "read": 2, "own": {"next": 2}}
+
+    items = Counting()
+    second = Resumable(items, "numbers")
+    second.restore({**first.state(), "epoch": 3})
+    assert items.epochs == [3]
+    assert next(second) == 2
+
+
+def test_an_iterator_can_be_read_once():
+    numbers = Resumable(iter(range(3)), "numbers")
+    assert list(numbers) == [0, 1, 2]
+    numbers.start(1)
+    with pytest.raises(sle.InvalidArgument, match="numbers can be read once only"):
+        next(numbers)
+
+
+def test_rejects_fewer_items_than_were_read():
+    with pytest.raises(
+        sle.FormatError, match="numbers: 5 were read before, and now there are 3"
+    ):
+        Resumable([1, None, 3], "numbers").restore({"epoch": 0, "read": 5})
+
+
+def test_rejects_objects_that_cannot_be_read():
+    with pytest.raises(sle.InvalidArgument, match="numbers must be an iterable.*int"):
+        Resumable(3, "numbers")
