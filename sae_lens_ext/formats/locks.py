@@ -23,7 +23,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         # Raised where the file system has no locks.
         with contextlib.suppress(OSError):
-            if fcntl is not None:
+            if fcntl is not None and handle is not None:
                 fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -48,7 +48,7 @@ def locked_or_busy(folder: Path) -> Iterator[bool]:
     try:
         # Any other error means that the file system has no locks.
         with contextlib.suppress(OSError):
-            if fcntl is not None:
+            if fcntl is not None and handle is not None:
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

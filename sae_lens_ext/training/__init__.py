@@ -2,17 +2,23 @@
 
 from sae_lens_ext.text import default_documents, documents, pack, split_documents
 from sae_lens_ext.training.activations import Activations, collect_activations
-from sae_lens_ext.training.loop import TrainConfig, Trained, train
+from sae_lens_ext.training.config import TrainConfig
+from sae_lens_ext.training.loop import train
+from sae_lens_ext.training.measures import recovered_ce
+from sae_lens_ext.training.result import Trained
+from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.step import train_step
 
 __all__ = [
     "Activations",
+    "RunConfig",
     "TrainConfig",
     "Trained",
     "collect_activations",
     "default_documents",
     "documents",
     "pack",
+    "recovered_ce",
     "split_documents",
     "train",
     "train_step",
