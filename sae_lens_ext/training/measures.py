@@ -27,7 +27,7 @@ def recovered_ce(
     """
 
     def measure(sae: SAE) -> dict[str, float]:
-        table = sweep_k(model, tokens, sae, ks, **options)
+        table = sweep_k(model, tokens, sae, ks, **{"progress": False, **options})
         return {
             f"{name}/k={k}": float(value)
             for name in ("ce", "ce_recovered")

@@ -72,9 +72,7 @@ def restore_optimizer(
     current = optimizer_tensors(optimizer, sae)
     if current.keys() != tensors.keys():
         odd = sorted(current.keys() ^ tensors.keys())
-        raise FormatError(
-            f"the optimizer's state and this optimizer differ in {odd[0]}"
-        )
+        raise FormatError(f"{odd[0]} of the optimizer is only there, or only here")
     for name, tensor in tensors.items():
         if tensor.shape != current[name].shape:
             raise FormatError(

@@ -4,6 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from sae_lens_ext.training.checkpoints import RunFolder
 from sae_lens_ext.training.evaluation import fvu_at
 from sae_lens_ext.training.logging import Logger, Metrics, MetricsFile
@@ -69,7 +71,8 @@ class Reporter:
             self._best_k = run.best_k
         self._first_step = trainer.state.step
         self._timed_from = time.perf_counter()
-        self._recorded = (trainer.state.step, trainer.state.n_tokens, self._timed_from)
+        # For the speed: since the last record, or since the run went on.
+        self._measured_from = (trainer.state.n_tokens, self._timed_from)
 
     def after_step(self, pair: Pair) -> None:
         """Report what is due after a step."""
@@ -91,7 +94,8 @@ class Reporter:
 
     def finish(self, pair: Pair | None) -> None:
         """Report the last step, where a stream has ended before its time."""
-        is_recorded = self._recorded[0] == self._trainer.state.step
+        state = self._trainer.state
+        is_recorded = state.recorded_step == state.step
         if pair is not None and not is_recorded and not self._is_silent():
             self.record(pair, evaluates=True)
 
@@ -99,10 +103,11 @@ class Reporter:
         """Write the metrics of the step that was just taken, and evaluate."""
         trainer = self._trainer
         state = trainer.state
-        step, n_tokens, at = self._recorded
+        n_steps = state.step - state.recorded_step
+        state.recorded_step = state.step
+        n_tokens, at = self._measured_from
         now = time.perf_counter()
-        n_steps = state.step - step
-        self._recorded = (state.step, state.n_tokens, now)
+        self._measured_from = (state.n_tokens, now)
 
         u, target = pair
         sample_target = None if target is None else target[:_SAMPLE]
@@ -126,14 +131,17 @@ class Reporter:
             metrics |= _named("held_out_fvu", self.held_out_fvu)
             self._keep_best(self.held_out_fvu[self._best_k])
         if evaluates and self._measure is not None:
-            sae = trainer.normalization.finished(state.sae)
-            metrics |= {
-                name: float(value) for name, value in self._measure(sae).items()
-            }
+            metrics |= self._measured(self._measure)
         metrics["tokens_per_second"] = speed
 
         self._bar.set_postfix_str(_in_short(loss, fvu, dead), refresh=False)
         self._write(state.step, metrics)
+
+    def _measured(self, measure: Measure) -> dict[str, float]:
+        """What somebody wants to know of the SAE as it is now."""
+        sae = self._trainer.normalization.finished(self._trainer.state.sae)
+        with torch.no_grad():
+            return {name: float(value) for name, value in measure(sae).items()}
 
     def _write(self, step: int, metrics: Metrics) -> None:
         if self._folder is not None and self.metrics is not None:

@@ -39,6 +39,8 @@ class TrainState:
     """Draws the tokens that dead features are pointed to; on the CPU."""
     seconds: float = 0.0
     """Time spent on training, evaluations and checkpoints included."""
+    recorded_step: int = 0
+    """The step of the last line of metrics."""
     best: Best | None = None
     """The best SAE so far; None before the first evaluation."""
 

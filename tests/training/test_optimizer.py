@@ -47,6 +47,10 @@ class Averages8Bit(torch.Tensor):
         self.codes = codes
         self.scale = scale
 
+    @classmethod
+    def __torch_dispatch__(cls, function, types, arguments=(), options=None):
+        raise NotImplementedError(function)
+
     def __tensor_flatten__(self):
         return ["codes", "scale"], None
 

@@ -174,7 +174,8 @@ def test_rejects_another_config_with_the_differences(whole):
 
 
 def test_best_is_the_sae_with_the_least_held_out_error(tmp_path):
-    config = TrainConfig(d_sae=32, k=4, batch_size=32, lr=0.3, decay=0.0)
+    # The rate rises to where nothing is learned any more.
+    config = TrainConfig(d_sae=32, k=4, batch_size=32, lr=0.3, warmup=1.0, decay=0.0)
     run_config = RunConfig(eval_every=1, log_every=1, best_k=2)
     run(tmp_path, config, run=run_config, held_out=HELD_OUT)
     errors = [record["held_out_fvu/k=2"] for record in metrics(tmp_path)]
@@ -194,13 +195,14 @@ def test_trains_a_transcoder_and_folds_it(tmp_path):
     config = TrainConfig(
         d_sae=64,
         k=4,
-        batch_size=32,
+        batch_size=8,
         lr=1e-2,
         hook_name=SITE,
         hook_name_out=SITE_OUT,
     )
     stream = MemoryStream(tables, n_tokens=N_TOKENS)
-    trained = run(tmp_path, config, stream=stream, held_out=tables)
+    rarely = RunConfig(checkpoint_every=50, eval_every=50)
+    trained = run(tmp_path, config, stream=stream, held_out=tables, run=rarely)
     assert trained.sae.config.d_out == 10
     assert trained.sae.config.hook_name_out == SITE_OUT
     assert not trained.sae.is_normalized()

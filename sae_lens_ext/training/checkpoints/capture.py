@@ -48,6 +48,7 @@ def captured(
         "step": state.step,
         "tokens": state.n_tokens,
         "seconds": state.seconds,
+        "recorded_step": state.recorded_step,
         "best": state.best,
         "metrics_size": metrics_size,
         "stream": stream.facts,
@@ -76,6 +77,7 @@ def restore(state: TrainState, checkpoint: Checkpoint) -> None:
         state.losses.restore(tensors["counters"]["losses"])
         state.generator.set_state(tensors["random"]["trainer"])
         state.seconds = float(facts["seconds"])
+        state.recorded_step = int(facts["recorded_step"])
         state.best = None if facts["best"] is None else Best(*facts["best"])
         _restore_objective(state.objective, tensors["objective"], facts["objective"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -147,7 +147,8 @@ class RunFolder:
         """Raise errors of the disk with what is whole, and what to do."""
         try:
             yield
-        except OSError as error:
+        # Saving an SAE raises InvalidArgument for a full disk too.
+        except (OSError, InvalidArgument) as error:
             steps = self.checkpoints.steps()
             kept = f"the checkpoint of step {steps[-1]} is" if steps else "nothing is"
             raise OSError(
