@@ -28,7 +28,7 @@ KERNELS = [
     "train_step",
     "quadratic_attention",
 ]
-OTHERS = ["splice", "sweep", "lengths", "resources", "jumprelu"]
+OTHERS = ["splice", "sweep", "lengths", "resources", "jumprelu", "train_memory"]
 TESTS = Path(__file__).parents[1] / "tests"
 
 

@@ -34,6 +34,7 @@ _PUBLIC = {
     "until_fvu": "interventions",
     "TokenBatch": "hosts",
     "token_batch": "hosts",
+    "train": "training",
     "demo_sae": "demo",
     "load_bundled": "demo",
     "BackendError": "errors",
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from sae_lens_ext.sae import SAE as SAE
     from sae_lens_ext.sae import SAEConfig as SAEConfig
     from sae_lens_ext.sae import SparseCode as SparseCode
+    from sae_lens_ext.training import train as train
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ LAYERS: list[dict[str, str]] = [
     {"experiments": "uses of the language model: recall/ (MQAR), pretraining/"},
     {"demo": "the bundled model, the SAE for it, the demo"},
     {"viz": "results -> figures and pages; takes data, never a model"},
-    {"training": "activations of a model -> the loop"},
+    {"training": "activations of a model -> the loop; checkpoints/, logging/"},
     {"interventions": "changes of an activation: splice, edits/, positions/, sweep/"},
     {"hosts": "where an activation can be read and replaced: lens, nnsight, torch"},
     {"objectives": "what an SAE minimises: HierarchicalTopK, TopK"},

@@ -24,6 +24,10 @@ FENCES = {
     "tyro": ("cli/*.py",),
     "datasets": ("text/*.py",),
     "pyarrow": ("text/*.py",),
+    "torchao": ("training/optimizer.py",),
+    "tensorboard": ("training/logging/tensorboard.py",),
+    "wandb": ("training/logging/wandb.py",),
+    "trackio": ("training/logging/trackio.py",),
 }
 # What `import sae_lens_ext` must not load.
 HEAVY = [

@@ -17,7 +17,8 @@ from sae_lens_ext.hosts import host_for
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.text import default_documents, pack, split_documents
 from sae_lens_ext.training.activations import Activations, collect_activations
-from sae_lens_ext.training.loop import TrainConfig, train
+from sae_lens_ext.training.config import TrainConfig
+from sae_lens_ext.training.loop import train
 
 DEMO_SITE = "blocks.9.hook_resid_post"
 # 472 rows are 60,000 tokens: a minute to collect. With them, k=32 recovers 0.965 of

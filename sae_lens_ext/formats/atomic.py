@@ -1,13 +1,15 @@
 """Write files so that neither a reader nor a crash ever meets half of one."""
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 
-@contextmanager
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``.
 
@@ -34,6 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -43,3 +46,26 @@ def make_ordinary(path: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk.
+
+    Where the system cannot say so, nothing happens.
+    """
+    # Windows cannot open folders.
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Raise errors of safetensors, such as those of a full disk, as ``OSError``."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written ({error})") from error

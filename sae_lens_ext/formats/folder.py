@@ -15,7 +15,6 @@ readers that do not know ``.saved`` either. Other files of the folder are not to
 """
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from sae_lens_ext.errors import FormatError, SaeLensExtError
-from sae_lens_ext.formats.atomic import make_ordinary
+from sae_lens_ext.formats.atomic import make_ordinary, sync
+from sae_lens_ext.formats.locks import locked
 
 Result = TypeVar("Result")
 
@@ -51,11 +51,11 @@ def replacing_files(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     ...     for text in ("old", "new"):
     ...         with replacing_files(Path(folder), ["a", "b"]) as temporary:
     ...             _ = (temporary / "b").write_text(text)
-    ...     current_file(Path(folder), "b").read_text(), os.listdir(folder)
-    ('new', ['b'])
+    ...     current_file(Path(folder), "b").read_text()
+    'new'
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         for leftover in folder.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         _finish(folder, names)
@@ -70,11 +70,11 @@ def replacing_files(folder: Path, names: Sequence[str]) -> Iterator[Path]:
                 else:
                     (temporary / f"{name}{_DELETED}").touch()
             for path in (*temporary.iterdir(), temporary):
-                _sync(path)
+                sync(path)
             temporary.rename(folder / SAVED)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        _sync(folder)
+        sync(folder)
         _finish(folder, names)
 
 
@@ -142,35 +142,5 @@ def _finish(folder: Path, names: Sequence[str]) -> None:
         elif (saved / name).exists():
             (saved / name).replace(folder / name)
 
-    _sync(folder)
+    sync(folder)
     shutil.rmtree(saved)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time save to a folder, where the system has such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        # Some file systems on a network have no locks.
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on disk, where the system can say so."""
-    # Windows cannot open folders.
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

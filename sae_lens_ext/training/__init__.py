@@ -8,7 +8,11 @@ from sae_lens_ext.text import (
     split_documents,
 )
 from sae_lens_ext.training.activations import Activations, collect_activations
-from sae_lens_ext.training.loop import TrainConfig, Trained, train
+from sae_lens_ext.training.config import TrainConfig
+from sae_lens_ext.training.loop import train
+from sae_lens_ext.training.measures import recovered_ce
+from sae_lens_ext.training.result import Trained
+from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.step import train_step
 from sae_lens_ext.training.stream import (
     ActivationCache,
@@ -29,6 +33,7 @@ __all__ = [
     "CacheStream",
     "IterableStream",
     "ModelStream",
+    "RunConfig",
     "SiteStatistics",
     "StreamState",
     "TensorStream",
@@ -40,6 +45,7 @@ __all__ = [
     "default_documents",
     "documents",
     "pack",
+    "recovered_ce",
     "split_documents",
     "train",
     "train_step",

@@ -1,9 +1,10 @@
 """One step of training an SAE, which keeps the decoder's rows at unit norm."""
 
+import contextlib
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_lens_ext.objectives import Loss, Objective
@@ -20,37 +21,61 @@ def train_step(
     objective: Objective,
     u: Float[Tensor, "batch d_model"],
     k: int,
+    *,
+    target: Float[Tensor, "batch d_out"] | None = None,
+    is_dead: Bool[Tensor, " d_sae"] | None = None,
+    clip: float | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Loss:
     """Change the SAE's weights once; for a training loop of your own.
 
     1. Objective and gradients.
     2. Remove the part of the decoder's gradient along its rows, so that Adam does not
        spend it on a length that is then divided out.
-    3. The optimizer's step.
-    4. Scale the decoder's rows back to unit norm.
+    3. Scale the gradients down where they are longer than ``clip``.
+    4. The optimizer's step.
+    5. Scale the decoder's rows back to unit norm.
+    6. What the objective updates itself, such as a threshold.
 
     Args:
-        sae: the SAE to train.
+        sae: the SAE, or transcoder, to train.
         optimizer: the optimizer of ``sae.parameters()``.
         objective: the loss to minimise.
         u: activations that are centred and scaled already.
         k: features per token.
+        target: what to reconstruct, centred and scaled; None means ``u``.
+        is_dead: features that have not been active for long; None means none.
+        clip: largest norm of the gradient of all weights together; None for no limit.
+        dtype: bfloat16 computes the products that autocast covers in it; the weights
+            and the loss stay as they are.
 
     Returns:
         The loss before the step, detached, and the batch's code.
     """
     optimizer.zero_grad()
     # The caller may have switched gradients off.
-    with torch.enable_grad():
-        loss, code = objective(sae, u, k)
+    with torch.enable_grad(), _products_in(dtype, u.device):
+        loss, code = objective(sae, u, k, target=target, is_dead=is_dead)
     loss.backward()
     _remove_parallel_gradient(sae)
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(sae.parameters(), clip)
 
     optimizer.step()
     optimizer.zero_grad()
     _unit_norm_decoder(sae)
+    objective.after_step(sae, code)
 
     return Loss(loss.detach(), code)
+
+
+def _products_in(
+    dtype: torch.dtype, device: torch.device
+) -> contextlib.AbstractContextManager[Any]:
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    # The cache would keep a second copy of the weights, each of which is used once.
+    return torch.autocast(device.type, dtype, cache_enabled=False)
 
 
 @torch.no_grad()

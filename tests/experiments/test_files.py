@@ -1,21 +1,15 @@
-"""Folders are locked across processes, and full disks are errors of the system."""
+"""Commands share folders, and full disks leave the files of the experiments whole."""
 
 import multiprocessing
-import resource
-import signal
 import sys
-import time
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import quick_recall
 import small_run
-import torch
-from safetensors.torch import save_file
+from full_disk import full_disk
 
-from sae_lens_ext.experiments.files import locked, saving
 from sae_lens_ext.experiments.pretraining.folder import RunFolder
 from sae_lens_ext.experiments.pretraining.training import pretrain
 from sae_lens_ext.experiments.recall import Outcome, model_for
@@ -27,31 +21,11 @@ N_LINES = 8
 N_PROCESSES = 3
 
 
-@contextmanager
-def full_disk(n_bytes):
-    """No file of this process may become longer than this."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # The signal that the system sends would end the process.
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 def add_lines(folder: Path, process: int):
     """What a command does with its table and its results."""
     for number in range(N_LINES):
         recipe = replace(quick_recall.RECIPE, seed=100 * process + number)
         add_line(folder / "mqar.csv", recipe, quick_recall.TASK, OUTCOME)
-
-
-def hold(folder: Path, held):
-    with locked(folder):
-        held.set()
-        time.sleep(60)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fcntl")
@@ -68,31 +42,6 @@ def test_commands_that_share_a_folder_lose_no_lines(tmp_path):
         assert process.exitcode == 0
     assert len(read_table(tmp_path / "mqar.csv")) == N_LINES * N_PROCESSES
     assert [path.name for path in tmp_path.iterdir()] == ["mqar.csv"]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fcntl")
-def test_a_lock_ends_with_its_process(tmp_path):
-    context = multiprocessing.get_context("fork")
-    held = context.Event()
-    process = context.Process(target=hold, args=(tmp_path, held))
-    process.start()
-    assert held.wait(10)
-    process.kill()
-    process.join()
-    start = time.monotonic()
-    with locked(tmp_path):
-        assert time.monotonic() - start < 10
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_errors_of_safetensors_are_errors_of_the_system(tmp_path):
-    path = tmp_path / "weights"
-    with (
-        full_disk(1000),
-        pytest.raises(OSError, match="weights cannot be written"),
-        saving(path),
-    ):
-        save_file({"a": torch.zeros(10_000)}, path)
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path):

@@ -1,6 +1,9 @@
 """A file is replaced as a whole or not at all."""
 
 import pytest
+import torch
+from full_disk import full_disk
+from safetensors.torch import save_file
 
 from sae_lens_ext.formats import atomic
 
@@ -18,3 +21,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_errors_of_safetensors_are_errors_of_the_system(tmp_path):
+    path = tmp_path / "weights"
+    with (
+        full_disk(1000),
+        pytest.raises(OSError, match="weights cannot be written"),
+        atomic.saving(path),
+    ):
+        save_file({"a": torch.zeros(10_000)}, path)

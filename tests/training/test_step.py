@@ -69,3 +69,78 @@ def test_rejects_a_batch_without_tokens(objective):
         sle.ShapeMismatch, match=r"the loss needs at least one token; got \w+ \[0, "
     ):
         train_step(sae, optimizer, objective, torch.ones(0, 8), 4)
+
+
+class Recording:
+    """An objective that keeps what it was given."""
+
+    kind = "topk"
+
+    def levels_at(self, k):
+        return (k,)
+
+    def __call__(self, sae, u, k, *, target=None, is_dead=None):
+        self.target = target
+        self.is_dead = is_dead
+        self.code_before = TopK()(sae, u, k, target=target)
+        return self.code_before
+
+    def after_step(self, sae, code):
+        self.norms = sae.W_dec.norm(dim=1)
+        self.code = code
+
+
+def test_the_objective_gets_everything_and_has_the_last_word():
+    sae = new_sae()
+    objective = Recording()
+    target = torch.randn(16, 8)
+    is_dead = torch.zeros(32, dtype=torch.bool)
+    optimizer = torch.optim.SGD(sae.parameters(), lr=1.0)
+
+    loss = train_step(
+        sae,
+        optimizer,
+        objective,
+        torch.randn(16, 8),
+        4,
+        target=target,
+        is_dead=is_dead,
+    )
+
+    assert objective.target is target
+    assert objective.is_dead is is_dead
+    assert objective.code is loss.code
+    torch.testing.assert_close(objective.norms.detach(), torch.ones(32))
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e3])
+def test_clipping_shortens_long_gradients_alone(clip):
+    u = torch.randn(64, 8)
+    changes = []
+    for limit in (None, clip):
+        sae = new_sae()
+        before = torch.cat([sae.b_enc, sae.b_dec]).detach().clone()
+        optimizer = torch.optim.SGD(sae.parameters(), lr=1.0)
+        train_step(sae, optimizer, HierarchicalTopK(), u, 4, clip=limit)
+        changes.append(torch.cat([sae.b_enc, sae.b_dec]).detach() - before)
+
+    free, clipped = changes
+    ratio = clipped.norm() / free.norm()
+    assert clipped.norm() <= clip
+    if_short = torch.equal(free, clipped)
+    assert if_short == (clip == 1e3)
+    torch.testing.assert_close(clipped, free * ratio)
+
+
+def test_products_in_bfloat16_leave_weights_and_loss_in_float32():
+    u = torch.randn(64, 8)
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        sae = new_sae()
+        optimizer = torch.optim.SGD(sae.parameters(), lr=0.1)
+        loss, code = train_step(sae, optimizer, HierarchicalTopK(), u, 4, dtype=dtype)
+        assert {weight.dtype for weight in sae.parameters()} == {torch.float32}
+        assert (loss.dtype, code.values.dtype) == (torch.float32, torch.float32)
+        losses[dtype] = loss.item()
+    assert losses[torch.bfloat16] != losses[torch.float32]
+    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.02)

@@ -25,8 +25,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from sae_lens_ext.errors import FormatError
-from sae_lens_ext.experiments.files import saving
-from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.formats.atomic import replacing, saving
 
 # What torch's AdamW keeps of a parameter.
 _ADAMW = ("step", "exp_avg", "exp_avg_sq")

@@ -17,9 +17,9 @@ import pandas as pd
 
 from sae_lens_ext._arguments import as_real
 from sae_lens_ext.errors import FormatError, InvalidArgument
-from sae_lens_ext.experiments.files import locked, saving
 from sae_lens_ext.experiments.pretraining.perplexity import Recall
-from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.formats.atomic import replacing, saving
+from sae_lens_ext.formats.locks import locked
 
 _NUMBERS = {
     "layers",

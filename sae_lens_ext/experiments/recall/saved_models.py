@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sae_lens_ext.based.model import BasedForCausalLM
-from sae_lens_ext.experiments.files import saving
 from sae_lens_ext.experiments.recall.recipe import Outcome, Recipe
 from sae_lens_ext.experiments.recall.table import line_key
 from sae_lens_ext.experiments.recall.task import MQAR
+from sae_lens_ext.formats.atomic import saving
 
 _FACTS = "mqar.json"
 

@@ -11,10 +11,10 @@ from typing import Any, get_args
 import pandas as pd
 
 from sae_lens_ext.errors import FormatError
-from sae_lens_ext.experiments.files import locked
 from sae_lens_ext.experiments.recall.recipe import Outcome, Recipe
 from sae_lens_ext.experiments.recall.task import MQAR
 from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.formats.locks import locked
 
 # The columns that tell lines apart come first; what training gave follows.
 _KEY = [field.name for kind in (Recipe, MQAR) for field in fields(kind)]

@@ -1,0 +1,162 @@
+"""The folder of a run.
+
+::
+
+    run.json        the settings; written first
+    metrics.jsonl   a line per record
+    checkpoints/    what an interrupted run goes on from
+    best/           the SAE with the least held-out error so far
+    sae/            the SAE, once the run is finished
+    result.json     written last
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from warnings import warn
+
+from sae_lens_ext.errors import FormatError, InvalidArgument
+from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.formats.locks import locked_or_busy
+from sae_lens_ext.sae import SAE
+from sae_lens_ext.training.checkpoints.facts import differences
+from sae_lens_ext.training.checkpoints.store import Checkpoint, CheckpointStore
+
+_VERSION = 1
+
+
+class RunFolder:
+    """The folder of a run, new or begun before; a context that locks it.
+
+    Attributes:
+        path: the folder.
+        metrics: its file of metrics.
+        checkpoints: its checkpoints.
+        facts: the settings of the run; JSON values.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
+        """Take a folder for a run with these facts; nothing is done yet."""
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = CheckpointStore(path / "checkpoints")
+        self.facts = {"version": _VERSION, **facts}
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> "RunFolder":
+        """Lock the folder, and begin or resume the run.
+
+        Raises:
+            InvalidArgument: another process trains there, or the folder holds another
+                run or something else, or cannot be written to.
+            FormatError: a broken ``run.json``.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                is_locked = stack.enter_context(locked_or_busy(self.path))
+                if not is_locked:
+                    raise InvalidArgument(
+                        f"another process is training in {self.path}; wait until it "
+                        "ends, or give another folder"
+                    )
+                self._begin()
+            except OSError as error:
+                raise InvalidArgument(
+                    f"{self.path} cannot be written to ({error}); give another folder"
+                ) from error
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Unlock the folder."""
+        self._open.close()
+
+    def _begin(self) -> None:
+        run = self.path / "run.json"
+        if run.exists():
+            self._compare(run)
+        elif any(not path.name.startswith(".") for path in self.path.iterdir()):
+            raise InvalidArgument(
+                f"{self.path} is not empty and holds no run; give another folder"
+            )
+        # Files that a process was writing when it was killed.
+        for pattern in (".run.json.*", ".result.json.*"):
+            for leftover in self.path.glob(pattern):
+                leftover.unlink(missing_ok=True)
+        self.checkpoints.clean()
+        if not run.exists():
+            _write_json(run, self.facts)
+
+    def _compare(self, run: Path) -> None:
+        try:
+            facts = json.loads(run.read_text(encoding="utf-8"))
+            changes = differences(facts, self.facts)
+        except (ValueError, AttributeError) as error:
+            raise FormatError(
+                f"{run} is damaged ({error}); give another folder, or delete this one"
+            ) from error
+        if changes:
+            raise InvalidArgument(
+                f"{self.path} holds another run: {'; '.join(changes)}. Give another "
+                "folder, or the settings of that run to go on with it"
+            )
+
+    def newest(self) -> Checkpoint | None:
+        """The last checkpoint that can be read; None if there are none.
+
+        Warns of one that is damaged, and takes the one before.
+
+        Raises:
+            FormatError: all of them are damaged.
+        """
+        steps = self.checkpoints.steps()
+        for step in reversed(steps):
+            try:
+                return self.checkpoints.read(step)
+            except FormatError as error:
+                if step == steps[0]:
+                    raise
+                warn(f"{error}: the run goes on from the one before", stacklevel=4)
+        return None
+
+    def is_finished(self) -> bool:
+        """Whether the run has a result."""
+        return (self.path / "result.json").exists()
+
+    def finish(self, sae: SAE, result: Mapping[str, Any]) -> None:
+        """Save the trained SAE, then the result."""
+        with self.writing():
+            sae.save_pretrained(self.path / "sae")
+            _write_json(self.path / "result.json", result)
+
+    def result(self) -> dict[str, Any]:
+        """What ``finish`` wrote."""
+        return json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Raise errors of the disk with what is whole, and what to do."""
+        try:
+            yield
+        # Saving an SAE raises InvalidArgument for a full disk too.
+        except (OSError, InvalidArgument) as error:
+            steps = self.checkpoints.steps()
+            kept = f"the checkpoint of step {steps[-1]} is" if steps else "nothing is"
+            raise OSError(
+                f"the run in {self.path} cannot be written ({error}); {kept} kept "
+                "there: make room, and call train again to go on"
+            ) from error
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -1,0 +1,192 @@
+"""What a training is: the settings that decide about the weights.
+
+The sentence under a field is the help of its option on the command line.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._fields import FieldChecks
+from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.objectives import HierarchicalTopK, Objective
+from sae_lens_ext.training.schedules import active_features, learning_rate
+
+# The range that torch accepts for a seed.
+_LARGEST_SEED = (1 << 63) - 1
+# Gao et al. 2024, Appendix A.2.
+_DEAD_AFTER = 10_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The size of an SAE and how it is trained.
+
+    How a run is saved, evaluated and logged is in ``RunConfig``.
+
+    Raises:
+        InvalidArgument: one or more fields are invalid; the message names them all.
+    """
+
+    d_sae: int
+    """Number of features."""
+
+    k: int
+    """Active features per token, the largest k that the SAE is trained for."""
+
+    objective: Objective = field(default_factory=HierarchicalTopK)
+    """The loss to minimise."""
+
+    n_tokens: int | None = None
+    """Tokens of a stream to train on; by default all that it has. Activations in memory
+    are gone through ``epochs`` times instead."""
+
+    epochs: int = 3
+    """Passes over activations in memory. A stream is read once."""
+
+    batch_size: int = 1024
+    """Tokens per step. Large dictionaries learn as well with more, and their optimizer
+    takes a smaller share of the time (Gao et al. 2024 use 131,072)."""
+
+    lr: float = 1.6e-3
+    """Peak learning rate of Adam."""
+
+    warmup: float = 0.05
+    """Share of the steps, at the start, over which the learning rate rises from 0."""
+
+    decay: float = 0.3
+    """Share of the steps, at the end, over which the learning rate falls to 0."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's two averages (Kingma and Ba 2015; Gao et al. 2024)."""
+
+    clip: float | None = None
+    """Largest norm of the gradient of all weights together; None for no limit. Gao et
+    al. 2024 use 1.0."""
+
+    k_start: int | None = None
+    """k of the first step, from which it goes linearly to ``k``; None starts at ``k``.
+    The SAE's own config has ``k`` either way. More features at first let more of them
+    learn (sparsify and dictionary_learning offer it too)."""
+
+    k_decay: float = 0.1
+    """Share of the steps, at the start, over which k changes from ``k_start``."""
+
+    dtype: str = "float32"
+    """float32, or bfloat16 for the encoder's product (the weights, the loss and the
+    optimizer stay float32). Twice as fast where the hardware multiplies bfloat16, and
+    several times slower on a CPU that does not."""
+
+    eight_bit: bool = False
+    """Whether Adam keeps its two averages in 8 bits, by torchao: a quarter of the
+    memory (Dettmers et al. 2022)."""
+
+    dead_after: int | None = None
+    """Tokens without being active after which a feature counts as dead; None takes one
+    pass over activations in memory. For a stream it takes 10 million tokens (Gao et al.
+    2024), or a tenth of the training if that is less."""
+
+    revive_every: int | None = None
+    """Steps between two revivals of dead features, which point them to tokens that are
+    reconstructed badly (Bricken et al. 2023); None for no revival. There is none while
+    the learning rate falls."""
+
+    hook_name: str | None = None
+    """The site of a stream to train on; not needed where it has one."""
+
+    hook_name_out: str | None = None
+    """The site of a stream whose activations a transcoder computes from those of
+    ``hook_name``; None trains an SAE."""
+
+    skip_connection: bool = False
+    """Whether the transcoder has a linear skip connection (Paulo et al. 2025)."""
+
+    seed: int = 0
+    """Seed of the initial weights and of the order of activations in memory."""
+
+    def __post_init__(self) -> None:
+        """Check every field, then the relations between them."""
+        with FieldChecks(self) as check:
+            check(arguments.positive_int, "d_sae", "k", "epochs", "batch_size")
+            check(
+                arguments.positive_int,
+                "dead_after",
+                "n_tokens",
+                "k_start",
+                "revive_every",
+                optional=True,
+            )
+            check(arguments.integer, "seed", at_least=0, at_most=_LARGEST_SEED)
+            check(_objective, "objective")
+            check(arguments.finite, "lr", above=0)
+            check(arguments.fraction, "warmup", "decay", "k_decay")
+            check(_betas, "betas")
+            check(arguments.finite, "clip", above=0, optional=True)
+            check(arguments.choice, "dtype", choices=("float32", "bfloat16"))
+            check(arguments.flag, "eight_bit", "skip_connection")
+            check(arguments.string, "hook_name", "hook_name_out", optional=True)
+        with FieldChecks(self) as check:
+            self._check_relations(check)
+
+    def _check_relations(self, check: FieldChecks) -> None:
+        check.that(
+            self.k <= self.d_sae,
+            f"k must be at most d_sae={self.d_sae}; got {self.k}",
+        )
+        check.that(
+            self.k_start is None or self.k <= self.k_start <= self.d_sae,
+            f"k_start must be from k={self.k} to d_sae={self.d_sae}; "
+            f"got {self.k_start}",
+        )
+        check.that(
+            self.hook_name_out is not None or not self.skip_connection,
+            "skip_connection=True is for a transcoder; give its hook_name_out too",
+        )
+        check.that(
+            self.hook_name is None or self.hook_name != self.hook_name_out,
+            f"hook_name and hook_name_out must differ; got {self.hook_name!r} twice",
+        )
+        check.that(
+            self.revive_every is None or not self.eight_bit,
+            "revive_every needs averages of Adam that can be set to 0 feature by "
+            "feature, which eight_bit=True does not have; leave one of them out",
+        )
+
+    def lr_at(self, step: int, n_steps: int) -> float:
+        """The learning rate of a step, counted from 0; see ``learning_rate``."""
+        return learning_rate(
+            step, n_steps, peak=self.lr, warmup=self.warmup, decay=self.decay
+        )
+
+    def k_at(self, step: int, n_steps: int) -> int:
+        """The k of a step, counted from 0; see ``active_features``."""
+        if self.k_start is None:
+            return self.k
+        return active_features(
+            step, n_steps, first=self.k_start, last=self.k, share=self.k_decay
+        )
+
+    def dead_after_of(self, n_tokens: int) -> int:
+        """``dead_after`` in a training on a stream of so many tokens."""
+        if self.dead_after is not None:
+            return self.dead_after
+        return max(1, min(_DEAD_AFTER, n_tokens // 10))
+
+
+def _objective(value: Any, name: str) -> Objective:
+    # The class itself passes isinstance of a runtime-checkable protocol.
+    if not isinstance(value, Objective) or isinstance(value, type):
+        raise InvalidArgument(
+            f"{name} must be an objective such as HierarchicalTopK(); got {value!r}"
+        )
+    return value
+
+
+def _betas(value: Any, name: str) -> tuple[float, float]:
+    numbers = arguments.finite_numbers(value, name, at_least=0)
+    if len(numbers) != 2 or max(numbers) >= 1:
+        raise InvalidArgument(
+            f"{name} must be two numbers, from 0 and below 1; got {value!r}"
+        )
+    first, second = numbers
+    return first, second

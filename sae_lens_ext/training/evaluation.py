@@ -1,0 +1,152 @@
+"""How much variance an SAE in training leaves unexplained, at several k."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
+from sae_lens_ext.kernels import sparse_decode
+from sae_lens_ext.sae import SAE
+from sae_lens_ext.sae.prefixes import squared_errors
+from sae_lens_ext.training.activations import Activations
+from sae_lens_ext.training.normalization import Batch
+from sae_lens_ext.training.stream import ActivationStream
+
+_TOKENS_AT_ONCE = 1024
+
+HeldOut = (
+    Float[Tensor, "held_out d_model"]
+    | Activations
+    | Mapping[str, Float[Tensor, "_held_out _d"]]
+    | ActivationStream
+)
+"""Held-out activations: of the one site, by site, or as a stream to take some from."""
+
+
+def held_out_batch(
+    held_out: HeldOut, widths: Mapping[str, int], n_tokens: int
+) -> Batch:
+    """At most ``n_tokens`` held-out activations of every site.
+
+    Args:
+        held_out: in any of the forms of ``HeldOut``.
+        widths: of the activations of the sites that are trained on, the input first.
+        n_tokens: tokens to keep.
+
+    Raises:
+        InvalidArgument: a site is missing, or there are no tokens.
+        ShapeMismatch: activations have another width, or sites other numbers of tokens.
+    """
+    sites = list(widths)
+    if isinstance(held_out, ActivationStream):
+        batch = _taken(held_out, n_tokens)
+    elif isinstance(held_out, Activations):
+        batch = {held_out.hook_name: held_out.values}
+    elif isinstance(held_out, Mapping):
+        batch = dict(held_out)
+    else:
+        batch = {sites[0]: held_out}
+
+    for site in sites:
+        if site not in batch:
+            raise InvalidArgument(
+                f"held_out has no activations of {site}, which is trained on; it has "
+                f"those of {', '.join(batch)}"
+            )
+    kept = {site: batch[site][:n_tokens] for site in sites}
+    shapes = {site: list(tensor.shape) for site, tensor in kept.items()}
+    lengths = {len(tensor) for tensor in kept.values()}
+    expected = {site: [max(lengths), width] for site, width in widths.items()}
+    if shapes != expected:
+        raise ShapeMismatch(
+            f"held_out must have shapes {expected}, [token, width]; got {shapes}"
+        )
+    if lengths == {0}:
+        raise InvalidArgument("held_out has no tokens; give some, or leave it out")
+    return kept
+
+
+def _taken(stream: ActivationStream, n_tokens: int) -> Batch:
+    """The first tokens of a stream, copied: a stream may use its memory again."""
+    parts: dict[str, list[Tensor]] = {site: [] for site in stream.sites}
+    n_left = n_tokens
+    while n_left > 0:
+        batch = stream.next_batch(min(n_left, _TOKENS_AT_ONCE))
+        n_given = len(batch[stream.sites[0]])
+        if n_given == 0:
+            break
+        for site, tensor in batch.items():
+            parts[site].append(tensor.detach().cpu().clone())
+        n_left -= n_given
+    # A stream that gave nothing has no parts to put together.
+    return {
+        site: torch.cat(tensors) if tensors else torch.zeros(0, stream.width(site))
+        for site, tensors in parts.items()
+    }
+
+
+@torch.no_grad()
+def fvu_at(
+    sae: SAE,
+    u: Float[Tensor, "token d_model"],
+    target: Float[Tensor, "token d_out"] | None,
+    ks: Sequence[int | None],
+) -> dict[int | None, float]:
+    """The fraction of variance unexplained at several k.
+
+    The variance of each coordinate is taken about its mean over these tokens; see
+    ``FVU``. Every token is encoded once, and once more for a k of None.
+
+    Args:
+        sae: the SAE or transcoder in training.
+        u: its inputs, centred and scaled.
+        target: what it should reconstruct, centred and scaled; None means ``u``.
+        ks: the values of k; None stands for every active feature.
+    """
+    target = u if target is None else target
+    device = sae.b_dec.device
+    # The mean first: sums of squares without it would be differences of large numbers.
+    mean = sum(part.double().sum(0) for part in target.split(_TOKENS_AT_ONCE))
+    mean = mean / torch.tensor(float(len(target)))
+
+    variance = 0.0
+    errors: dict[int | None, float] = dict.fromkeys(ks, 0.0)
+    for u_part, target_part in zip(
+        u.split(_TOKENS_AT_ONCE), target.split(_TOKENS_AT_ONCE), strict=True
+    ):
+        variance += (target_part.double() - mean).square().sum().item()
+        part_errors = _errors_at(sae, u_part.to(device), target_part.to(device), ks)
+        for k, error in part_errors.items():
+            errors[k] += error
+    return {
+        k: error / variance if variance else float("nan") for k, error in errors.items()
+    }
+
+
+def _errors_at(
+    sae: SAE,
+    u: Float[Tensor, "token d_model"],
+    target: Float[Tensor, "token d_out"],
+    ks: Sequence[int | None],
+) -> dict[int | None, float]:
+    """The summed squared error at several k."""
+    residual = target - sae.b_dec
+    added = sae.skip(u)
+    if added is not None:
+        residual = residual - added
+
+    errors: dict[int | None, float] = {}
+    numbers = [k for k in ks if k is not None]
+    if numbers:
+        code = sae.encode_normalized(u, max(numbers))
+        sums = squared_errors(residual, code, sae.W_dec).double().sum(0)
+        errors |= {k: sums[k].item() for k in numbers}
+    if None in ks:
+        # Thousands of features may be active, too many for an error after each.
+        code = sae.encode_normalized(u, None)
+        without_bias = torch.zeros_like(sae.b_dec)
+        part = sparse_decode(code.values, code.indices, sae.W_dec, without_bias)
+        errors[None] = (residual - part).double().square().sum().item()
+    return errors

@@ -1,0 +1,91 @@
+"""The optimizer of a training, and its state as tensors with names.
+
+The names are ``KEY.PARAMETER``, such as ``exp_avg.W_enc``. An average of torchao in 8
+bits is a tensor made of others, which follow with names of their own, such as
+``exp_avg.W_enc.codes``.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sae_lens_ext._optional import require
+from sae_lens_ext.errors import FormatError
+from sae_lens_ext.sae import SAE
+from sae_lens_ext.training.config import TrainConfig
+
+
+def new_optimizer(sae: SAE, config: TrainConfig) -> Optimizer:
+    """Adam for the weights of an SAE.
+
+    Raises:
+        MissingDependency: averages in 8 bits need torchao, which is not installed.
+    """
+    options: dict[str, Any] = {"lr": config.lr, "betas": config.betas}
+    if not config.eight_bit:
+        return torch.optim.Adam(sae.parameters(), fused=True, **options)
+
+    optim = require("torchao.optim", "Averages of Adam in 8 bits (eight_bit=True)")
+    return optim.Adam8bit(sae.parameters(), **options)
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        # torchao keeps it in a tensor, so that a new number compiles nothing anew.
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def optimizer_tensors(optimizer: Optimizer, sae: SAE) -> dict[str, Tensor]:
+    """The state of the optimizer, by name; not copied."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in sae.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors |= dict(_parts(f"{key}.{name}", value))
+    return tensors
+
+
+def restore_optimizer(
+    optimizer: Optimizer, sae: SAE, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put a new optimizer into a state that ``optimizer_tensors`` returned.
+
+    Changes the weights too, so these are restored afterwards.
+
+    Raises:
+        FormatError: it is the state of another optimizer, or of other weights.
+    """
+    trained = {name.split(".")[1] for name in tensors}
+    # A step makes the optimizer create its state, of whatever kind that is. A parameter
+    # that never had a gradient has none.
+    for name, parameter in sae.named_parameters():
+        parameter.grad = torch.zeros_like(parameter) if name in trained else None
+    optimizer.step()
+    optimizer.zero_grad()
+
+    current = optimizer_tensors(optimizer, sae)
+    if current.keys() != tensors.keys():
+        odd = sorted(current.keys() ^ tensors.keys())
+        raise FormatError(f"{odd[0]} of the optimizer is only there, or only here")
+    for name, tensor in tensors.items():
+        if tensor.shape != current[name].shape:
+            raise FormatError(
+                f"{name} of the optimizer is {list(tensor.shape)} there and "
+                f"{list(current[name].shape)} here"
+            )
+        current[name].copy_(tensor)
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """A tensor, or the tensors that it is made of."""
+    if hasattr(value, "__tensor_flatten__"):
+        for part in value.__tensor_flatten__()[0]:
+            yield from _parts(f"{name}.{part}", getattr(value, part))
+    elif isinstance(value, Tensor):
+        yield name, value

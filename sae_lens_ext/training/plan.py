@@ -1,0 +1,105 @@
+"""What a training will take, before it begins."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from sae_lens_ext.sae import SAE
+from sae_lens_ext.training.config import TrainConfig
+
+_FLOAT = 4
+_GIGABYTE = 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The size of a training; memory in bytes."""
+
+    sites: tuple[str, ...]
+    """The site of an SAE, or the two of a transcoder."""
+    parameters: int
+    """Trained numbers."""
+    weights: int
+    """Memory of the weights."""
+    gradients: int
+    """Memory of their gradients."""
+    optimizer: int
+    """Memory of Adam's two averages."""
+    batch: int
+    """Memory of the activations and the codes of a step, roughly."""
+    checkpoint: int
+    """A checkpoint on disk, without what the stream adds."""
+    tokens: int
+    """Tokens to train on."""
+    steps: int
+    """Steps."""
+
+    @property
+    def memory(self) -> int:
+        """Memory of the training, without that of the stream and its model."""
+        return self.weights + self.gradients + self.optimizer + self.batch
+
+    def lines(self, folder: Path | None = None, keep_last: int = 1) -> list[str]:
+        """The plan in words, with the room on the disk of a folder."""
+        lines = [
+            f"training at {' -> '.join(self.sites)}: {self.parameters:,} parameters, "
+            f"{self.tokens:,} tokens in {self.steps:,} steps",
+            f"memory without the model's: {_gigabytes(self.memory)} "
+            f"(weights {_gigabytes(self.weights)}, gradients "
+            f"{_gigabytes(self.gradients)}, optimizer {_gigabytes(self.optimizer)}, "
+            f"batch {_gigabytes(self.batch)})",
+        ]
+        if folder is not None:
+            # One more is there while the oldest is not deleted yet.
+            needed = (keep_last + 1) * self.checkpoint + 2 * self.weights
+            free = shutil.disk_usage(folder).free
+            line = (
+                f"disk in {folder}: {_gigabytes(needed)} of {_gigabytes(free)} that "
+                "are free"
+            )
+            if needed > free:
+                line += ": NOT ENOUGH; make room, or keep fewer checkpoints"
+            lines.append(line)
+        return lines
+
+
+def plan_of(
+    sae: SAE, config: TrainConfig, sites: tuple[str, ...], n_tokens: int, n_steps: int
+) -> Plan:
+    """The plan of a training."""
+    parameters = sum(weight.numel() for weight in sae.parameters())
+    weights = parameters * _FLOAT
+    averages = 2 * parameters * (1 if config.eight_bit else _FLOAT)
+
+    width = sae.config.d_model + sae.config.output_width
+    largest_k = max(config.k, config.k_start or 0)
+    # Inputs, targets, residuals and their gradients; values and 64-bit indices.
+    per_token = 4 * width * _FLOAT + 2 * largest_k * (_FLOAT + 2 * _FLOAT)
+    return Plan(
+        sites=sites,
+        parameters=parameters,
+        weights=weights,
+        gradients=weights,
+        optimizer=averages,
+        batch=config.batch_size * per_token,
+        checkpoint=weights + averages,
+        tokens=n_tokens,
+        steps=n_steps,
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time in words.
+
+    >>> duration(42.4), duration(150.0), duration(7300.0), duration(200_000.0)
+    ('42 s', '2.5 min', '2.0 h', '2.3 days')
+    """
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        # A day and a half is easier to read in hours.
+        if seconds >= (2 if unit == "days" else 1) * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _gigabytes(n_bytes: int) -> str:
+    return f"{n_bytes / _GIGABYTE:.2f} GB"

@@ -1,0 +1,154 @@
+"""A training before its first step: sites, length, first weights."""
+
+import copy
+import math
+from collections.abc import Mapping
+
+import torch
+
+from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.sae import SAE, SAEConfig
+from sae_lens_ext.training.activity import FeatureActivity
+from sae_lens_ext.training.config import TrainConfig
+from sae_lens_ext.training.epochs import Epochs
+from sae_lens_ext.training.losses import Losses
+from sae_lens_ext.training.normalization import Normalization
+from sae_lens_ext.training.optimizer import new_optimizer
+from sae_lens_ext.training.state import TrainState
+from sae_lens_ext.training.stream import ActivationStream, SiteStatistics
+from sae_lens_ext.training.trainer import Trainer
+
+
+def sites_of(stream: ActivationStream, config: TrainConfig) -> tuple[str, ...]:
+    """The sites to train on: of the input, and of a transcoder's output.
+
+    Raises:
+        InvalidArgument: the stream has several and the config names none, or it lacks
+            one that the config names.
+    """
+    hook_name = config.hook_name
+    if hook_name is None:
+        others = [site for site in stream.sites if site != config.hook_name_out]
+        if len(others) != 1:
+            raise InvalidArgument(
+                f"hook_name must name the site to train on, one of "
+                f"{', '.join(stream.sites)}"
+            )
+        hook_name = others[0]
+
+    sites = (hook_name,)
+    if config.hook_name_out is not None:
+        sites = (hook_name, config.hook_name_out)
+    for site in sites:
+        if site not in stream.sites:
+            raise InvalidArgument(
+                f"the stream has no activations of {site}; it has those of "
+                f"{', '.join(stream.sites)}"
+            )
+    return sites
+
+
+def length_of(stream: ActivationStream, config: TrainConfig) -> tuple[int, int]:
+    """Tokens and steps of the whole training.
+
+    Raises:
+        InvalidArgument: neither the config nor the stream has a number of tokens, or
+            the stream has too few; or the config has one for activations in memory.
+    """
+    available = stream.n_tokens
+    if isinstance(stream, Epochs):
+        if config.n_tokens is not None:
+            raise InvalidArgument(
+                f"n_tokens={config.n_tokens} is for a stream; activations in memory "
+                "are gone through epochs times"
+            )
+        return stream.n_tokens, stream.n_batches(config.batch_size)
+
+    n_tokens = available if config.n_tokens is None else config.n_tokens
+    if n_tokens is None:
+        raise InvalidArgument(
+            "n_tokens must say how long to train: the stream does not know how many "
+            "tokens it has"
+        )
+    if available is not None and n_tokens > available:
+        raise InvalidArgument(
+            f"n_tokens must be at most the {available} tokens of the stream; "
+            f"got {n_tokens}"
+        )
+    if not n_tokens:
+        raise InvalidArgument(
+            "there are no activations to train on: the stream is empty"
+        )
+    return n_tokens, math.ceil(n_tokens / config.batch_size)
+
+
+def new_trainer(
+    stream: ActivationStream,
+    config: TrainConfig,
+    generator: torch.Generator,
+    device: torch.device,
+    statistics: Mapping[str, SiteStatistics] | None = None,
+) -> Trainer:
+    """A training before its first step.
+
+    Args:
+        stream: the activations.
+        config: the settings.
+        generator: draws the first weights.
+        device: where to train.
+        statistics: the constants of the sites; None takes the stream's.
+
+    Raises:
+        InvalidArgument: the config does not fit the stream.
+        InvalidK: the objective's levels do not fit k.
+    """
+    # A copy, because an objective may have a state, and a config has none.
+    objective = copy.deepcopy(config.objective)
+    levels = objective.levels_at(config.k)
+    if config.k_start is not None:
+        objective.levels_at(config.k_start)
+    sites = sites_of(stream, config)
+    n_tokens, n_steps = length_of(stream, config)
+
+    if statistics is None:
+        statistics = stream.statistics()
+    hook_name, *outputs = sites
+    hook_name_out = outputs[0] if outputs else None
+    normalization = Normalization(
+        hook_name, hook_name_out, {site: statistics[site] for site in sites}
+    )
+
+    sae_config = SAEConfig(
+        d_model=stream.width(hook_name),
+        d_sae=config.d_sae,
+        kind=objective.kind,
+        k=config.k if objective.kind == "topk" else None,
+        levels=levels,
+        d_out=None if hook_name_out is None else stream.width(hook_name_out),
+        skip_connection=config.skip_connection,
+        hook_name=hook_name,
+        hook_name_out=hook_name_out,
+        model_name=stream.model_name,
+        exclude_special_tokens=stream.excludes_special_tokens,
+    )
+    sae = normalization.installed(SAE(sae_config, generator=generator)).to(device)
+    advice = f" of {n_steps}; try a smaller lr than {config.lr}"
+    state = TrainState(
+        sae=sae,
+        optimizer=new_optimizer(sae, config),
+        objective=objective,
+        activity=FeatureActivity(
+            config.d_sae, _dead_after(stream, config, n_tokens), device
+        ),
+        losses=Losses(advice=advice, device=device),
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    return Trainer(
+        stream, config, normalization, state, n_tokens=n_tokens, n_steps=n_steps
+    )
+
+
+def _dead_after(stream: ActivationStream, config: TrainConfig, n_tokens: int) -> int:
+    if isinstance(stream, Epochs) and config.dead_after is None:
+        return n_tokens // config.epochs
+    return config.dead_after_of(n_tokens)

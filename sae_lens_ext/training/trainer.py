@@ -1,0 +1,105 @@
+"""The steps of a training, from batches of a stream to changed weights."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_lens_ext.training.config import TrainConfig
+from sae_lens_ext.training.normalization import Normalization
+from sae_lens_ext.training.optimizer import set_learning_rate
+from sae_lens_ext.training.revival import revive
+from sae_lens_ext.training.state import TrainState
+from sae_lens_ext.training.step import train_step
+from sae_lens_ext.training.stream import ActivationStream
+
+Pair = tuple[Float[Tensor, "token d_model"], Float[Tensor, "token d_out"] | None]
+"""Inputs and targets, centred and scaled; a target of None is the input itself."""
+
+
+class Trainer:
+    """Takes the steps of one training.
+
+    Attributes:
+        stream: where the activations come from.
+        config: the settings.
+        normalization: of the sites.
+        state: everything that the steps change.
+        n_tokens: tokens of the whole training.
+        n_steps: steps of the whole training.
+    """
+
+    def __init__(
+        self,
+        stream: ActivationStream,
+        config: TrainConfig,
+        normalization: Normalization,
+        state: TrainState,
+        *,
+        n_tokens: int,
+        n_steps: int,
+    ) -> None:
+        """Put a training together; nothing is done yet."""
+        self.stream = stream
+        self.config = config
+        self.normalization = normalization
+        self.state = state
+        self.n_tokens = n_tokens
+        self.n_steps = n_steps
+        self._device = state.activity.idle.device
+        self._dtype: torch.dtype = getattr(torch, config.dtype)
+
+    def has_steps_left(self) -> bool:
+        """Whether the training is not over yet."""
+        return self.state.step < self.n_steps
+
+    def next_pair(self) -> Pair | None:
+        """The next batch, on the device; None if the stream has ended."""
+        n_left = self.n_tokens - self.state.n_tokens
+        batch = self.stream.next_batch(min(self.config.batch_size, n_left))
+        pair = self.normalization.pair(batch, self._device)
+        return pair if len(pair[0]) else None
+
+    def step(self, pair: Pair) -> None:
+        """Change the weights once, and count what was active.
+
+        Raises:
+            NonFinite: the loss became NaN or infinite; see ``Losses.add``.
+        """
+        u, target = pair
+        config = self.config
+        state = self.state
+        number = state.step
+        k = config.k_at(number, self.n_steps)
+        set_learning_rate(state.optimizer, config.lr_at(number, self.n_steps))
+
+        loss, code = train_step(
+            state.sae,
+            state.optimizer,
+            state.objective,
+            u,
+            k,
+            target=target,
+            is_dead=state.activity.known_dead(),
+            clip=config.clip,
+            dtype=self._dtype,
+        )
+        state.losses.add(loss)
+        state.activity.update(code)
+
+        if self._revives_after(number + 1):
+            self._revive(u, u if target is None else target, k)
+
+    def _revives_after(self, n_steps: int) -> bool:
+        every = self.config.revive_every
+        is_falling = n_steps > (1 - self.config.decay) * self.n_steps
+        return every is not None and n_steps % every == 0 and not is_falling
+
+    def _revive(self, u: Tensor, target: Tensor, k: int) -> None:
+        state = self.state
+        is_dead = state.activity.known_dead()
+        if is_dead is None:
+            return
+        is_revived = revive(
+            state.sae, state.optimizer, is_dead, u, target, k, state.generator
+        )
+        state.activity.revived(is_revived)

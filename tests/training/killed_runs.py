@@ -1,0 +1,99 @@
+"""Kill small runs at random moments, go on with them, and compare: a script.
+
+``python killed_runs.py FOLDER N SEED`` prints one JSON object. It is a process of its
+own, because imports take seconds: every run is a fork of it, and it computes nothing
+before.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import small_training
+import torch
+from safetensors.torch import load_file
+from small_training import CONFIG, N_TOKENS, MemoryStream
+
+from sae_lens_ext.training import RunConfig
+
+# Something of everything that has a state; a checkpoint after every other step, so that
+# many moments are in the middle of one.
+_CONFIG = replace(CONFIG, k_start=8, clip=0.5, revive_every=4, dead_after=64)
+_RUN = RunConfig(checkpoint_every=2, log_every=1, eval_every=3)
+
+
+def train(folder):
+    """One run, in a process that then ends."""
+    torch.set_num_threads(1)
+    held_out = small_training.values(100, seed=1)
+    stream = MemoryStream(n_tokens=N_TOKENS)
+    small_training.run(folder, _CONFIG, stream=stream, run=_RUN, held_out=held_out)
+
+
+def forked(folder):
+    """Start a run in a process of its own; returns its id."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        train(folder)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def completed(folder):
+    """Run to the end; returns how long it took."""
+    start = time.monotonic()
+    _, status = os.waitpid(forked(folder), 0)
+    if status:
+        raise RuntimeError(f"a run in {folder} ended with {status}")
+    return time.monotonic() - start
+
+
+def killed(folder, seconds):
+    """Start a run and kill it; returns whether it was still running."""
+    child = forked(folder)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def outcome(folder):
+    """What has to be the same: weights, bit for bit, and metrics."""
+    weights = load_file(folder / "sae" / "sae_weights.safetensors")
+    step = max((folder / "checkpoints").glob("step-*"))
+    state = load_file(step / "counters.safetensors")
+    tensors = {**weights, **load_file(step / "weights.safetensors"), **state}
+    numbers = {name: tensor.tolist() for name, tensor in tensors.items()}
+    return numbers, small_training.metrics(folder)
+
+
+def main(folder, n, seed):
+    """Kill ``n`` runs, each at a random moment, and go on with each."""
+    rng = random.Random(seed)
+    # The first one warms up the disk cache.
+    completed(folder / "warm-up")
+    seconds = completed(folder / "whole")
+    expected = outcome(folder / "whole")
+
+    report = {"seconds": seconds, "equal": [], "killed": 0, "while_writing": 0}
+    for number in range(n):
+        path = folder / str(number)
+        report["killed"] += killed(path, rng.uniform(0, seconds))
+        half_written = list(path.glob("checkpoints/.writing-*"))
+        report["while_writing"] += len(half_written)
+        completed(path)
+        report["equal"].append(outcome(path) == expected)
+    sys.stdout.write(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

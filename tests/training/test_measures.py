@@ -1,0 +1,34 @@
+"""Measures of the model's predictions join the metrics."""
+
+import pytest
+import small_training
+import tiny
+import torch
+
+import sae_lens_ext as sle
+from sae_lens_ext.training import RunConfig, recovered_ce
+
+
+def test_recovered_cross_entropy_is_that_of_a_sweep(gemma2):
+    tokens = tiny.tokens(rows=3, length=8)
+    sae = tiny.sae()
+    table = sle.sweep_k(gemma2, tokens, sae, [2, 8])
+    measured = recovered_ce(gemma2, tokens, [2, 8])(sae)
+    assert measured["ce/k=8"] == table["ce"].iloc[1]
+    assert measured["ce_recovered/k=2"] == pytest.approx(table["ce_recovered"].iloc[0])
+
+
+def test_a_measure_is_taken_at_every_evaluation_of_a_usable_sae(tmp_path):
+    x = small_training.values(50)
+
+    def measure(sae):
+        return {"error": (sae(x) - x).square().sum()}
+
+    trained = small_training.run(
+        tmp_path, run=RunConfig(log_every=5, eval_every=10), measure=measure
+    )
+    records = small_training.metrics(tmp_path)
+    measured = [record["step"] for record in records if "error" in record]
+    assert measured == [10, 20]
+    with torch.no_grad():
+        assert records[-1]["error"] == measure(trained.sae)["error"].item()
