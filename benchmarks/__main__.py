@@ -1,7 +1,8 @@
 """Print a table, and write its numbers: ``python -m benchmarks NAME``.
 
 Numbers go to ``benchmarks/results``, and ``tables`` puts those of there into the
-README. ``all`` runs everything that needs no GPU. ``gpu`` checks the Triton kernels on
+README. ``all`` runs everything that needs no GPU, except ``corpus``, which fetches
+packages, and ``recipe``, which trains for an hour. ``gpu`` checks the Triton kernels on
 a GPU and runs their benchmarks there; it needs no more than torch, triton, einops,
 jaxtyping, safetensors and pytest.
 """
@@ -29,6 +30,7 @@ KERNELS = [
     "quadratic_attention",
 ]
 OTHERS = ["splice", "sweep", "lengths", "resources", "jumprelu", "train_memory"]
+LONG = ["corpus", "recipe"]
 TESTS = Path(__file__).parents[1] / "tests"
 
 
@@ -57,7 +59,8 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     """The options, checked before anything is measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=[*KERNELS, *OTHERS, "all", "gpu", "tables"])
+    names = [*KERNELS, *OTHERS, *LONG, "all", "gpu", "tables"]
+    parser.add_argument("name", choices=names)
     parser.add_argument(
         "--device",
         choices=["cpu", "cuda"],
@@ -128,7 +131,7 @@ def check_kernels() -> None:
 
 def _run(name: str, device: str, peers: list[Path] | None) -> Any:
     module = importlib.import_module(f"benchmarks.{name}")
-    if name in OTHERS:
+    if name in OTHERS or name in LONG:
         return module.run()
     if name == "train_step" and peers:
         return module.run(device, peers=peers)
