@@ -45,5 +45,7 @@ def test_numbers_that_are_not_finite_name_the_site():
     values = torch.ones(3, 2)
     check_finite("here", values)
     values[1, 0] = torch.inf
+    # The sum of these is not finite, and they are.
+    check_finite("here", torch.full((3, 2), 3e38))
     with pytest.raises(sle.NonFinite, match="1 of 6 numbers at here are NaN or"):
         check_finite("here", values)

@@ -53,7 +53,8 @@ class ActivationStream(Protocol):
     def counts(self) -> Mapping[str, int]:
         """What has happened to tokens so far, by name.
 
-        ``"given"``; ``"special"``, left out; ``"outliers"``, shrunk.
+        ``"given"``; ``"special"``, left out; ``"outliers"``, shrunk, where a token
+        counts at every site at which it is an outlier.
         """
         ...
 
@@ -75,7 +76,11 @@ class ActivationStream(Protocol):
     def next_batch(self, n_tokens: int) -> Mapping[str, Float[Tensor, "token d"]]:
         """The next tokens, shuffled, outliers shrunk; the same ones at every site.
 
-        Fewer than ``n_tokens`` at the end of the stream, and then none.
+        Fewer than ``n_tokens`` at the end of the stream, and then none. They are on the
+        stream's device and in its dtype, float32 or bfloat16 as a rule.
+
+        Raises:
+            NonFinite: activations contain NaN or infinity; the error names the site.
         """
         ...
 

@@ -67,7 +67,8 @@ class ShuffleBuffer:
 
         taken = {}
         for site, rows in self._rows.items():
-            taken[site] = rows[chosen.to(rows.device)]
-            rows[holes.to(rows.device)] = rows[movers.to(rows.device)]
+            taken[site] = rows.index_select(0, chosen.to(rows.device))
+            moved = rows.index_select(0, movers.to(rows.device))
+            rows.index_copy_(0, holes.to(rows.device), moved)
         self._n_tokens = n_left
         return taken

@@ -7,9 +7,10 @@ import torch
 
 from sae_lens_ext.training.collecting import site_names
 from sae_lens_ext.training.stream.ahead import Ahead
-from sae_lens_ext.training.stream.buffered import BufferedStream, checked_dtype
+from sae_lens_ext.training.stream.buffered import BufferedStream
 from sae_lens_ext.training.stream.chunks import IterableChunks
 from sae_lens_ext.training.stream.length import Length
+from sae_lens_ext.training.stream.options import checked_dtype
 
 
 class IterableStream(BufferedStream):

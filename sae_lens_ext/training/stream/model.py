@@ -10,14 +10,11 @@ from sae_lens_ext.hosts import Host
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.training.collecting import Collector
 from sae_lens_ext.training.stream.ahead import Ahead
-from sae_lens_ext.training.stream.buffered import (
-    BufferedStream,
-    checked_dtype,
-    name_of_model,
-)
+from sae_lens_ext.training.stream.buffered import BufferedStream
 from sae_lens_ext.training.stream.chunks import ModelChunks
 from sae_lens_ext.training.stream.fingerprint import model_facts
 from sae_lens_ext.training.stream.length import Length
+from sae_lens_ext.training.stream.options import checked_dtype, name_of_model
 from sae_lens_ext.training.stream.rows import row_source
 
 

@@ -5,6 +5,7 @@ writer      ``cache_activations``: runs the model and writes shards
 reader      ``CacheStream``: reads them, shuffled
 folder      ``ActivationCache``: what both know of a folder
 ----------- ----------------------------------------------------------------------
+existing    what is there before it is written
 index       ``index.json``: the shards, their digests, the position in the text
 shards      the files
 lock        who writes

@@ -245,7 +245,7 @@ class CacheStream:
             places = (number_of_shard == number).nonzero().flatten()
             local = rows[places] - starts[number]
             for site, part in tensors.items():
-                values[site][places] = part[local]
+                values[site].index_copy_(0, places, part.index_select(0, local))
         return values
 
     def _check_site(self, site: str, sites: Sequence[str], subject: str) -> None:

@@ -7,7 +7,6 @@
    the text behind it. A process that is killed loses what came after that.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +29,13 @@ from sae_lens_ext.training.cleaning import (
 from sae_lens_ext.training.collecting import Collector
 from sae_lens_ext.training.stream.ahead import Ahead
 from sae_lens_ext.training.stream.base import SiteStatistics
-from sae_lens_ext.training.stream.buffered import checked_dtype, name_of_model
+from sae_lens_ext.training.stream.cache.existing import (
+    delete_unfinished,
+    existing_index,
+    name_of_shard,
+)
 from sae_lens_ext.training.stream.cache.folder import ActivationCache
-from sae_lens_ext.training.stream.cache.index import INDEX, STATISTICS, CacheIndex
+from sae_lens_ext.training.stream.cache.index import STATISTICS, CacheIndex
 from sae_lens_ext.training.stream.cache.lock import writing
 from sae_lens_ext.training.stream.cache.shards import (
     digest_of,
@@ -41,11 +44,11 @@ from sae_lens_ext.training.stream.cache.shards import (
 )
 from sae_lens_ext.training.stream.chunks import Chunk
 from sae_lens_ext.training.stream.model import model_chunks
-from sae_lens_ext.training.stream.states import differences, statistics_as_tensors
+from sae_lens_ext.training.stream.options import checked_dtype, name_of_model
+from sae_lens_ext.training.stream.states import statistics_as_tensors
 
 # What a safetensors file takes beside its numbers, at most.
 _HEADER = 4096
-_SHARD = re.compile(r"\d{6}\.safetensors")
 
 
 def cache_activations(
@@ -128,8 +131,8 @@ def cache_activations(
     }
     try:
         with writing(folder):
-            index = _existing(folder, settings)
-            _delete_unfinished(folder, index)
+            index = existing_index(folder, settings)
+            delete_unfinished(folder, index)
             if index is None or not limits.are_reached(index):
                 _collect(folder, index, chunks, about, limits, shard_tokens, progress)
     finally:
@@ -165,58 +168,6 @@ class _Limits:
 
     def allow(self, n_bytes: int) -> bool:
         return self.max_bytes is None or n_bytes <= self.max_bytes
-
-
-def _existing(folder: Path, settings: Mapping[str, Any]) -> CacheIndex | None:
-    """The index of a folder; None for a new one.
-
-    Raises:
-        InvalidArgument: the folder holds something else, or other activations.
-    """
-    if not (folder / INDEX).exists():
-        others = [
-            path.name
-            for path in folder.iterdir()
-            if not _is_ours(path.name) and not path.name.startswith(".")
-        ]
-        if others:
-            raise InvalidArgument(
-                f"{folder} is not empty and holds no cache of activations (it holds "
-                f"{min(others)}); give another folder"
-            )
-        return None
-
-    index = CacheIndex.read(folder)
-    changes = differences(index.settings, settings)
-    if changes:
-        raise InvalidArgument(
-            f"{folder} holds a cache with other settings: {'; '.join(changes)}. Give "
-            "another folder, or delete this one"
-        )
-    return index
-
-
-def _delete_unfinished(folder: Path, index: CacheIndex | None) -> None:
-    """Delete files that were being written when a process was killed."""
-    listed = {INDEX, STATISTICS} if index is not None else set()
-    if index is not None:
-        listed |= {shard.name for shard in index.shards}
-    for path in folder.iterdir():
-        # Files are written under hidden names first; see formats.atomic.
-        is_temporary = path.name.startswith(".") and _is_ours(
-            path.name[1:], whole=False
-        )
-        is_unlisted = _is_ours(path.name) and path.name not in listed
-        if is_temporary or is_unlisted:
-            path.unlink()
-
-
-def _is_ours(name: str, *, whole: bool = True) -> bool:
-    """Whether a file is one of a cache, or, not ``whole``, begins like one."""
-    if whole:
-        return name in (INDEX, STATISTICS) or _SHARD.fullmatch(name) is not None
-    fixed = name.startswith((f"{INDEX}.", f"{STATISTICS}."))
-    return fixed or _SHARD.match(name) is not None
 
 
 def _collect(
@@ -319,7 +270,7 @@ class _Writer:
             values[site], n_shrunk = shrink_outliers(part, self._norms[site])
             n_outliers[site] = n_outliers.get(site, 0) + int(n_shrunk)
 
-        name = f"{len(index.shards):06d}.safetensors"
+        name = name_of_shard(len(index.shards))
         shard = write_shard(self._folder, name, values)
         self._index = index.with_shard(
             shard,
