@@ -9,7 +9,7 @@ Metrics = Mapping[str, int | float]
 
 
 class LoggedRun(NamedTuple):
-    """What a logger is told of a run."""
+    """What a logger gets to know of a run."""
 
     folder: Path
     """The folder of the run; its name is the run's name."""
