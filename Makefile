@@ -63,6 +63,7 @@ $(SAELENS_VENV)/.installed: $(VENV)/.installed constraints-saelens.txt
 	@$(PYTHON) -m venv --clear $(SAELENS_VENV)
 	@$(RUN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(SAELENS_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/first-environment.pth"
 	@$(SAELENS_VENV)/bin/python $(PIP) -c constraints-saelens.txt sae-lens transformer-lens
+	@$(SAELENS_VENV)/bin/python $(PIP) --no-deps -c constraints-saelens.txt circuit-tracer
 	@touch $@
 
 # SAELens and TransformerLens 3 warn about their own deprecations; every other warning is

@@ -18,6 +18,7 @@ _PUBLIC = {
     "SAE": "sae",
     "SAEConfig": "sae",
     "SparseCode": "sae",
+    "save_circuit_tracer": "sae",
     "Ablate": "interventions",
     "AddDirection": "interventions",
     "Clamp": "interventions",
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from sae_lens_ext.sae import SAE as SAE
     from sae_lens_ext.sae import SAEConfig as SAEConfig
     from sae_lens_ext.sae import SparseCode as SparseCode
+    from sae_lens_ext.sae import save_circuit_tracer as save_circuit_tracer
     from sae_lens_ext.training import train as train
 
 

@@ -23,7 +23,7 @@ LAYERS: list[dict[str, str]] = [
     {"training": "activations of a model -> the loop; checkpoints/, logging/"},
     {"interventions": "changes of an activation: splice, edits/, positions/, sweep/"},
     {"hosts": "where an activation can be read and replaced: lens, nnsight, torch"},
-    {"objectives": "what an SAE minimises: HierarchicalTopK, TopK"},
+    {"objectives": "what an SAE minimises: HierarchicalTopK, TopK, JumpReLU, ..."},
     {
         "sae": "SAE, SAEConfig, SparseCode; reading and writing them",
         "based": "the Based / ReBased language model, checkpoints/, the bridge",

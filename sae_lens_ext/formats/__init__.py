@@ -13,7 +13,7 @@ qwen_scope           Qwen-Scope                                     reads
 dictionary_learning  dictionary_learning                            reads
 llama_scope          Llama Scope and Llama Scope R1                 reads
 openai               OpenAI's SAEs of GPT-2                         reads
-circuit_tracer       sets of transcoders                            reads
+circuit_tracer       sets of transcoders                            reads and writes
 state_dicts          other single files of torch                    reads
 weights              a model's safetensors, or ``.bin``             reads
 ==================== ============================================== ================
@@ -26,6 +26,7 @@ folder are replaced as one (see ``folder``).
 """
 
 from sae_lens_ext.formats.checkpoint import SAECheckpoint
+from sae_lens_ext.formats.circuit_tracer_write import write_circuit_tracer
 from sae_lens_ext.formats.detect import read_sae
 from sae_lens_ext.formats.locate import locate
 from sae_lens_ext.formats.saelens import checkpoint_from_saelens, write_saelens
@@ -35,5 +36,6 @@ __all__ = [
     "checkpoint_from_saelens",
     "locate",
     "read_sae",
+    "write_circuit_tracer",
     "write_saelens",
 ]

@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sae_lens_ext._types import Kind
 from sae_lens_ext.errors import FormatError
 from sae_lens_ext.formats.assemble import assembled, transposed
@@ -28,21 +30,25 @@ CONFIG_FILE = "config.yaml"
 _NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 _THRESHOLD = "activation_function.threshold"
 _ACTIVATIONS = ("relu", "jump_relu", "jumprelu")
-# Its TopK keeps negative activations among the k.
-_OF_ACTIVATION = ("k", "topk", "top_k", "activation", "activation_function", "act_fn")
+_OF_ACTIVATION = ("activation", "activation_function", "act_fn")
+_OF_K = ("k", "topk", "top_k")
 # The sets of mwhanna for Qwen3, some of which have no config.
 _QWEN3 = re.compile(r"mwhanna/qwen3-([\d.]+b)-transcoders")
 
 
 def read_circuit_tracer(path: Path) -> SAECheckpoint:
-    """Read one file of a set: a transcoder with ReLU or JumpReLU.
+    """Read one file of a set: a transcoder with ReLU, JumpReLU or TopK.
+
+    Circuit-tracer's TopK keeps negative activations among the k. It is read where it
+    cannot meet any: where k features or more of zeros end the dictionary, as this
+    package writes it. These are left out.
 
     Raises:
         FormatError: a damaged file, other tensors, or another activation.
         NonFinite: a tensor holds NaN or infinity.
     """
     config = _flat_yaml(path.parent / CONFIG_FILE)
-    _check_config(path.parent / CONFIG_FILE, config)
+    k = _checked_k(path.parent / CONFIG_FILE, config)
 
     tensors = read_safetensors(path)
     stated = [name for name in (_THRESHOLD, "W_skip") if name in tensors]
@@ -63,10 +69,15 @@ def read_circuit_tracer(path: Path) -> SAECheckpoint:
                 "activations pass; no kind of SAE here does"
             )
 
+    if k is not None:
+        kind = "topk"
+        weights = _without_zeros(path, weights, k)
+
     return assembled(
         path,
         kind=kind,
         tensors=weights,
+        k=k,
         apply_b_dec_to_input=False,
         d_out=weights["b_dec"].numel(),
         metadata=_metadata(path, config),
@@ -85,7 +96,12 @@ def refuse_cross_layer(folder: Path) -> None:
     )
 
 
-def _check_config(path: Path, config: dict[str, str]) -> None:
+def _checked_k(path: Path, config: dict[str, str]) -> int | None:
+    """The k of a config with TopK; None without one.
+
+    Raises:
+        FormatError: not a set of transcoders, or another activation.
+    """
     kind = config.get("model_kind", "transcoder_set")
     if kind == "cross_layer_transcoder":
         refuse_cross_layer(path.parent)
@@ -93,13 +109,41 @@ def _check_config(path: Path, config: dict[str, str]) -> None:
         raise FormatError(
             f"{path}: model_kind is {kind!r}; this reader knows 'transcoder_set'"
         )
-    for key in _OF_ACTIVATION:
+    if config.get("activation", "").lower() == "topk" and config.get("k", "").isdigit():
+        return int(config["k"])
+
+    for key in (*_OF_K, *_OF_ACTIVATION):
         if key in config and config[key].lower() not in _ACTIVATIONS:
             raise FormatError(
-                f"{path} sets {key} to {config[key]!r}; this reader knows ReLU and "
-                "JumpReLU: circuit-tracer's TopK keeps negative activations among the "
-                "k, which no kind of SAE here does"
+                f"{path} sets {key} to {config[key]!r}; this reader knows ReLU, "
+                "JumpReLU, and TopK as 'activation: topk' with a number k"
             )
+    return None
+
+
+def _without_zeros(path: Path, weights: dict[str, Tensor], k: int) -> dict[str, Tensor]:
+    """Weights of a TopK without the features of zeros that stand in for its ReLU.
+
+    Raises:
+        FormatError: there are fewer than k.
+    """
+    b_enc = weights["b_enc"]
+    is_used = weights["W_enc"].any(dim=0) | (b_enc != 0) | weights["W_dec"].any(dim=1)
+    used = is_used.nonzero()
+    n_features = int(used[-1]) + 1 if len(used) else 0
+    n_zeros = len(b_enc) - n_features
+    if not 1 <= k <= n_zeros or not n_features:
+        raise FormatError(
+            f"{path} is for TopK with k={k}, of which circuit-tracer keeps negative "
+            "activations too. No kind of SAE here does, unless the dictionary ends in "
+            f"at least k features of zeros; it ends in {n_zeros}"
+        )
+    return {
+        **weights,
+        "W_enc": weights["W_enc"][:, :n_features],
+        "b_enc": b_enc[:n_features],
+        "W_dec": weights["W_dec"][:n_features],
+    }
 
 
 def _metadata(path: Path, config: dict[str, str]) -> dict[str, Any]:

@@ -43,8 +43,15 @@ def write_pretrained(
     Raises:
         NonFinite: the weights hold NaN or infinity. Nothing is written.
     """
+    return write_saelens(folder, checkpoint_of(config, weights, constants))
+
+
+def checkpoint_of(
+    config: SAEConfig, weights: Mapping[str, Tensor], constants: Mapping[str, Tensor]
+) -> SAECheckpoint:
+    """The checkpoint of an SAE; see ``write_pretrained``."""
     fields = {name: getattr(config, name) for name in _FIELDS_IN_METADATA}
-    checkpoint = SAECheckpoint(
+    return SAECheckpoint(
         d_model=config.d_model,
         d_sae=config.d_sae,
         kind=config.kind,
@@ -57,7 +64,6 @@ def write_pretrained(
         normalization=constants,
         metadata={**config.metadata, **fields},
     )
-    return write_saelens(folder, checkpoint)
 
 
 def read_pretrained(

@@ -64,7 +64,14 @@ def test_a_set_says_how_to_choose_a_layer(tmp_path):
             {},
             "model_kind is 'lorsa'; this reader knows 'transcoder_s",
         ),
-        ("k: 32", {}, "sets k to '32'.*TopK keeps negative activations among the k"),
+        ("k: 32", {}, "sets k to '32'; this reader knows ReLU, JumpReLU, and TopK as"),
+        ("activation: topk\nk: all", {}, "sets k to 'all'; this reader knows"),
+        ("activation: topk\nk: 0", {}, "is for TopK with k=0, of which circuit-tracer"),
+        (
+            "activation: topk\nk: 32",
+            {},
+            "keeps negative activations too.* features of zeros; it ends in 0",
+        ),
         ("activation_function: topk", {}, "sets activation_function to 'topk'"),
         (
             CONFIG,

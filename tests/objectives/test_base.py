@@ -52,7 +52,7 @@ def test_every_weight_learns(name):
 
 
 @every
-def test_levels_are_empty_or_end_in_k(name):
+def test_levels_end_in_k_where_there_is_one(name):
     levels = EVERY[name].levels_at(6)
     assert levels == () if EVERY[name].kind != "topk" else levels[-1] == 6
 

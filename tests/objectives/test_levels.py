@@ -30,7 +30,7 @@ def test_rejects_levels_that_do_not_rise_to_k(levels):
 
 
 @pytest.mark.parametrize("value", [5, "every", [1, 2.5], None])
-def test_rejects_values_that_are_no_levels(value):
+def test_rejects_invalid_levels(value):
     message = "levels must be 'all', 'powers_of_two' or a list of integers; got "
     with pytest.raises(sle.InvalidArgument, match=message):
         checked_levels(value, "levels")

@@ -24,6 +24,6 @@ def test_rules_are_functions_of_the_level():
         ([0.0, 0.0], "weights must not all be 0"),
     ],
 )
-def test_rejects_values_that_are_no_weights(value, message):
+def test_rejects_invalid_weights(value, message):
     with pytest.raises(sle.InvalidArgument, match=message):
         checked_weights(value, "weights")

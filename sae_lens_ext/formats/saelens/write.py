@@ -1,12 +1,9 @@
 """From a checkpoint to a folder that SAELens 6 computes the same with."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.formats.checkpoint import SAECheckpoint
@@ -19,6 +16,7 @@ from sae_lens_ext.formats.saelens.read import (
     OUR_FILES,
     WEIGHTS_FILE,
 )
+from sae_lens_ext.formats.writing import writable_folder, write_tensors
 
 # The SAELens release whose reader this layout was checked against; readers look only
 # for a major version of at least 6.
@@ -56,7 +54,7 @@ def write_saelens(folder: str | Path, checkpoint: SAECheckpoint) -> Path:
     """
     # Everything that can be rejected is, before the first write.
     refuse_non_finite(checkpoint.tensors, "the SAE to save")
-    folder = _writable_folder(folder)
+    folder = writable_folder(folder)
     description = _description(checkpoint)
     weights = dict(checkpoint.tensors)
     if "W_skip" in weights:
@@ -65,31 +63,14 @@ def write_saelens(folder: str | Path, checkpoint: SAECheckpoint) -> Path:
     try:
         with replacing_files(folder, OUR_FILES) as temporary:
             if checkpoint.normalization:
-                _write_tensors(temporary / NORMALIZATION_FILE, checkpoint.normalization)
-            _write_tensors(temporary / WEIGHTS_FILE, weights)
+                write_tensors(temporary / NORMALIZATION_FILE, checkpoint.normalization)
+            write_tensors(temporary / WEIGHTS_FILE, weights)
             (temporary / CONFIG_FILE).write_text(description, encoding="utf-8")
     # A ValueError comes of a name with a NUL.
     except (OSError, ValueError, SafetensorError) as error:
         raise InvalidArgument(
             f"{str(folder)!r} cannot be written to, and is as it was: {error}"
         ) from error
-    return folder
-
-
-def _writable_folder(folder: str | Path) -> Path:
-    """A path at which a folder exists or can be made."""
-    if not isinstance(folder, str | Path) or folder == "":
-        raise InvalidArgument(f"give the folder to save to as a path; got {folder!r}")
-    folder = Path(folder).expanduser()
-    try:
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
-    # A name that is too long.
-    except OSError as error:
-        raise InvalidArgument(
-            f"{str(folder)[:200]!r} cannot be the name of a folder: {error}"
-        ) from error
-    if not existing.is_dir():
-        raise InvalidArgument(f"{existing} is a file; give a folder to save an SAE to")
     return folder
 
 
@@ -156,10 +137,3 @@ def _options_of_kind(checkpoint: SAECheckpoint) -> dict[str, object]:
     if checkpoint.d_out is not None:
         options["d_out"] = checkpoint.d_out
     return options
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    contiguous = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()
-    }
-    save_file(contiguous, path)
