@@ -241,7 +241,7 @@ def test_a_disk_that_is_full_leaves_the_old_save(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sae_lens_ext.formats.saelens.write.save_file", full)
+    monkeypatch.setattr("sae_lens_ext.formats.writing.save_file", full)
     with pytest.raises(InvalidArgument, match="cannot be written to, and is as it was"):
         write_saelens(tmp_path, checkpoint)
     assert json.loads((tmp_path / "cfg.json").read_text()) == before

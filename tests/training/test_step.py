@@ -5,7 +5,7 @@ import tiny
 import torch
 
 import sae_lens_ext as sle
-from sae_lens_ext.objectives import HierarchicalTopK, TopK
+from sae_lens_ext.objectives import HierarchicalTopK, Stateless, TopK
 from sae_lens_ext.training import train_step
 from sae_lens_ext.training.step import _remove_parallel_gradient, _unit_norm_decoder
 
@@ -71,7 +71,7 @@ def test_rejects_a_batch_without_tokens(objective):
         train_step(sae, optimizer, objective, torch.ones(0, 8), 4)
 
 
-class Recording:
+class Recording(Stateless):
     """An objective that keeps what it was given."""
 
     kind = "topk"
