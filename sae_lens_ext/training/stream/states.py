@@ -38,8 +38,8 @@ def check_identity(
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two sets of settings, a phrase for each.
 
-    >>> differences({"seed": 1, "text": {"column": "a"}}, {"seed": 2})
-    ["seed is 1 there and 2 here", "text is {'column': 'a'} there and missing here"]
+    >>> differences({"seed": 1, "text": {"rows": 5}}, {"seed": 2, "text": {"rows": 6}})
+    ['seed is 1 there and 2 here', 'text: rows is 5 there and 6 here']
     """
     changes = []
     for name in sorted({*before, *now}):
