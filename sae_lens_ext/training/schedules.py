@@ -34,7 +34,7 @@ def active_features(
     """The k of a step, counted from 0: linear from ``first`` to ``last``, then flat.
 
     >>> [active_features(step, 8, first=9, last=3, share=0.5) for step in range(8)]
-    [9, 7, 6, 4, 3, 3, 3, 3]
+    [9, 8, 6, 5, 3, 3, 3, 3]
 
     Args:
         step: the step.
