@@ -8,6 +8,14 @@ import pytest
 from sae_lens_ext.training.interruption import Interruption
 
 
+@pytest.fixture(autouse=True)
+def _python_handles_sigint():
+    """Also where these tests run in the background, which a shell makes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_the_first_signal_waits_and_the_second_does_not():
     before = signal.getsignal(signal.SIGINT)
     with Interruption() as interruption:

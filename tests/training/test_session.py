@@ -152,8 +152,11 @@ def test_the_first_ctrl_c_leaves_a_checkpoint_of_that_step(whole, tmp_path):
                 signal.raise_signal(signal.SIGINT)
             return super().next_batch(n_tokens)
 
+    # A shell makes jobs in the background ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, stream=Interrupting(n_tokens=N_TOKENS), held_out=HELD_OUT)
+    signal.signal(signal.SIGINT, before)
     assert (tmp_path / "checkpoints" / "step-00000008").is_dir()
     assert not (tmp_path / "result.json").exists()
     resumed = run(tmp_path, held_out=HELD_OUT)
