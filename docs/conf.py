@@ -46,8 +46,9 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!sae_lens_ext).*\..*"),
     (r"py:.*", r"Tensor|Path|optional|callable|.*UntilFVU|.*SelfT"),
-    # Words for shapes, parts of generic types and first sentences are not types.
-    (r"py:.*", r".*\s.*|tuple\[.*"),
+    # Words for shapes, and first sentences of properties, are not types. Nor is what
+    # is left of `tuple[float, float]` when it is split at its comma.
+    (r"py:.*", r".*\s.*|tuple\[float"),
 ]
 
 

@@ -23,9 +23,12 @@ def test_every_difference_is_named():
         "lr is 0.0016 there and 0.5 here",
         "seed is 0 there and 3 here",
     ]
-    assert differences(facts(), facts(objective=TopK()))[:2] == [
+    assert differences(facts(), facts(objective=TopK())) == [
         "objective.type is 'HierarchicalTopK' there and 'TopK' here",
         "objective.levels is 'all' there and None here",
+        "objective.stride is 1 there and None here",
+        "objective.decay is 0.99 there and None here",
+        "objective.seed is 0 there and None here",
     ]
 
 
