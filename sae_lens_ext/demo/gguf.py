@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import safetensors
 import torch
-from safetensors import safe_open
 
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import FormatError
@@ -108,7 +108,7 @@ def check_written(folder: Path, state: dict[str, torch.Tensor]) -> None:
     """
     names: set[str] = set()
     for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(path, framework="pt") as file:
             written = file.keys()
             names.update(written)
             for name in written:

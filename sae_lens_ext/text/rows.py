@@ -1,6 +1,5 @@
 """A text as a stream of rows, with a position from which it goes on exactly."""
 
-import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -78,9 +77,9 @@ class TextRows:
         if held_out is not None:
             self._held_out = arguments.flag(held_out, "held_out")
         self._reader = document_reader(source, column=column)
-        self._tokenizer = tokenizer
         self.context = self._packer.context
         self._options = {
+            "vocabulary": _vocabulary(tokenizer),
             "context": self.context,
             "begin_with_bos": begin_with_bos,
             "join_documents": join_documents,
@@ -88,11 +87,10 @@ class TextRows:
         }
         self.start(0)
 
-    @functools.cached_property
+    @property
     def facts(self) -> Mapping[str, Any]:
         """What tells these rows from others, as JSON values."""
-        vocabulary = _vocabulary(self._tokenizer)
-        return {**self._reader.facts, "vocabulary": vocabulary, **self._options}
+        return {**self._reader.facts, **self._options}
 
     def start(self, epoch: int) -> None:
         """Go back to the first row, for the pass of this number."""

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -115,7 +116,7 @@ class Activations:
             FormatError: the file is missing, of another kind, or cut short.
         """
         try:
-            with safe_open(path, framework="pt") as file:
+            with safetensors.safe_open(path, framework="pt") as file:
                 facts = json.loads((file.metadata() or {})["activations"])
                 return cls(file.get_tensor("values"), **facts)
         except (

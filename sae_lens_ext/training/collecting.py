@@ -19,9 +19,28 @@ from sae_lens_ext.interventions.positions import (
 )
 from sae_lens_ext.interventions.shapes import check_activation
 
-# Streams that run a model in threads of their own would see each other's hooks.
-_LOCKS: WeakKeyDictionary[Any, Lock] = WeakKeyDictionary()
-_LOCK_OF_LOCKS = Lock()
+
+class _Locks:
+    """A lock for each model, which is held during a pass.
+
+    Streams that run a model in threads of their own would see each other's hooks.
+    """
+
+    def __init__(self) -> None:
+        self._locks: WeakKeyDictionary[Any, Lock] = WeakKeyDictionary()
+        self._own = Lock()
+
+    def of(self, model: Any) -> Lock:
+        """The lock of this model."""
+        with self._own:
+            return self._locks.setdefault(model, Lock())
+
+    def __reduce__(self) -> tuple[type["_Locks"], tuple[()]]:
+        """Nothing: nnsight packs this module with a trace that is sent elsewhere."""
+        return _Locks, ()
+
+
+_LOCKS = _Locks()
 
 
 class Collector:
@@ -87,7 +106,7 @@ class Collector:
         # As wide as the longest of these rows.
         rows = tokens.right_padded()
         row_mask = by_position(mask, tokens.mask)
-        with _lock_of(self.host.model), torch.no_grad():
+        with _LOCKS.of(self.host.model), torch.no_grad():
             captured = capture(self.host, rows, self._sites.values())
 
         values: dict[str, Tensor] = {}
@@ -96,12 +115,6 @@ class Collector:
             check_activation(name, activation)
             values[name] = activation[row_mask.to(activation.device)]
         return values
-
-
-def _lock_of(model: Any) -> Lock:
-    """The lock of a model, which is held during a pass."""
-    with _LOCK_OF_LOCKS:
-        return _LOCKS.setdefault(model, Lock())
 
 
 def site_names(sites: Sequence[str] | str) -> tuple[str, ...]:

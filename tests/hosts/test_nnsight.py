@@ -160,6 +160,8 @@ import nnsight
 import tiny
 import torch
 import sae_lens_ext as sle
+# All of the package that is loaded is packed with the trace, so this is as well.
+import sae_lens_ext.demo, sae_lens_ext.training
 
 nnsight.register("sae_lens_ext")
 lm = tiny.hosted("transformers_model")

@@ -17,8 +17,9 @@ with the seconds spent so far in its metadata.
 from collections.abc import Mapping
 from pathlib import Path
 
+import safetensors
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Parameter
@@ -77,7 +78,7 @@ def read_checkpoint(
         FormatError: a checkpoint of another model or of more steps, or a broken file.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(path, framework="pt") as file:
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
             metadata = file.metadata() or {}

@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import safetensors
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -91,7 +92,7 @@ def map_shard(
     """
     path = folder / shard.name
     try:
-        with safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(path, framework="pt") as file:
             tensors = {site: file.get_tensor(site) for site in widths}
     except (SafetensorError, OSError, RuntimeError) as error:
         raise FormatError(f"{path} cannot be read ({error}); {_ADVICE}") from error
