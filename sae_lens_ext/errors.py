@@ -48,6 +48,10 @@ class MissingDependency(SaeLensExtError, ImportError, RuntimeError):
     """An optional package that is needed now and is not installed."""
 
 
+class RankLost(SaeLensExtError, RuntimeError):
+    """Another process of a training that several share has ended before its end."""
+
+
 class UnknownSite(SaeLensExtError, KeyError):
     """A place that the model does not have; the message lists the closest ones."""
 

@@ -10,6 +10,7 @@ from sae_lens_ext.objectives.multi_topk import MultiTopK
 from sae_lens_ext.objectives.registry import OBJECTIVES, objective_named
 from sae_lens_ext.objectives.relu import ReLU
 from sae_lens_ext.objectives.topk import TopK
+from sae_lens_ext.objectives.whole_batch import MeanOverTokens, Shareable, WholeBatch
 
 __all__ = [
     "OBJECTIVES",
@@ -19,10 +20,13 @@ __all__ = [
     "JumpReLU",
     "Loss",
     "Matryoshka",
+    "MeanOverTokens",
     "MultiTopK",
     "Objective",
     "ReLU",
+    "Shareable",
     "Stateless",
     "TopK",
+    "WholeBatch",
     "objective_named",
 ]

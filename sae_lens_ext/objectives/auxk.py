@@ -18,6 +18,7 @@ from sae_lens_ext.objectives.base import Loss, Objective
 from sae_lens_ext.objectives.encoding import pre_bias
 from sae_lens_ext.objectives.hierarchical import HierarchicalTopK
 from sae_lens_ext.objectives.targets import checked_target, mean_square
+from sae_lens_ext.objectives.whole_batch import Shareable, WholeBatch
 from sae_lens_ext.sae import SAE, SparseCode
 
 
@@ -118,6 +119,11 @@ class AuxK:
             return self.k_aux
         half = max(1.0, sae.config.d_model / 2)
         return 1 << round(math.log2(half))
+
+    def use_batch(self, batch: WholeBatch) -> None:
+        """That of the objective; what is added is a mean over tokens."""
+        if isinstance(self.objective, Shareable):
+            self.objective.use_batch(batch)
 
     def after_step(self, sae: SAE, code: SparseCode) -> None:
         """That of the objective."""

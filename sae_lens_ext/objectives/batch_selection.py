@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_lens_ext.objectives.encoding import encode
+from sae_lens_ext.objectives.whole_batch import WholeBatch
 from sae_lens_ext.sae import SAE
 
 # What is encoded lies above this share of the last batch's smallest kept activation:
@@ -26,11 +27,15 @@ class BatchSelection:
     3. Keep what is not below the (n * k)-th largest; those equal to it stay together.
 
     The bound of step 1 decides about the time that it takes, never about the result.
+
+    Attributes:
+        batch: the batch that the tokens are a share of.
     """
 
     def __init__(self) -> None:
         """Start without a last batch."""
         self._smallest: float | None = None
+        self.batch = WholeBatch()
 
     def __call__(
         self, sae: SAE, u: Float[Tensor, "batch d_model"], k: int
@@ -40,9 +45,9 @@ class BatchSelection:
         They are sorted, strongest first, and end in zeros where a token has fewer than
         the one with most of them.
         """
-        n_kept = len(u) * k
+        n_kept = self.batch.total(len(u)) * k
         values, indices = self._from_a_bound_on(sae, u, k, n_kept)
-        smallest = _kth_largest(values, n_kept)
+        smallest = self._kth_largest(values, n_kept)
         # NaN is kept, so that it does not vanish.
         is_kept = ~(values < smallest)
 
@@ -61,22 +66,22 @@ class BatchSelection:
         if self._smallest is not None:
             bound = sae.b_enc.new_tensor(_SHARE * self._smallest)
             values, indices = encode(sae, u, None, bound)
-            if int(values.count_nonzero()) >= n_kept:
+            if self.batch.total(int(values.count_nonzero())) >= n_kept:
                 return values, indices
 
         n_candidates = min(_CANDIDATES * k, sae.config.d_sae)
         with torch.no_grad():
             values, _ = encode(sae, u, n_candidates)
-        bound = _kth_largest(values, n_kept).to(sae.b_enc.dtype)
+        bound = self._kth_largest(values, n_kept).to(sae.b_enc.dtype)
         # A gate lets pass what is above it, so the next smaller number.
         bound = torch.nextafter(bound, bound.new_tensor(-math.inf))
         return encode(sae, u, None, bound)
 
-
-def _kth_largest(values: Tensor, k: int) -> Tensor:
-    """The k-th largest of all numbers; the smallest if there are fewer."""
-    numbers = values.detach().flatten()
-    if numbers.dtype in (torch.float16, torch.bfloat16):
-        numbers = numbers.float()
-    place = max(1, numbers.numel() - k + 1)
-    return numbers.kthvalue(place).values
+    def _kth_largest(self, values: Tensor, k: int) -> Tensor:
+        """The k-th largest of all numbers; the smallest if there are fewer."""
+        numbers = values.detach().flatten()
+        if numbers.dtype in (torch.float16, torch.bfloat16):
+            numbers = numbers.float()
+        numbers = self.batch.union(numbers)
+        place = max(1, numbers.numel() - k + 1)
+        return numbers.kthvalue(place).values

@@ -15,6 +15,7 @@ from sae_lens_ext.objectives.base import Loss, check_state
 from sae_lens_ext.objectives.batch_selection import BatchSelection
 from sae_lens_ext.objectives.running_threshold import RunningThreshold
 from sae_lens_ext.objectives.targets import checked_target, mean_square
+from sae_lens_ext.objectives.whole_batch import WholeBatch
 from sae_lens_ext.sae import SAE, SparseCode
 
 _N_UPDATES = "n_updates"
@@ -80,6 +81,11 @@ class BatchTopK:
         """The error of the reconstruction from the kept activations."""
         recons = sparse_decode(values, indices, sae.W_dec, sae.b_dec)
         return mean_square(recons - target)
+
+    def use_batch(self, batch: WholeBatch) -> None:
+        """See ``Shareable.use_batch``."""
+        self._select.batch = batch
+        self._threshold.batch = batch
 
     def after_step(self, sae: SAE, code: SparseCode) -> None:
         """Move the SAE's threshold towards the smallest activation of the batch."""

@@ -18,6 +18,7 @@ from sae_lens_ext.objectives.level_errors import LevelErrors
 from sae_lens_ext.objectives.levels import Levels, checked_levels, levels_of
 from sae_lens_ext.objectives.targets import checked_target
 from sae_lens_ext.objectives.weights import Weights, checked_weights, fixed_weights
+from sae_lens_ext.objectives.whole_batch import WholeBatch
 from sae_lens_ext.sae import SAE, SparseCode
 
 _ERRORS = "level_errors"
@@ -69,6 +70,9 @@ class HierarchicalTopK:
     # The errors of the last batch, which count once the weights have changed.
     _pending: list[tuple[list[int], Tensor]] = field(
         init=False, repr=False, compare=False, default_factory=list
+    )
+    _batch: WholeBatch = field(
+        init=False, repr=False, compare=False, default_factory=WholeBatch
     )
 
     def __post_init__(self) -> None:
@@ -137,10 +141,14 @@ class HierarchicalTopK:
         decoder = (prefix.values, prefix.indices, sae.W_dec, sae.b_dec)
         if self.weights == "relative":
             parts = hierarchical_loss_parts(*decoder, target, levels, weights)
-            self._pending[:] = [(levels, parts.per_level)]
+            self._pending[:] = [(levels, self._batch.mean(parts.per_level))]
             return Loss(parts.loss, code.detach())
         value = hierarchical_loss(*decoder, target, levels, weights)
         return Loss(value, code.detach())
+
+    def use_batch(self, batch: WholeBatch) -> None:
+        """See ``Shareable.use_batch``."""
+        object.__setattr__(self, "_batch", batch)
 
     def after_step(self, sae: SAE, code: SparseCode) -> None:
         """Take the errors of the batch into the running means, for relative weights."""

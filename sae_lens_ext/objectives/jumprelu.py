@@ -1,7 +1,7 @@
 """JumpReLU: a learned threshold per feature."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +15,7 @@ from sae_lens_ext.objectives.active import active_features
 from sae_lens_ext.objectives.base import Loss, Stateless
 from sae_lens_ext.objectives.straight_through import jump, step
 from sae_lens_ext.objectives.targets import checked_target, mean_square
+from sae_lens_ext.objectives.whole_batch import WholeBatch
 from sae_lens_ext.sae import SAE, SparseCode
 
 _DTYPES = (torch.float32, torch.float64)
@@ -48,6 +49,9 @@ class JumpReLU(Stateless):
     coefficient: float | None = None
     """Weight of L0 in the loss; None aims at an L0 of k instead. The paper's sparsity
     coefficients mean the same here."""
+    _batch: WholeBatch = field(
+        init=False, repr=False, compare=False, default_factory=WholeBatch
+    )
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -91,7 +95,7 @@ class JumpReLU(Stateless):
         is_on = step(active.values, thresholds, width)
 
         error = mean_square(active.decoded(sae, acts) - target)
-        l0 = is_on.sum(dim=1).mean()
+        l0 = self._batch.mean(is_on.sum(dim=1).mean())
         code = active.code(acts, sae.config.d_sae)
         return Loss(error + self._penalty(l0, k), code)
 
@@ -99,6 +103,10 @@ class JumpReLU(Stateless):
         if self.coefficient is None:
             return (l0 / k - 1).square()
         return self.coefficient * l0
+
+    def use_batch(self, batch: WholeBatch) -> None:
+        """See ``Shareable.use_batch``."""
+        object.__setattr__(self, "_batch", batch)
 
     def _width(self, sae: SAE) -> float:
         return self.bandwidth * math.sqrt(sae.config.d_model)

@@ -11,11 +11,12 @@ from sae_lens_ext._types import Kind
 from sae_lens_ext.kernels import hierarchical_loss
 from sae_lens_ext.objectives.base import Loss, Stateless
 from sae_lens_ext.objectives.targets import checked_target
+from sae_lens_ext.objectives.whole_batch import MeanOverTokens
 from sae_lens_ext.sae import SAE
 
 
 @dataclass(frozen=True)
-class MultiTopK(Stateless):
+class MultiTopK(MeanOverTokens, Stateless):
     """The error at k plus a part of the error at 4 k: ``L(k) + L(4 k) / 8``.
 
     The returned code, and so the count of dead features, is that of k.

@@ -12,11 +12,12 @@ from sae_lens_ext._types import Kind
 from sae_lens_ext.objectives.active import active_features
 from sae_lens_ext.objectives.base import Loss, Stateless
 from sae_lens_ext.objectives.targets import checked_target, mean_square
+from sae_lens_ext.objectives.whole_batch import MeanOverTokens
 from sae_lens_ext.sae import SAE
 
 
 @dataclass(frozen=True)
-class ReLU(Stateless):
+class ReLU(MeanOverTokens, Stateless):
     """The reconstruction error plus an L1 penalty on the activations.
 
     The penalty of a token is the sum of its activations, each times the norm of its

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from sae_lens_ext.objectives.whole_batch import WholeBatch
 from sae_lens_ext.sae import SAE, SparseCode
 
 
@@ -13,12 +14,14 @@ class RunningThreshold:
     Attributes:
         decay: share of the mean that stays in an update, after many updates.
         n_updates: updates so far.
+        batch: the batch that the codes belong to.
     """
 
     def __init__(self, decay: float) -> None:
         """Start before the first batch."""
         self.decay = decay
         self.n_updates = 0
+        self.batch = WholeBatch()
 
     @torch.no_grad()
     def update(self, sae: SAE, code: SparseCode) -> None:
@@ -26,6 +29,7 @@ class RunningThreshold:
         threshold = sae.threshold
         assert threshold is not None, "an SAE of kind batchtopk has one"
         smallest = torch.where(code.values > 0, code.values, math.inf).min()
+        smallest = self.batch.smallest(smallest)
 
         # Early batches, of weights that change fast, are forgotten fast: the first is
         # taken as it is, and the full decay is reached after about 10 / (1 - decay).

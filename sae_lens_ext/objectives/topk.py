@@ -9,11 +9,12 @@ from sae_lens_ext._types import Kind
 from sae_lens_ext.kernels import sparse_decode
 from sae_lens_ext.objectives.base import Loss, Stateless
 from sae_lens_ext.objectives.targets import checked_target, mean_square
+from sae_lens_ext.objectives.whole_batch import MeanOverTokens
 from sae_lens_ext.sae import SAE
 
 
 @dataclass(frozen=True)
-class TopK(Stateless):
+class TopK(MeanOverTokens, Stateless):
     """The reconstruction error at k alone.
 
     Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv

@@ -32,17 +32,13 @@ class FeatureActivity:
 
     def update(self, code: SparseCode) -> None:
         """Count the tokens of a code, one row each."""
-        n_tokens = len(code.values)
+        self.count(active_in(code), len(code.values))
+
+    def count(self, is_active: Bool[Tensor, " d_sae"], n_tokens: int) -> None:
+        """Count so many tokens, on one or more of which these features are active."""
         self.n_tokens += n_tokens
         self.idle += n_tokens
-
-        # A code may hold zeros, where fewer than k pre-activations are positive. Their
-        # features are moved behind the last one, which no device has to wait for.
-        d_sae = len(self.idle)
-        active = torch.where(code.values > 0, code.indices, d_sae)
-        is_active = torch.zeros(d_sae + 1, dtype=torch.bool, device=self.idle.device)
-        is_active[active.flatten()] = True
-        self.idle.masked_fill_(is_active[:d_sae], 0)
+        self.idle.masked_fill_(is_active, 0)
 
     def revived(self, is_revived: Bool[Tensor, " d_sae"]) -> None:
         """Start counting anew for some features."""
@@ -59,3 +55,14 @@ class FeatureActivity:
     def dead_share(self) -> float:
         """Share of features that are dead."""
         return self.is_dead().double().mean().item()
+
+
+def active_in(code: SparseCode) -> Bool[Tensor, " d_sae"]:
+    """Which features are active on any token of a code."""
+    # A code may hold zeros, where fewer than k pre-activations are positive. Their
+    # features are moved behind the last one, which no device has to wait for.
+    active = torch.where(code.values > 0, code.indices, code.d_sae)
+    size = code.d_sae + 1
+    is_active = torch.zeros(size, dtype=torch.bool, device=code.values.device)
+    is_active[active.flatten()] = True
+    return is_active[: code.d_sae]

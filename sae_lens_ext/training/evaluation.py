@@ -12,6 +12,7 @@ from sae_lens_ext.sae import SAE
 from sae_lens_ext.sae.prefixes import squared_errors
 from sae_lens_ext.training.activations import Activations
 from sae_lens_ext.training.normalization import Batch
+from sae_lens_ext.training.parallel import ALONE, Ranks
 from sae_lens_ext.training.stream import ActivationStream
 
 _TOKENS_AT_ONCE = 1024
@@ -93,6 +94,7 @@ def fvu_at(
     u: Float[Tensor, "token d_model"],
     target: Float[Tensor, "token d_out"] | None,
     ks: Sequence[int | None],
+    ranks: Ranks = ALONE,
 ) -> dict[int | None, float]:
     """The fraction of variance unexplained at several k.
 
@@ -104,9 +106,12 @@ def fvu_at(
         u: its inputs, centred and scaled.
         target: what it should reconstruct, centred and scaled; None means ``u``.
         ks: the values of k; None stands for every active feature.
+        ranks: the processes that share the training; each answers for a part of the
+            tokens, which all of them have.
     """
     target = u if target is None else target
     device = sae.b_dec.device
+    seen = ranks.seen(sae)
     # The mean first: sums of squares without it would be differences of large numbers.
     mean = sum(part.double().sum(0) for part in target.split(_TOKENS_AT_ONCE))
     mean = mean / torch.tensor(float(len(target)))
@@ -117,9 +122,15 @@ def fvu_at(
         u.split(_TOKENS_AT_ONCE), target.split(_TOKENS_AT_ONCE), strict=True
     ):
         variance += (target_part.double() - mean).square().sum().item()
-        part_errors = _errors_at(sae, u_part.to(device), target_part.to(device), ks)
-        for k, error in part_errors.items():
-            errors[k] += error
+        share = ranks.share(len(u_part))
+        part_errors = _errors_at(
+            seen, share.of(u_part).to(device), share.of(target_part).to(device), ks
+        )
+        if share.weight:
+            errors = {k: errors[k] + error for k, error in part_errors.items()}
+
+    totals = ranks.total(list(errors.values()))
+    errors = dict(zip(errors, totals, strict=True))
     return {
         k: error / variance if variance else float("nan") for k, error in errors.items()
     }

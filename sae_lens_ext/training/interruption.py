@@ -11,6 +11,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from sae_lens_ext.training.parallel import Ranks
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -51,6 +53,22 @@ class Interruption:
     ) -> None:
         """Give the signals back."""
         self._restore()
+
+    def agree(self, ranks: Ranks, *numbers: int) -> list[int]:
+        """Take a signal over that another process got; collective.
+
+        All processes stop after the same step, and end by the same signal.
+
+        Args:
+            ranks: the processes that share the training.
+            numbers: what else they compare, in the same exchange.
+
+        Returns:
+            The largest of every number over the processes.
+        """
+        signal_number, *largest = ranks.largest(self.signal or 0, *numbers)
+        self.signal = signal_number or None
+        return largest
 
     def deliver(self) -> None:
         """End the process, or raise KeyboardInterrupt, if a signal came."""

@@ -16,11 +16,12 @@ import torch
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.training.activations import Activations
-from sae_lens_ext.training.checkpoints import RunFolder, run_facts
+from sae_lens_ext.training.checkpoints import run_facts, run_folder
 from sae_lens_ext.training.config import TrainConfig
 from sae_lens_ext.training.epochs import Epochs
 from sae_lens_ext.training.evaluation import HeldOut
 from sae_lens_ext.training.measures import Measure
+from sae_lens_ext.training.parallel.launched import device_of_rank, joined, shared
 from sae_lens_ext.training.result import Trained
 from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.session import Session
@@ -49,6 +50,10 @@ def train(
     one as ``best/``. Ctrl-C, and the signal by which clusters end jobs, write a
     checkpoint first.
 
+    Under ``torchrun``, all processes share the training and return the same, as
+    ``run.parallel`` says. The folder has to be one that all of them see. A run goes on
+    with any number of processes.
+
     Args:
         activations: what to train on: a stream from its beginning, or activations in
             memory, without special tokens and with outliers clipped.
@@ -60,7 +65,7 @@ def train(
         measure: a function of the SAE whose numbers join the metrics at every
             evaluation, such as ``recovered_ce(model, tokens)``.
         model_name: name of the model, kept in the SAE's config; a stream has its own.
-        device: where to train.
+        device: where to train; with several processes, "cuda" is a GPU for each.
         progress: whether to show the plan, and a bar with the loss, the fraction of
             variance unexplained at several k, the share of dead features, the speed,
             and the time left.
@@ -72,6 +77,7 @@ def train(
         InvalidK: the objective's levels do not fit k.
         NonFinite: the loss became NaN or infinite. The last checkpoint is kept.
         FormatError: the folder is damaged.
+        RankLost: another of several processes has ended. The last checkpoint is kept.
         OSError: the disk is full. The last checkpoint is kept.
         MissingDependency: a logger, or averages in 8 bits, need a package.
     """
@@ -81,22 +87,29 @@ def train(
     if isinstance(activations, Activations):
         # The first weights and the orders are drawn from one generator, in this order.
         stream = Epochs(activations, config.epochs, generator, model_name)
-    session = Session(
-        stream=stream,
-        config=config,
-        run=RunConfig() if run is None else run,
-        generator=generator,
-        held_out=held_out,
-        measure=measure,
-        device=arguments.device(device),
-        progress=progress,
-    )
-
-    if folder is None:
-        return session.in_memory()
+    run = RunConfig() if run is None else run
+    own_device = device_of_rank(arguments.device(device))
     facts = run_facts(config, stream, sites_of(stream, config))
-    with RunFolder(Path(folder), facts) as run_folder:
-        return session.in_folder(run_folder)
+
+    with (
+        joined(config, run, own_device) as ranks,
+        shared(ranks, facts, stream, held_out),
+    ):
+        session = Session(
+            stream=stream,
+            config=config,
+            run=run,
+            generator=generator,
+            held_out=held_out,
+            measure=measure,
+            device=own_device,
+            progress=progress and ranks.is_first,
+            ranks=ranks,
+        )
+        if folder is None:
+            return session.in_memory()
+        with run_folder(Path(folder), facts, ranks) as opened:
+            return session.in_folder(opened)
 
 
 def _check_inputs(activations: Any, config: Any, run: Any) -> None:

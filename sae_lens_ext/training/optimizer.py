@@ -5,7 +5,7 @@ bits is a tensor made of others, which follow with names of their own, such as
 ``exp_avg.W_enc.codes``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from sae_lens_ext._optional import require
 from sae_lens_ext.errors import FormatError
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.training.config import TrainConfig
+from sae_lens_ext.training.parallel import copy_into, is_distributed
 
 
 def new_optimizer(sae: SAE, config: TrainConfig) -> Optimizer:
@@ -51,6 +52,25 @@ def optimizer_tensors(optimizer: Optimizer, sae: SAE) -> dict[str, Tensor]:
     return tensors
 
 
+def initialize_optimizer(
+    optimizer: Optimizer, sae: SAE, trained: Collection[str] | None = None
+) -> None:
+    """Make a new optimizer create its state; this changes the weights.
+
+    Args:
+        optimizer: before its first step.
+        sae: what it trains.
+        trained: the parameters that have had a gradient, and so have a state; None for
+            all.
+    """
+    # A step creates it, of whatever kind it is.
+    for name, parameter in sae.named_parameters():
+        has_state = trained is None or name in trained
+        parameter.grad = torch.zeros_like(parameter) if has_state else None
+    optimizer.step()
+    optimizer.zero_grad()
+
+
 def restore_optimizer(
     optimizer: Optimizer, sae: SAE, tensors: Mapping[str, Tensor]
 ) -> None:
@@ -62,12 +82,7 @@ def restore_optimizer(
         FormatError: it is the state of another optimizer, or of other weights.
     """
     trained = {name.split(".")[1] for name in tensors}
-    # A step makes the optimizer create its state, of whatever kind that is. A parameter
-    # that never had a gradient has none.
-    for name, parameter in sae.named_parameters():
-        parameter.grad = torch.zeros_like(parameter) if name in trained else None
-    optimizer.step()
-    optimizer.zero_grad()
+    initialize_optimizer(optimizer, sae, trained)
 
     current = optimizer_tensors(optimizer, sae)
     if current.keys() != tensors.keys():
@@ -79,12 +94,14 @@ def restore_optimizer(
                 f"{name} of the optimizer is {list(tensor.shape)} there and "
                 f"{list(current[name].shape)} here"
             )
-        current[name].copy_(tensor)
+        copy_into(current[name], tensor)
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     """A tensor, or the tensors that it is made of."""
-    if hasattr(value, "__tensor_flatten__"):
+    if is_distributed(value):
+        yield name, value
+    elif hasattr(value, "__tensor_flatten__"):
         for part in value.__tensor_flatten__()[0]:
             yield from _parts(f"{name}.{part}", getattr(value, part))
     elif isinstance(value, Tensor):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.training.config import TrainConfig
+from sae_lens_ext.training.parallel import ALONE, Ranks, local
 
 _FLOAT = 4
 _GIGABYTE = 1e9
@@ -33,25 +34,30 @@ class Plan:
     """Tokens to train on."""
     steps: int
     """Steps."""
+    exchanged: int = 0
+    """Memory of what a process gets of the others in a step, at most."""
+    processes: int = 1
+    """Processes that share the training; memory is that of one of them."""
 
     @property
     def memory(self) -> int:
         """Memory of the training, without that of the stream and its model."""
-        return self.weights + self.gradients + self.optimizer + self.batch
+        own = self.weights + self.gradients + self.optimizer
+        return own + self.batch + self.exchanged
 
     def lines(self, folder: Path | None = None, keep_last: int = 1) -> list[str]:
         """The plan in words, with the room on the disk of a folder."""
         lines = [
             f"training at {' -> '.join(self.sites)}: {self.parameters:,} parameters, "
             f"{self.tokens:,} tokens in {self.steps:,} steps",
-            f"memory without the model's: {_gigabytes(self.memory)} "
+            f"{self._memory_of()}: {_gigabytes(self.memory)} "
             f"(weights {_gigabytes(self.weights)}, gradients "
             f"{_gigabytes(self.gradients)}, optimizer {_gigabytes(self.optimizer)}, "
-            f"batch {_gigabytes(self.batch)})",
+            f"batch {_gigabytes(self.batch)}{self._exchanged()})",
         ]
         if folder is not None:
             # One more is there while the oldest is not deleted yet.
-            needed = (keep_last + 1) * self.checkpoint + 2 * self.weights
+            needed = (keep_last + 1) * self.checkpoint + 2 * self.parameters * _FLOAT
             free = shutil.disk_usage(folder).free
             line = (
                 f"disk in {folder}: {_gigabytes(needed)} of {_gigabytes(free)} that "
@@ -62,29 +68,56 @@ class Plan:
             lines.append(line)
         return lines
 
+    def _memory_of(self) -> str:
+        if self.processes == 1:
+            return "memory without the model's"
+        return f"memory of each of {self.processes} processes, without the model's"
+
+    def _exchanged(self) -> str:
+        return f", exchanged {_gigabytes(self.exchanged)}" if self.exchanged else ""
+
 
 def plan_of(
-    sae: SAE, config: TrainConfig, sites: tuple[str, ...], n_tokens: int, n_steps: int
+    sae: SAE,
+    config: TrainConfig,
+    sites: tuple[str, ...],
+    n_tokens: int,
+    n_steps: int,
+    ranks: Ranks = ALONE,
 ) -> Plan:
-    """The plan of a training."""
+    """The plan of a training.
+
+    Args:
+        sae: what this process trains of it.
+        config: the settings.
+        sites: the site, or the two of a transcoder.
+        n_tokens: tokens to train on.
+        n_steps: steps.
+        ranks: the processes that share the training.
+    """
+    bytes_of_average = 1 if config.eight_bit else _FLOAT
     parameters = sum(weight.numel() for weight in sae.parameters())
-    weights = parameters * _FLOAT
-    averages = 2 * parameters * (1 if config.eight_bit else _FLOAT)
+    here = sum(local(weight).numel() for weight in sae.parameters())
+    rows = ranks.most_rows(config.d_sae, config.batch_size, config.k)
 
     width = sae.config.d_model + sae.config.output_width
     largest_k = max(config.k, config.k_start or 0)
     # Inputs, targets, residuals and their gradients; values and 64-bit indices.
     per_token = 4 * width * _FLOAT + 2 * largest_k * (_FLOAT + 2 * _FLOAT)
+    share = -(-config.batch_size // ranks.size)
     return Plan(
         sites=sites,
         parameters=parameters,
-        weights=weights,
-        gradients=weights,
-        optimizer=averages,
-        batch=config.batch_size * per_token,
-        checkpoint=weights + averages,
+        weights=here * _FLOAT,
+        gradients=here * _FLOAT,
+        optimizer=2 * here * bytes_of_average,
+        batch=share * per_token,
+        checkpoint=parameters * (_FLOAT + 2 * bytes_of_average),
         tokens=n_tokens,
         steps=n_steps,
+        # The rows and their gradients.
+        exchanged=2 * rows * sae.config.output_width * _FLOAT,
+        processes=ranks.size,
     )
 
 

@@ -73,6 +73,10 @@ class Reporter:
         self._timed_from = time.perf_counter()
         # For the speed: since the last record, or since the run went on.
         self._measured_from = (trainer.state.n_tokens, self._timed_from)
+        has_readers = metrics is not None or held_out is not None
+        # Evaluations are shared, so all processes report where one does.
+        (watched,) = trainer.ranks.largest(has_readers or not bar.disable)
+        self._is_silent = not watched
 
     def after_step(self, pair: Pair) -> None:
         """Report what is due after a step."""
@@ -82,21 +86,16 @@ class Reporter:
 
         is_last = not self._trainer.has_steps_left()
         evaluates = is_last or state.step % self._run.eval_every == 0
-        if self._is_silent():
+        if self._is_silent:
             return
         if evaluates or state.step % self._run.log_every == 0:
             self.record(pair, evaluates=evaluates)
-
-    def _is_silent(self) -> bool:
-        """Whether nobody would see a report."""
-        has_readers = self.metrics is not None or self._held_out is not None
-        return self._bar.disable and not has_readers
 
     def finish(self, pair: Pair | None) -> None:
         """Report the last step, where a stream has ended before its time."""
         state = self._trainer.state
         is_recorded = state.recorded_step == state.step
-        if pair is not None and not is_recorded and not self._is_silent():
+        if pair is not None and not is_recorded and not self._is_silent:
             self.record(pair, evaluates=True)
 
     def record(self, pair: Pair, *, evaluates: bool) -> None:
@@ -111,7 +110,8 @@ class Reporter:
 
         u, target = pair
         sample_target = None if target is None else target[:_SAMPLE]
-        fvu = fvu_at(state.sae, u[:_SAMPLE], sample_target, self._ks)
+        ranks = trainer.ranks
+        fvu = fvu_at(state.sae, u[:_SAMPLE], sample_target, self._ks, ranks)
         loss = state.losses.mean_of_last(n_steps)
         dead = state.activity.dead_share()
         speed = (state.n_tokens - n_tokens) / (now - at)
@@ -127,7 +127,7 @@ class Reporter:
         counts = trainer.stream.counts
         metrics |= {f"tokens_{name}": count for name, count in counts.items()}
         if evaluates and self._held_out is not None:
-            self.held_out_fvu = fvu_at(state.sae, *self._held_out, self._ks)
+            self.held_out_fvu = fvu_at(state.sae, *self._held_out, self._ks, ranks)
             metrics |= _named("held_out_fvu", self.held_out_fvu)
             self._keep_best(self.held_out_fvu[self._best_k])
         if evaluates and self._measure is not None:
@@ -139,7 +139,10 @@ class Reporter:
 
     def _measured(self, measure: Measure) -> dict[str, float]:
         """What somebody wants to know of the SAE as it is now."""
-        sae = self._trainer.normalization.finished(self._trainer.state.sae)
+        trainer = self._trainer
+        sae = trainer.normalization.finished(trainer.ranks.whole(trainer.state.sae))
+        if not trainer.ranks.is_first:
+            return {}
         with torch.no_grad():
             return {name: float(value) for name, value in measure(sae).items()}
 
@@ -156,8 +159,10 @@ class Reporter:
         if state.best is not None and not fvu < state.best.fvu:
             return
         state.best = Best(fvu, state.step)
-        if self._folder is not None:
-            sae = trainer.normalization.finished(state.sae)
+        if self._folder is None:
+            return
+        sae = trainer.normalization.finished(trainer.ranks.whole(state.sae))
+        if trainer.ranks.is_first:
             with self._folder.writing():
                 sae.save_pretrained(self._folder.path / "best")
 

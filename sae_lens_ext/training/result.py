@@ -29,12 +29,15 @@ class Trained(NamedTuple):
 
 
 def trained(trainer: Trainer, held_out_fvu: Mapping[int | None, float]) -> Trained:
-    """What a training has come to."""
+    """What a training has come to; the same on all processes that share it."""
     state = trainer.state
+    sae = trainer.ranks.whole(state.sae)
+    # The clocks of several processes differ.
+    (seconds,) = trainer.ranks.from_first([state.seconds])
     return Trained(
-        trainer.normalization.finished(state.sae).eval(),
+        trainer.normalization.finished(sae).eval(),
         state.losses.tolist(),
         state.activity.dead_share(),
-        state.n_tokens / state.seconds if state.seconds else 0.0,
+        state.n_tokens / seconds if seconds else 0.0,
         held_out_fvu,
     )

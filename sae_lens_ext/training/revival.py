@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.sae.prefixes import squared_errors
+from sae_lens_ext.training.parallel import ALONE, Ranks, local
 
 # Of the norm of the encoder's other columns: a feature that comes back shouting would
 # push others out.
@@ -24,6 +25,8 @@ def revive(
     target: Float[Tensor, "batch d_out"],
     k: int,
     generator: torch.Generator,
+    *,
+    ranks: Ranks = ALONE,
 ) -> Bool[Tensor, " d_sae"]:
     """Point dead features to tokens that are reconstructed badly.
 
@@ -42,6 +45,7 @@ def revive(
         target: what to reconstruct from them, centred and scaled.
         k: features per token.
         generator: draws the tokens; on the CPU.
+        ranks: the processes that share the training; all have the same batch.
 
     Returns:
         Which features were revived: all that are dead, or as many as there are tokens
@@ -54,9 +58,12 @@ def revive(
     if not is_dead.any():
         return is_revived
 
-    code = sae.encode_normalized(u, k)
-    without_bias = target - sae.b_dec
-    errors = squared_errors(without_bias, code, sae.W_dec)[:, -1].double()
+    without_bias = target - local(sae.b_dec)
+    share = ranks.share(len(u))
+    seen = ranks.seen(sae)
+    code = seen.encode_normalized(share.of(u), k)
+    of_share = squared_errors(share.of(without_bias), code, seen.W_dec)[:, -1]
+    errors = ranks.by_token(of_share, len(u)).double()
     chances = errors.square().cpu()
 
     dead = is_dead.nonzero().flatten()
@@ -68,17 +75,22 @@ def revive(
 
     inputs = u[drawn]
     if sae.config.apply_b_dec_to_input:
-        inputs = inputs - sae.b_dec
-    norms = sae.W_enc.norm(dim=0)
+        inputs = inputs - local(sae.b_dec)
+    norms = ranks.by_feature(local(sae.W_enc).norm(dim=0))
     # Where all are dead, all norms count.
     is_live = ~is_dead if not is_dead.all() else is_dead
     norm = _ENCODER_SHARE * norms[is_live].mean()
 
-    sae.W_enc[:, revived] = norm * _unit(inputs).T
-    sae.b_enc[revived] = 0
-    sae.W_dec[revived] = _unit(without_bias[drawn])
-    _forget(sae, optimizer, revived)
     is_revived[revived] = True
+
+    # Of these, the ones whose weights are here.
+    features = ranks.features(sae.config.d_sae)
+    is_here = (revived >= features.start) & (revived < features.stop)
+    here = revived[is_here] - features.start
+    local(sae.W_enc)[:, here] = norm * _unit(inputs[is_here]).T
+    local(sae.b_enc)[here] = 0
+    local(sae.W_dec)[here] = _unit(without_bias[drawn[is_here]])
+    _forget(sae, optimizer, here)
     return is_revived
 
 
@@ -94,5 +106,6 @@ def _forget(sae: SAE, optimizer: Optimizer, features: Tensor) -> None:
             if key not in state or name not in ("W_enc", "b_enc", "W_dec"):
                 continue
             # Features are the last axis of the encoder, the first one of the rest.
-            averages = state[key].T if name == "W_enc" else state[key]
+            averages = local(state[key])
+            averages = averages.T if name == "W_enc" else averages
             averages[features] = 0

@@ -1,4 +1,4 @@
-"""How a training is saved, evaluated and logged, none of which changes the weights.
+"""How a training is saved, evaluated, logged and shared: nothing changes the weights.
 
 The sentence under a field is the help of its option on the command line.
 """
@@ -14,10 +14,13 @@ from sae_lens_ext.errors import InvalidArgument
 LOGGERS = ("tensorboard", "wandb", "trackio")
 """Where metrics can be logged to beside ``metrics.jsonl``."""
 
+PARALLEL = ("data", "dictionary", "none")
+"""What several processes can share."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """How a training is saved, evaluated and logged.
+    """How a training is saved, evaluated, logged and shared between processes.
 
     All of it may be different when a run is resumed.
 
@@ -56,6 +59,11 @@ class RunConfig:
     """The SAE with the least held-out error at this k is kept as best/; by default the
     k of the config."""
 
+    parallel: str = "data"
+    """What several processes under torchrun share: data (each has the whole SAE and a
+    share of every batch), dictionary (each has a slice of the features), or none (each
+    trains on its own)."""
+
     def __post_init__(self) -> None:
         """Check every field."""
         with FieldChecks(self) as check:
@@ -72,6 +80,7 @@ class RunConfig:
             check(_ks, "eval_ks", optional=True)
             check(_loggers, "log_to")
             check(arguments.string, "project")
+            check(arguments.choice, "parallel", choices=PARALLEL)
 
     def ks_at(self, k: int) -> tuple[int, ...]:
         """The values of k to evaluate an SAE at that is trained for ``k``; rising.

@@ -3,6 +3,7 @@
 import contextlib
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,14 @@ from sae_lens_ext.training.checkpoints import (
 from sae_lens_ext.training.config import TrainConfig
 from sae_lens_ext.training.evaluation import HeldOut, held_out_batch
 from sae_lens_ext.training.interruption import Interruption
-from sae_lens_ext.training.logging import LoggedRun, MetricsFile, open_loggers
+from sae_lens_ext.training.logging import (
+    LoggedRun,
+    Logger,
+    MetricsFile,
+    open_loggers,
+)
 from sae_lens_ext.training.measures import Measure
+from sae_lens_ext.training.parallel import ALONE, Ranks
 from sae_lens_ext.training.plan import plan_of
 from sae_lens_ext.training.reporter import Reporter
 from sae_lens_ext.training.result import Trained, trained
@@ -54,6 +61,8 @@ class Session:
     """Where to train."""
     progress: bool
     """Whether to show the plan and a bar."""
+    ranks: Ranks = ALONE
+    """The processes that share the training."""
 
     def in_memory(self) -> Trained:
         """Train without a folder."""
@@ -82,7 +91,8 @@ class Session:
         if folder.is_finished():
             return self._result(folder)
 
-        checkpoint = folder.newest()
+        ranks = self.ranks
+        checkpoint = folder.newest(ranks)
         trainer = self._new_trainer(checkpoint)
         metrics_size = 0
         if checkpoint is not None:
@@ -91,15 +101,18 @@ class Session:
         del checkpoint
 
         with contextlib.ExitStack() as stack:
-            with folder.writing():
-                metrics = MetricsFile(folder.metrics, metrics_size)
-            stack.callback(metrics.close)
-            logged = LoggedRun(
-                folder.path, self.run.project, folder.facts, trainer.state.step
-            )
-            loggers = open_loggers(self.run.log_to, logged)
-            for logger in loggers:
-                stack.callback(logger.close)
+            metrics = None
+            loggers: Sequence[Logger] = ()
+            if ranks.is_first:
+                with folder.writing():
+                    metrics = MetricsFile(folder.metrics, metrics_size)
+                stack.callback(metrics.close)
+                logged = LoggedRun(
+                    folder.path, self.run.project, folder.facts, trainer.state.step
+                )
+                loggers = open_loggers(self.run.log_to, logged)
+                for logger in loggers:
+                    stack.callback(logger.close)
 
             bar = stack.enter_context(self._bar(trainer))
             reporter = Reporter(
@@ -117,6 +130,8 @@ class Session:
             self._announce(trainer, bar, folder)
             self._run(trainer, reporter, saver, interruption, folder)
 
+        # It may have reached only some of the processes so far.
+        interruption.agree(ranks)
         interruption.deliver()
         result = trained(trainer, reporter.held_out_fvu)
         facts = {
@@ -128,7 +143,10 @@ class Session:
             "held_out_fvu": dict(result.held_out_fvu),
             "best": trainer.state.best,
         }
-        folder.finish(result.sae, facts)
+        if ranks.is_first:
+            folder.finish(result.sae, facts)
+        # The others return when the folder is whole.
+        ranks.from_first(None)
         return result
 
     def _run(
@@ -152,7 +170,12 @@ class Session:
     def _new_trainer(self, checkpoint: Checkpoint | None) -> Trainer:
         statistics = None if checkpoint is None else statistics_of(checkpoint)
         return new_trainer(
-            self.stream, self.config, self.generator, self.device, statistics
+            self.stream,
+            self.config,
+            self.generator,
+            self.device,
+            statistics,
+            self.ranks,
         )
 
     def _go_on(self, trainer: Trainer, checkpoint: Checkpoint) -> int:
@@ -172,7 +195,7 @@ class Session:
             None if k == "null" else int(k): fvu
             for k, fvu in facts["held_out_fvu"].items()
         }
-        checkpoint = folder.newest()
+        checkpoint = folder.newest(self.ranks)
         if checkpoint is not None:
             trainer = self._new_trainer(checkpoint)
             restore(trainer.state, checkpoint)
@@ -207,7 +230,12 @@ class Session:
             return
         sites = tuple(trainer.normalization.statistics)
         plan = plan_of(
-            trainer.state.sae, self.config, sites, trainer.n_tokens, trainer.n_steps
+            trainer.state.sae,
+            self.config,
+            sites,
+            trainer.n_tokens,
+            trainer.n_steps,
+            self.ranks,
         )
         path = None if folder is None else folder.path
         for line in plan.lines(path, self.run.keep_last):
@@ -225,23 +253,27 @@ def _take_steps(
     """Take all steps that are left, or stop at an interruption."""
     pair: Pair | None = None
     is_interrupted = False
+    ranks = trainer.ranks
     while trainer.has_steps_left() and not is_interrupted:
         batch = trainer.next_pair()
         if batch is None:
-            warnings.warn(
-                f"the stream ended after {trainer.state.n_tokens:,} of "
-                f"{trainer.n_tokens:,} tokens; the learning rate had not fallen to 0",
-                stacklevel=4,
-            )
+            if ranks.is_first:
+                warnings.warn(
+                    f"the stream ended after {trainer.state.n_tokens:,} of "
+                    f"{trainer.n_tokens:,} tokens; the learning rate had not fallen "
+                    "to 0",
+                    stacklevel=4,
+                )
             reporter.finish(pair)
             break
 
         pair = batch
         trainer.step(pair)
         reporter.after_step(pair)
-        if saver is not None:
-            saver.after_step()
-        is_interrupted = interruption is not None and interruption.signal is not None
+        if saver is not None and interruption is not None:
+            (is_late,) = interruption.agree(ranks, saver.is_late())
+            saver.after_step(is_late=bool(is_late))
+            is_interrupted = interruption.signal is not None
 
     trainer.state.losses.settle()
     if saver is not None:

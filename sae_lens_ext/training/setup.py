@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.objectives import Shareable
 from sae_lens_ext.sae import SAE, SAEConfig
 from sae_lens_ext.training.activity import FeatureActivity
 from sae_lens_ext.training.config import TrainConfig
@@ -14,6 +15,7 @@ from sae_lens_ext.training.epochs import Epochs
 from sae_lens_ext.training.losses import Losses
 from sae_lens_ext.training.normalization import Normalization
 from sae_lens_ext.training.optimizer import new_optimizer
+from sae_lens_ext.training.parallel import ALONE, Ranks
 from sae_lens_ext.training.state import TrainState
 from sae_lens_ext.training.stream import ActivationStream, SiteStatistics
 from sae_lens_ext.training.trainer import Trainer
@@ -88,6 +90,7 @@ def new_trainer(
     generator: torch.Generator,
     device: torch.device,
     statistics: Mapping[str, SiteStatistics] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trainer:
     """A training before its first step.
 
@@ -97,6 +100,7 @@ def new_trainer(
         generator: draws the first weights.
         device: where to train.
         statistics: the constants of the sites; None takes the stream's.
+        ranks: the processes that share the training.
 
     Raises:
         InvalidArgument: the config does not fit the stream.
@@ -104,6 +108,8 @@ def new_trainer(
     """
     # A copy, because an objective may have a state, and a config has none.
     objective = copy.deepcopy(config.objective)
+    if isinstance(objective, Shareable):
+        objective.use_batch(ranks.batch)
     levels = objective.levels_at(config.k)
     if config.k_start is not None:
         objective.levels_at(config.k_start)
@@ -111,7 +117,7 @@ def new_trainer(
     n_tokens, n_steps = length_of(stream, config)
 
     if statistics is None:
-        statistics = stream.statistics()
+        statistics = _statistics(stream, ranks)
     hook_name, *outputs = sites
     hook_name_out = outputs[0] if outputs else None
     normalization = Normalization(
@@ -131,7 +137,8 @@ def new_trainer(
         model_name=stream.model_name,
         exclude_special_tokens=stream.excludes_special_tokens,
     )
-    sae = normalization.installed(SAE(sae_config, generator=generator)).to(device)
+    sae = normalization.installed(SAE(sae_config, generator=generator))
+    sae = ranks.divided(sae, device)
     advice = f" of {n_steps}; try a smaller lr than {config.lr}"
     state = TrainState(
         sae=sae,
@@ -144,8 +151,23 @@ def new_trainer(
         generator=torch.Generator().manual_seed(config.seed),
     )
     return Trainer(
-        stream, config, normalization, state, n_tokens=n_tokens, n_steps=n_steps
+        stream,
+        config,
+        normalization,
+        state,
+        n_tokens=n_tokens,
+        n_steps=n_steps,
+        ranks=ranks,
     )
+
+
+def _statistics(stream: ActivationStream, ranks: Ranks) -> dict[str, SiteStatistics]:
+    """The constants of a stream's sites; those of the first process, for all."""
+    statistics = dict(stream.statistics())
+    for site, constants in statistics.items():
+        tensors = ranks.tensors_from_first(constants._asdict())
+        statistics[site] = SiteStatistics(**tensors)
+    return statistics
 
 
 def _dead_after(stream: ActivationStream, config: TrainConfig, n_tokens: int) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sae_lens_ext.objectives import Loss, Objective
 from sae_lens_ext.sae import SAE
+from sae_lens_ext.training.parallel import ALONE, Ranks, local
 
 # Few rows at a time, so that the products of a row with its gradient are still in the
 # cache when they are added up.
@@ -26,6 +27,7 @@ def train_step(
     is_dead: Bool[Tensor, " d_sae"] | None = None,
     clip: float | None = None,
     dtype: torch.dtype = torch.float32,
+    ranks: Ranks = ALONE,
 ) -> Loss:
     """Change the SAE's weights once; for a training loop of your own.
 
@@ -48,25 +50,31 @@ def train_step(
         clip: largest norm of the gradient of all weights together; None for no limit.
         dtype: bfloat16 computes the products that autocast covers in it; the weights
             and the loss stay as they are.
+        ranks: the processes that share the step. With several, ``u`` and ``target`` are
+            the share of this one, which ``ranks.begin_step`` has told; the step is that
+            of the whole batch.
 
     Returns:
-        The loss before the step, detached, and the batch's code.
+        The loss before the step, detached, and the code of ``u``.
     """
     optimizer.zero_grad()
     # The caller may have switched gradients off.
-    with torch.enable_grad(), _products_in(dtype, u.device):
-        loss, code = objective(sae, u, k, target=target, is_dead=is_dead)
-    loss.backward()
+    with torch.enable_grad():
+        seen = ranks.seen(sae)
+        with _products_in(dtype, u.device):
+            loss, code = objective(seen, u, k, target=target, is_dead=is_dead)
+    value = ranks.backward(loss, sae)
     _remove_parallel_gradient(sae)
     if clip is not None:
-        torch.nn.utils.clip_grad_norm_(sae.parameters(), clip)
+        ranks.clip_gradients(sae, clip)
 
     optimizer.step()
     optimizer.zero_grad()
     _unit_norm_decoder(sae)
+    code = ranks.code_of(seen, code)
     objective.after_step(sae, code)
 
-    return Loss(loss.detach(), code)
+    return Loss(value, code)
 
 
 def _products_in(
@@ -83,13 +91,17 @@ def _remove_parallel_gradient(sae: SAE) -> None:
     gradient: Any = sae.W_dec.grad
     if gradient is None:  # the decoder is not trained
         return
-    for grad, rows in zip(gradient.split(_ROWS), sae.W_dec.split(_ROWS), strict=True):
+    pairs = zip(
+        local(gradient).split(_ROWS), local(sae.W_dec).split(_ROWS), strict=True
+    )
+    for grad, rows in pairs:
         grad.addcmul_(torch.linalg.vecdot(grad, rows).unsqueeze(1), rows, value=-1)
 
 
 @torch.no_grad()
 def _unit_norm_decoder(sae: SAE) -> None:
-    sae.W_dec.div_(_norms(sae.W_dec))
+    rows = local(sae.W_dec)
+    rows.div_(_norms(rows))
 
 
 def _norms(rows: Tensor) -> Tensor:

@@ -4,9 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_lens_ext.training.activity import active_in
 from sae_lens_ext.training.config import TrainConfig
 from sae_lens_ext.training.normalization import Normalization
 from sae_lens_ext.training.optimizer import set_learning_rate
+from sae_lens_ext.training.parallel import ALONE, Ranks
 from sae_lens_ext.training.revival import revive
 from sae_lens_ext.training.state import TrainState
 from sae_lens_ext.training.step import train_step
@@ -26,6 +28,7 @@ class Trainer:
         state: everything that the steps change.
         n_tokens: tokens of the whole training.
         n_steps: steps of the whole training.
+        ranks: the processes that share it.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Trainer:
         *,
         n_tokens: int,
         n_steps: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Put a training together; nothing is done yet."""
         self.stream = stream
@@ -45,6 +49,8 @@ class Trainer:
         self.state = state
         self.n_tokens = n_tokens
         self.n_steps = n_steps
+        self.ranks = ranks
+        self._is_checked = ranks is ALONE
         self._device = state.activity.idle.device
         self._dtype: torch.dtype = getattr(torch, config.dtype)
 
@@ -56,11 +62,17 @@ class Trainer:
         """The next batch, on the device; None if the stream has ended."""
         n_left = self.n_tokens - self.state.n_tokens
         batch = self.stream.next_batch(min(self.config.batch_size, n_left))
+        if not self._is_checked:
+            self.ranks.check_batch(batch[self.normalization.hook_name])
+            self._is_checked = True
         pair = self.normalization.pair(batch, self._device)
         return pair if len(pair[0]) else None
 
     def step(self, pair: Pair) -> None:
         """Change the weights once, and count what was active.
+
+        Args:
+            pair: the whole batch, of which each process takes its share.
 
         Raises:
             NonFinite: the loss became NaN or infinite; see ``Losses.add``.
@@ -71,20 +83,22 @@ class Trainer:
         number = state.step
         k = config.k_at(number, self.n_steps)
         set_learning_rate(state.optimizer, config.lr_at(number, self.n_steps))
+        share = self.ranks.begin_step(len(u))
 
         loss, code = train_step(
             state.sae,
             state.optimizer,
             state.objective,
-            u,
+            share.of(u),
             k,
-            target=target,
+            target=None if target is None else share.of(target),
             is_dead=state.activity.known_dead(),
             clip=config.clip,
             dtype=self._dtype,
+            ranks=self.ranks,
         )
         state.losses.add(loss)
-        state.activity.update(code)
+        state.activity.count(self.ranks.active(active_in(code)), len(u))
 
         if self._revives_after(number + 1):
             self._revive(u, u if target is None else target, k)
@@ -100,6 +114,13 @@ class Trainer:
         if is_dead is None:
             return
         is_revived = revive(
-            state.sae, state.optimizer, is_dead, u, target, k, state.generator
+            state.sae,
+            state.optimizer,
+            is_dead,
+            u,
+            target,
+            k,
+            state.generator,
+            ranks=self.ranks,
         )
         state.activity.revived(is_revived)

@@ -7,7 +7,7 @@ from sae_lens_ext.training.checkpoints.capture import (
     stream_state_of,
 )
 from sae_lens_ext.training.checkpoints.facts import run_facts
-from sae_lens_ext.training.checkpoints.folder import RunFolder
+from sae_lens_ext.training.checkpoints.folder import RunFolder, run_folder
 from sae_lens_ext.training.checkpoints.random_states import restore_random_states
 from sae_lens_ext.training.checkpoints.store import Checkpoint
 
@@ -18,6 +18,7 @@ __all__ = [
     "restore",
     "restore_random_states",
     "run_facts",
+    "run_folder",
     "statistics_of",
     "stream_state_of",
 ]

@@ -1,6 +1,7 @@
 """Between the state of a training and a checkpoint."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,8 +9,13 @@ from torch import Tensor
 
 from sae_lens_ext.errors import FormatError
 from sae_lens_ext.training.checkpoints.random_states import random_states
-from sae_lens_ext.training.checkpoints.store import Checkpoint
-from sae_lens_ext.training.optimizer import optimizer_tensors, restore_optimizer
+from sae_lens_ext.training.checkpoints.store import Checkpoint, in_parts
+from sae_lens_ext.training.optimizer import (
+    initialize_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from sae_lens_ext.training.parallel import copy_into
 from sae_lens_ext.training.state import Best, TrainState
 from sae_lens_ext.training.stream import SiteStatistics, StreamState
 
@@ -67,10 +73,13 @@ def restore(state: TrainState, checkpoint: Checkpoint) -> None:
     Raises:
         FormatError: a checkpoint of another training, or a damaged one.
     """
-    tensors, facts = checkpoint
+    tensors, facts, sharded = checkpoint
     try:
-        restore_optimizer(state.optimizer, state.sae, tensors["optimizer"])
-        _copy_weights(state, tensors["weights"])
+        if sharded is None:
+            restore_optimizer(state.optimizer, state.sae, tensors["optimizer"])
+            _copy_weights(state, tensors["weights"])
+        else:
+            _read_parts(state, sharded)
 
         state.activity.idle.copy_(tensors["counters"]["idle"])
         state.activity.n_tokens = int(facts["tokens"])
@@ -120,7 +129,19 @@ def _copy_weights(state: TrainState, tensors: Mapping[str, Tensor]) -> None:
     for name, weight in weights.items():
         if weight.shape != tensors[name].shape:
             raise FormatError(f"{name} has another shape")
-        weight.copy_(tensors[name])
+        copy_into(weight, tensors[name])
+
+
+def _read_parts(state: TrainState, folder: Path) -> None:
+    """Read the parts of this process into its weights and averages."""
+    from sae_lens_ext.training.checkpoints.sharded import read_sharded
+
+    initialize_optimizer(state.optimizer, state.sae)
+    groups = {
+        "weights": state.sae.weights(),
+        "optimizer": optimizer_tensors(state.optimizer, state.sae),
+    }
+    read_sharded(folder, in_parts(groups))
 
 
 def _objective_state(objective: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -24,6 +24,7 @@ from sae_lens_ext.formats.locks import locked_or_busy
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.training.checkpoints.facts import differences
 from sae_lens_ext.training.checkpoints.store import Checkpoint, CheckpointStore
+from sae_lens_ext.training.parallel import ALONE, Ranks
 
 _VERSION = 1
 
@@ -80,6 +81,20 @@ class RunFolder:
         """Unlock the folder."""
         self._open.close()
 
+    def join(self) -> None:
+        """Take part in a run that another process has begun; it keeps the lock.
+
+        Raises:
+            InvalidArgument: the run is not there, or another one.
+        """
+        run = self.path / "run.json"
+        if not run.exists():
+            raise InvalidArgument(
+                f"the first process began a run in {self.path}, and this one does not "
+                "see it; give a folder that all machines share"
+            )
+        self._compare(run)
+
     def _begin(self) -> None:
         run = self.path / "run.json"
         if run.exists():
@@ -110,22 +125,34 @@ class RunFolder:
                 "folder, or the settings of that run to go on with it"
             )
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self, ranks: Ranks = ALONE) -> Checkpoint | None:
         """The last checkpoint that can be read; None if there are none.
+
+        The same one on all processes that share the training.
 
         Warns of one that is damaged, and takes the one before.
 
         Raises:
             FormatError: all of them are damaged.
         """
+        if not ranks.is_first:
+            step = ranks.from_first(None)
+            if step is None:
+                return None
+            return self.checkpoints.read(step, in_parts=ranks.has_parts)
+        checkpoint = self._newest(in_parts=ranks.has_parts)
+        ranks.from_first(None if checkpoint is None else checkpoint.facts["step"])
+        return checkpoint
+
+    def _newest(self, *, in_parts: bool) -> Checkpoint | None:
         steps = self.checkpoints.steps()
         for step in reversed(steps):
             try:
-                return self.checkpoints.read(step)
+                return self.checkpoints.read(step, in_parts=in_parts)
             except FormatError as error:
                 if step == steps[0]:
                     raise
-                warn(f"{error}: the run goes on from the one before", stacklevel=4)
+                warn(f"{error}: the run goes on from the one before", stacklevel=5)
         return None
 
     def is_finished(self) -> bool:
@@ -155,6 +182,26 @@ class RunFolder:
                 f"the run in {self.path} cannot be written ({error}); {kept} kept "
                 "there: make room, and call train again to go on"
             ) from error
+
+
+@contextlib.contextmanager
+def run_folder(
+    path: Path, facts: Mapping[str, Any], ranks: Ranks = ALONE
+) -> Iterator[RunFolder]:
+    """The folder of a run, for all processes that share it; the first one locks it.
+
+    Raises:
+        InvalidArgument: see ``RunFolder``.
+        FormatError: see ``RunFolder``.
+    """
+    folder = RunFolder(path, facts)
+    with contextlib.ExitStack() as stack:
+        if ranks.is_first:
+            stack.enter_context(folder)
+        ranks.from_first(None)
+        if not ranks.is_first:
+            folder.join()
+        yield folder
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

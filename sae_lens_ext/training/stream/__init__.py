@@ -15,6 +15,7 @@ states      what states have in common
 rows        tokens for the model
 chunks      activations of a few rows
 ahead       chunks made ahead, in a thread
+shared      chunks made by several processes together
 options     options that several streams have
 fingerprint what tells one model from another
 =========== ======================================================================

@@ -22,6 +22,8 @@ class Ahead:
         facts: see ``ChunkSource``.
         tokens_per_epoch: see ``ChunkSource``.
         device: where the chunks are computed, if that is known.
+        source: where they come from.
+        overlap: whether they are made in a thread.
     """
 
     def __init__(
@@ -38,7 +40,8 @@ class Ahead:
         self.facts = source.facts
         self.tokens_per_epoch = source.tokens_per_epoch
         self.device = device
-        self._source = source
+        self.source = source
+        self.overlap = overlap
         self._pool = None
         if overlap:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="activations")
@@ -50,12 +53,12 @@ class Ahead:
     def start(self, epoch: int) -> None:
         """See ``ChunkSource.start``."""
         self._drop()
-        self._source.start(epoch)
+        self.source.start(epoch)
 
     def restore(self, after: Mapping[str, Any]) -> None:
         """See ``ChunkSource.restore``."""
         self._drop()
-        self._source.restore(after)
+        self.source.restore(after)
 
     def next_chunk(self) -> Chunk | None:
         """See ``ChunkSource.next_chunk``.
@@ -63,7 +66,7 @@ class Ahead:
         Raises what the source raised.
         """
         if self._pool is None:
-            return self._source.next_chunk()
+            return self.source.next_chunk()
         self.run()
         if not self._futures:
             return None
@@ -108,7 +111,7 @@ class Ahead:
 
     def _make(self) -> Chunk | None:
         if self.device is None or self.device.type != "cuda":
-            return self._source.next_chunk()
+            return self.source.next_chunk()
 
         # On the default stream the pass of the model would wait for the consumer's
         # kernels, and these for it.
@@ -116,7 +119,7 @@ class Ahead:
             self._cuda_stream = torch.cuda.Stream(self.device)
             self._cuda_stream.wait_stream(torch.cuda.default_stream(self.device))
         with torch.cuda.stream(self._cuda_stream):
-            chunk = self._source.next_chunk()
+            chunk = self.source.next_chunk()
         self._cuda_stream.synchronize()
         return chunk
 

@@ -27,6 +27,7 @@ from sae_lens_ext.training.stream.base import SiteStatistics, StreamState
 from sae_lens_ext.training.stream.buffer import ShuffleBuffer
 from sae_lens_ext.training.stream.chunks import Chunk
 from sae_lens_ext.training.stream.length import Length
+from sae_lens_ext.training.stream.shared import SharedChunks
 from sae_lens_ext.training.stream.states import (
     check_identity,
     statistics_as_tensors,
@@ -65,7 +66,7 @@ class BufferedStream:
         self.sites = sites
         self.model_name = model_name
         self.excludes_special_tokens = excludes_special_tokens
-        self._chunks = chunks
+        self._chunks: Ahead | SharedChunks = chunks
         self._length = length
         self._seed = arguments.integer(seed, "seed", at_least=0)
         self._buffer_tokens = arguments.integer(
@@ -140,6 +141,13 @@ class BufferedStream:
         if len(parts) == 1:
             return parts[0]
         return {site: torch.cat([part[site] for part in parts]) for site in self.sites}
+
+    def _use(self, chunks: Ahead | SharedChunks) -> None:
+        """Get chunks from now on from another source of the same ones."""
+        self._chunks = chunks
+        self._waiting = None
+        if self._is_started:
+            self._move()
 
     def pause(self) -> None:
         """Return when the model is not running.

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
+from sae_lens_ext.hosts import TokenBatch
 from sae_lens_ext.text import Resumable
 from sae_lens_ext.training.cleaning import check_finite
 from sae_lens_ext.training.collecting import Collector
@@ -60,8 +61,31 @@ class ChunkSource(Protocol):
         ...
 
 
+class Work(NamedTuple):
+    """Rows that a model has not run on yet."""
+
+    tokens: TokenBatch
+    """The rows."""
+    mask: Bool[Tensor, "batch pos"]
+    """Which tokens count."""
+    n_special: int
+    """Special tokens that are left out."""
+    after: Mapping[str, Any]
+    """The state of the source behind these rows; JSON values."""
+
+    @property
+    def n_tokens(self) -> int:
+        """The number of tokens that count."""
+        return int(self.mask.sum())
+
+
 class ModelChunks:
-    """What a model computes at some sites."""
+    """What a model computes at some sites.
+
+    Attributes:
+        dtype: of the activations.
+        sites: the names of the sites.
+    """
 
     def __init__(
         self,
@@ -80,10 +104,11 @@ class ModelChunks:
             dtype: of the activations.
             facts: what tells these chunks from others.
         """
+        self.sites = collector.sites
         self._collector = collector
         self._rows = rows
         self._batch_size = batch_size
-        self._dtype = dtype
+        self.dtype = dtype
         self.facts = facts
         self.tokens_per_epoch = rows.tokens_per_epoch
 
@@ -97,17 +122,28 @@ class ModelChunks:
         Raises:
             NonFinite: the model produced NaN or infinity; the error names the site.
         """
+        work = self.next_work()
+        if work is None:
+            return None
+        return Chunk(self.computed(work), work.n_special, work.after)
+
+    def next_work(self) -> Work | None:
+        """The rows of the next chunk; None at the end of the pass."""
         rows = self._rows.next_rows(self._batch_size)
         if rows is None:
             return None
         tokens = self._collector.batch(rows)
         mask = self._collector.mask_of(tokens)
-        values = {}
-        for site, collected in self._collector.collect(tokens, mask).items():
-            check_finite(site, collected)
-            values[site] = collected.to(self._dtype)
         n_special = self._collector.n_special(tokens, mask)
-        return Chunk(values, n_special, self._rows.state())
+        return Work(tokens, mask, n_special, self._rows.state())
+
+    def computed(self, work: Work) -> dict[str, Float[Tensor, "token _d"]]:
+        """The activations at every site; see ``next_chunk``."""
+        values = {}
+        for site, part in self._collector.collect(work.tokens, work.mask).items():
+            check_finite(site, part)
+            values[site] = part.to(self.dtype)
+        return values
 
     def restore(self, after: Mapping[str, Any]) -> None:
         """See ``ChunkSource.restore``."""

@@ -16,6 +16,7 @@ from sae_lens_ext.training.stream.fingerprint import model_facts
 from sae_lens_ext.training.stream.length import Length
 from sae_lens_ext.training.stream.options import checked_dtype, name_of_model
 from sae_lens_ext.training.stream.rows import row_source
+from sae_lens_ext.training.stream.shared import Processes, shared
 
 
 class ModelStream(BufferedStream):
@@ -104,6 +105,21 @@ class ModelStream(BufferedStream):
             excludes_special_tokens=collector.excludes_special_tokens,
         )
         self._collector = collector
+        self._alone = chunks
+
+    def share(self, processes: Processes | None) -> None:
+        """Run the model together with other processes, each on a part of the text.
+
+        ``train`` calls it where several processes share a training. The batches stay
+        the same, and all processes have all of them.
+
+        Args:
+            processes: who shares the work; None for this process alone again.
+        """
+        chunks = self._alone
+        if self._chunks is not chunks:
+            self._chunks.close()
+        self._use(chunks if processes is None else shared(chunks, processes))
 
     def width(self, site: str) -> int:
         """See ``ActivationStream.width``; the model runs only if it does not say."""

@@ -1,0 +1,100 @@
+"""Who is still there, after an exchange between processes has failed.
+
+Backends only say that a connection was closed. torch.distributed has a store of keys
+that all processes reach; under ``torchrun`` it lives with the launcher, and so outlives
+them. Every process that notices a failure signs there. Who does not is gone, and who
+ended by an error of its own has left it there.
+"""
+
+import os
+import time
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+# A process that is in the middle of a long computation signs later, and launchers kill
+# the others 30 seconds after the first has ended.
+_SECONDS = 10.0
+_CONNECT = timedelta(seconds=5)
+
+
+class RollCall:
+    """The processes of a training, by a store that all of them reach."""
+
+    def __init__(self, store: Any, rank: int, size: int) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            store: of torch.distributed; None where there is none to reach.
+            rank: of this process.
+            size: how many there are.
+        """
+        self._store = store
+        self._rank = rank
+        self._size = size
+
+    def leave(self, error: BaseException) -> None:
+        """Say why this process ends."""
+        reason = f"{type(error).__name__}: {error}"
+        self._sign("failed", reason)
+
+    def missing(self) -> str:
+        """Who is gone, and why, as far as it is known; the subject of a sentence."""
+        if self._store is None:
+            return "another process of this training is gone"
+        self._sign("here", "yes")
+        others = [rank for rank in range(self._size) if rank != self._rank]
+        gone: dict[int, str | None] = {}
+        deadline = time.monotonic() + _SECONDS
+        while others and time.monotonic() < deadline:
+            time.sleep(0.05)
+            for rank in list(others):
+                reason = self._read("failed", rank)
+                if reason is not None:
+                    gone[rank] = reason
+                if reason is not None or self._read("here", rank) is not None:
+                    others.remove(rank)
+        gone |= dict.fromkeys(others)
+
+        if not gone:
+            return "the connection between the processes of this training broke"
+        return "; ".join(self._described(rank, gone[rank]) for rank in sorted(gone))
+
+    def _described(self, rank: int, reason: str | None) -> str:
+        name = f"rank {rank} of {self._size}"
+        return f"{name} is gone" if reason is None else f"{name} ended by {reason}"
+
+    def _sign(self, word: str, value: str) -> None:
+        if self._store is None:
+            return
+        try:
+            self._store.set(f"{word}/{self._rank}", value)
+        except (RuntimeError, OSError):
+            # The store is gone too: it lived in one of the others.
+            self._store = None
+
+    def _read(self, word: str, rank: int) -> str | None:
+        key = f"{word}/{rank}"
+        try:
+            if self._store is None or not self._store.check([key]):
+                return None
+            return self._store.get(key).decode()
+        except (RuntimeError, OSError):
+            return None
+
+
+def store_of_launcher() -> Any:
+    """The store that ``torchrun`` tells its processes about; None without it."""
+    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+        return None
+    try:
+        return dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            wait_for_workers=False,
+            timeout=_CONNECT,
+        )
+    except (RuntimeError, ValueError):
+        return None
