@@ -44,6 +44,7 @@ _PUBLIC = {
     "InvalidK": "errors",
     "MissingDependency": "errors",
     "NonFinite": "errors",
+    "RankLost": "errors",
     "SaeLensExtError": "errors",
     "ShapeMismatch": "errors",
     "UnknownSite": "errors",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from sae_lens_ext.errors import InvalidK as InvalidK
     from sae_lens_ext.errors import MissingDependency as MissingDependency
     from sae_lens_ext.errors import NonFinite as NonFinite
+    from sae_lens_ext.errors import RankLost as RankLost
     from sae_lens_ext.errors import SaeLensExtError as SaeLensExtError
     from sae_lens_ext.errors import ShapeMismatch as ShapeMismatch
     from sae_lens_ext.errors import UnknownSite as UnknownSite

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 from warnings import warn
 
-from sae_lens_ext.errors import FormatError, InvalidArgument
+from sae_lens_ext.errors import FormatError, InvalidArgument, RankLost
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.formats.locks import locked_or_busy
 from sae_lens_ext.sae import SAE
@@ -193,6 +193,7 @@ def run_folder(
     Raises:
         InvalidArgument: see ``RunFolder``.
         FormatError: see ``RunFolder``.
+        RankLost: with what is kept, and what to do.
     """
     folder = RunFolder(path, facts)
     with contextlib.ExitStack() as stack:
@@ -201,7 +202,15 @@ def run_folder(
         ranks.from_first(None)
         if not ranks.is_first:
             folder.join()
-        yield folder
+        try:
+            yield folder
+        except RankLost as error:
+            steps = folder.checkpoints.steps()
+            kept = f"from the checkpoint of step {steps[-1]}" if steps else "anew"
+            raise RankLost(
+                f"{error}. Call train again, with any number of processes, to go on "
+                f"{kept} in {path}"
+            ) from error
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -36,27 +36,31 @@ class RollCall:
 
     def leave(self, error: BaseException) -> None:
         """Say why this process ends."""
-        reason = f"{type(error).__name__}: {error}"
-        self._sign("failed", reason)
+        if self._store is not None:
+            self._sign("failed", f"{type(error).__name__}: {error}")
 
     def missing(self) -> str:
-        """Who is gone, and why, as far as it is known; the subject of a sentence."""
+        """Who is gone, and why, as far as it is known; a sentence."""
         if self._store is None:
             return "another process of this training is gone"
-        self._sign("here", "yes")
-        others = [rank for rank in range(self._size) if rank != self._rank]
-        gone: dict[int, str | None] = {}
+        if not self._sign("here", "yes"):
+            # The store is gone with the process that it lived in.
+            keeper = "torchrun" if _is_kept_by_launcher() else f"rank 0 of {self._size}"
+            return f"{keeper} is gone"
+
+        reasons: dict[int, str | None] = {}
+        others = set(range(self._size)) - {self._rank}
         deadline = time.monotonic() + _SECONDS
         while others and time.monotonic() < deadline:
             time.sleep(0.05)
-            for rank in list(others):
+            for rank in sorted(others):
                 reason = self._read("failed", rank)
                 if reason is not None:
-                    gone[rank] = reason
+                    reasons[rank] = reason
                 if reason is not None or self._read("here", rank) is not None:
                     others.remove(rank)
-        gone |= dict.fromkeys(others)
 
+        gone = {**dict.fromkeys(others), **reasons}
         if not gone:
             return "the connection between the processes of this training broke"
         return "; ".join(self._described(rank, gone[rank]) for rank in sorted(gone))
@@ -65,23 +69,24 @@ class RollCall:
         name = f"rank {rank} of {self._size}"
         return f"{name} is gone" if reason is None else f"{name} ended by {reason}"
 
-    def _sign(self, word: str, value: str) -> None:
-        if self._store is None:
-            return
+    def _sign(self, word: str, value: str) -> bool:
         try:
             self._store.set(f"{word}/{self._rank}", value)
         except (RuntimeError, OSError):
-            # The store is gone too: it lived in one of the others.
-            self._store = None
+            return False
+        return True
 
     def _read(self, word: str, rank: int) -> str | None:
         key = f"{word}/{rank}"
         try:
-            if self._store is None or not self._store.check([key]):
-                return None
-            return self._store.get(key).decode()
+            return self._store.get(key).decode() if self._store.check([key]) else None
         except (RuntimeError, OSError):
             return None
+
+
+def _is_kept_by_launcher() -> bool:
+    # What torch.distributed asks too, to know whether rank 0 is to make the store.
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def store_of_launcher() -> Any:

@@ -23,7 +23,7 @@ def store(tmp_path):
 def test_survives_saving_and_reading(store):
     assert store.steps() == []
     store.write(7, CHECKPOINT)
-    tensors, facts = store.read(7)
+    tensors, facts, _ = store.read(7)
     assert facts == CHECKPOINT.facts
     for group, named in TENSORS.items():
         assert tensors[group].keys() == named.keys()

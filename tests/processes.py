@@ -1,23 +1,31 @@
 """Several processes that share a training, as ``torchrun`` starts them: forks of one.
 
 Imports take seconds, so one process imports and forks the others, with the environment
-that ``torchrun`` gives. It is a script of its own, ``python shared_runs.py``, because a
-process that has threads must not fork.
+that ``torchrun`` gives; as there, the store of keys is in a process of its own. Who
+forks is a script, ``python shared_runs.py``, because a process with threads must not.
 """
 
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
 
+import torch.distributed as dist
 
-def free_port():
-    """A port that nothing listens on."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+
+def launcher():
+    """Fork a process with a store; its id and the port of the store."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        os.write(writing, str(store.port).encode())
+        signal.pause()
+    port = int(os.read(reading, 10))
+    os.close(reading)
+    os.close(writing)
+    return pid, port
 
 
 class Processes:
@@ -31,11 +39,9 @@ class Processes:
             function: gets the rank.
             stderr: by rank, the path of a file; None shows errors.
         """
-        port = free_port()
+        self.launcher, port = launcher()
         self.started = time.monotonic()
-        self.pids = [
-            self._forked(rank, n, port, function, stderr) for rank in range(n)
-        ]
+        self.pids = [self._forked(rank, n, port, function, stderr) for rank in range(n)]
 
     def _forked(self, rank, n, port, function, stderr):
         sys.stdout.flush()
@@ -52,9 +58,12 @@ class Processes:
                 WORLD_SIZE=str(n),
                 MASTER_ADDR="127.0.0.1",
                 MASTER_PORT=str(port),
+                TORCHELASTIC_USE_AGENT_STORE="True",
             )
             if stderr is not None:
-                descriptor = os.open(stderr[rank], os.O_WRONLY | os.O_CREAT)
+                descriptor = os.open(
+                    stderr[rank], os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+                )
                 os.dup2(descriptor, 2)
             function(rank)
             status = 0
@@ -64,12 +73,10 @@ class Processes:
             sys.stderr.flush()
             os._exit(status)
 
-    def kill(self, rank, number=signal.SIGKILL):
-        """Send a signal to one of them."""
-        os.kill(self.pids[rank], number)
-
     def statuses(self):
         """Wait; how each of them has ended, and after how many seconds the last did."""
         statuses = [os.waitpid(pid, 0)[1] for pid in self.pids]
+        os.kill(self.launcher, signal.SIGKILL)
+        os.waitpid(self.launcher, 0)
         codes = [os.waitstatus_to_exitcode(status) for status in statuses]
         return codes, time.monotonic() - self.started
