@@ -6,6 +6,7 @@ from small_training import CONFIG, SITE
 
 import sae_lens_ext as sle
 from sae_lens_ext.training import TrainConfig
+from sae_lens_ext.training.parallel import Ranks
 from sae_lens_ext.training.plan import duration, plan_of
 
 SAE = sle.SAE(
@@ -35,3 +36,19 @@ def test_says_so_where_the_disk_is_too_small(tmp_path):
 )
 def test_durations_have_readable_units(seconds, words):
     assert duration(seconds) == words
+
+
+def test_memory_is_that_of_each_process():
+    class Slices(Ranks):
+        size = 4
+
+        def most_rows(self, d_sae, n_tokens, k):
+            return 7
+
+    plan = plan_of(SAE, CONFIG, (SITE,), 640, 20, Slices())
+    alone = plan_of(SAE, CONFIG, (SITE,), 640, 20)
+    assert 4 * plan.batch == alone.batch
+    assert plan.exchanged == 2 * 7 * SAE.config.d_model * 4
+    line = plan.lines()[1]
+    assert line.startswith("memory of each of 4 processes, without the model's: ")
+    assert line.endswith("exchanged 0.00 GB)")

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 import small_training
@@ -190,11 +191,16 @@ def runs(folder):
     report = {}
     run(folder / "one", 1, "none")
 
-    # Killed on 2, ended by an error on 3, finished by one.
+    # Killed on 2, ended by an error on 3, finished by one, which meets a damaged part.
     path = folder / "changing"
     report["killed"] = run(path, 2, "dictionary", at=32 * 8, doom=killed)
     report["failed"] = run(path, 3, "dictionary", at=32 * 14, doom=failing, doomed=0)
-    run(path, 1, "none")
+    part = max((path / "checkpoints" / "step-00000012" / "sharded").iterdir())
+    part.write_bytes(part.read_bytes()[:-100])
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        run(path, 1, "none")
+    report["warnings"] = [str(warning.message) for warning in warned]
     report["changing"] = difference(folder / "one.0", folder / "changing.0")
 
     # Begun by one, killed on 3, finished by 2, with either way of sharing.

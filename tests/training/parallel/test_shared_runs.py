@@ -80,6 +80,12 @@ def test_a_run_goes_on_with_any_number_of_processes(report):
     assert runs["metrics"] == [list(range(2, 21, 2))] * 3
 
 
+def test_a_damaged_part_of_a_checkpoint_is_met_by_the_one_before(report):
+    (warning,) = report["runs"]["warnings"]
+    assert "step-00000012 is damaged" in warning
+    assert warning.endswith("the run goes on from the one before")
+
+
 def test_the_same_number_of_processes_gives_the_same_bits(report):
     assert report["runs"]["same bits"] == 0
 
