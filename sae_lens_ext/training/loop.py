@@ -89,12 +89,8 @@ def train(
         stream = Epochs(activations, config.epochs, generator, model_name)
     run = RunConfig() if run is None else run
     own_device = device_of_rank(arguments.device(device))
-    facts = run_facts(config, stream, sites_of(stream, config))
 
-    with (
-        joined(config, run, own_device) as ranks,
-        shared(ranks, facts, stream, held_out),
-    ):
+    with joined(config, run, own_device) as ranks, shared(ranks, stream, held_out):
         session = Session(
             stream=stream,
             config=config,
@@ -106,6 +102,9 @@ def train(
             progress=progress and ranks.is_first,
             ranks=ranks,
         )
+        # A stream may have to run its model to know its widths.
+        facts = run_facts(config, stream, sites_of(stream, config))
+        ranks.check_same(facts)
         if folder is None:
             return session.in_memory()
         with run_folder(Path(folder), facts, ranks) as opened:

@@ -105,6 +105,17 @@ class DataRanks(Ranks):
         with self.group.exchanging():
             yield self.group.of_cpu
 
+    def check_same(self, facts: Mapping[str, Any]) -> None:
+        """See ``Ranks.check_same``."""
+        first = self.group.from_first(facts)
+        is_other = json.dumps(first) != json.dumps(facts)
+        n_others = sum(other for (other,) in self.group.counts([is_other]))
+        if n_others:
+            raise InvalidArgument(
+                f"{n_others} of {self.size} processes were called with another config "
+                "or stream than the first; call train alike on all of them"
+            )
+
     def check_batch(self, batch: Shaped[Tensor, "token d"]) -> None:
         """See ``Ranks.check_batch``."""
         lengths = self.group.counts([len(batch)])
@@ -155,19 +166,3 @@ class SharedBatch(WholeBatch):
     def smallest(self, number: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """See ``WholeBatch.smallest``."""
         return self._group.minimum(number.clone())
-
-
-def check_same_run(group: Group, facts: Mapping[str, Any]) -> None:
-    """Check that all processes were called for the same training; collective.
-
-    Raises:
-        InvalidArgument: they were not.
-    """
-    first = group.from_first(facts)
-    is_other = json.dumps(first) != json.dumps(facts)
-    n_others = sum(other for (other,) in group.counts([is_other]))
-    if n_others:
-        raise InvalidArgument(
-            f"{n_others} of {group.size} processes were called with another config or "
-            "stream than the first; call train alike on all of them"
-        )

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -79,24 +79,19 @@ def joined(
 
 
 @contextlib.contextmanager
-def shared(ranks: Ranks, facts: Mapping[str, Any], *streams: object) -> Iterator[None]:
-    """Share what can be shared of the streams, after a check that all are alike.
+def shared(ranks: Ranks, *streams: object) -> Iterator[None]:
+    """Share the work of streams that can share it.
 
     Args:
         ranks: the processes.
-        facts: of the training.
         streams: streams, or anything else.
-
-    Raises:
-        InvalidArgument: the processes were called for different trainings.
     """
     if ranks is ALONE:
         yield
         return
-    from sae_lens_ext.training.parallel.data import DataRanks, check_same_run
+    from sae_lens_ext.training.parallel.data import DataRanks
 
     assert isinstance(ranks, DataRanks)
-    check_same_run(ranks.group, facts)
     shareable: list[Any] = [each for each in streams if hasattr(each, "share")]
     for stream in shareable:
         stream.share(ranks.group)

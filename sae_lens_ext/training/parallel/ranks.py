@@ -8,7 +8,7 @@ What is said to be collective has to be called by all processes, in one order.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -142,6 +142,16 @@ class Ranks:
     def tensors_from_first(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of the first process, on the CPU; collective."""
         return tensors
+
+    def check_same(self, facts: Mapping[str, Any]) -> None:
+        """Check that all processes were called for the same training; collective.
+
+        Args:
+            facts: of the training; JSON values.
+
+        Raises:
+            InvalidArgument: they were not.
+        """
 
     @contextlib.contextmanager
     def exchanging(self) -> Iterator[Any]:
