@@ -36,6 +36,7 @@ _PUBLIC = {
     "TokenBatch": "hosts",
     "token_batch": "hosts",
     "train": "training",
+    "push_to_hub": "publishing",
     "demo_sae": "demo",
     "load_bundled": "demo",
     "BackendError": "errors",
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from sae_lens_ext.interventions import splice as splice
     from sae_lens_ext.interventions import sweep_k as sweep_k
     from sae_lens_ext.interventions import until_fvu as until_fvu
+    from sae_lens_ext.publishing import push_to_hub as push_to_hub
     from sae_lens_ext.sae import SAE as SAE
     from sae_lens_ext.sae import SAEConfig as SAEConfig
     from sae_lens_ext.sae import SparseCode as SparseCode
