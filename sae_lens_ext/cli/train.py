@@ -86,12 +86,14 @@ def _train(options: TrainOptions) -> None:
 def _held_out_stream(
     options: TrainOptions, language_model: LanguageModel, config: TrainConfig
 ) -> ModelStream:
+    n_rows = options.stream.rows_per_pass
     return ModelStream(
         language_model.model,
         options.text.rows(language_model.tokenizer, held_out=True),
         sites_of(config),
-        batch_size=options.stream.rows_per_pass,
-        buffer_tokens=max(options.run.eval_tokens, 1),
+        batch_size=n_rows,
+        # As small as it may be: these tokens need no shuffling.
+        buffer_tokens=2 * n_rows * options.text.context,
         n_tokens=options.run.eval_tokens,
         overlap=False,
     )

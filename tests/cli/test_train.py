@@ -7,6 +7,7 @@ import pandas
 import pytest
 import tiny
 import torch
+from paths import REPOSITORY
 
 import sae_lens_ext as sle
 from sae_lens_ext.cli import eval as eval_command
@@ -120,6 +121,26 @@ def test_a_transcoder_is_trained_from_a_cache(inputs):
     sae = sle.SAE.from_pretrained(out / "sae")
     assert sae.config.hook_name_out == "blocks.1.hook_mlp_out"
     assert (inputs / "cache" / "index.json").exists()
+
+
+def test_the_documented_recipe_runs_on_a_small_gemma_2(inputs, tmp_path):
+    recipe = REPOSITORY / "docs" / "recipes" / "gemma-2-2b.yaml"
+    # What fits a model of 4 blocks and a text of 40 lines.
+    options = [
+        "--model",
+        inputs / "model",
+        "--text",
+        inputs / "text",
+        "--out",
+        tmp_path,
+    ]
+    options += ["--hook-name", SITE, "--d-sae", 48, "--k", 4, "--context", 16]
+    options += ["--buffer-tokens", 1000, "--n-tokens", 2000, "--batch-size", 200]
+    options += ["--eval-rows", 4, "--eval-tokens", 300, "--no-progress"]
+    command = ["--config", recipe, *options]
+    assert train_command.main([str(word) for word in command]) == 0
+    config = json.loads((tmp_path / "run.json").read_text())["config"]
+    assert (config["lr"], config["dtype"]) == (8e-4, "bfloat16")
 
 
 def test_all_impossible_settings_are_named_at_once(inputs, capsys):
