@@ -91,6 +91,10 @@ class TrainConfig:
     reconstructed badly (Bricken et al. 2023); None for no revival. There is none while
     the learning rate falls."""
 
+    freeze_decoder: bool = False
+    """Whether the decoder's rows stay those of the SAE that the training starts from,
+    so that features keep their numbers and meanings, and the rest is trained."""
+
     hook_name: str | None = None
     """The site of a stream to train on; not needed where it has one."""
 
@@ -123,7 +127,7 @@ class TrainConfig:
             check(_betas, "betas")
             check(arguments.finite, "clip", above=0, optional=True)
             check(arguments.choice, "dtype", choices=("float32", "bfloat16"))
-            check(arguments.flag, "eight_bit", "skip_connection")
+            check(arguments.flag, "eight_bit", "freeze_decoder", "skip_connection")
             check(arguments.string, "hook_name", "hook_name_out", optional=True)
         with FieldChecks(self) as check:
             self._check_relations(check)
@@ -150,6 +154,11 @@ class TrainConfig:
             self.revive_every is None or not self.eight_bit,
             "revive_every needs averages of Adam that can be set to 0 feature by "
             "feature, which eight_bit=True does not have; leave one of them out",
+        )
+        check.that(
+            self.revive_every is None or not self.freeze_decoder,
+            "revive_every gives features other decoder rows, which "
+            "freeze_decoder=True keeps; leave one of them out",
         )
 
     def lr_at(self, step: int, n_steps: int) -> float:

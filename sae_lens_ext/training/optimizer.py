@@ -25,11 +25,13 @@ def new_optimizer(sae: SAE, config: TrainConfig) -> Optimizer:
         MissingDependency: averages in 8 bits need torchao, which is not installed.
     """
     options: dict[str, Any] = {"lr": config.lr, "betas": config.betas}
+    # A frozen decoder needs no averages.
+    trained = [weight for weight in sae.parameters() if weight.requires_grad]
     if not config.eight_bit:
-        return torch.optim.Adam(sae.parameters(), fused=True, **options)
+        return torch.optim.Adam(trained, fused=True, **options)
 
     optim = require("torchao.optim", "Averages of Adam in 8 bits (eight_bit=True)")
-    return optim.Adam8bit(sae.parameters(), **options)
+    return optim.Adam8bit(trained, **options)
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:

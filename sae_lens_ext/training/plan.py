@@ -67,8 +67,10 @@ def plan_of(
     sae: SAE, config: TrainConfig, sites: tuple[str, ...], n_tokens: int, n_steps: int
 ) -> Plan:
     """The plan of a training."""
-    parameters = sum(weight.numel() for weight in sae.parameters())
-    weights = parameters * _FLOAT
+    weights = sum(weight.numel() for weight in sae.parameters()) * _FLOAT
+    # A frozen decoder has neither a gradient nor averages.
+    trained = [weight for weight in sae.parameters() if weight.requires_grad]
+    parameters = sum(weight.numel() for weight in trained)
     averages = 2 * parameters * (1 if config.eight_bit else _FLOAT)
 
     width = sae.config.d_model + sae.config.output_width
@@ -79,7 +81,7 @@ def plan_of(
         sites=sites,
         parameters=parameters,
         weights=weights,
-        gradients=weights,
+        gradients=parameters * _FLOAT,
         optimizer=averages,
         batch=config.batch_size * per_token,
         checkpoint=weights + averages,

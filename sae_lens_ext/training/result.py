@@ -31,6 +31,7 @@ class Trained(NamedTuple):
 def trained(trainer: Trainer, held_out_fvu: Mapping[int | None, float]) -> Trained:
     """What a training has come to."""
     state = trainer.state
+    state.sae.requires_grad_()
     return Trained(
         trainer.normalization.finished(state.sae).eval(),
         state.losses.tolist(),

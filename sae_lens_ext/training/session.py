@@ -52,6 +52,8 @@ class Session:
     """What else to measure at every evaluation."""
     device: torch.device
     """Where to train."""
+    start: SAE | None
+    """The SAE to begin with; None begins with random weights."""
     progress: bool
     """Whether to show the plan and a bar."""
 
@@ -152,7 +154,12 @@ class Session:
     def _new_trainer(self, checkpoint: Checkpoint | None) -> Trainer:
         statistics = None if checkpoint is None else statistics_of(checkpoint)
         return new_trainer(
-            self.stream, self.config, self.generator, self.device, statistics
+            self.stream,
+            self.config,
+            self.generator,
+            self.device,
+            statistics,
+            self.start,
         )
 
     def _go_on(self, trainer: Trainer, checkpoint: Checkpoint) -> int:

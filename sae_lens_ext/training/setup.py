@@ -14,6 +14,7 @@ from sae_lens_ext.training.epochs import Epochs
 from sae_lens_ext.training.losses import Losses
 from sae_lens_ext.training.normalization import Normalization
 from sae_lens_ext.training.optimizer import new_optimizer
+from sae_lens_ext.training.start import decoder_norms, started
 from sae_lens_ext.training.state import TrainState
 from sae_lens_ext.training.stream import ActivationStream, SiteStatistics
 from sae_lens_ext.training.trainer import Trainer
@@ -88,6 +89,7 @@ def new_trainer(
     generator: torch.Generator,
     device: torch.device,
     statistics: Mapping[str, SiteStatistics] | None = None,
+    start: SAE | None = None,
 ) -> Trainer:
     """A training before its first step.
 
@@ -97,9 +99,10 @@ def new_trainer(
         generator: draws the first weights.
         device: where to train.
         statistics: the constants of the sites; None takes the stream's.
+        start: the SAE to begin with; None begins with random weights.
 
     Raises:
-        InvalidArgument: the config does not fit the stream.
+        InvalidArgument: the config does not fit the stream, or the start neither.
         InvalidK: the objective's levels do not fit k.
     """
     # A copy, because an objective may have a state, and a config has none.
@@ -131,7 +134,15 @@ def new_trainer(
         model_name=stream.model_name,
         exclude_special_tokens=stream.excludes_special_tokens,
     )
-    sae = normalization.installed(SAE(sae_config, generator=generator)).to(device)
+    norms = None
+    if start is None:
+        sae = normalization.installed(SAE(sae_config, generator=generator)).to(device)
+    else:
+        sae = started(
+            start, sae_config, normalization, keeps_metadata=config.freeze_decoder
+        ).to(device)
+        sae.W_dec.requires_grad_(not config.freeze_decoder)
+        norms = decoder_norms(sae)
     advice = f" of {n_steps}; try a smaller lr than {config.lr}"
     state = TrainState(
         sae=sae,
@@ -144,7 +155,13 @@ def new_trainer(
         generator=torch.Generator().manual_seed(config.seed),
     )
     return Trainer(
-        stream, config, normalization, state, n_tokens=n_tokens, n_steps=n_steps
+        stream,
+        config,
+        normalization,
+        state,
+        n_tokens=n_tokens,
+        n_steps=n_steps,
+        decoder_norms=norms,
     )
 
 

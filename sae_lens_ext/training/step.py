@@ -1,4 +1,4 @@
-"""One step of training an SAE, which keeps the decoder's rows at unit norm."""
+"""One step of training an SAE, which keeps the norms of the decoder's rows."""
 
 import contextlib
 from typing import Any
@@ -26,6 +26,7 @@ def train_step(
     is_dead: Bool[Tensor, " d_sae"] | None = None,
     clip: float | None = None,
     dtype: torch.dtype = torch.float32,
+    norms: Float[Tensor, " d_sae"] | None = None,
 ) -> Loss:
     """Change the SAE's weights once; for a training loop of your own.
 
@@ -34,8 +35,10 @@ def train_step(
        spend it on a length that is then divided out.
     3. Scale the gradients down where they are longer than ``clip``.
     4. The optimizer's step.
-    5. Scale the decoder's rows back to unit norm.
+    5. Scale the decoder's rows back to unit norm, or to ``norms``.
     6. What the objective updates itself, such as a threshold.
+
+    A decoder whose ``requires_grad`` is False stays as it is, bit for bit.
 
     Args:
         sae: the SAE, or transcoder, to train.
@@ -48,6 +51,7 @@ def train_step(
         clip: largest norm of the gradient of all weights together; None for no limit.
         dtype: bfloat16 computes the products that autocast covers in it; the weights
             and the loss stay as they are.
+        norms: the norms of the decoder's rows, which it has already; None for 1.
 
     Returns:
         The loss before the step, detached, and the batch's code.
@@ -57,13 +61,13 @@ def train_step(
     with torch.enable_grad(), _products_in(dtype, u.device):
         loss, code = objective(sae, u, k, target=target, is_dead=is_dead)
     loss.backward()
-    _remove_parallel_gradient(sae)
+    _remove_parallel_gradient(sae, norms)
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(sae.parameters(), clip)
 
     optimizer.step()
     optimizer.zero_grad()
-    _unit_norm_decoder(sae)
+    _scale_decoder(sae, norms)
     objective.after_step(sae, code)
 
     return Loss(loss.detach(), code)
@@ -79,17 +83,25 @@ def _products_in(
 
 
 @torch.no_grad()
-def _remove_parallel_gradient(sae: SAE) -> None:
+def _remove_parallel_gradient(sae: SAE, norms: Tensor | None) -> None:
     gradient: Any = sae.W_dec.grad
     if gradient is None:  # the decoder is not trained
         return
-    for grad, rows in zip(gradient.split(_ROWS), sae.W_dec.split(_ROWS), strict=True):
-        grad.addcmul_(torch.linalg.vecdot(grad, rows).unsqueeze(1), rows, value=-1)
+    squares = torch.ones_like(sae.b_enc) if norms is None else norms.square()
+    for grad, rows, square in zip(
+        gradient.split(_ROWS), sae.W_dec.split(_ROWS), squares.split(_ROWS), strict=True
+    ):
+        along = torch.linalg.vecdot(grad, rows) / square
+        grad.addcmul_(along.unsqueeze(1), rows, value=-1)
 
 
 @torch.no_grad()
-def _unit_norm_decoder(sae: SAE) -> None:
+def _scale_decoder(sae: SAE, norms: Tensor | None) -> None:
+    if not sae.W_dec.requires_grad:
+        return
     sae.W_dec.div_(_norms(sae.W_dec))
+    if norms is not None:
+        sae.W_dec.mul_(norms.unsqueeze(1))
 
 
 def _norms(rows: Tensor) -> Tensor:

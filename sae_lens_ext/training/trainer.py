@@ -26,6 +26,7 @@ class Trainer:
         state: everything that the steps change.
         n_tokens: tokens of the whole training.
         n_steps: steps of the whole training.
+        decoder_norms: the norms at which the decoder's rows are kept; None for 1.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Trainer:
         *,
         n_tokens: int,
         n_steps: int,
+        decoder_norms: Float[Tensor, " d_sae"] | None = None,
     ) -> None:
         """Put a training together; nothing is done yet."""
         self.stream = stream
@@ -45,6 +47,7 @@ class Trainer:
         self.state = state
         self.n_tokens = n_tokens
         self.n_steps = n_steps
+        self.decoder_norms = decoder_norms
         self._device = state.activity.idle.device
         self._dtype: torch.dtype = getattr(torch, config.dtype)
 
@@ -82,6 +85,7 @@ class Trainer:
             is_dead=state.activity.known_dead(),
             clip=config.clip,
             dtype=self._dtype,
+            norms=self.decoder_norms,
         )
         state.losses.add(loss)
         state.activity.update(code)
