@@ -35,6 +35,7 @@ _PUBLIC = {
     "until_fvu": "interventions",
     "TokenBatch": "hosts",
     "token_batch": "hosts",
+    "feature_agreement": "training",
     "train": "training",
     "push_to_hub": "publishing",
     "demo_sae": "demo",
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from sae_lens_ext.sae import SAEConfig as SAEConfig
     from sae_lens_ext.sae import SparseCode as SparseCode
     from sae_lens_ext.sae import save_circuit_tracer as save_circuit_tracer
+    from sae_lens_ext.training import feature_agreement as feature_agreement
     from sae_lens_ext.training import train as train
 
 
