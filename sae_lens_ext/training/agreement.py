@@ -162,7 +162,7 @@ def _parts_of_stream(
     stream: ActivationStream, hook_name: str | None, n_tokens: int | None
 ) -> Iterator[Float[Tensor, "token d_model"]]:
     site = stream.sites[0] if len(stream.sites) == 1 else hook_name
-    if site not in stream.sites:
+    if site is None or site not in stream.sites:
         raise InvalidArgument(
             f"the stream has no activations of hook_name={hook_name!r} of the first "
             f"SAE; it has those of {', '.join(stream.sites)}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.training.config import TrainConfig
+from sae_lens_ext.training.optimizer import trained_weights
 
 _FLOAT = 4
 _GIGABYTE = 1e9
@@ -68,8 +69,7 @@ def plan_of(
 ) -> Plan:
     """The plan of a training."""
     weights = sum(weight.numel() for weight in sae.parameters()) * _FLOAT
-    # A frozen decoder has neither a gradient nor averages.
-    trained = [weight for weight in sae.parameters() if weight.requires_grad]
+    trained = trained_weights(sae, config).values()
     parameters = sum(weight.numel() for weight in trained)
     averages = 2 * parameters * (1 if config.eight_bit else _FLOAT)
 
@@ -81,7 +81,7 @@ def plan_of(
         sites=sites,
         parameters=parameters,
         weights=weights,
-        gradients=parameters * _FLOAT,
+        gradients=weights,
         optimizer=averages,
         batch=config.batch_size * per_token,
         checkpoint=weights + averages,

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from sae_lens_ext.sae import SAE
+from sae_lens_ext.training.frozen import release_directions
 from sae_lens_ext.training.trainer import Trainer
 
 
@@ -31,7 +32,7 @@ class Trained(NamedTuple):
 def trained(trainer: Trainer, held_out_fvu: Mapping[int | None, float]) -> Trained:
     """What a training has come to."""
     state = trainer.state
-    state.sae.requires_grad_()
+    release_directions(state.sae)
     return Trained(
         trainer.normalization.finished(state.sae).eval(),
         state.losses.tolist(),

@@ -11,6 +11,7 @@ from sae_lens_ext.sae import SAE, SAEConfig
 from sae_lens_ext.training.activity import FeatureActivity
 from sae_lens_ext.training.config import TrainConfig
 from sae_lens_ext.training.epochs import Epochs
+from sae_lens_ext.training.frozen import freeze_directions
 from sae_lens_ext.training.losses import Losses
 from sae_lens_ext.training.normalization import Normalization
 from sae_lens_ext.training.optimizer import new_optimizer
@@ -138,11 +139,11 @@ def new_trainer(
     if start is None:
         sae = normalization.installed(SAE(sae_config, generator=generator)).to(device)
     else:
-        sae = started(
-            start, sae_config, normalization, keeps_metadata=config.freeze_decoder
-        ).to(device)
-        sae.W_dec.requires_grad_(not config.freeze_decoder)
+        is_frozen = config.freeze_decoder
+        sae = started(start, sae_config, normalization, is_frozen=is_frozen).to(device)
         norms = decoder_norms(sae)
+        if is_frozen:
+            freeze_directions(sae)
     advice = f" of {n_steps}; try a smaller lr than {config.lr}"
     state = TrainState(
         sae=sae,

@@ -128,7 +128,7 @@ def started(
     config: SAEConfig,
     normalization: Normalization,
     *,
-    keeps_metadata: bool = False,
+    is_frozen: bool = False,
 ) -> SAE:
     """An SAE to train that begins with the weights of another one.
 
@@ -139,7 +139,9 @@ def started(
         start: the SAE to begin with; not changed.
         config: of the SAE to train, as that of a new one.
         normalization: the constants of the sites.
-        keeps_metadata: whether the facts that its publisher keeps with it stay true.
+        is_frozen: whether features keep their directions, and with them the facts that
+            a publisher says about them. Their activations should not move with
+            ``b_dec`` then, so the pre-bias becomes a part of ``b_enc``.
 
     Raises:
         InvalidArgument: it cannot be trained on as an SAE with this config.
@@ -165,9 +167,12 @@ def started(
         mean, scale = site.mean.to(mean), site.scale.to(mean)
         weights = unfold(weights, mean, scale, has_pre_bias=has_pre_bias)
         del weights["activation_mean"], weights["activation_scale"]
+        if has_pre_bias and is_frozen:
+            weights = _without_pre_bias(weights)
+            has_pre_bias = False
 
     metadata: Mapping[str, Any] = {}
-    if keeps_metadata:
+    if is_frozen:
         metadata = {
             name: value
             for name, value in start.config.metadata.items()

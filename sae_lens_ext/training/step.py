@@ -9,6 +9,11 @@ from torch import Tensor
 
 from sae_lens_ext.objectives import Loss, Objective
 from sae_lens_ext.sae import SAE
+from sae_lens_ext.training.frozen import (
+    apply_to_norms,
+    log_norm,
+    move_gradient_to_norms,
+)
 
 # Few rows at a time, so that the products of a row with its gradient are still in the
 # cache when they are added up.
@@ -38,7 +43,8 @@ def train_step(
     5. Scale the decoder's rows back to unit norm, or to ``norms``.
     6. What the objective updates itself, such as a threshold.
 
-    A decoder whose ``requires_grad`` is False stays as it is, bit for bit.
+    A decoder whose ``requires_grad`` is False stays as it is, bit for bit. With
+    ``freeze_directions`` it changes in the norms of its rows alone.
 
     Args:
         sae: the SAE, or transcoder, to train.
@@ -61,13 +67,20 @@ def train_step(
     with torch.enable_grad(), _products_in(dtype, u.device):
         loss, code = objective(sae, u, k, target=target, is_dead=is_dead)
     loss.backward()
-    _remove_parallel_gradient(sae, norms)
+    change = log_norm(sae)
+    if change is None:
+        _remove_parallel_gradient(sae, norms)
+    else:
+        move_gradient_to_norms(sae, change)
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(sae.parameters(), clip)
 
     optimizer.step()
     optimizer.zero_grad()
-    _scale_decoder(sae, norms)
+    if change is None:
+        _scale_decoder(sae, norms)
+    else:
+        apply_to_norms(sae, change)
     objective.after_step(sae, code)
 
     return Loss(loss.detach(), code)
