@@ -86,21 +86,23 @@ def check_start(start: SAE, config: SAEConfig) -> None:
 
 def _check_output(check: FieldChecks, theirs: SAEConfig, config: SAEConfig) -> None:
     """Check that both are SAEs, or transcoders that write the same width."""
-    if theirs.is_transcoder != config.is_transcoder:
-        advice = "the start SAE is no transcoder; leave hook_name_out out"
-        if theirs.is_transcoder:
-            advice = "the start is a transcoder; name the site of its output with "
-            advice += "hook_name_out"
-        check.that(False, advice)
-        return
     check.that(
-        theirs.output_width == config.output_width or not config.is_transcoder,
+        config.is_transcoder or not theirs.is_transcoder,
+        "the start is a transcoder; name the site of its output with hook_name_out",
+    )
+    check.that(
+        theirs.is_transcoder or not config.is_transcoder,
+        "the start is an SAE, not a transcoder; leave hook_name_out out",
+    )
+    both = theirs.is_transcoder and config.is_transcoder
+    check.that(
+        not both or theirs.d_out == config.d_out,
         f"the start writes width d_out={theirs.d_out} and activations of "
         f"{config.hook_name_out} have {config.d_out}",
     )
     # The other way round, the new connection starts at zero.
     check.that(
-        config.skip_connection or not theirs.skip_connection,
+        not both or config.skip_connection or not theirs.skip_connection,
         "the start has a skip connection; set skip_connection=True",
     )
 
@@ -109,16 +111,17 @@ def _check_name(
     check: FieldChecks, name: str, theirs: str | None, ours: str | None
 ) -> None:
     """Check that two names, where there are two, are of one model or site."""
-    is_same = theirs is None or ours is None or _short(theirs) == _short(ours)
     check.that(
-        is_same,
+        theirs is None
+        or ours is None
+        or _without_owner(theirs) == _without_owner(ours),
         f"the start SAE has {name}={theirs!r} and the training {ours!r}; if these are "
         f"two names of one, start with sae.with_config({name}={ours!r})",
     )
 
 
-def _short(name: str) -> str:
-    """A name without the owner of its repository, which not all publishers write."""
+def _without_owner(name: str) -> str:
+    """A model's name without the owner of its repository, which is often left out."""
     return name.rsplit("/", 1)[-1].lower()
 
 
