@@ -59,14 +59,13 @@ def trained_weights(sae: SAE, config: TrainConfig) -> dict[str, nn.Parameter]:
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
     """Set the learning rate; where the encoder has its own, that in proportion."""
-    peak = lr
     for group in optimizer.param_groups:
-        lr = peak * group.get(_SHARE, 1.0)
+        group_lr = lr * group.get(_SHARE, 1.0)
         # torchao keeps it in a tensor, so that a new number compiles nothing anew.
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
+            group["lr"].fill_(group_lr)
         else:
-            group["lr"] = lr
+            group["lr"] = group_lr
 
 
 def optimizer_tensors(optimizer: Optimizer, sae: SAE) -> dict[str, Tensor]:
