@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sae_lens_ext.cli.inputs import ModelOptions, TextOptions
+from sae_lens_ext.cli.inputs import ModelOptions, TextOptions, load_sae
 from sae_lens_ext.cli.outcome import echo, exit_code
 from sae_lens_ext.cli.parsing import make_folder, not_empty, option_names, parse
 from sae_lens_ext.errors import InvalidArgument
@@ -56,7 +56,7 @@ def _evaluate(options: EvalOptions) -> None:
     if len(set(names)) < len(names):
         raise InvalidArgument("sae must not name the same SAE twice")
     make_folder(options.out)
-    saes = {name: _loaded(name) for name in names}
+    saes = {name: load_sae(name) for name in names}
     language_model = options.model.load(
         saes[names[0]].config.model_name, progress=options.progress
     )
@@ -74,14 +74,6 @@ def _evaluate(options: EvalOptions) -> None:
         echo(f"{name}\n{sweep_as_text(tables[name])}\n")
     results = save_results(options.out, tables if len(tables) > 1 else tables[names[0]])
     echo(f"Wrote {results.table} and {results.picture}.")
-
-
-def _loaded(name: str) -> SAE:
-    """The SAE of a folder, or of ``owner/name/folder/inside`` on the hub."""
-    parts = Path(name).parts
-    if Path(name).exists() or Path(name).is_absolute() or len(parts) < 3:
-        return SAE.from_pretrained(name)
-    return SAE.from_pretrained("/".join(parts[:2]), subfolder="/".join(parts[2:]))
 
 
 def _placed(name: str, sae: SAE, hook_name: str | None) -> SAEs:

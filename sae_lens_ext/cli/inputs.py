@@ -10,6 +10,7 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
 from sae_lens_ext.demo import BUNDLED, prepare_bundled
 from sae_lens_ext.errors import FormatError, InvalidArgument
+from sae_lens_ext.sae import SAE
 from sae_lens_ext.text import TextRows
 
 
@@ -139,3 +140,14 @@ class TextOptions:
         # None comes at the end of a text, behind its first row.
         assert tokens is not None
         return tokens
+
+
+def load_sae(name: str) -> SAE:
+    """The SAE of a folder, or of ``owner/name/folder/inside`` on the hub.
+
+    Raises: as ``SAE.from_pretrained``.
+    """
+    parts = Path(name).parts
+    if Path(name).exists() or Path(name).is_absolute() or len(parts) < 3:
+        return SAE.from_pretrained(name)
+    return SAE.from_pretrained("/".join(parts[:2]), subfolder="/".join(parts[2:]))

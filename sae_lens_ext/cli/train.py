@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sae_lens_ext.cli.inputs import LanguageModel
+from sae_lens_ext.cli.inputs import LanguageModel, load_sae
 from sae_lens_ext.cli.outcome import echo, exit_code
 from sae_lens_ext.cli.parsing import make_folder, option_names, parse
 from sae_lens_ext.cli.train_options import TrainOptions, sites_of
@@ -38,6 +38,7 @@ def _train(options: TrainOptions) -> None:
     config, run = options.configs()
     job = options.job
     make_folder(job.out)
+    start = None if job.start is None else load_sae(job.start)
     language_model = options.model.load(progress=job.progress)
     # Before the training, so that a text without held-out rows is an error now.
     held_out = options.text.held_out_tokens(language_model.tokenizer, job.eval_rows)
@@ -51,6 +52,7 @@ def _train(options: TrainOptions) -> None:
         job.out,
         run=run,
         held_out=_held_out_stream(options, language_model, config),
+        start=start,
         device=language_model.device,
         progress=job.progress,
     )
@@ -103,8 +105,9 @@ def _facts(
     options: TrainOptions, config: TrainConfig, trained: Trained
 ) -> dict[str, Any]:
     """What the card says about the training."""
-    return {
+    facts = {
         "objective": repr(config.objective),
+        "started from": options.job.start and _shown(options.job.start),
         "text": _shown(options.text.text),
         "tokens": f"{config.n_tokens:,}" if config.n_tokens else "all of a cache, once",
         "tokens per step": f"{config.batch_size:,}",
@@ -112,9 +115,10 @@ def _facts(
         "dead features": f"{trained.dead:.1%}",
         "seed": config.seed,
     }
+    return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def _shown(text: str) -> str:
-    """What a card calls a text: a folder or file of this machine by its own name."""
+    """What a card calls a text or an SAE: those of this machine by their own names."""
     path = Path(text)
     return path.resolve().name if path.exists() else text

@@ -46,6 +46,8 @@ class JobOptions:
     """YAML file of options; those that are typed count more."""
     progress: bool = True
     """Show progress bars."""
+    start: str | None = None
+    """SAE to start from: a folder, or a hub repository with the folder inside of it."""
     eval_rows: int = 64
     """Held-out rows on which the model's predictions are measured at the end."""
     push_to_hub: str | None = None

@@ -123,6 +123,19 @@ def test_a_transcoder_is_trained_from_a_cache(inputs):
     assert (inputs / "cache" / "index.json").exists()
 
 
+def test_a_training_starts_from_another_sae(inputs, run, tmp_path, capsys):
+    options = ["--start", run / "sae", "--freeze-decoder", "--encoder-lr", 0]
+    assert _train(inputs, "--out", tmp_path, *options) == 0
+    start, trained = (sle.SAE.from_pretrained(each / "sae") for each in (run, tmp_path))
+    cosines = torch.cosine_similarity(start.W_dec, trained.W_dec)
+    torch.testing.assert_close(cosines, torch.ones_like(cosines))
+    assert not torch.equal(start.b_dec, trained.b_dec)
+    assert "| started from | sae |" in (tmp_path / "README.md").read_text()
+
+    line = _failure(capsys, inputs, "--out", tmp_path / "new", *options, "--d-sae", 9)
+    assert "set --d-sae=48" in line
+
+
 def test_the_documented_recipe_runs_on_a_small_gemma_2(inputs, tmp_path):
     recipe = REPOSITORY / "docs" / "recipes" / "gemma-2-2b.yaml"
     # What fits a model of 4 blocks and a text of 40 lines.
