@@ -2,9 +2,9 @@
 
 Numbers go to ``benchmarks/results``, and ``tables`` puts those of there into the
 README. ``all`` runs everything that needs no GPU, except ``corpus``, which fetches
-packages, and ``recipe``, which trains for an hour. ``gpu`` checks the Triton kernels on
-a GPU and runs their benchmarks there; it needs no more than torch, triton, einops,
-jaxtyping, safetensors and pytest.
+packages, and ``recipe`` and ``retrofit``, which train for long. ``gpu`` checks the
+Triton kernels on a GPU and runs their benchmarks there; it needs no more than torch,
+triton, einops, jaxtyping, safetensors and pytest.
 """
 
 import argparse
@@ -30,7 +30,7 @@ KERNELS = [
     "quadratic_attention",
 ]
 OTHERS = ["splice", "sweep", "lengths", "resources", "jumprelu", "train_memory"]
-LONG = ["corpus", "recipe"]
+LONG = ["corpus", "recipe", "retrofit"]
 TESTS = Path(__file__).parents[1] / "tests"
 
 

@@ -11,7 +11,11 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 _ROOT = Path(__file__).parents[1]
-PAGES = [_ROOT / "README.md", _ROOT / "docs" / "published_saes.md"]
+PAGES = [
+    _ROOT / "README.md",
+    _ROOT / "docs" / "published_saes.md",
+    _ROOT / "docs" / "training.md",
+]
 _BLOCK = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Row = dict[str, float]
@@ -258,6 +262,19 @@ def _jumprelu(results: dict[str, dict[str, Any]]) -> list[str]:
     return [*_table(header, rows), "", sentence]
 
 
+def _retrofit(results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    rows = results["cpu"]
+    ks = list(rows[0]["fvu"])
+    header = ["SAE", "tokens", *(f"k = {k}" for k in ks), "features kept"]
+    lines = []
+    for row in rows:
+        cells = [f"{row['fvu'][k]:.3f} ({row['ratio'][k]:.2f})" for k in ks]
+        tokens = f"{row['tokens']:,}" if "tokens" in row else ""
+        kept = f"{row['features_kept']:.1%}" if "features_kept" in row else ""
+        lines.append([row["name"], tokens, *cells, kept])
+    return _table(header, lines)
+
+
 _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "hierarchical_loss": _hierarchical_loss,
     "sparse_decode": _against("dense", "dense product"),
@@ -267,4 +284,5 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "splice": _splice,
     "sweep": _sweep,
     "jumprelu": _jumprelu,
+    "retrofit": _retrofit,
 }

@@ -35,7 +35,9 @@ _PUBLIC = {
     "until_fvu": "interventions",
     "TokenBatch": "hosts",
     "token_batch": "hosts",
+    "feature_agreement": "training",
     "train": "training",
+    "push_to_hub": "publishing",
     "demo_sae": "demo",
     "load_bundled": "demo",
     "BackendError": "errors",
@@ -84,10 +86,12 @@ if TYPE_CHECKING:
     from sae_lens_ext.interventions import splice as splice
     from sae_lens_ext.interventions import sweep_k as sweep_k
     from sae_lens_ext.interventions import until_fvu as until_fvu
+    from sae_lens_ext.publishing import push_to_hub as push_to_hub
     from sae_lens_ext.sae import SAE as SAE
     from sae_lens_ext.sae import SAEConfig as SAEConfig
     from sae_lens_ext.sae import SparseCode as SparseCode
     from sae_lens_ext.sae import save_circuit_tracer as save_circuit_tracer
+    from sae_lens_ext.training import feature_agreement as feature_agreement
     from sae_lens_ext.training import train as train
 
 

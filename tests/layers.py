@@ -18,7 +18,11 @@ LAYERS: list[dict[str, str]] = [
     },
     {"cli": "the command line"},
     {"experiments": "uses of the language model: recall/ (MQAR), pretraining/"},
-    {"demo": "the bundled model, the SAE for it, the demo"},
+    {
+        "demo": "the bundled model, the SAE for it, the demo",
+        "publishing": "an SAE with its results and card, for the Hugging Face hub",
+        "saelens": "HierarchicalTopK as a training architecture of SAELens",
+    },
     {"viz": "results -> figures and pages; takes data, never a model"},
     {"training": "activations of a model -> the loop; checkpoints/, logging/"},
     {"interventions": "changes of an activation: splice, edits/, positions/, sweep/"},

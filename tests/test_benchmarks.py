@@ -11,12 +11,14 @@ from benchmarks import (
     hierarchical_loss,
     measure,
     quadratic_attention,
+    retrofit,
     sparse_decode,
     tables,
     topk_encode,
     topk_encode_gated,
     train_step,
 )
+from sae_lens_ext import SAE, SAEConfig
 
 
 @pytest.fixture
@@ -113,6 +115,22 @@ def test_the_benchmark_of_a_training_step_runs(monkeypatch, capsys):
     numbers = train_step.run(peers=[Path("no/such/python")])
     assert numbers["over_product"] > 0
     assert "no/such/python is not there" in capsys.readouterr().out
+
+
+def test_pursuit_takes_the_largest_parts_of_orthogonal_directions(monkeypatch):
+    monkeypatch.setattr(retrofit, "KS", (1, 3, 4))
+    sae = SAE(SAEConfig(d_model=6, d_sae=6, k=2))
+    with torch.no_grad():
+        # Of any norm, which pursuit solves for.
+        sae.W_dec.copy_(torch.eye(6) * torch.arange(1, 7))
+        sae.b_dec.copy_(torch.arange(6.0))
+    parts = torch.rand(40, 6)
+
+    fvus = retrofit.pursuit_fvu(sae, parts + sae.b_dec)
+    rest = parts.sort(dim=1, descending=True).values.square()
+    variance = (parts - parts.mean(0)).square().sum()
+    for k, fvu in fvus.items():
+        assert fvu == pytest.approx((rest[:, k:].sum() / variance).item(), abs=1e-5)
 
 
 def test_the_tables_of_readme_and_docs_are_those_of_the_results():

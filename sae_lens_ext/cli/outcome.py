@@ -45,12 +45,12 @@ def exit_code(
     except (SaeLensExtError, OSError) as error:
         if isinstance(error, BrokenPipeError) and _is_output_closed():
             return _BROKEN_PIPE
-        _complain(in_options(str(error), options))
+        complain(in_options(str(error), options))
         return 2
     except KeyboardInterrupt:
         place = None if goes_on_from is None else goes_on_from()
         hint = f"; the same command goes on from {place}" if place else ""
-        _complain(f"interrupted{hint}")
+        complain(f"interrupted{hint}")
         return 130
 
 
@@ -102,7 +102,8 @@ def _is_output_closed() -> bool:
     return True
 
 
-def _complain(message: str) -> None:
+def complain(message: str) -> None:
+    """Write an error to standard error, as one line."""
     one_line = " ".join(message.split())
     with contextlib.suppress(BrokenPipeError):
         sys.stderr.write(f"{PROGRAM}: {one_line}\n")

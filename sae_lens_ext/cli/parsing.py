@@ -14,16 +14,20 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 import tyro
 
-from sae_lens_ext.cli.outcome import PROGRAM
-from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.cli.config_file import with_config_file
+from sae_lens_ext.cli.outcome import PROGRAM, complain
+from sae_lens_ext.errors import InvalidArgument, SaeLensExtError
 
 # Each fits a line of the help: tyro leaves a description on one line.
 COMMANDS = {
     "demo": "Train an SAE on a small real model, splice it in at every k, and report.",
+    "train": "Train an SAE on a language model's activations, and evaluate it.",
+    "eval": "Measure SAEs at every k: reconstruction, and what the model predicts.",
     "mqar": "Train small models to recall, and compare kernels of linear attention.",
     "pretrain": "Train language models with linear and softmax attention on one text.",
 }
@@ -52,7 +56,8 @@ def parse(
         repeatable: options with several values; see ``merge_repeated``.
 
     ``None`` is accepted where it is the default; for a file of that name write
-    ``./None``.
+    ``./None``. A command with an option ``config`` takes options from that file too;
+    see ``with_config_file``.
 
     Raises:
         SystemExit: with code 2 if an argument is invalid, after a message that names
@@ -60,6 +65,13 @@ def parse(
     """
     if arguments is None:
         arguments = sys.argv[1:]
+    names = option_names(options)
+    if "config" in names:
+        try:
+            arguments = with_config_file(arguments, names)
+        except SaeLensExtError as error:
+            complain(str(error))
+            raise SystemExit(2) from error
     arguments = without_nones(arguments, options_with_none(options))
     return tyro.cli(
         options,
@@ -153,6 +165,7 @@ def fields_of(
     config: type,
     *,
     without: Collection[str] = (),
+    required: Collection[str] = (),
     texts: Mapping[str, str] | None = None,
 ) -> Any:
     """Make a field of an options class stand for the fields of a config.
@@ -163,26 +176,34 @@ def fields_of(
     options' field in place of the config's.
 
     Args:
-        config: a dataclass; all its fields have plain defaults.
+        config: a dataclass; its fields have plain defaults, or none and are required.
         without: fields to leave out.
+        required: fields whose default None does not do for the command.
         texts: help by field, where an option differs from its field.
     """
     texts = {**field_texts(config), **(texts or {})}
     options = [
-        (
-            field.name,
-            field.type,
-            dataclasses.field(
-                default=field.default, metadata={"help": texts.get(field.name, "")}
-            ),
-        )
+        _option(field, texts.get(field.name, ""), is_required=field.name in required)
         for field in dataclasses.fields(config)
         if field.name not in without
     ]
-    unchecked = dataclasses.make_dataclass(config.__name__, options)
+    unchecked = dataclasses.make_dataclass(config.__name__, options, kw_only=True)
     argument = tyro.conf.arg(constructor=unchecked)
     _UNCHECKED[id(argument)] = (argument, unchecked)
     return argument
+
+
+def _option(
+    field: dataclasses.Field[Any], text: str, *, is_required: bool
+) -> tuple[str, Any, Any]:
+    """A field of a config as one of options, for ``make_dataclass``."""
+    kind: Any = field.type
+    default = field.default
+    if is_required:
+        (kind,) = (one for one in get_args(kind) if one is not NoneType)
+        default = dataclasses.MISSING
+    option: Any = dataclasses.field(default=default, metadata={"help": text})
+    return field.name, kind, option
 
 
 def field_texts(config: type) -> dict[str, str]:

@@ -26,23 +26,13 @@ from sae_lens_ext.viz import (
     plot_frontier,
     render_report,
     strongest_features,
+    sweep_as_text,
 )
 
 _N_FEATURES = 5
 _N_PREDICTIONS = 5
 # Tokens that are printed for a feature, its strongest.
 _N_TOKENS = 8
-
-# Column of the printed table -> its width and the decimals of its numbers.
-_COLUMNS = {
-    "k": (14, 0),
-    "l0": (6, 1),
-    "fvu": (7, 3),
-    "ce": (7, 3),
-    "recovered": (10, 3),
-    "(zero end)": (10, 3),
-    "kl": (7, 3),
-}
 
 
 def walk_through(
@@ -93,7 +83,7 @@ def walk_through(
     tokens = model.to_str_tokens(sentence)
     code, predictions = _on_sentence(model, sae, sentence, ks)
     features = strongest_features(code, _N_FEATURES)
-    echo(_sweep_as_text(sweep))
+    echo(sweep_as_text(sweep))
     echo(_features_as_text(features, tokens))
 
     positions = range(len(tokens))
@@ -170,68 +160,6 @@ def _facts(sae: SAE, sweep: Any) -> dict[str, str]:
         "trained at": f"every k up to {sae.config.k}",
         "evaluated on": f"{sweep.attrs['n_spliced']:,} held-out tokens",
     }
-
-
-def _sweep_as_text(sweep: Any) -> str:
-    """The sweep with its three ends, as a table."""
-    bare = {
-        "fvu": 0.0,
-        "ce": sweep.attrs["ce_bare"],
-        "recovered": 1.0,
-        "(zero end)": 1.0,
-        "kl": 0.0,
-    }
-    # The ends have no other scores: cells of these stay empty.
-    mean = {
-        "fvu": 1.0,
-        "ce": sweep.attrs["ce_mean"],
-        "recovered": 0.0,
-    }
-    zero = {
-        "ce": sweep.attrs["ce_zero"],
-        "(zero end)": 0.0,
-    }
-
-    header = list(_COLUMNS)
-    lines = [_line(header), _line(_cells("bare model", bare))]
-    for row in sweep.itertuples():
-        scores = {
-            "l0": row.l0,
-            "fvu": row.fvu,
-            "ce": row.ce,
-            "recovered": row.ce_recovered,
-            "(zero end)": row.ce_recovered_zero,
-            "kl": row.kl,
-        }
-        cells = _cells(str(row.k), scores)
-        lines.append(_line(cells))
-
-    lines.append(_line(_cells("mean-ablated", mean)))
-    lines.append(_line(_cells("zero-ablated", zero)))
-    return "\n".join(lines)
-
-
-def _cells(name: str, scores: dict[str, float]) -> list[str]:
-    """One cell per column: the row's name, then a number or a blank."""
-    cells = [name]
-    # The first column holds the names.
-    _, *score_columns = _COLUMNS.items()
-    for column, (_, decimals) in score_columns:
-        score = scores.get(column)
-        cell = ""
-        if score is not None:
-            cell = f"{score:.{decimals}f}"
-        cells.append(cell)
-    return cells
-
-
-def _line(cells: list[str]) -> str:
-    widths = [width for width, _ in _COLUMNS.values()]
-    pairs = zip(cells, widths, strict=True)
-    padded = [f"{cell:>{width}}" for cell, width in pairs]
-    line = " ".join(padded)
-    # Empty cells at the end would leave blanks there.
-    return line.rstrip()
 
 
 def _features_as_text(features: list[FeatureOnText], tokens: list[str]) -> str:

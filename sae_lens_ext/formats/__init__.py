@@ -29,13 +29,18 @@ from sae_lens_ext.formats.checkpoint import SAECheckpoint
 from sae_lens_ext.formats.circuit_tracer_write import write_circuit_tracer
 from sae_lens_ext.formats.detect import read_sae
 from sae_lens_ext.formats.locate import locate
-from sae_lens_ext.formats.saelens import checkpoint_from_saelens, write_saelens
+from sae_lens_ext.formats.saelens import (
+    checkpoint_from_saelens,
+    saelens_extension,
+    write_saelens,
+)
 
 __all__ = [
     "SAECheckpoint",
     "checkpoint_from_saelens",
     "locate",
     "read_sae",
+    "saelens_extension",
     "write_circuit_tracer",
     "write_saelens",
 ]

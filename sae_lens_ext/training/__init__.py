@@ -8,6 +8,7 @@ from sae_lens_ext.text import (
     split_documents,
 )
 from sae_lens_ext.training.activations import Activations, collect_activations
+from sae_lens_ext.training.agreement import FeatureAgreement, feature_agreement
 from sae_lens_ext.training.config import TrainConfig
 from sae_lens_ext.training.loop import train
 from sae_lens_ext.training.measures import recovered_ce
@@ -31,6 +32,7 @@ __all__ = [
     "ActivationStream",
     "Activations",
     "CacheStream",
+    "FeatureAgreement",
     "IterableStream",
     "ModelStream",
     "RunConfig",
@@ -44,6 +46,7 @@ __all__ = [
     "collect_activations",
     "default_documents",
     "documents",
+    "feature_agreement",
     "pack",
     "recovered_ce",
     "split_documents",

@@ -10,6 +10,7 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._fields import FieldChecks
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.objectives import HierarchicalTopK, Objective
+from sae_lens_ext.sae import SAE
 from sae_lens_ext.training.schedules import active_features, learning_rate
 
 # The range that torch accepts for a seed.
@@ -51,6 +52,10 @@ class TrainConfig:
     lr: float = 1.6e-3
     """Peak learning rate of Adam."""
 
+    encoder_lr: float | None = None
+    """Peak learning rate of the encoder and the thresholds; None for ``lr``. With 0
+    they stay as they are."""
+
     warmup: float = 0.05
     """Share of the steps, at the start, over which the learning rate rises from 0."""
 
@@ -91,6 +96,11 @@ class TrainConfig:
     reconstructed badly (Bricken et al. 2023); None for no revival. There is none while
     the learning rate falls."""
 
+    freeze_decoder: bool = False
+    """Whether the decoder's rows keep the directions of the SAE that the training
+    starts from, so that features keep their numbers and meanings. The norms of the rows
+    and everything else are trained."""
+
     hook_name: str | None = None
     """The site of a stream to train on; not needed where it has one."""
 
@@ -103,6 +113,41 @@ class TrainConfig:
 
     seed: int = 0
     """Seed of the initial weights and of the order of activations in memory."""
+
+    @classmethod
+    def retrofit(cls, start: SAE, k: int, **changes: Any) -> "TrainConfig":
+        """Settings that make an SAE, or transcoder, better at every k up to one.
+
+        ::
+
+            config = TrainConfig.retrofit(published, k=64, n_tokens=5_000_000)
+            trained = sle.train(stream, config, folder, start=published)
+
+        Its features keep their numbers and directions. The norms of the decoder's rows
+        and ``b_dec`` learn fast; the encoder learns slowly, so that features go on
+        being active where they were. ``docs/training.md`` has measurements.
+
+        Args:
+            start: the SAE to begin with.
+            k: the largest k to train for.
+            **changes: any other fields, or other values of those that this sets.
+
+        Raises:
+            InvalidArgument: an invalid field.
+        """
+        settings: dict[str, Any] = {
+            "d_sae": start.config.d_sae,
+            "k": k,
+            "batch_size": 512,
+            "lr": 5e-3,
+            "encoder_lr": 3e-5,
+            "decay": 0.8,
+            "freeze_decoder": True,
+            "hook_name": start.config.hook_name,
+            "hook_name_out": start.config.hook_name_out,
+            "skip_connection": start.config.skip_connection,
+        }
+        return cls(**{**settings, **changes})
 
     def __post_init__(self) -> None:
         """Check every field, then the relations between them."""
@@ -119,11 +164,12 @@ class TrainConfig:
             check(arguments.integer, "seed", at_least=0, at_most=_LARGEST_SEED)
             check(_objective, "objective")
             check(arguments.finite, "lr", above=0)
+            check(arguments.finite, "encoder_lr", at_least=0, optional=True)
             check(arguments.fraction, "warmup", "decay", "k_decay")
             check(_betas, "betas")
             check(arguments.finite, "clip", above=0, optional=True)
             check(arguments.choice, "dtype", choices=("float32", "bfloat16"))
-            check(arguments.flag, "eight_bit", "skip_connection")
+            check(arguments.flag, "eight_bit", "freeze_decoder", "skip_connection")
             check(arguments.string, "hook_name", "hook_name_out", optional=True)
         with FieldChecks(self) as check:
             self._check_relations(check)
@@ -150,6 +196,11 @@ class TrainConfig:
             self.revive_every is None or not self.eight_bit,
             "revive_every needs averages of Adam that can be set to 0 feature by "
             "feature, which eight_bit=True does not have; leave one of them out",
+        )
+        check.that(
+            self.revive_every is None or not self.freeze_decoder,
+            "revive_every gives features other directions, which freeze_decoder=True "
+            "keeps; leave one of them out",
         )
 
     def lr_at(self, step: int, n_steps: int) -> float:

@@ -15,6 +15,7 @@ import torch
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.sae import SAE
 from sae_lens_ext.training.activations import Activations
 from sae_lens_ext.training.checkpoints import run_facts, run_folder
 from sae_lens_ext.training.config import TrainConfig
@@ -26,6 +27,7 @@ from sae_lens_ext.training.result import Trained
 from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.session import Session
 from sae_lens_ext.training.setup import sites_of
+from sae_lens_ext.training.start import digest
 from sae_lens_ext.training.stream import ActivationStream
 
 
@@ -34,6 +36,7 @@ def train(
     config: TrainConfig,
     folder: str | Path | None = None,
     *,
+    start: SAE | None = None,
     run: RunConfig | None = None,
     held_out: HeldOut | None = None,
     measure: Measure | None = None,
@@ -59,6 +62,9 @@ def train(
             memory, without special tokens and with outliers clipped.
         config: the size of the SAE and how to train it.
         folder: where to save the run; None keeps everything in memory.
+        start: an SAE or transcoder to begin with, such as a published one; None begins
+            with random weights. Before the first step, what is trained computes the
+            same; ``docs/training.md`` says what is kept where the kinds differ.
         run: how to save, evaluate and log.
         held_out: activations to evaluate on: a tensor, ``Activations``, tensors by
             site, or a stream to take some from.
@@ -72,8 +78,8 @@ def train(
 
     Raises:
         InvalidArgument: there are no activations, or they are all equal; the config
-            does not fit the stream; the folder holds another run, or another process
-            trains there, or it cannot be written to.
+            does not fit the stream, or the start does not fit either; the folder holds
+            another run, or another process trains there, or it cannot be written to.
         InvalidK: the objective's levels do not fit k.
         NonFinite: the loss became NaN or infinite. The last checkpoint is kept.
         FormatError: the folder is damaged.
@@ -81,7 +87,7 @@ def train(
         OSError: the disk is full. The last checkpoint is kept.
         MissingDependency: a logger, or averages in 8 bits, need a package.
     """
-    _check_inputs(activations, config, run)
+    _check_inputs(activations, config, run, start)
     generator = torch.Generator().manual_seed(config.seed)
     stream: Any = activations
     if isinstance(activations, Activations):
@@ -99,11 +105,13 @@ def train(
             held_out=held_out,
             measure=measure,
             device=own_device,
+            start=start,
             progress=progress and ranks.is_first,
             ranks=ranks,
         )
         # A stream may have to run its model to know its widths.
-        facts = run_facts(config, stream, sites_of(stream, config))
+        start_digest = None if start is None else digest(start)
+        facts = run_facts(config, stream, sites_of(stream, config), start_digest)
         ranks.check_same(facts)
         if folder is None:
             return session.in_memory()
@@ -111,7 +119,7 @@ def train(
             return session.in_folder(opened)
 
 
-def _check_inputs(activations: Any, config: Any, run: Any) -> None:
+def _check_inputs(activations: Any, config: Any, run: Any, start: Any) -> None:
     if not isinstance(config, TrainConfig):
         raise InvalidArgument(
             f"config must be a TrainConfig; "
@@ -120,6 +128,16 @@ def _check_inputs(activations: Any, config: Any, run: Any) -> None:
     if run is not None and not isinstance(run, RunConfig):
         raise InvalidArgument(
             f"run must be a RunConfig; got an object of type {type(run).__name__}"
+        )
+
+    if start is not None and not isinstance(start, SAE):
+        raise InvalidArgument(
+            "start must be an SAE, such as SAE.from_pretrained(folder); "
+            f"got an object of type {type(start).__name__}"
+        )
+    if config.freeze_decoder and start is None:
+        raise InvalidArgument(
+            "freeze_decoder=True keeps the decoder of another SAE; give it as start="
         )
 
     if isinstance(activations, Activations):

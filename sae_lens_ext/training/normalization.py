@@ -107,3 +107,26 @@ def folded_transcoder(
         folded["W_skip"] = weights["W_skip"] * ratio
         folded["b_dec"] = folded["b_dec"] - mean @ folded["W_skip"]
     return folded
+
+
+def unfolded_transcoder(
+    weights: Mapping[str, Tensor], source: SiteStatistics, target: SiteStatistics
+) -> dict[str, Tensor]:
+    """The inverse of ``folded_transcoder``: the weights for centred and scaled ones."""
+    W_enc = weights["W_enc"]
+    mean = source.mean.to(W_enc)
+    in_scale = source.scale.to(W_enc)
+    out_scale = target.scale.to(W_enc)
+
+    ratio = out_scale / in_scale
+    unfolded = dict(weights)
+    unfolded["W_enc"] = W_enc * ratio
+    unfolded["b_enc"] = (weights["b_enc"] + mean @ W_enc) * out_scale
+    b_dec = weights["b_dec"] - target.mean.to(W_enc)
+    if "threshold" in weights:
+        unfolded["threshold"] = weights["threshold"] * out_scale
+    if "W_skip" in weights:
+        b_dec = b_dec + mean @ weights["W_skip"]
+        unfolded["W_skip"] = weights["W_skip"] * ratio
+    unfolded["b_dec"] = b_dec * out_scale
+    return unfolded

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sae_lens_ext._optional import require
@@ -17,6 +17,10 @@ from sae_lens_ext.errors import FormatError
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.training.config import TrainConfig
 from sae_lens_ext.training.parallel import copy_into, is_distributed
+
+_ENCODER = ("W_enc", "b_enc", "threshold")
+# Key of a parameter group: its learning rate as a share of the others'.
+_SHARE = "lr_share"
 
 
 def new_optimizer(sae: SAE, config: TrainConfig) -> Optimizer:
@@ -26,21 +30,43 @@ def new_optimizer(sae: SAE, config: TrainConfig) -> Optimizer:
         MissingDependency: averages in 8 bits need torchao, which is not installed.
     """
     options: dict[str, Any] = {"lr": config.lr, "betas": config.betas}
+    trained = _groups(sae, config)
     if not config.eight_bit:
-        return torch.optim.Adam(sae.parameters(), fused=True, **options)
+        return torch.optim.Adam(trained, fused=True, **options)
 
     optim = require("torchao.optim", "Averages of Adam in 8 bits (eight_bit=True)")
-    return optim.Adam8bit(sae.parameters(), **options)
+    return optim.Adam8bit(trained, **options)
+
+
+def _groups(sae: SAE, config: TrainConfig) -> list[dict[str, Any]]:
+    """The trained weights: those of the encoder, if they have a rate of their own."""
+    named = trained_weights(sae, config)
+    if config.encoder_lr is None:
+        return [{"params": list(named.values())}]
+    encoder = [named[name] for name in _ENCODER if name in named]
+    rest = [weight for name, weight in named.items() if name not in _ENCODER]
+    share = config.encoder_lr / config.lr
+    return [{"params": rest}, {"params": encoder, _SHARE: share}]
+
+
+def trained_weights(sae: SAE, config: TrainConfig) -> dict[str, nn.Parameter]:
+    """The weights that the optimizer changes, by name."""
+    named = dict(sae.named_parameters())
+    if config.freeze_decoder:
+        # Of its gradient, only the norms' part is used.
+        del named["W_dec"]
+    return named
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameters."""
+    """Set the learning rate; where the encoder has its own, that in proportion."""
     for group in optimizer.param_groups:
+        group_lr = lr * group.get(_SHARE, 1.0)
         # torchao keeps it in a tensor, so that a new number compiles nothing anew.
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
+            group["lr"].fill_(group_lr)
         else:
-            group["lr"] = lr
+            group["lr"] = group_lr
 
 
 def optimizer_tensors(optimizer: Optimizer, sae: SAE) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.training.config import TrainConfig
+from sae_lens_ext.training.optimizer import trained_weights
 from sae_lens_ext.training.parallel import ALONE, Ranks, local
 
 _FLOAT = 4
@@ -34,6 +35,8 @@ class Plan:
     """Tokens to train on."""
     steps: int
     """Steps."""
+    saved: int
+    """A trained SAE on disk."""
     exchanged: int = 0
     """Memory of what a process gets of the others in a step, at most."""
     processes: int = 1
@@ -57,7 +60,7 @@ class Plan:
         ]
         if folder is not None:
             # One more is there while the oldest is not deleted yet.
-            needed = (keep_last + 1) * self.checkpoint + 2 * self.parameters * _FLOAT
+            needed = (keep_last + 1) * self.checkpoint + 2 * self.saved
             free = shutil.disk_usage(folder).free
             line = (
                 f"disk in {folder}: {_gigabytes(needed)} of {_gigabytes(free)} that "
@@ -96,12 +99,18 @@ def plan_of(
         ranks: the processes that share the training.
     """
     bytes_of_average = 1 if config.eight_bit else _FLOAT
-    parameters = sum(weight.numel() for weight in sae.parameters())
-    here = sum(local(weight).numel() for weight in sae.parameters())
-    rows = ranks.most_rows(config.d_sae, config.batch_size, config.k)
+    all_weights = list(sae.parameters())
+    trained = list(trained_weights(sae, config).values())
+    parameters = sum(weight.numel() for weight in trained)
+    trained_here = sum(local(weight).numel() for weight in trained)
+    here = sum(local(weight).numel() for weight in all_weights)
+    n_weights = sum(weight.numel() for weight in all_weights)
 
     width = sae.config.d_model + sae.config.output_width
     largest_k = max(config.k, config.k_start or 0)
+    # MultiTopK reconstructs from several times k features too.
+    reconstructed_k = largest_k * getattr(config.objective, "factor", 1)
+    rows = ranks.most_rows(config.d_sae, config.batch_size, reconstructed_k)
     # Inputs, targets, residuals and their gradients; values and 64-bit indices.
     per_token = 4 * width * _FLOAT + 2 * largest_k * (_FLOAT + 2 * _FLOAT)
     share = -(-config.batch_size // ranks.size)
@@ -110,11 +119,12 @@ def plan_of(
         parameters=parameters,
         weights=here * _FLOAT,
         gradients=here * _FLOAT,
-        optimizer=2 * here * bytes_of_average,
+        optimizer=2 * trained_here * bytes_of_average,
         batch=share * per_token,
-        checkpoint=parameters * (_FLOAT + 2 * bytes_of_average),
+        checkpoint=n_weights * _FLOAT + 2 * parameters * bytes_of_average,
         tokens=n_tokens,
         steps=n_steps,
+        saved=n_weights * _FLOAT,
         # The rows and their gradients.
         exchanged=2 * rows * sae.config.output_width * _FLOAT,
         processes=ranks.size,

@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from sae_lens_ext.sae import SAE
+from sae_lens_ext.training.frozen import release_directions
 from sae_lens_ext.training.trainer import Trainer
 
 
@@ -34,6 +35,7 @@ def trained(trainer: Trainer, held_out_fvu: Mapping[int | None, float]) -> Train
     sae = trainer.ranks.whole(state.sae)
     # The clocks of several processes differ.
     (seconds,) = trainer.ranks.from_first([state.seconds])
+    release_directions(state.sae)
     return Trained(
         trainer.normalization.finished(sae).eval(),
         state.losses.tolist(),

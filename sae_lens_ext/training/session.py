@@ -59,6 +59,8 @@ class Session:
     """What else to measure at every evaluation."""
     device: torch.device
     """Where to train."""
+    start: SAE | None
+    """The SAE to begin with; None begins with random weights."""
     progress: bool
     """Whether to show the plan and a bar."""
     ranks: Ranks = ALONE
@@ -175,6 +177,7 @@ class Session:
             self.generator,
             self.device,
             statistics,
+            self.start,
             self.ranks,
         )
 

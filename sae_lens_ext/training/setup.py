@@ -12,10 +12,12 @@ from sae_lens_ext.sae import SAE, SAEConfig
 from sae_lens_ext.training.activity import FeatureActivity
 from sae_lens_ext.training.config import TrainConfig
 from sae_lens_ext.training.epochs import Epochs
+from sae_lens_ext.training.frozen import freeze_directions
 from sae_lens_ext.training.losses import Losses
 from sae_lens_ext.training.normalization import Normalization
 from sae_lens_ext.training.optimizer import new_optimizer
 from sae_lens_ext.training.parallel import ALONE, Ranks
+from sae_lens_ext.training.start import decoder_norms, started
 from sae_lens_ext.training.state import TrainState
 from sae_lens_ext.training.stream import ActivationStream, SiteStatistics
 from sae_lens_ext.training.trainer import Trainer
@@ -90,6 +92,7 @@ def new_trainer(
     generator: torch.Generator,
     device: torch.device,
     statistics: Mapping[str, SiteStatistics] | None = None,
+    start: SAE | None = None,
     ranks: Ranks = ALONE,
 ) -> Trainer:
     """A training before its first step.
@@ -100,10 +103,11 @@ def new_trainer(
         generator: draws the first weights.
         device: where to train.
         statistics: the constants of the sites; None takes the stream's.
+        start: the SAE to begin with; None begins with random weights.
         ranks: the processes that share the training.
 
     Raises:
-        InvalidArgument: the config does not fit the stream.
+        InvalidArgument: the config does not fit the stream, or the start neither.
         InvalidK: the objective's levels do not fit k.
     """
     # A copy, because an objective may have a state, and a config has none.
@@ -137,7 +141,15 @@ def new_trainer(
         model_name=stream.model_name,
         exclude_special_tokens=stream.excludes_special_tokens,
     )
-    sae = normalization.installed(SAE(sae_config, generator=generator))
+    norms = None
+    if start is None:
+        sae = normalization.installed(SAE(sae_config, generator=generator))
+    else:
+        is_frozen = config.freeze_decoder
+        sae = started(start, sae_config, normalization, is_frozen=is_frozen)
+        norms = decoder_norms(sae)[ranks.features(config.d_sae)].to(device)
+        if is_frozen:
+            freeze_directions(sae)
     sae = ranks.divided(sae, device)
     advice = f" of {n_steps}; try a smaller lr than {config.lr}"
     state = TrainState(
@@ -157,6 +169,7 @@ def new_trainer(
         state,
         n_tokens=n_tokens,
         n_steps=n_steps,
+        decoder_norms=norms,
         ranks=ranks,
     )
 

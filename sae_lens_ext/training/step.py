@@ -1,4 +1,4 @@
-"""One step of training an SAE, which keeps the decoder's rows at unit norm."""
+"""One step of training an SAE, which keeps the norms of the decoder's rows."""
 
 import contextlib
 from typing import Any
@@ -9,6 +9,11 @@ from torch import Tensor
 
 from sae_lens_ext.objectives import Loss, Objective
 from sae_lens_ext.sae import SAE
+from sae_lens_ext.training.frozen import (
+    apply_to_norms,
+    log_norm,
+    move_gradient_to_norms,
+)
 from sae_lens_ext.training.parallel import ALONE, Ranks, local
 
 # Few rows at a time, so that the products of a row with its gradient are still in the
@@ -27,6 +32,7 @@ def train_step(
     is_dead: Bool[Tensor, " d_sae"] | None = None,
     clip: float | None = None,
     dtype: torch.dtype = torch.float32,
+    norms: Float[Tensor, " rows"] | None = None,
     ranks: Ranks = ALONE,
 ) -> Loss:
     """Change the SAE's weights once; for a training loop of your own.
@@ -36,8 +42,11 @@ def train_step(
        spend it on a length that is then divided out.
     3. Scale the gradients down where they are longer than ``clip``.
     4. The optimizer's step.
-    5. Scale the decoder's rows back to unit norm.
+    5. Scale the decoder's rows back to unit norm, or to ``norms``.
     6. What the objective updates itself, such as a threshold.
+
+    A decoder whose ``requires_grad`` is False stays as it is, bit for bit. With
+    ``freeze_directions`` it changes in the norms of its rows alone.
 
     Args:
         sae: the SAE, or transcoder, to train.
@@ -50,6 +59,7 @@ def train_step(
         clip: largest norm of the gradient of all weights together; None for no limit.
         dtype: bfloat16 computes the products that autocast covers in it; the weights
             and the loss stay as they are.
+        norms: the norms of the decoder's rows, which it has already; None for 1.
         ranks: the processes that share the step. With several, ``u`` and ``target`` are
             the share of this one, which ``ranks.begin_step`` has told; the step is that
             of the whole batch.
@@ -64,13 +74,20 @@ def train_step(
         with _products_in(dtype, u.device):
             loss, code = objective(seen, u, k, target=target, is_dead=is_dead)
     value = ranks.backward(loss, sae)
-    _remove_parallel_gradient(sae)
+    change = log_norm(sae)
+    if change is None:
+        _remove_parallel_gradient(sae, norms)
+    else:
+        move_gradient_to_norms(sae, change)
     if clip is not None:
         ranks.clip_gradients(sae, clip)
 
     optimizer.step()
     optimizer.zero_grad()
-    _unit_norm_decoder(sae)
+    if change is None:
+        _scale_decoder(sae, norms)
+    else:
+        apply_to_norms(sae, change)
     code = ranks.code_of(seen, code)
     objective.after_step(sae, code)
 
@@ -87,21 +104,31 @@ def _products_in(
 
 
 @torch.no_grad()
-def _remove_parallel_gradient(sae: SAE) -> None:
+def _remove_parallel_gradient(sae: SAE, norms: Tensor | None) -> None:
     gradient: Any = sae.W_dec.grad
     if gradient is None:  # the decoder is not trained
         return
-    pairs = zip(
-        local(gradient).split(_ROWS), local(sae.W_dec).split(_ROWS), strict=True
+    all_rows = local(sae.W_dec)
+    squares = torch.ones_like(local(sae.b_enc)) if norms is None else norms.square()
+    parts = zip(
+        local(gradient).split(_ROWS),
+        all_rows.split(_ROWS),
+        squares.split(_ROWS),
+        strict=True,
     )
-    for grad, rows in pairs:
-        grad.addcmul_(torch.linalg.vecdot(grad, rows).unsqueeze(1), rows, value=-1)
+    for grad, rows, square in parts:
+        along = torch.linalg.vecdot(grad, rows) / square
+        grad.addcmul_(along.unsqueeze(1), rows, value=-1)
 
 
 @torch.no_grad()
-def _unit_norm_decoder(sae: SAE) -> None:
+def _scale_decoder(sae: SAE, norms: Tensor | None) -> None:
+    if not sae.W_dec.requires_grad:
+        return
     rows = local(sae.W_dec)
     rows.div_(_norms(rows))
+    if norms is not None:
+        rows.mul_(norms.unsqueeze(1))
 
 
 def _norms(rows: Tensor) -> Tensor:

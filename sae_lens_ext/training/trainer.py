@@ -28,6 +28,7 @@ class Trainer:
         state: everything that the steps change.
         n_tokens: tokens of the whole training.
         n_steps: steps of the whole training.
+        decoder_norms: the norms at which the decoder's rows here are kept; None for 1.
         ranks: the processes that share it.
     """
 
@@ -40,6 +41,7 @@ class Trainer:
         *,
         n_tokens: int,
         n_steps: int,
+        decoder_norms: Float[Tensor, " rows"] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         """Put a training together; nothing is done yet."""
@@ -49,6 +51,7 @@ class Trainer:
         self.state = state
         self.n_tokens = n_tokens
         self.n_steps = n_steps
+        self.decoder_norms = decoder_norms
         self.ranks = ranks
         self._is_checked = ranks is ALONE
         self._device = state.activity.idle.device
@@ -95,6 +98,7 @@ class Trainer:
             is_dead=state.activity.known_dead(),
             clip=config.clip,
             dtype=self._dtype,
+            norms=self.decoder_norms,
             ranks=self.ranks,
         )
         state.losses.add(loss)

@@ -3,6 +3,7 @@
 from sae_lens_ext.viz.features import FeatureOnText, strongest_features
 from sae_lens_ext.viz.frontier import plot_frontier
 from sae_lens_ext.viz.report import Report, render_report
+from sae_lens_ext.viz.sweep_text import sweep_as_text
 
 __all__ = [
     "FeatureOnText",
@@ -10,4 +11,5 @@ __all__ = [
     "plot_frontier",
     "render_report",
     "strongest_features",
+    "sweep_as_text",
 ]

@@ -27,7 +27,7 @@ def test_help_names_every_command(capsys):
         app(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    for command in ("demo", "mqar", "pretrain"):
+    for command in COMMANDS:
         assert f"• {command}" in shown
     assert "--version" in shown
 
@@ -63,7 +63,7 @@ def test_rejects_an_unknown_command(capsys):
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert "demonstrate" in error
-    assert "demo, mqar, pretrain" in error
+    assert ", ".join(COMMANDS) in error
 
 
 def test_rejects_an_unknown_option():

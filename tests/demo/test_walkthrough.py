@@ -91,29 +91,6 @@ def test_rejects_a_file_in_place_of_the_folder(walk_through, tmp_path):
         walk_through(file, "w1 w2")
 
 
-def test_the_sweep_is_printed_in_columns():
-    sweep = pandas.DataFrame(
-        {
-            "k": [1, 32],
-            "l0": [1.0, 31.96],
-            "fvu": [0.5, 0.1234],
-            "ce": [4.0, 3.2],
-            "ce_recovered": [0.6, 0.96],
-            "ce_recovered_zero": [0.9, 0.98],
-            "kl": [1.0, 0.2],
-        }
-    )
-    sweep.attrs.update(ce_bare=3.0, ce_mean=8.6, ce_zero=23.8)
-    assert walkthrough._sweep_as_text(sweep).splitlines() == [
-        "             k     l0     fvu      ce  recovered (zero end)      kl",
-        "    bare model          0.000   3.000      1.000      1.000   0.000",
-        "             1    1.0   0.500   4.000      0.600      0.900   1.000",
-        "            32   32.0   0.123   3.200      0.960      0.980   0.200",
-        "  mean-ablated          1.000   8.600      0.000",
-        "  zero-ablated                 23.800                 0.000",
-    ]
-
-
 def test_features_are_printed_with_their_strongest_tokens():
     features = [FeatureOnText(7, (0.0, 2.4, 5.6)), FeatureOnText(40, (0.0, 0.0, 1.2))]
     assert walkthrough._features_as_text(features, ["<bos>", " a", "\n"]) == (

@@ -9,6 +9,7 @@ from documents import DOCS, python_blocks, text_of
 
 import sae_lens_ext as sle
 from sae_lens_ext import errors, kernels
+from sae_lens_ext.publishing import model_card
 
 CONCEPTS = sorted(path.name for path in (DOCS / "concepts").glob("*.md"))
 
@@ -39,8 +40,14 @@ def test_the_code_of_the_training_page_runs(names, tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
         words = " ".join(f"w{i * i % 90}" for i in range(700))
         (tmp_path / folder / "text.txt").write_text(words)
+    uploads = []
+    monkeypatch.setattr(
+        sle, "push_to_hub", lambda *args, **options: uploads.append((args, options))
+    )
     exec(compile(code_of("training.md"), "training.md", "exec"), names)
     assert list(names["table"]["k"]) == [1, 2, 4, 8, 16]
+    ((sae, _), options) = uploads.pop()
+    assert model_card(sae, **options)
 
 
 def test_the_first_page_shows_calls_that_exist(names):

@@ -7,7 +7,7 @@ import torch
 import sae_lens_ext as sle
 from sae_lens_ext.objectives import HierarchicalTopK, Stateless, TopK
 from sae_lens_ext.training import train_step
-from sae_lens_ext.training.step import _remove_parallel_gradient, _unit_norm_decoder
+from sae_lens_ext.training.step import _remove_parallel_gradient, _scale_decoder
 
 
 def new_sae():
@@ -19,12 +19,12 @@ def new_sae():
 
 def test_decoder_gradient_has_no_part_along_the_rows():
     sae = tiny.sae()
-    _unit_norm_decoder(sae)
+    _scale_decoder(sae, None)
     sae.W_dec.grad = torch.randn(48, 32)
     along = (sae.W_dec.grad * sae.W_dec).sum(1, keepdim=True) * sae.W_dec
     across = sae.W_dec.grad - along
 
-    _remove_parallel_gradient(sae)
+    _remove_parallel_gradient(sae, None)
 
     torch.testing.assert_close(sae.W_dec.grad, across.detach())
     assert (sae.W_dec.grad * sae.W_dec).sum(1).abs().max() < 1e-5

@@ -17,6 +17,11 @@ beside them.
 
 from sae_lens_ext.formats.saelens.convert import checkpoint_from_saelens
 from sae_lens_ext.formats.saelens.read import read_saelens
-from sae_lens_ext.formats.saelens.write import write_saelens
+from sae_lens_ext.formats.saelens.write import saelens_extension, write_saelens
 
-__all__ = ["checkpoint_from_saelens", "read_saelens", "write_saelens"]
+__all__ = [
+    "checkpoint_from_saelens",
+    "read_saelens",
+    "saelens_extension",
+    "write_saelens",
+]

@@ -1,7 +1,9 @@
 """From a checkpoint to a folder that SAELens 6 computes the same with."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -74,12 +76,18 @@ def write_saelens(folder: str | Path, checkpoint: SAECheckpoint) -> Path:
     return folder
 
 
+def saelens_extension(levels: Iterable[int]) -> dict[str, Any]:
+    """What this package adds to the metadata of an SAE in SAELens' layout.
+
+    Args:
+        levels: the values of k that it was trained at.
+    """
+    return {"format_version": FORMAT_VERSION, "levels": list(levels)}
+
+
 def _description(checkpoint: SAECheckpoint) -> str:
     """The text of cfg.json."""
-    extension = {
-        "format_version": FORMAT_VERSION,
-        "levels": list(checkpoint.levels),
-    }
+    extension = saelens_extension(checkpoint.levels)
     if checkpoint.kind == "batchtopk":
         extension["kind"] = "batchtopk"
     metadata = dict(checkpoint.metadata)

@@ -10,9 +10,19 @@ from sae_lens_ext.training.stream import ActivationStream
 
 
 def run_facts(
-    config: TrainConfig, stream: ActivationStream, sites: tuple[str, ...]
+    config: TrainConfig,
+    stream: ActivationStream,
+    sites: tuple[str, ...],
+    start: str | None = None,
 ) -> dict[str, Any]:
-    """The facts that have to be the same where a run is resumed."""
+    """The facts that have to be the same where a run is resumed.
+
+    Args:
+        config: the settings.
+        stream: the activations.
+        sites: those of the stream that are trained on.
+        start: what tells the SAE that it starts from from others.
+    """
     described = {
         "config": _described(config),
         "stream": {
@@ -20,6 +30,7 @@ def run_facts(
             "model_name": stream.model_name,
             "n_tokens": stream.n_tokens,
         },
+        "start": {"start": start},
     }
     # As they come back from a file: tuples are lists, keys are strings.
     return json.loads(json.dumps(described))

@@ -125,6 +125,11 @@ def check_shareable(config: TrainConfig, run: RunConfig) -> None:
             f"parallel='dictionary' trains the objectives {names}; got {name}; "
             "parallel='data' trains it"
         )
+    if config.freeze_decoder:
+        raise InvalidArgument(
+            "freeze_decoder=True needs parallel='data': the norms of a frozen decoder "
+            "are not divided between processes"
+        )
     if config.eight_bit:
         raise InvalidArgument(
             "eight_bit=True needs parallel='data': averages in 8 bits cannot be "

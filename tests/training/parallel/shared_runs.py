@@ -60,6 +60,8 @@ ON_SLICES = {
     "topk": case(TopK()),
     "multitopk": case(MultiTopK()),
     "transcoder": TRANSCODER,
+    # Those with a learning rate of the encoder begin with another SAE here.
+    "started": case(encoder_lr=1e-3),
 }
 ON_SHARES = {
     **ON_SLICES,
@@ -69,6 +71,7 @@ ON_SHARES = {
     "batchtopk": case(BatchTopK()),
     "matryoshka": case(Matryoshka(prefixes=(0.25, 1.0))),
     "auxk": case(AuxK(TopK())),
+    "retrofit": case(freeze_decoder=True, encoder_lr=1e-3),
 }
 CASES = {"data": ON_SHARES, "dictionary": ON_SLICES}
 
@@ -83,13 +86,23 @@ def tensors_of(trained):
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def short(config, parallel="none", folder=None):
+def started():
+    """An SAE to begin with, whose decoder rows are not at unit norm."""
+    config = sle.SAEConfig(d_model=small_training.WIDTH, d_sae=SHORT.d_sae, k=SHORT.k)
+    sae = sle.SAE(config, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        sae.W_dec *= torch.linspace(0.5, 2, SHORT.d_sae).unsqueeze(1)
+    return sae
+
+
+def short(config, parallel="none"):
     """One of the short trainings."""
     tensors = small_training.transcoder_values()
     if config.hook_name_out is None:
         tensors = {SITE: tensors[SITE]}
     stream = MemoryStream(tensors, n_tokens=N_TOKENS, ends_after=N_TOKENS)
-    options = {"run": RunConfig(parallel=parallel), "folder": folder}
+    start = None if config.encoder_lr is None else started()
+    options = {"run": RunConfig(parallel=parallel), "start": start}
     return small_training.run(config=config, stream=stream, **options)
 
 

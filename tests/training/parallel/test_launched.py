@@ -48,10 +48,11 @@ def test_refuses_to_divide_a_dictionary_by_name(objective):
     check_shareable(config(objective), RunConfig(parallel="data"))
 
 
-def test_refuses_to_divide_averages_in_8_bits():
-    with pytest.raises(sle.InvalidArgument, match="eight_bit=True needs parallel="):
+@pytest.mark.parametrize("name", ["eight_bit", "freeze_decoder"])
+def test_refuses_to_divide_what_has_no_slices(name):
+    with pytest.raises(sle.InvalidArgument, match=f"{name}=True needs parallel="):
         check_shareable(
-            config(TopK(), eight_bit=True), RunConfig(parallel="dictionary")
+            config(TopK(), **{name: True}), RunConfig(parallel="dictionary")
         )
 
 

@@ -36,8 +36,8 @@ def report(tmp_path_factory):
 
 def test_losses_and_weights_are_those_of_one_process(report):
     differences = report["exactness"]
-    # Of 2 and 3 processes: 12 objectives on shares, 7 on slices.
-    assert len(differences) == 2 * (12 + 7)
+    # Of 2 and 3 processes: 14 trainings on shares, 8 on slices.
+    assert len(differences) == 2 * (14 + 8)
     assert {name: d for name, d in differences.items() if not d <= 1e-5} == {}
 
 

@@ -1,0 +1,124 @@
+"""``sae-lens-ext train``: from a text to an SAE that is evaluated, in one command.
+
+    sae-lens-ext train --model google/gemma-2-2b --hook-name blocks.12.hook_resid_post
+        --text my_texts --d-sae 65536 --k 128 --n-tokens 500000000 --out runs/first
+
+leaves, in ``--out``: the run (see ``sae_lens_ext.train``) with the SAE in ``sae``, its
+table at every k with a picture, and its card. The same command goes on where it was
+interrupted.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sae_lens_ext.cli.inputs import LanguageModel, load_sae
+from sae_lens_ext.cli.outcome import echo, exit_code
+from sae_lens_ext.cli.parsing import make_folder, option_names, parse
+from sae_lens_ext.cli.train_options import TrainOptions, sites_of
+from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.interventions import sweep_k
+from sae_lens_ext.publishing import model_card, push_to_hub, save_results
+from sae_lens_ext.training import ModelStream, TrainConfig, Trained, train
+from sae_lens_ext.viz import sweep_as_text
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out the command and return its exit code."""
+    options = parse(TrainOptions, arguments, "train")
+    out = options.job.out
+    return exit_code(
+        lambda: _train(options),
+        options=option_names(TrainOptions),
+        goes_on_from=lambda: out if any(out.glob("checkpoints/step-*")) else None,
+    )
+
+
+def _train(options: TrainOptions) -> None:
+    config, run = options.configs()
+    job = options.job
+    make_folder(job.out)
+    start = None if job.start is None else load_sae(job.start)
+    language_model = options.model.load(progress=job.progress)
+    # Before the training, so that a text without held-out rows is an error now.
+    held_out = options.text.held_out_tokens(language_model.tokenizer, job.eval_rows)
+
+    stream = options.stream.stream(
+        language_model, options.text, config, progress=job.progress
+    )
+    trained = train(
+        stream,
+        config,
+        job.out,
+        run=run,
+        held_out=_held_out_stream(options, language_model, config),
+        start=start,
+        device=language_model.device,
+        progress=job.progress,
+    )
+
+    sweep = sweep_k(language_model.model, held_out, trained.sae, progress=job.progress)
+    echo(sweep_as_text(sweep))
+    results = save_results(job.out, sweep)
+    facts = _facts(options, config, trained)
+    card = job.out / "README.md"
+    with replacing(card) as temporary:
+        text = model_card(
+            trained.sae,
+            table=sweep,
+            training=facts,
+            picture=results.picture.name,
+            license=job.license,
+        )
+        temporary.write_text(text, encoding="utf-8")
+    echo(f"\nWrote {job.out / 'sae'}, {results.table}, {results.picture} and {card}.")
+
+    if job.push_to_hub is not None:
+        address = push_to_hub(
+            trained.sae,
+            job.push_to_hub,
+            table=sweep,
+            training=facts,
+            license=job.license,
+            private=job.private,
+        )
+        echo(f"Uploaded to {address}.")
+
+
+def _held_out_stream(
+    options: TrainOptions, language_model: LanguageModel, config: TrainConfig
+) -> ModelStream:
+    n_rows = options.stream.rows_per_pass
+    return ModelStream(
+        language_model.model,
+        options.text.rows(language_model.tokenizer, held_out=True),
+        sites_of(config),
+        batch_size=n_rows,
+        # As small as it may be: these tokens need no shuffling.
+        buffer_tokens=2 * n_rows * options.text.context,
+        n_tokens=options.run.eval_tokens,
+        overlap=False,
+    )
+
+
+def _facts(
+    options: TrainOptions, config: TrainConfig, trained: Trained
+) -> dict[str, Any]:
+    """What the card says about the training."""
+    facts = {
+        "objective": repr(config.objective),
+        "started from": options.job.start and _shown(options.job.start),
+        "text": _shown(options.text.text),
+        "tokens": f"{config.n_tokens:,}" if config.n_tokens else "all of a cache, once",
+        "tokens per step": f"{config.batch_size:,}",
+        "learning rate": f"{config.lr:g}",
+        "dead features": f"{trained.dead:.1%}",
+        "seed": config.seed,
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _shown(text: str) -> str:
+    """What a card calls a text or an SAE: those of this machine by their own names."""
+    path = Path(text)
+    return path.resolve().name if path.exists() else text
