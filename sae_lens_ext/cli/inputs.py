@@ -12,6 +12,7 @@ from sae_lens_ext.demo import BUNDLED, prepare_bundled
 from sae_lens_ext.errors import FormatError, InvalidArgument
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.text import TextRows
+from sae_lens_ext.training.parallel.launched import device_of_rank
 
 
 class LanguageModel(NamedTuple):
@@ -54,7 +55,7 @@ class ModelOptions:
             self.model_dtype, "model_dtype", choices=("float32", "bfloat16")
         )
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        torch_device = arguments.device(device)
+        torch_device = device_of_rank(arguments.device(device))
         path = prepare_bundled(name, progress=progress) if name in BUNDLED else name
         if not progress:
             logging = require("transformers.utils.logging", "Loading a language model")

@@ -8,9 +8,12 @@ table at every k with a picture, and its card. The same command goes on where it
 interrupted.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from sae_lens_ext.cli.inputs import LanguageModel, load_sae
 from sae_lens_ext.cli.outcome import echo, exit_code
@@ -37,14 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(options: TrainOptions) -> None:
     config, run = options.configs()
     job = options.job
-    make_folder(job.out)
+    # Several processes train together; what else there is to do, one of them does.
+    is_first = os.environ.get("RANK", "0") == "0"
+    if is_first:
+        make_folder(job.out)
     start = None if job.start is None else load_sae(job.start)
-    language_model = options.model.load(progress=job.progress)
+    progress = job.progress and is_first
+    language_model = options.model.load(progress=progress)
     # Before the training, so that a text without held-out rows is an error now.
     held_out = options.text.held_out_tokens(language_model.tokenizer, job.eval_rows)
 
     stream = options.stream.stream(
-        language_model, options.text, config, progress=job.progress
+        language_model, options.text, config, progress=progress
     )
     trained = train(
         stream,
@@ -54,10 +61,23 @@ def _train(options: TrainOptions) -> None:
         held_out=_held_out_stream(options, language_model, config),
         start=start,
         device=language_model.device,
-        progress=job.progress,
+        progress=progress,
     )
+    if is_first:
+        _finish(options, config, language_model, held_out, trained)
 
-    sweep = sweep_k(language_model.model, held_out, trained.sae, progress=job.progress)
+
+def _finish(
+    options: TrainOptions,
+    config: TrainConfig,
+    language_model: LanguageModel,
+    held_out: Tensor,
+    trained: Trained,
+) -> None:
+    """Measure the SAE on held-out tokens, and write and upload the results."""
+    job = options.job
+    sae = trained.sae.to(language_model.device)
+    sweep = sweep_k(language_model.model, held_out, sae, progress=job.progress)
     echo(sweep_as_text(sweep))
     results = save_results(job.out, sweep)
     facts = _facts(options, config, trained)

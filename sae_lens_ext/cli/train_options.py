@@ -1,6 +1,7 @@
 """The options of ``sae-lens-ext train``, and the configs and streams they stand for."""
 
 import ast
+import contextlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,16 +10,18 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._fields import FieldChecks
 from sae_lens_ext.cli.inputs import LanguageModel, RequiredModelOptions, TextOptions
 from sae_lens_ext.cli.parsing import fields_of
-from sae_lens_ext.errors import InvalidArgument, SaeLensExtError
+from sae_lens_ext.errors import FormatError, InvalidArgument, SaeLensExtError
 from sae_lens_ext.objectives import AuxK, Objective, objective_named
 from sae_lens_ext.publishing import repository_name
 from sae_lens_ext.training import (
+    ActivationCache,
     CacheStream,
     ModelStream,
     RunConfig,
     TrainConfig,
     cache_activations,
 )
+from sae_lens_ext.training.parallel.launched import n_processes
 
 _TEXTS = {
     "hook_name": "The site to train on, such as blocks.12.hook_resid_post.",
@@ -153,6 +156,9 @@ class StreamOptions:
                 model_name=name,
             )
 
+        if n_processes() > 1:
+            cache = _filled_cache(self.cache)
+            return CacheStream(cache, sites, n_tokens=config.n_tokens, seed=config.seed)
         cache = cache_activations(
             model,
             rows,
@@ -216,6 +222,23 @@ class TrainOptions:
 
         objective, train_config, run_config, *_ = results
         return replace(train_config, objective=objective), run_config
+
+
+def _filled_cache(folder: Path) -> ActivationCache:
+    """A cache that several processes can read.
+
+    Raises:
+        InvalidArgument: it is not there, or not complete: one process fills it.
+    """
+    with contextlib.suppress(FormatError):
+        cache = ActivationCache(folder)
+        if cache.is_complete:
+            return cache
+    raise InvalidArgument(
+        f"the cache {folder} has to be filled by one process: begin with the same "
+        "command without torchrun, interrupt it when the training has begun, and go "
+        "on with several processes"
+    )
 
 
 def sites_of(config: TrainConfig) -> list[str]:

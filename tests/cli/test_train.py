@@ -123,6 +123,16 @@ def test_a_transcoder_is_trained_from_a_cache(inputs):
     assert (inputs / "cache" / "index.json").exists()
 
 
+def test_several_processes_need_a_cache_that_is_filled(
+    inputs, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    options = ["--out", tmp_path / "run", "--cache", tmp_path / "cache"]
+    assert "has to be filled by one process" in _failure(capsys, inputs, *options)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_training_starts_from_another_sae(inputs, run, tmp_path, capsys):
     options = ["--start", run / "sae", "--freeze-decoder", "--encoder-lr", 0]
     assert _train(inputs, "--out", tmp_path, *options) == 0
