@@ -15,6 +15,9 @@ LOWEST_VENV := .venv-lowest
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 RUN := $(VENV)/bin
 
+# Hundreds of processes start below; each would compile torch and transformers again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test bench docs venv lint types unit site test-saelens test-lowest wheel clean
 
 demo: venv
@@ -41,6 +44,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sae-lens-ext needs Python 3.11 or newer; this is " + sys.version.split()[0] + ": set PYTHON=...")'
 	@echo "installing into $(VENV) (a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
+	@$(RUN)/python $(PIP) -c constraints.txt --upgrade pip
 	@$(RUN)/python $(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
@@ -60,7 +64,7 @@ unit: venv
 # environment holds what differs and sees the rest of the first one.
 $(SAELENS_VENV)/.installed: $(VENV)/.installed constraints-saelens.txt
 	@echo "installing SAELens into $(SAELENS_VENV)"
-	@$(PYTHON) -m venv --clear $(SAELENS_VENV)
+	@$(PYTHON) -m venv --clear --without-pip $(SAELENS_VENV)
 	@$(RUN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(SAELENS_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/first-environment.pth"
 	@$(SAELENS_VENV)/bin/python $(PIP) -c constraints-saelens.txt sae-lens transformer-lens
 	@$(SAELENS_VENV)/bin/python $(PIP) --no-deps -c constraints-saelens.txt circuit-tracer
@@ -74,7 +78,7 @@ test-saelens: $(SAELENS_VENV)/.installed
 # The library that `python -m benchmarks train_step` compares with beside SAELens; it sees
 # the rest of the first environment too.
 $(PEER_VENV)/.installed: $(VENV)/.installed
-	@$(PYTHON) -m venv --clear $(PEER_VENV)
+	@$(PYTHON) -m venv --clear --without-pip $(PEER_VENV)
 	@$(RUN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(PEER_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/first-environment.pth"
 	@$(PEER_VENV)/bin/python $(PIP) --no-deps dictionary-learning==0.1.0
 	@touch $@

@@ -149,10 +149,8 @@ x = torch.randint(50, (2, 11))
 compiled = torch.compile(model, backend="eager", fullgraph=True)
 for options in (
     {},
-    {"logits_to_keep": 2},
-    {"position_ids": torch.arange(11)[None]},
-    {"labels": x},
-    {"return_dict": False},
+    {"logits_to_keep": 2, "return_dict": False},
+    {"position_ids": torch.arange(11)[None], "labels": x},
 ):
     outputs = compiled(x, use_cache=False, **options)
     expected = model(x, use_cache=False, **options)

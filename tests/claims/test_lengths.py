@@ -96,21 +96,26 @@ _EDITS = {
 }
 
 
-@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("options", _EDITS.values(), ids=_EDITS.keys())
-def test_spliced_runs_are_those_of_each_text_alone(model, sae, side, options):
+def test_spliced_runs_are_those_of_each_text_alone(model, sae, options):
     texts = _texts()
-    batch = _padded(texts, side)
-    mask = batch["attention_mask"].bool()
     with torch.no_grad(), sle.splice(model, sae, **options) as spliced:
-        logits = _run(model, batch)
-        codes = spliced.codes[SITE].dense()
-        assert not codes[~mask].any()
-        for row, text in enumerate(texts):
-            alone = _run(model, _padded([text], side))
-            torch.testing.assert_close(logits[row, mask[row]], alone[0], **CLOSE)
-            expected = spliced.codes[SITE].dense()
-            torch.testing.assert_close(codes[row, mask[row]], expected[0], **CLOSE)
+
+        def run(batch):
+            return _run(model, batch), spliced.codes[SITE].dense()
+
+        batches = {side: _padded(texts, side) for side in SIDES}
+        together = {side: run(batch) for side, batch in batches.items()}
+        # A text alone has no padding on any side.
+        alone = [run(_padded([text], "left")) for text in texts]
+
+    for side, (logits, codes) in together.items():
+        mask = batches[side]["attention_mask"].bool()
+        assert not codes[~mask].any(), side
+        for row, expected in enumerate(alone):
+            found = logits[row, mask[row]], codes[row, mask[row]]
+            for tensor, of_text in zip(found, expected, strict=True):
+                torch.testing.assert_close(tensor, of_text[0], **CLOSE)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -199,25 +204,30 @@ def test_activations_of_another_run_come_from_the_same_position(model, sae, side
             torch.testing.assert_close(logits[row, mask[row]], expected[0], **CLOSE)
 
 
-@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("positions", [None, slice(1, None), [-1, 2]], ids=str)
-def test_a_table_is_that_of_each_text_alone(model, sae, side, positions):
+def test_a_table_is_that_of_each_text_alone(model, sae, positions):
     texts = _texts()
     options = {"ks": [1, 4], "positions": positions, "progress": False}
-    frame = sle.sweep_k(model, _padded(texts, side), sae, **options)
-
-    # The last one's text has a single prediction; all are weighted by theirs.
     alone = [sle.sweep_k(model, text, sae, **options) for text in texts]
+    # The last one's text has a single prediction; all are weighted by theirs.
     n_scored = torch.tensor([table.attrs["n_scored"] for table in alone])
-    assert frame.attrs["n_scored"] == n_scored.sum() == sum(range(1, 17))
-    assert frame.attrs["n_spliced"] == sum(table.attrs["n_spliced"] for table in alone)
-    for name in ("ce", "kl"):
-        columns = torch.tensor([table[name].tolist() for table in alone])
-        expected = (columns * n_scored.unsqueeze(1)).sum(0) / n_scored.sum()
-        assert frame[name].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
-    bare = torch.tensor([table.attrs["ce_bare"] for table in alone])
-    expected = (bare * n_scored).sum() / n_scored.sum()
-    assert frame.attrs["ce_bare"] == pytest.approx(expected.item(), abs=1e-5)
+    weights = n_scored / n_scored.sum()
+
+    def mean(values):
+        return weights @ torch.tensor(values)
+
+    expected_bare = mean([table.attrs["ce_bare"] for table in alone])
+    for side in SIDES:
+        frame = sle.sweep_k(model, _padded(texts, side), sae, **options)
+        n_spliced = sum(table.attrs["n_spliced"] for table in alone)
+        assert frame.attrs["n_scored"] == n_scored.sum() == sum(range(1, 17)), side
+        assert frame.attrs["n_spliced"] == n_spliced, side
+        for name in ("ce", "kl"):
+            expected = mean([table[name].tolist() for table in alone])
+            found = frame[name].tolist()
+            assert found == pytest.approx(expected.tolist(), abs=1e-5), side
+        found = frame.attrs["ce_bare"]
+        assert found == pytest.approx(expected_bare.item(), abs=1e-5), side
 
 
 def test_every_form_of_texts_of_any_lengths_gives_the_same_table(model, sae):

@@ -30,20 +30,17 @@ SITES = [
 ATOL = 1e-12
 
 
-def _run_of(model, tokens, sae):
-    return sle.Run.capture(model, tokens, sae, k=8)
-
-
+# By a function that captures another run; most edits do not need one.
 EDITS = {
-    "none": lambda run: [],
-    "ablate": lambda run: [sle.Ablate(range(24))],
-    "ablate-to-mean": lambda run: [sle.Ablate(range(24), to="mean")],
-    "resample": lambda run: [sle.Ablate(range(24), to=run)],
-    "steer": lambda run: [sle.Steer(5, by=4.0)],
-    "clamp": lambda run: [sle.Clamp([5, 6], to=[2.0, -1.0])],
-    "scale": lambda run: [sle.Scale(range(24), by=0.5)],
-    "patch": lambda run: [sle.Patch(range(24), source=run)],
-    "add-direction": lambda run: [
+    "none": lambda capture: [],
+    "ablate": lambda capture: [sle.Ablate(range(24))],
+    "ablate-to-mean": lambda capture: [sle.Ablate(range(24), to="mean")],
+    "resample": lambda capture: [sle.Ablate(range(24), to=capture())],
+    "steer": lambda capture: [sle.Steer(5, by=4.0)],
+    "clamp": lambda capture: [sle.Clamp([5, 6], to=[2.0, -1.0])],
+    "scale": lambda capture: [sle.Scale(range(24), by=0.5)],
+    "patch": lambda capture: [sle.Patch(range(24), source=capture())],
+    "add-direction": lambda capture: [
         sle.AddDirection(torch.linspace(-1, 1, 32), scale=3.0)
     ],
 }
@@ -69,9 +66,13 @@ def exact_models(family):
     }
 
 
+def _run_of(model, tokens, sae):
+    return sle.Run.capture(model, tokens, sae, k=8)
+
+
 def _edited_logits(model, edit, error_term, dtype):
     sae = tiny.sae().to(dtype)
-    edits = EDITS[edit](_run_of(model, tiny.tokens(seed=1), sae))
+    edits = EDITS[edit](lambda: sle.Run.capture(model, tiny.tokens(seed=1), sae, k=8))
     with (
         torch.no_grad(),
         sle.splice(model, sae, k=3, error_term=error_term, edits=edits),

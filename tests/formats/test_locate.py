@@ -5,14 +5,12 @@ The hub is a small server on this machine that answers as the real one does.
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
+import huggingface_hub
 import published
 import published_saes
 import pytest
@@ -21,6 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 import sae_lens_ext as sle
+from sae_lens_ext.based import load_checkpoint
+from sae_lens_ext.formats import locate, read_sae
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -92,7 +92,12 @@ def _etag(file):
 
 
 @pytest.fixture
-def hub(tmp_path):
+def hub(tmp_path, monkeypatch):
+    """The server; until the test ends, huggingface_hub knows this hub alone.
+
+    It reads its environment when it is imported, so what it read is replaced: a fresh
+    process would take seconds to start.
+    """
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
     server.folder = tmp_path / "repo"
     server.served = []
@@ -101,96 +106,63 @@ def hub(tmp_path):
     (server.folder / "pickled.pt").write_bytes(b"never to be fetched")
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
+
+    endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    for name, value in {
+        "ENDPOINT": endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": (
+            endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        ),
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_TOKEN_PATH": str(tmp_path / "token"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+    }.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
     yield server
     server.shutdown()
     server.server_close()
     thread.join()
 
 
-def _load(hub, tmp_path, repo, subfolder="layer_1"):
-    loading = f"sle.SAE.from_pretrained({repo!r}, subfolder={subfolder!r})"
-    return _printed(hub, tmp_path, loading)
-
-
-def _load_model(hub, tmp_path, options=""):
-    loading = f"load_checkpoint('someone/an-sae'{options}).config.kernel"
-    return _printed(
-        hub, tmp_path, loading, "from sae_lens_ext.based import load_checkpoint"
-    )
-
-
-_SCRIPT = """
-import sae_lens_ext as sle
-{imports}
-try:
-    print({value})
-except sle.SaeLensExtError as error:
-    print(type(error).__name__, error)
-"""
-
-
-def _printed(hub, tmp_path, value, imports="", **changes):
-    """A value, or the error, as printed by a process that knows only this hub.
-
-    The process is a fresh one, because huggingface_hub reads its environment when it is
-    imported.
-    """
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}",
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        **changes,
-    }
-    process = subprocess.run(
-        [sys.executable, "-c", _SCRIPT.format(value=value, imports=imports)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout.strip()
-
-
-def test_downloads_only_the_sae_of_the_subfolder(hub, tmp_path):
+def test_downloads_only_the_sae_of_the_subfolder(hub):
+    sae = sle.SAE.from_pretrained("someone/an-sae", subfolder="layer_1")
     assert (
-        _load(hub, tmp_path, "someone/an-sae")
+        repr(sae)
         == "SAE(d_model=32, d_sae=48, k=8, hook_name='blocks.1.hook_resid_post')"
     )
     assert set(hub.served) == {"layer_1/cfg.json", "layer_1/sae_weights.safetensors"}
 
 
-def test_rejects_an_unknown_repository_in_one_line(hub, tmp_path):
-    printed = _load(hub, tmp_path, "someone/else")
-    assert printed.startswith(
-        "FormatError no folder 'someone/else' here, and the hub has no such repository "
-        "that you may read"
+@pytest.mark.usefixtures("hub")
+def test_rejects_an_unknown_repository_in_one_line():
+    with pytest.raises(sle.FormatError) as raised:
+        sle.SAE.from_pretrained("someone/else", subfolder="layer_1")
+    message = str(raised.value)
+    assert message.startswith(
+        "no folder 'someone/else' here, and the hub has no such repository that you "
+        "may read"
     )
-    assert "\n" not in printed
+    assert "\n" not in message
 
 
-def test_without_a_subfolder_only_the_top_is_downloaded(hub, tmp_path):
-    printed = _load(hub, tmp_path, "someone/an-sae", subfolder=None)
-    assert printed.startswith("FormatError")
-    assert "choose one with subfolder=, such as 'layer_1', 'pickled.pt'" in printed
+def test_without_a_subfolder_only_the_top_is_downloaded(hub):
+    with pytest.raises(
+        sle.FormatError,
+        match="choose one with subfolder=, such as 'layer_1', 'pickled.pt'",
+    ):
+        sle.SAE.from_pretrained("someone/an-sae")
     assert hub.served == []
 
 
-_LOCATE = "from sae_lens_ext.formats import locate, read_sae"
+def _kinds(places):
+    """The kinds of the SAEs at some places of the repository."""
+    return [
+        read_sae(locate("someone/an-sae", subfolder=place)).kind for place in places
+    ]
 
 
-def _kinds(hub, tmp_path, places, **changes):
-    """The kinds of the SAEs at some places of the repository, read in one process."""
-    value = (
-        "[read_sae(locate('someone/an-sae', subfolder=place)).kind "
-        f"for place in {places!r}]"
-    )
-    return _printed(hub, tmp_path, value, _LOCATE, **changes)
-
-
-def test_downloads_only_what_each_layout_needs(hub, tmp_path):
+def test_downloads_only_what_each_layout_needs(hub, monkeypatch):
     tensors = published_saes.matrices()
     without = published_saes.matrices(threshold=...)
     transposed = without | {"W_enc": without["W_enc"].T.contiguous()}
@@ -216,8 +188,8 @@ def test_downloads_only_what_each_layout_needs(hub, tmp_path):
         "heads/L0[1].pt",
         "layer_1/cfg.json",
     ]
-    kinds = _kinds(hub, tmp_path, places)
-    assert kinds == "['jumprelu', 'relu', 'relu', 'topk']"
+    kinds = _kinds(places)
+    assert kinds == ["jumprelu", "relu", "relu", "topk"]
     assert set(hub.served) == {
         "scope/layer_1/average_l0_9/params.npz",
         "set/config.yaml",
@@ -230,13 +202,14 @@ def test_downloads_only_what_each_layout_needs(hub, tmp_path):
 
     # What was downloaded is found again without the hub.
     hub.served.clear()
-    offline = {"HF_HUB_OFFLINE": "1"}
-    assert _kinds(hub, tmp_path, places, **offline) == kinds
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert _kinds(places) == kinds
     assert hub.served == []
-    elsewhere = _kinds(hub, tmp_path, ["set/layer_0.safetensors"], **offline)
-    assert elsewhere.startswith(
-        "FormatError no folder or file 'set/layer_0.safetensors' inside"
-    )
+    with pytest.raises(
+        sle.FormatError,
+        match="^no folder or file 'set/layer_0.safetensors' inside",
+    ):
+        _kinds(["set/layer_0.safetensors"])
 
 
 @pytest.fixture
@@ -249,22 +222,26 @@ def published_model(hub):
 
 
 @pytest.mark.usefixtures("published_model")
-def test_a_published_model_is_downloaded_without_its_pickle(hub, tmp_path):
-    assert _load_model(hub, tmp_path, ", revision='refs/pr/1'") == "based"
+def test_a_published_model_is_downloaded_without_its_pickle(hub):
+    model = load_checkpoint("someone/an-sae", revision="refs/pr/1")
+    assert model.config.kernel == "based"
     assert set(hub.served) == {"config.json", "model.safetensors"}
 
 
 @pytest.mark.usefixtures("published_model")
-def test_a_pickle_is_downloaded_where_there_is_nothing_else(hub, tmp_path):
+def test_a_pickle_is_downloaded_where_there_is_nothing_else(hub):
     (hub.folder / "model.safetensors").unlink()
-    assert _load_model(hub, tmp_path) == "based"
+    assert load_checkpoint("someone/an-sae").config.kernel == "based"
     assert set(hub.served) == {"config.json", "pytorch_model.bin"}
 
 
-def test_rejects_a_repository_without_weights(hub, tmp_path):
+def test_rejects_a_repository_without_weights(hub):
     (hub.folder / "config.json").write_text("{}")
-    printed = _load_model(hub, tmp_path)
-    assert "holds no weights: none of model.safetensors, pytorch_model.bin" in printed
+    with pytest.raises(
+        sle.FormatError,
+        match="holds no weights: none of model.safetensors, pytorch_model.bin",
+    ):
+        load_checkpoint("someone/an-sae")
 
 
 def test_rejects_a_path_that_leads_nowhere(tmp_path):

@@ -46,13 +46,13 @@ tokens = tiny.tokens()
 sae = tiny.sae()
 plain = tiny.hf_model("gpt2")
 
-wrapped = torch.compile(tiny.hf_model("gpt2"), backend="aot_eager")
+wrapped = torch.compile(tiny.hf_model("gpt2"), backend="eager")
 inplace = tiny.hf_model("gpt2")
-inplace.compile(backend="aot_eager")
+inplace.compile(backend="eager")
 part = tiny.hf_model("gpt2")
-part.transformer = torch.compile(part.transformer, backend="aot_eager")
+part.transformer = torch.compile(part.transformer, backend="eager")
 forward = tiny.hf_model("gpt2")
-forward.forward = torch.compile(forward.forward, backend="aot_eager")
+forward.forward = torch.compile(forward.forward, backend="eager")
 
 for model in (wrapped, inplace, part, forward):
     bare = model(tokens).logits

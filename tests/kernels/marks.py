@@ -3,7 +3,7 @@
 import pytest
 import triton
 
+HAS_TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 6)
 by_triton = pytest.mark.skipif(
-    tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 6),
-    reason="the kernels are for Triton 3.6 and newer",
+    not HAS_TRITON, reason="the kernels are for Triton 3.6 and newer"
 )

@@ -1,8 +1,8 @@
-"""Check the operators with torch's own means: ``python operator_program.py BACKEND``.
+"""Check the operators with torch's own means: ``python operator_program.py BACKENDS``.
 
 ``test_operator.py`` runs it as a program, because torch.compile cannot trace through
-the run-time shape checks of the tests. One program for all checks, because loading the
-compiler takes longer than most of them.
+the run-time shape checks of the tests. One program for all checks and backends, because
+loading the compiler takes longer than most of them.
 """
 
 import sys
@@ -252,19 +252,22 @@ def check_compiled_attention_numbers():
             torch.testing.assert_close(compiled(*arguments), attend(*arguments))
 
 
-def main(backend):
+def main(backends):
+    for backend in backends:
+        torch._dynamo.reset()
+        t = make_tensors()
+        check_operators(t, backend)
+        check_attention_operators(backend)
+        check_compiled_attention(backend)
+        check_compiled_step(t, backend)
+        check_compiled_uncapped_step(t, backend)
+
+    # Of the backends that the package chooses.
     t = make_tensors()
-    check_operators(t, backend)
-    check_attention_operators(backend)
-    check_compiled_attention(backend)
-    check_compiled_step(t, backend)
-    check_compiled_uncapped_step(t, backend)
     check_compiled_forward_mode(t)
     check_compiled_sae(t)
-    # No GPU is needed for these, so they run once.
-    if backend == "cpu":
-        check_compiled_attention_numbers()
+    check_compiled_attention_numbers()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])
