@@ -1,7 +1,6 @@
 """From the processes that ``torchrun`` has started to those that share a training."""
 
 import contextlib
-import functools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -174,18 +173,26 @@ def _of_this_training(store: Any) -> Any:
 
 
 class _Calls:
-    """How many trainings this process has shared; the same number on all."""
+    """What outlives a training that this process shares.
+
+    Attributes:
+        number: how many trainings were shared; the same on all processes.
+        rendezvous: what the launcher told this process: a store, a rank, their number.
+    """
 
     number = 0
+    rendezvous: tuple[Any, int, int] | None = None
 
 
-@functools.cache
 def _rendezvous() -> tuple[Any, int, int]:
     """The store of the launcher, which this process may have to keep alive."""
-    try:
-        return next(torch.distributed.rendezvous("env://"))  # pyright: ignore[reportCallIssue, reportPrivateImportUsage]
-    except ValueError as error:
-        raise InvalidArgument(
-            f"RANK and WORLD_SIZE say that this is one of several processes, and "
-            f"{error}; start them by torchrun, or unset RANK"
-        ) from error
+    # Not functools.cache: nnsight cannot pack such a function with a trace.
+    if _Calls.rendezvous is None:
+        try:
+            _Calls.rendezvous = next(torch.distributed.rendezvous("env://"))  # pyright: ignore[reportCallIssue, reportPrivateImportUsage]
+        except ValueError as error:
+            raise InvalidArgument(
+                f"RANK and WORLD_SIZE say that this is one of several processes, and "
+                f"{error}; start them by torchrun, or unset RANK"
+            ) from error
+    return _Calls.rendezvous
