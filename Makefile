@@ -58,10 +58,10 @@ lint: venv
 types: venv
 	$(RUN)/basedpyright
 
-# Workers of one thread each are faster than one of many: most tests are small. Tests of
-# the real model stay on one worker.
+# Workers of one thread each are faster than one of many: most tests are small. Which of
+# them share a worker, and in which order they start, is in tests/conftest.py.
 unit: venv
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
 # SAELens needs TransformerLens 3, this package's tests TransformerLens 4. The second
 # environment holds what differs and sees the rest of the first one.
