@@ -23,7 +23,10 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: venv
 	$(RUN)/sae-lens-ext demo
 
-test: lint types unit site test-saelens wheel
+# What keeps one core busy runs side by side; the tests then have all cores.
+test: venv
+	@$(MAKE) --no-print-directory --jobs=2 lint types site wheel $(SAELENS_VENV)/.installed
+	@$(MAKE) --no-print-directory unit test-saelens
 	@echo "make test: all green"
 
 bench: $(SAELENS_VENV)/.installed $(PEER_VENV)/.installed
@@ -55,10 +58,10 @@ lint: venv
 types: venv
 	$(RUN)/basedpyright
 
-# Workers of one thread each are faster than one of many: most tests are small. Tests of
-# the real model stay on one worker.
+# Workers of one thread each are faster than one of many: most tests are small. Which of
+# them share a worker, and in which order they start, is in tests/conftest.py.
 unit: venv
-	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
 # SAELens needs TransformerLens 3, this package's tests TransformerLens 4. The second
 # environment holds what differs and sees the rest of the first one.

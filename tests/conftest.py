@@ -21,12 +21,23 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 def pytest_collection_modifyitems(items):
     """Give workers whole files, and one worker all tests that need the real model.
 
-    So it is loaded, and prepared, once.
+    Those come first: the model is prepared, and its SAE trained, once, and nothing else
+    takes as long. Notebooks, each on a worker that is free, come last and find both in
+    the cache.
     """
+
+    def turn(item):
+        if item.path.stem == "test_notebooks":
+            return 2
+        return 0 if "gemma3" in getattr(item, "fixturenames", ()) else 1
+
+    items.sort(key=turn)
     for item in items:
-        is_notebook = item.path.stem == "test_notebooks" and "rebased" not in item.name
-        needs_model = is_notebook or "gemma3" in getattr(item, "fixturenames", ())
-        group = "real model" if needs_model else str(item.path)
+        group = str(item.path)
+        if turn(item) == 0:
+            group = "real model"
+        elif turn(item) == 2:
+            group = item.name.partition("[")[2] or group
         item.add_marker(pytest.mark.xdist_group(group))
 
 
