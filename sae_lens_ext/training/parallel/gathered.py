@@ -100,7 +100,9 @@ class GatheredSAE(SAE):
 
         exchange = Exchange(self._group, code, n_tokens, own)
         exchange.request(self.wanted, self._ends, self._start)
-        of_own_tokens, rows = _Exchanged.apply(values, self._slice.W_dec, exchange)  # pyright: ignore[reportGeneralTypeIssues]
+        # Its type says one tensor; it returns as many as forward does.
+        exchanged: Any = _Exchanged.apply(values, self._slice.W_dec, exchange)
+        of_own_tokens, rows = exchanged
         object.__setattr__(self, "W_dec", rows)
         places = torch.searchsorted(self.wanted, features)
         indices = torch.where(is_needed, places, 0)

@@ -169,7 +169,8 @@ def _of_this_training(store: Any) -> Any:
     """The part of a store that belongs to this call of ``train``."""
     _Calls.number += 1
     prefix = f"sae_lens_ext/{_Calls.number}"
-    return torch.distributed.PrefixStore(prefix, store)  # pyright: ignore[reportPrivateImportUsage]
+    distributed: Any = torch.distributed
+    return distributed.PrefixStore(prefix, store)
 
 
 class _Calls:
@@ -187,12 +188,15 @@ class _Calls:
 def _rendezvous() -> tuple[Any, int, int]:
     """The store of the launcher, which this process may have to keep alive."""
     # Not functools.cache: nnsight cannot pack such a function with a trace.
-    if _Calls.rendezvous is None:
-        try:
-            _Calls.rendezvous = next(torch.distributed.rendezvous("env://"))  # pyright: ignore[reportCallIssue, reportPrivateImportUsage]
-        except ValueError as error:
-            raise InvalidArgument(
-                f"RANK and WORLD_SIZE say that this is one of several processes, and "
-                f"{error}; start them by torchrun, or unset RANK"
-            ) from error
-    return _Calls.rendezvous
+    if _Calls.rendezvous is not None:
+        return _Calls.rendezvous
+    distributed: Any = torch.distributed
+    try:
+        found: tuple[Any, int, int] = next(distributed.rendezvous("env://"))
+    except ValueError as error:
+        raise InvalidArgument(
+            f"RANK and WORLD_SIZE say that this is one of several processes, and "
+            f"{error}; start them by torchrun, or unset RANK"
+        ) from error
+    _Calls.rendezvous = found
+    return found
