@@ -14,18 +14,17 @@ import gzip
 import importlib.resources
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 import sae_lens_ext as sle
 from sae_lens_ext.demo import cache_folder
 from sae_lens_ext.objectives import HierarchicalTopK, Objective, TopK
-from sae_lens_ext.sae import FVU, SAE, SAEConfig
+from sae_lens_ext.sae import FVU, SAE
 from sae_lens_ext.text import pack
-from sae_lens_ext.training import Activations, collect_activations, train_step
+from sae_lens_ext.training import Activations, TrainConfig, collect_activations
 
 SITE = "blocks.15.hook_resid_post"
 KS = (4, 8, 16, 32, 64)
@@ -39,28 +38,30 @@ N_HELD_OUT_ROWS = 160
 N_SCORED_ROWS = 24
 
 
-class Settings(NamedTuple):
-    """What an SAE is trained with."""
-
-    objective: Objective
-    k: int
-    lr: float
-    decay: float
-    """Share of the steps, at the end, over which the learning rate falls."""
-    warmup: float = 0.05
-    batch_size: int = 512
-
-
-def hierarchical() -> Settings:
+def hierarchical() -> TrainConfig:
     """The recipe: all levels alike."""
-    return Settings(HierarchicalTopK(), K, lr=8e-3, decay=0.8)
+    return _config(HierarchicalTopK(), K, lr=8e-3)
 
 
-def dedicated(k: int) -> Settings:
+def dedicated(k: int) -> TrainConfig:
     """TopK with the learning rate and decay that were best for it."""
-    if k <= 16:
-        return Settings(TopK(), k, lr=6e-3, decay=0.8)
-    return Settings(TopK(), k, lr=8e-3, decay=0.8 if k < K else 0.3)
+    lr = 6e-3 if k <= 16 else 8e-3
+    return _config(TopK(), k, lr=lr, decay=0.8 if k < K else 0.3)
+
+
+def _config(
+    objective: Objective, k: int, *, lr: float, decay: float = 0.8
+) -> TrainConfig:
+    return TrainConfig(
+        d_sae=D_SAE,
+        k=k,
+        objective=objective,
+        epochs=EPOCHS,
+        batch_size=512,
+        lr=lr,
+        decay=decay,
+        apply_b_dec_to_input=False,
+    )
 
 
 def run() -> list[dict[str, Any]]:
@@ -73,8 +74,9 @@ def run() -> list[dict[str, Any]]:
 
     results = []
     for seed in SEEDS:
-        for settings in (hierarchical(), *map(dedicated, KS[1:])):
-            sae = train_sae(train, settings, seed)
+        for config in (hierarchical(), *map(dedicated, KS[1:])):
+            seeded = replace(config, seed=seed)
+            sae = sle.train(train, seeded, progress=False).sae
             frame = sle.sweep_k(
                 model,
                 held_out[:N_SCORED_ROWS],
@@ -85,8 +87,8 @@ def run() -> list[dict[str, Any]]:
                 progress=False,
             )
             result = {
-                "objective": type(settings.objective).__name__,
-                "k": settings.k,
+                "objective": type(config.objective).__name__,
+                "k": config.k,
                 "seed": seed,
                 "fvu": fvu_at(sae, test),
                 "ce_recovered": dict(zip(KS, frame["ce_recovered"], strict=True)),
@@ -94,30 +96,6 @@ def run() -> list[dict[str, Any]]:
             print(json.dumps(result), flush=True)
             results.append(result)
     return results
-
-
-def train_sae(activations: Activations, settings: Settings, seed: int) -> SAE:
-    """Train an SAE without a pre-bias, in shuffled batches, with Adam."""
-    generator = torch.Generator().manual_seed(seed)
-    mean, scale = activations.mean_and_scale()
-    n_tokens, d_model = activations.values.shape
-    config = SAEConfig(
-        d_model, D_SAE, k=settings.k, apply_b_dec_to_input=False, hook_name=SITE
-    )
-    sae = SAE(config, generator=generator)
-    sae.activation_mean, sae.activation_scale = mean, scale
-
-    optimizer = torch.optim.Adam(sae.parameters(), lr=settings.lr, fused=True)
-    n_steps = EPOCHS * -(-n_tokens // settings.batch_size)
-    for step, rows in enumerate(_batches(n_tokens, settings.batch_size, generator)):
-        rising = (step + 1) / (settings.warmup * n_steps)
-        falling = (n_steps - step) / (settings.decay * n_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * min(1.0, rising, falling)
-
-        u = (activations.values[rows].float() - mean) * scale
-        train_step(sae, optimizer, settings.objective, u, settings.k)
-    return sae.eval()
 
 
 def fvu_at(sae: SAE, activations: Activations) -> dict[int, float]:
@@ -129,13 +107,6 @@ def fvu_at(sae: SAE, activations: Activations) -> dict[int, float]:
             for k, fvu in fvus.items():
                 fvu.update(x, sae.decode(code.prefix(k)))
     return {k: fvu.value() for k, fvu in fvus.items()}
-
-
-def _batches(
-    n_tokens: int, batch_size: int, generator: torch.Generator
-) -> Iterator[Float[Tensor, " batch"]]:
-    for _ in range(EPOCHS):
-        yield from torch.randperm(n_tokens, generator=generator).split(batch_size)
 
 
 def _documents() -> Iterator[str]:

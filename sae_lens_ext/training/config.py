@@ -111,6 +111,11 @@ class TrainConfig:
     skip_connection: bool = False
     """Whether the transcoder has a linear skip connection (Paulo et al. 2025)."""
 
+    apply_b_dec_to_input: bool | None = None
+    """Whether ``b_dec`` is subtracted before encoding (a pre-bias, Bricken et al.
+    2023). None has one in an SAE and none in a transcoder. With a start, None keeps the
+    start's; the function that it computes stays the same in all cases."""
+
     seed: int = 0
     """Seed of the initial weights and of the order of activations in memory."""
 
@@ -170,6 +175,7 @@ class TrainConfig:
             check(arguments.finite, "clip", above=0, optional=True)
             check(arguments.choice, "dtype", choices=("float32", "bfloat16"))
             check(arguments.flag, "eight_bit", "freeze_decoder", "skip_connection")
+            check(arguments.flag, "apply_b_dec_to_input", optional=True)
             check(arguments.string, "hook_name", "hook_name_out", optional=True)
         with FieldChecks(self) as check:
             self._check_relations(check)
@@ -196,6 +202,16 @@ class TrainConfig:
             self.revive_every is None or not self.eight_bit,
             "revive_every needs averages of Adam that can be set to 0 feature by "
             "feature, which eight_bit=True does not have; leave one of them out",
+        )
+        check.that(
+            self.hook_name_out is None or not self.apply_b_dec_to_input,
+            "apply_b_dec_to_input=True is for an SAE, whose input is what b_dec is "
+            "added to; a transcoder is trained without it",
+        )
+        check.that(
+            not self.freeze_decoder or not self.apply_b_dec_to_input,
+            "apply_b_dec_to_input=True moves activations with b_dec, which "
+            "freeze_decoder=True trains freely; leave one of them out",
         )
         check.that(
             self.revive_every is None or not self.freeze_decoder,

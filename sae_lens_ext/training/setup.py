@@ -136,6 +136,7 @@ def new_trainer(
         levels=levels,
         d_out=None if hook_name_out is None else stream.width(hook_name_out),
         skip_connection=config.skip_connection,
+        apply_b_dec_to_input=config.apply_b_dec_to_input,
         hook_name=hook_name,
         hook_name_out=hook_name_out,
         model_name=stream.model_name,
@@ -146,7 +147,10 @@ def new_trainer(
         sae = normalization.installed(SAE(sae_config, generator=generator))
     else:
         is_frozen = config.freeze_decoder
-        sae = started(start, sae_config, normalization, is_frozen=is_frozen)
+        pre_bias = False if is_frozen else config.apply_b_dec_to_input
+        sae = started(
+            start, sae_config, normalization, is_frozen=is_frozen, pre_bias=pre_bias
+        )
         norms = decoder_norms(sae)[ranks.features(config.d_sae)].to(device)
         if is_frozen:
             freeze_directions(sae)

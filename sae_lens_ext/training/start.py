@@ -132,6 +132,7 @@ def started(
     normalization: Normalization,
     *,
     is_frozen: bool = False,
+    pre_bias: bool | None = None,
 ) -> SAE:
     """An SAE to train that begins with the weights of another one.
 
@@ -143,8 +144,9 @@ def started(
         config: of the SAE to train, as that of a new one.
         normalization: the constants of the sites.
         is_frozen: whether features keep their directions, and with them the facts that
-            a publisher says about them. Their activations should not move with
-            ``b_dec`` then, so the pre-bias becomes a part of ``b_enc``.
+            a publisher says about them.
+        pre_bias: whether the SAE to train subtracts ``b_dec`` before encoding; None
+            for what the start does. A transcoder does not.
 
     Raises:
         InvalidArgument: it cannot be trained on as an SAE with this config.
@@ -170,9 +172,10 @@ def started(
         mean, scale = site.mean.to(mean), site.scale.to(mean)
         weights = unfold(weights, mean, scale, has_pre_bias=has_pre_bias)
         del weights["activation_mean"], weights["activation_scale"]
-        if has_pre_bias and is_frozen:
-            weights = _without_pre_bias(weights)
-            has_pre_bias = False
+        if pre_bias is not None and pre_bias != has_pre_bias:
+            change = _with_pre_bias if pre_bias else _without_pre_bias
+            weights = change(weights)
+            has_pre_bias = pre_bias
 
     metadata: Mapping[str, Any] = {}
     if is_frozen:
@@ -191,6 +194,12 @@ def started(
 def _without_pre_bias(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same function for an encoder that reads its input as it is."""
     b_enc = weights["b_enc"] - weights["b_dec"] @ weights["W_enc"]
+    return {**weights, "b_enc": b_enc}
+
+
+def _with_pre_bias(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same function for an encoder that subtracts ``b_dec`` from its input."""
+    b_enc = weights["b_enc"] + weights["b_dec"] @ weights["W_enc"]
     return {**weights, "b_enc": b_enc}
 
 

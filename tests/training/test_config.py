@@ -47,6 +47,8 @@ def test_all_contradictions_are_in_one_message():
             skip_connection=True,
             revive_every=5,
             eight_bit=True,
+            apply_b_dec_to_input=True,
+            freeze_decoder=True,
         )
     message = str(raised.value)
     for part in (
@@ -54,8 +56,13 @@ def test_all_contradictions_are_in_one_message():
         "k_start must be from k=9 to d_sae=8; got 4",
         "skip_connection=True is for a transcoder; give its hook_name_out too",
         "revive_every needs averages of Adam that can be set to 0",
+        "apply_b_dec_to_input=True moves activations with b_dec",
     ):
         assert part in message
+    with pytest.raises(sle.InvalidArgument, match="a transcoder is trained without"):
+        TrainConfig(
+            d_sae=8, k=2, hook_name="a", hook_name_out="b", apply_b_dec_to_input=True
+        )
     with pytest.raises(sle.InvalidArgument, match="must differ; got 'a' twice"):
         TrainConfig(d_sae=8, k=2, hook_name="a", hook_name_out="a")
 

@@ -92,6 +92,21 @@ def test_an_sae_in_training_computes_what_the_start_does(kind, pre_bias):
     assert_same_function(sae, start.float(), values())
 
 
+@pytest.mark.parametrize("theirs", [False, True], ids=["plain", "pre_bias"])
+@pytest.mark.parametrize("asked", [None, False, True])
+def test_a_pre_bias_is_added_or_removed_as_the_config_asks(theirs, asked):
+    start = start_sae(apply_b_dec_to_input=theirs)
+    sae, _ = at_step_0(start, apply_b_dec_to_input=asked)
+    assert sae.config.apply_b_dec_to_input == (theirs if asked is None else asked)
+    assert_same_function(sae, start, values())
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_new_sae_has_a_pre_bias_if_the_config_asks(asked):
+    new, _ = at_step_0(None, apply_b_dec_to_input=asked)
+    assert new.config.apply_b_dec_to_input == asked
+
+
 def test_constants_of_the_start_are_replaced():
     start = start_sae().unfolded(torch.full((12,), 3.0), torch.tensor(0.2))
     sae, _ = at_step_0(start)
