@@ -132,7 +132,11 @@ def _without_zeros(path: Path, weights: dict[str, Tensor], k: int) -> dict[str, 
     used = is_used.nonzero()
     n_features = int(used[-1]) + 1 if len(used) else 0
     n_zeros = len(b_enc) - n_features
-    if not 1 <= k <= n_zeros or not n_features:
+    if not n_features:
+        raise FormatError(
+            f"{path} holds zeros alone: it stands in for a layer without a transcoder"
+        )
+    if not 1 <= k <= n_zeros:
         raise FormatError(
             f"{path} is for TopK with k={k}, of which circuit-tracer keeps negative "
             "activations too. No kind of SAE here does, unless the dictionary ends in "

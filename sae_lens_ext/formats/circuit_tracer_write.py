@@ -7,6 +7,10 @@ every negative one, and there are enough of them to fill all places that positiv
 leave. They reconstruct nothing, and circuit-tracer drops activations of 0, so they
 appear nowhere. The numbers of the other features stay.
 
+A set has to hold a transcoder for every layer of the model. One of zeros stands in for
+a layer without: nothing of it is ever active, so circuit-tracer counts all that the MLP
+adds as error.
+
 Source: circuit-tracer after 0.5.0 (pull request 94), ``load_transcoder_set``, which
     reads ``activation`` and ``k`` from the config.
 """
@@ -36,6 +40,14 @@ _ACTIVATIONS = {
     "jumprelu": "jump_relu",
     "batchtopk": "jump_relu",
 }
+# Names that circuit-tracer does not know, or takes for another place: what
+# TransformerLens itself calls hook_mlp_in is the stream before the MLP's norm.
+_HOOKS = {
+    "hook_mlp_in": "mlp.hook_in",
+    "ln2.hook_in": "hook_resid_mid",
+    "hook_in": "hook_resid_pre",
+    "hook_out": "hook_resid_post",
+}
 
 
 class _Facts(NamedTuple):
@@ -50,7 +62,10 @@ class _Facts(NamedTuple):
 
 
 def write_circuit_tracer(
-    folder: str | Path, checkpoints: Sequence[SAECheckpoint], k: int | None = None
+    folder: str | Path,
+    checkpoints: Sequence[SAECheckpoint],
+    k: int | None = None,
+    n_layers: int | None = None,
 ) -> Path:
     """Write transcoders as a set for circuit-tracer; returns the folder.
 
@@ -61,11 +76,13 @@ def write_circuit_tracer(
         checkpoints: the transcoders, one per layer; the sites say which.
         k: active features per token, for the kind topk; None takes the largest that
             they were trained at.
+        n_layers: layers of the model; those without a transcoder get one of zeros. None
+            writes the transcoders alone.
 
     Raises:
         InvalidArgument: not transcoders of one kind, width and size, between sites of
-            the same names on different layers; or a folder that cannot be written to,
-            or holds other layers. Nothing is written.
+            the same names on different layers, below ``n_layers``; or a folder that
+            cannot be written to, or holds other layers. Nothing is written.
         InvalidK: k is out of range, or given for another kind.
         NonFinite: a tensor holds NaN or infinity. Nothing is written.
     """
@@ -73,8 +90,8 @@ def write_circuit_tracer(
     facts = _common_facts(checkpoints)
     k = _checked_k(k, facts)
     files = {
-        f"layer_{layer}.safetensors": _tensors(checkpoint)
-        for layer, checkpoint in sorted(layers.items())
+        f"layer_{layer}.safetensors": tensors
+        for layer, tensors in _tensors_by_layer(layers, n_layers).items()
     }
     for name, tensors in files.items():
         refuse_non_finite(tensors, f"the transcoder for {name}")
@@ -128,7 +145,8 @@ def _sites(checkpoint: SAECheckpoint) -> tuple[int, str, str]:
             "'blocks.3.mlp.hook_in' and 'blocks.3.hook_mlp_out'; got "
             f"{names[0]!r} and {names[1]!r}; set them with with_config"
         )
-    return int(source[1]), source[2], target[2]
+    hook_in, hook_out = (_HOOKS.get(match[2], match[2]) for match in (source, target))
+    return int(source[1]), hook_in, hook_out
 
 
 def _common_facts(checkpoints: Sequence[SAECheckpoint]) -> _Facts:
@@ -165,6 +183,26 @@ def _checked_k(k: int | None, facts: _Facts) -> int | None:
     if k is None:
         return facts.largest_k
     return arguments.k(k, facts.largest_k, "the largest trained k")
+
+
+def _tensors_by_layer(
+    layers: Mapping[int, SAECheckpoint], n_layers: int | None
+) -> dict[int, dict[str, Tensor]]:
+    """The tensors of every file, of zeros for layers without a transcoder."""
+    tensors = {
+        layer: _tensors(checkpoint) for layer, checkpoint in sorted(layers.items())
+    }
+    if n_layers is None:
+        return tensors
+
+    last = max(tensors)
+    if arguments.positive_int(n_layers, "n_layers") <= last:
+        raise InvalidArgument(
+            f"n_layers={n_layers} leaves out layer {last}, which has a transcoder; "
+            "give the number of layers of the model"
+        )
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in tensors[last].items()}
+    return {layer: tensors.get(layer, zeros) for layer in range(n_layers)}
 
 
 def _tensors(checkpoint: SAECheckpoint) -> dict[str, Tensor]:

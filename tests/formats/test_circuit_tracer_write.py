@@ -130,6 +130,48 @@ def other_metadata(**changes):
     return {"metadata": {**checkpoint().metadata, **changes}}
 
 
+@pytest.mark.parametrize("kind", ["topk", "relu", "jumprelu"])
+def test_layers_without_a_transcoder_get_one_of_zeros(tmp_path, kind):
+    made = with_skip(checkpoint(kind))
+    alone = write_circuit_tracer(tmp_path / "alone", [made])
+    folder = write_circuit_tracer(tmp_path / "set", [made], n_layers=4)
+    expected = load_file(alone / "layer_2.safetensors")
+    for layer in range(4):
+        tensors = load_file(folder / f"layer_{layer}.safetensors")
+        assert tensors.keys() == expected.keys()
+        for name, tensor in tensors.items():
+            assert tensor.shape == expected[name].shape
+            assert torch.equal(tensor, expected[name] * (layer == 2)), (layer, name)
+
+    assert not (folder / "layer_4.safetensors").exists()
+    again = read_sae(folder / "layer_2.safetensors")
+    assert torch.equal(again.tensors["W_enc"], made.tensors["W_enc"])
+
+
+def test_a_layer_of_zeros_is_not_read_as_a_topk_transcoder(tmp_path):
+    folder = write_circuit_tracer(tmp_path, [checkpoint()], n_layers=3)
+    with pytest.raises(sle.FormatError, match="zeros alone: it stands in for a layer"):
+        read_sae(folder / "layer_0.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        # What TransformerLens calls hook_mlp_in is the stream before the norm.
+        ("hook_mlp_in", "mlp.hook_in"),
+        ("ln2.hook_in", "hook_resid_mid"),
+        ("hook_in", "hook_resid_pre"),
+        ("ln2.hook_normalized", "ln2.hook_normalized"),
+    ],
+)
+def test_sites_have_the_names_that_circuit_tracer_knows(tmp_path, here, there):
+    made = checkpoint(**other_metadata(hook_name=f"blocks.2.{here}"))
+    folder = write_circuit_tracer(tmp_path, [made])
+    config = (folder / "config.yaml").read_text()
+    assert f'feature_input_hook: "{there}"\n' in config
+    assert read_sae(folder).metadata["hook_name"] == f"blocks.2.{there}"
+
+
 @pytest.mark.parametrize(
     ("transcoders", "k", "message"),
     [
@@ -157,6 +199,19 @@ def test_rejects_what_circuit_tracer_cannot_compute(tmp_path, transcoders, k, me
     made = [checkpoint(**changes) for changes in transcoders]
     with pytest.raises((sle.InvalidArgument, sle.InvalidK), match=message):
         write_circuit_tracer(tmp_path / "set", made, k)
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "message"),
+    [
+        (2, "n_layers=2 leaves out layer 2, which has a transcoder; give the number"),
+        (0, "n_layers must be a positive integer; got 0"),
+    ],
+)
+def test_rejects_an_impossible_number_of_layers(tmp_path, n_layers, message):
+    with pytest.raises(sle.InvalidArgument, match=message):
+        write_circuit_tracer(tmp_path / "set", [checkpoint()], n_layers=n_layers)
     assert not (tmp_path / "set").exists()
 
 

@@ -28,6 +28,14 @@ def test_k_is_that_of_the_config(tmp_path):
     assert sle.SAE.from_pretrained(folder).config.k == 3
 
 
+def test_a_transcoder_is_found_among_the_layers_of_a_model(tmp_path):
+    made = tiny.sae_of_kind("topk", d_out=32, **SITES).float()
+    folder = sle.save_circuit_tracer(made, tmp_path, n_layers=3)
+    again = sle.SAE.from_pretrained(folder, subfolder="layer_1.safetensors")
+    x = torch.randn(6, 32)
+    assert torch.equal(again(x), made(x))
+
+
 @pytest.mark.usefixtures("without_shape_checks")
 def test_rejects_other_objects_and_autoencoders(tmp_path):
     with pytest.raises(sle.InvalidArgument, match="as SAE objects; got .* type str"):

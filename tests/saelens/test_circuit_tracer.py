@@ -81,6 +81,23 @@ def test_a_hierarchical_transcoder_has_the_same_activations(tmp_path, k, skip):
     assert parts["activation_matrix"]._nnz() == n_active
 
 
+@pytest.mark.parametrize("kind", ["topk", "relu", "jumprelu"])
+def test_nothing_is_active_in_layers_without_a_transcoder(tmp_path, kind):
+    from circuit_tracer.transcoder.activation_functions import TopK
+
+    ours = transcoder(kind, layer=1, skip_connection=True)
+    theirs = loaded_set(sle.save_circuit_tracer(ours, tmp_path, n_layers=3), 3)
+    if kind == "topk":
+        for single in theirs:
+            single.activation_function = TopK(ours.config.k)
+    x = torch.randn(3, 50, 32)
+    parts = theirs.compute_attribution_components(x, zero_positions=slice(0, 0))
+    layers = parts["activation_matrix"].indices()[0]
+    assert layers.unique().tolist() == [1]
+    torch.testing.assert_close(parts["reconstruction"][1], ours(x[1]))
+    assert not parts["reconstruction"][[0, 2]].any()
+
+
 @pytest.mark.parametrize("kind", ["relu", "jumprelu", "batchtopk"])
 def test_other_kinds_have_the_same_activations_as_loaded(tmp_path, kind):
     ours = transcoder(kind, skip_connection=True)
