@@ -11,6 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 SAELENS_VENV := .venv-saelens
 PEER_VENV := .venv-dictionary-learning
+TRACER_VENV := .venv-circuit-tracer
 LOWEST_VENV := .venv-lowest
 PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 RUN := $(VENV)/bin
@@ -18,7 +19,7 @@ RUN := $(VENV)/bin
 # Hundreds of processes start below; each would compile torch and transformers again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test bench docs venv lint types unit site test-saelens test-lowest wheel clean
+.PHONY: demo test bench bench-circuit-tracer docs venv lint types unit site test-saelens test-lowest wheel clean
 
 demo: venv
 	$(RUN)/sae-lens-ext demo
@@ -31,6 +32,9 @@ test: venv
 
 bench: $(SAELENS_VENV)/.installed $(PEER_VENV)/.installed
 	$(RUN)/python -m benchmarks all --peer-python $(SAELENS_VENV)/bin/python --peer-python $(PEER_VENV)/bin/python
+
+bench-circuit-tracer: $(TRACER_VENV)/.installed
+	$(RUN)/python -m benchmarks circuit_tracer
 
 # Strictly: a warning, or a link inside the site that leads nowhere, is an error.
 site: venv
@@ -86,6 +90,14 @@ $(PEER_VENV)/.installed: $(VENV)/.installed
 	@$(PEER_VENV)/bin/python $(PIP) --no-deps dictionary-learning==0.1.0
 	@touch $@
 
+# circuit-tracer as a user installs it: it needs transformers 4, and modules of nnsight
+# that 0.8 has moved. It sees torch in the first environment.
+$(TRACER_VENV)/.installed: $(VENV)/.installed
+	@$(PYTHON) -m venv --clear --without-pip $(TRACER_VENV)
+	@$(RUN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(TRACER_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/first-environment.pth"
+	@$(TRACER_VENV)/bin/python $(PIP) circuit-tracer==0.5.0 nnsight==0.7.0 transformer-lens==3.2.1 transformers==4.57.3
+	@touch $@
+
 # Old releases warn about newer ones, and not all of their annotations can be checked, so
 # neither is an error here. This stays out of `make test` because the oldest torch comes
 # with its GPU libraries, some 4 GB.
@@ -101,4 +113,4 @@ wheel: venv
 	$(RUN)/python .ci/check_wheel.py build/wheel
 
 clean:
-	rm -rf $(VENV) $(SAELENS_VENV) $(PEER_VENV) $(LOWEST_VENV) build runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SAELENS_VENV) $(PEER_VENV) $(TRACER_VENV) $(LOWEST_VENV) build runs .pytest_cache .ruff_cache .hypothesis

@@ -1,10 +1,11 @@
 """Print a table, and write its numbers: ``python -m benchmarks NAME``.
 
 Numbers go to ``benchmarks/results``, and ``tables`` puts those of there into the
-README. ``all`` runs everything that needs no GPU, except ``corpus``, which fetches
-packages, and ``recipe`` and ``retrofit``, which train for long. ``gpu`` checks the
-Triton kernels on a GPU and runs their benchmarks there; it needs no more than torch,
-triton, einops, jaxtyping, safetensors and pytest.
+README and the docs. ``all`` runs everything that needs no GPU, except ``corpus``, which
+fetches packages, ``recipe`` and ``retrofit``, which train for long, and
+``circuit_tracer``, which needs an environment of its own. ``gpu`` checks the Triton
+kernels on a GPU and runs their benchmarks there; it needs no more than torch, triton,
+einops, jaxtyping, safetensors and pytest.
 """
 
 import argparse
@@ -30,7 +31,7 @@ KERNELS = [
     "quadratic_attention",
 ]
 OTHERS = ["splice", "sweep", "lengths", "resources", "jumprelu", "train_memory"]
-LONG = ["corpus", "recipe", "retrofit"]
+LONG = ["circuit_tracer", "corpus", "recipe", "retrofit"]
 TESTS = Path(__file__).parents[1] / "tests"
 
 
@@ -71,7 +72,8 @@ def _options() -> argparse.Namespace:
         "--peer-python",
         type=Path,
         action="append",
-        help="a Python with SAELens or dictionary-learning, for train_step",
+        help="a Python with SAELens or dictionary-learning, for train_step; one with "
+        "circuit-tracer, for circuit_tracer",
     )
     parser.add_argument(
         "--results",
@@ -131,6 +133,8 @@ def check_kernels() -> None:
 
 def _run(name: str, device: str, peers: list[Path] | None) -> Any:
     module = importlib.import_module(f"benchmarks.{name}")
+    if name == "circuit_tracer" and peers:
+        return module.run(peers[0])
     if name in OTHERS or name in LONG:
         return module.run()
     if name == "train_step" and peers:

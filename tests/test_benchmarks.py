@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks import (
+    circuit_tracer,
     hierarchical_loss,
     measure,
     quadratic_attention,
@@ -131,6 +132,82 @@ def test_pursuit_takes_the_largest_parts_of_orthogonal_directions(monkeypatch):
     variance = (parts - parts.mean(0)).square().sum()
     for k, fvu in fvus.items():
         assert fvu == pytest.approx((rest[:, k:].sum() / variance).item(), abs=1e-5)
+
+
+@pytest.fixture
+def transcoder():
+    config = SAEConfig(
+        d_model=6,
+        d_sae=40,
+        d_out=6,
+        k=8,
+        hook_name="blocks.9.mlp.hook_in",
+        hook_name_out="blocks.9.hook_mlp_out",
+    )
+    return SAE(config, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def records():
+    """A text and a prompt."""
+    tokens = torch.zeros(2, 5, dtype=torch.int64)
+    x = torch.randn(2, 5, 6)
+    text = circuit_tracer.Recorded(tokens, x, x + torch.randn(2, 5, 6))
+    return text, circuit_tracer.Recorded(tokens[:1], x[1:], text.y[1:])
+
+
+def answer(transcoder, records, k):
+    """What circuit-tracer would compute, with its features of zeros at the end."""
+    text, prompt = records
+    wide = torch.nn.functional.pad(transcoder.encode(text.x, k).dense(), (0, 8))
+    recons = transcoder(text.x, k)
+    in_model = wide.clone()
+    in_model[:, 0] = 0
+    positions, features = in_model[1].nonzero(as_tuple=True)
+    layers = torch.full_like(features, circuit_tracer.LAYER)
+    return {
+        f"acts_{k}": wide,
+        f"recons_{k}": recons,
+        f"model_acts_{k}": in_model,
+        f"model_errors_{k}": text.y - recons,
+        f"graph_features_{k}": torch.stack([layers, positions, features], dim=1),
+        f"graph_acts_{k}": in_model[1][positions, features],
+    }
+
+
+@torch.no_grad()
+def test_what_circuit_tracer_computes_alike_is_accepted(transcoder, records):
+    row = circuit_tracer.compared(
+        transcoder, 3, *records, answer(transcoder, records, 3)
+    )
+    assert row["active"] == int(transcoder.encode(records[0].x, 3).l0().sum())
+    assert set(row["differences"].values()) == {0.0}
+
+
+def set_last_feature(tensor):
+    tensor[..., -1] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("acts_3", lambda tensor: tensor.mul_(1.001), "alone, k=3: .* by 1.0e-03"),
+        ("acts_3", set_last_feature, "alone: 10 features are active in one library"),
+        ("model_acts_3", lambda tensor: tensor.mul_(1.001), "in the model, k=3: "),
+        ("graph_acts_3", lambda tensor: tensor.mul_(1.001), "in the graph, k=3: "),
+        ("graph_features_3", lambda tensor: tensor.sub_(1), "a layer without a trans"),
+        ("recons_3", lambda tensor: tensor.fill_(torch.nan), "differs by nan"),
+        ("model_errors_3", lambda tensor: tensor.add_(0.01), "errors, k=3: "),
+    ],
+)
+@torch.no_grad()
+def test_what_circuit_tracer_computes_otherwise_is_refused(
+    transcoder, records, name, spoil, message
+):
+    theirs = answer(transcoder, records, 3)
+    spoil(theirs[name])
+    with pytest.raises(measure.Mismatch, match=message):
+        circuit_tracer.compared(transcoder, 3, *records, theirs)
 
 
 def test_the_tables_of_readme_and_docs_are_those_of_the_results():
