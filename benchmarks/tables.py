@@ -275,6 +275,38 @@ def _retrofit(results: dict[str, list[dict[str, Any]]]) -> list[str]:
     return _table(header, lines)
 
 
+def _circuit_tracer(results: dict[str, dict[str, Any]]) -> list[str]:
+    numbers = results["cpu"]
+    titles = {
+        "alone": "activations, on the same inputs",
+        "in the model": "activations, in its model",
+        "in the graph": "activations, in its graph",
+        "reconstructions": "reconstructions",
+        "errors": "errors, in its model",
+    }
+    header = ["k", "FVU", "active features", *titles.values(), "nodes of the graph"]
+    lines = []
+    for row in numbers["rows"]:
+        differences = [row["differences"][name] for name in titles]
+        lines.append(
+            [
+                f"{row['k']}",
+                f"{row['fvu']:.3f}",
+                f"{row['active']:,}",
+                *(f"{value:.1e}" if value else "0" for value in differences),
+                f"{row['graph']['nodes']}",
+            ]
+        )
+    versions = ", ".join(
+        f"{name} {version}" for name, version in numbers["versions"].items()
+    )
+    sentence = (
+        f"With {versions}. On circuit-tracer's TransformerLens backend the MLP's "
+        f"inputs are off by {numbers['lens_error']:.0%} of their norm (median)."
+    )
+    return [*_table(header, lines), "", sentence]
+
+
 _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "hierarchical_loss": _hierarchical_loss,
     "sparse_decode": _against("dense", "dense product"),
@@ -285,4 +317,5 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "sweep": _sweep,
     "jumprelu": _jumprelu,
     "retrofit": _retrofit,
+    "circuit_tracer": _circuit_tracer,
 }

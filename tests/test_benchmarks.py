@@ -158,7 +158,7 @@ def records():
 
 def answer(transcoder, records, k):
     """What circuit-tracer would compute, with its features of zeros at the end."""
-    text, prompt = records
+    text, _ = records
     wide = torch.nn.functional.pad(transcoder.encode(text.x, k).dense(), (0, 8))
     recons = transcoder(text.x, k)
     in_model = wide.clone()
