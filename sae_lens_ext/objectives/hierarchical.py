@@ -53,9 +53,10 @@ class HierarchicalTopK:
     """The values of k that count: all from 1 to the largest, powers_of_two (and the
     largest), or a rising list that ends in the largest."""
     weights: Weights | None = None
-    """How much each level counts: uniform (as None), ramp (level j weighs j), inverse
-    (1 / j), relative (one over a running mean of its error), or a number per level, of
-    which only ratios matter."""
+    """How much each level counts: uniform (as None), half_on_largest (the largest as
+    much as all others together), ramp (level j weighs j), inverse (1 / j), relative
+    (one over a running mean of its error), or a number per level, of which only ratios
+    matter."""
     stride: int = 1
     """Of all levels, every how manieth counts; the largest always does."""
     sampled: int | None = None

@@ -6,19 +6,24 @@ from typing import Any, Literal
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument
 
-Weights = Literal["uniform", "ramp", "inverse", "relative"] | Sequence[float]
+Weights = (
+    Literal["uniform", "half_on_largest", "ramp", "inverse", "relative"]
+    | Sequence[float]
+)
 """A rule, or one number per level."""
 
-RULES = ("uniform", "ramp", "inverse", "relative")
+RULES = ("uniform", "half_on_largest", "ramp", "inverse", "relative")
 """The rules that have a name.
 
-======== ==================================================================
-uniform  all alike
-ramp     level j weighs j: the large ones count more
-inverse  level j weighs 1 / j: the small ones count more
-relative level j weighs one over a running mean of its own error, so that
-         all count by their relative errors
-======== ==================================================================
+=============== ===============================================================
+uniform         all alike
+half_on_largest the largest weighs as much as all others together, which are
+                alike
+ramp            level j weighs j: the large ones count more
+inverse         level j weighs 1 / j: the small ones count more
+relative        level j weighs one over a running mean of its own error, so
+                that all count by their relative errors
+=============== ===============================================================
 """
 
 
@@ -27,9 +32,14 @@ def fixed_weights(weights: Weights, levels: Sequence[int]) -> list[float]:
 
     >>> fixed_weights("inverse", [1, 2, 4]), fixed_weights([3.0, 1.0], [2, 8])
     ([1.0, 0.5, 0.25], [3.0, 1.0])
+    >>> fixed_weights("half_on_largest", [1, 2, 4])
+    [1.0, 1.0, 2.0]
     """
     if weights == "uniform":
         return [1.0] * len(levels)
+    if weights == "half_on_largest":
+        # A single level is the largest, and all there is.
+        return [1.0] * (len(levels) - 1) + [max(1.0, len(levels) - 1)]
     if weights == "ramp":
         return [float(level) for level in levels]
     if weights == "inverse":

@@ -11,13 +11,15 @@ def test_rules_are_functions_of_the_level():
     assert fixed_weights("uniform", levels) == [1, 1, 1]
     assert fixed_weights("ramp", levels) == [1, 2, 5]
     assert fixed_weights("inverse", levels) == [1, 1 / 2, 1 / 5]
+    assert fixed_weights("half_on_largest", levels) == [1, 1, 2]
+    assert fixed_weights("half_on_largest", [5]) == [1]
     assert fixed_weights((0.5, 0.0, 2.0), levels) == [0.5, 0, 2]
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("ramps", "weights must be one of uniform, ramp, inverse, relative; got 'ramp"),
+        ("ramps", "weights must be one of uniform, .*, inverse, relative; got 'ramp"),
         (3, "weights must be one of .* or a list of non-negative numbers.*; got 3"),
         ([1.0, -1.0], "list of non-negative numbers, one per level; got"),
         ([float("nan")], "list of non-negative numbers"),
