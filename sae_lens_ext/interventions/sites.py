@@ -1,6 +1,6 @@
 """The places of SAEs in a model: where each writes, and where a transcoder reads."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ from sae_lens_ext.sae import SAE
 SiteName = str | tuple[str, str]
 """Name of a site; for a transcoder, the names of the sites that it reads and writes."""
 
-SAEs = SAE | Mapping[SiteName, SAE]
-"""An SAE that knows its own site, or SAEs by site name."""
+SAEs = SAE | Sequence[SAE] | Mapping[SiteName, SAE]
+"""An SAE that knows its own site, a list of those, or SAEs by site name."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,21 @@ class Placement:
 
 
 def placements(
-    host: Host, sae: SAE | Mapping[SiteName, SAE | None], *, sae_needed: bool = True
+    host: Host,
+    sae: SAE | Sequence[SAE] | Mapping[SiteName, SAE | None],
+    *,
+    sae_needed: bool = True,
 ) -> dict[str, Placement]:
     """Where SAEs go in a model, by the name of the site that each writes.
 
     Args:
         host: the model.
-        sae: an SAE that knows its own site, or SAEs by site name.
+        sae: an SAE that knows its own site, a list of those, or SAEs by site name.
         sae_needed: whether every site needs an SAE, instead of None.
 
     Raises:
-        InvalidArgument: neither of the two, an empty mapping, or two names of one place
-            in the model.
+        InvalidArgument: none of the three, no SAE at all, or two names of one place in
+            the model.
         UnknownSite: the model has no site of that name, or an SAE does not say where it
             belongs.
         ShapeMismatch: an SAE has another width than its site.
@@ -63,10 +66,12 @@ def placements(
         pairs = list(sae.items())
     elif isinstance(sae, SAE):
         pairs = [(None, sae)]
+    elif _are_saes(sae):
+        pairs = [(None, each) for each in sae]
     else:
         raise InvalidArgument(
-            "sae must be an SAE, or a mapping from site names to SAEs; "
-            f"got an object of type {type(sae).__name__}"
+            "sae must be an SAE, a list of SAEs, or a mapping from site names to SAEs; "
+            f"got {_described(sae)}"
         )
 
     placed = [_placement(host, name, value) for name, value in pairs]
@@ -174,6 +179,18 @@ def _check_width(host: Host, site: Site, sae: SAE | None, field: str) -> None:
             f"{site.name} is {width} wide in this model, and the SAE for it has "
             f"{field}={expected}"
         )
+
+
+def _are_saes(value: Any) -> bool:
+    is_list = isinstance(value, list | tuple) and len(value) > 0
+    return is_list and all(isinstance(item, SAE) for item in value)
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, list | tuple):
+        return f"an object of type {type(value).__name__}"
+    kinds = [type(item).__name__ for item in value]
+    return f"a list of {', '.join(kinds) or 'nothing'}"
 
 
 def _check_distinct(placed: list[Placement]) -> None:

@@ -1,6 +1,6 @@
 """Put an SAE's reconstruction in the place of an activation while the model runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,7 +25,7 @@ from sae_lens_ext.sae import SAE, SparseCode
 
 def splice(
     model: Any,
-    sae: SAE | Mapping[SiteName, SAE | None],
+    sae: SAE | Sequence[SAE] | Mapping[SiteName, SAE | None],
     k: K = None,
     *,
     error_term: ErrorTerm = False,
@@ -53,8 +53,9 @@ def splice(
 
     Args:
         model: a TransformerLens, nnsight or Hugging Face model, or any torch module.
-        sae: an SAE, spliced at its own ``config.hook_name``, or SAEs by site name:
-            TransformerLens names on every model, or the path of a module in the model.
+        sae: an SAE, spliced at its own ``config.hook_name``, a list of such SAEs, or
+            SAEs by site name: TransformerLens names on every model, or the path of a
+            module in the model.
             A transcoder goes to the two sites in its config, or to
             ``{(input_site, output_site): transcoder}``; everything else then names it
             by its output. None in place of an SAE leaves the activation there to
@@ -98,7 +99,7 @@ class Splice:
     def __init__(
         self,
         host: Host,
-        sae: SAE | Mapping[SiteName, SAE | None],
+        sae: SAE | Sequence[SAE] | Mapping[SiteName, SAE | None],
         k: K = None,
         *,
         error_term: ErrorTerm = False,

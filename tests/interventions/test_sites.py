@@ -47,6 +47,24 @@ def test_a_transcoder_goes_by_the_name_of_its_output(host, transcoder):
     assert (place.reads.name, place.site.name) == (INPUT, other_output)
 
 
+def test_saes_of_a_list_go_to_their_own_sites(host, sae):
+    other = tiny.sae(hook_name="blocks.0.hook_resid_post")
+    placed = placements(host, [sae, other])
+    saes_by_site = {name: place.sae for name, place in placed.items()}
+    assert saes_by_site == {SITE: sae, "blocks.0.hook_resid_post": other}
+    with pytest.raises(sle.InvalidArgument, match="two of these names are one place"):
+        placements(host, [sae, sae])
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("saes", "kinds"), [([], "nothing"), ((3, "sae"), "int, str"), ("sae", "type str")]
+)
+def test_rejects_anything_but_saes(host, saes, kinds):
+    with pytest.raises(sle.InvalidArgument, match=f"sae must be an SAE, .*{kinds}"):
+        placements(host, saes)
+
+
 @pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
     "saes", [{3: tiny.sae()}, {SITE: "sae"}, {(SITE,): tiny.sae()}, {SITE: None}]
