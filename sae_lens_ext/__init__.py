@@ -53,10 +53,14 @@ _PUBLIC = {
     "UnsupportedHost": "errors",
 }
 
+# Packages whose names are used with theirs before: ``sle.circuits.effects``.
+_PACKAGES = ("circuits",)
+
 # Type checkers take the list from the imports below instead.
-__all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*_PUBLIC, *_PACKAGES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
+    from sae_lens_ext import circuits as circuits
     from sae_lens_ext.demo import demo_sae as demo_sae
     from sae_lens_ext.demo import load_bundled as load_bundled
     from sae_lens_ext.errors import BackendError as BackendError
@@ -97,6 +101,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Load a public name on first use."""
+    if name in _PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -107,4 +113,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List the public names and the module's own."""
-    return sorted([*globals(), *_PUBLIC])
+    return sorted({*globals(), *_PUBLIC, *_PACKAGES})

@@ -24,6 +24,7 @@ LAYERS: list[dict[str, str]] = [
         "saelens": "HierarchicalTopK as a training architecture of SAELens",
     },
     {"viz": "results -> figures and pages; takes data, never a model"},
+    {"circuits": "effects of features on a prediction, at every k"},
     {"training": "activations of a model -> the loop; checkpoints/, logging/"},
     {"interventions": "changes of an activation: splice, edits/, positions/, sweep/"},
     {"hosts": "where an activation can be read and replaced: lens, nnsight, torch"},

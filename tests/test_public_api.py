@@ -14,12 +14,19 @@ def test_every_public_name_loads():
     assert set(sle._PUBLIC) <= set(dir(sle))
 
 
+def test_every_public_package_loads():
+    assert all(getattr(sle, name).__all__ for name in sle._PACKAGES)
+    assert set(sle._PACKAGES) <= set(dir(sle))
+
+
 def test_type_checkers_see_the_same_names():
     tree = ast.parse(Path(sle.__file__).read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    packages, *names = block.body
+    assert tuple(alias.asname for alias in packages.names) == sle._PACKAGES
     declared = {
         alias.asname: statement.module.split(".", 1)[1]
-        for statement in block.body
+        for statement in names
         for alias in statement.names
     }
     assert declared == sle._PUBLIC

@@ -36,6 +36,7 @@ from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, TracingHos
 from sae_lens_ext.hosts.batch import TokenBatch, as_batch, by_position
 from sae_lens_ext.hosts.caches import CacheMemory
 from sae_lens_ext.hosts.calls import CallFacts
+from sae_lens_ext.hosts.eager import eager
 from sae_lens_ext.hosts.hooks import has_hooks
 from sae_lens_ext.hosts.names import spellings
 from sae_lens_ext.hosts.partial import capture, next_token_logits, unembedding_input
@@ -60,6 +61,7 @@ __all__ = [
     "as_batch",
     "by_position",
     "capture",
+    "eager",
     "has_hooks",
     "host_for",
     "next_token_logits",

@@ -1,0 +1,330 @@
+"""Effects of features and errors on a metric, at every k from one run."""
+
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._optional import require
+from sae_lens_ext.circuits.ablation import MeasuredEffects, measured
+from sae_lens_ext.circuits.analysis import Analysis, Runs
+from sae_lens_ext.circuits.freezing import Freezing, checked_freeze
+from sae_lens_ext.circuits.integrated import Path, mean_gradient, metric_at_start
+from sae_lens_ext.circuits.measurement import Measurement, Metric
+from sae_lens_ext.circuits.metrics import TokenMetric
+from sae_lens_ext.circuits.nodes import baseline
+from sae_lens_ext.circuits.prompts import Prompts
+from sae_lens_ext.circuits.result import Effects
+from sae_lens_ext.errors import InvalidArgument, InvalidK
+from sae_lens_ext.hosts import host_for
+from sae_lens_ext.interventions.positions import Positions
+from sae_lens_ext.interventions.sites import SAEs, placements
+
+Method = Literal["attribution", "integrated_gradients", "ablation"]
+METHODS = ("attribution", "integrated_gradients", "ablation")
+
+# Points on the path of integrated gradients.
+_STEPS = 16
+# Nodes that are ablated in one run.
+_BATCH_SIZE = 8
+_KEYS = ["row", "site", "position", "feature"]
+
+
+@overload
+def effects(
+    model: Any,
+    saes: SAEs,
+    clean: Any,
+    corrupted: Any = None,
+    *,
+    metric: Metric,
+    method: Literal["attribution", "integrated_gradients"] = "attribution",
+    k: int | None = None,
+    freeze: Any = (),
+    positions: Positions = None,
+    extrapolate: bool = False,
+    steps: int | None = None,
+) -> Effects: ...
+
+
+@overload
+def effects(
+    model: Any,
+    saes: SAEs,
+    clean: Any,
+    corrupted: Any = None,
+    *,
+    metric: Metric,
+    method: Literal["ablation"],
+    k: int,
+    freeze: Any = (),
+    positions: Positions = None,
+    extrapolate: bool = False,
+    budget: int | None = None,
+    nodes: Any = None,
+    batch_size: int | None = None,
+) -> MeasuredEffects: ...
+
+
+def effects(
+    model: Any,
+    saes: SAEs,
+    clean: Any,
+    corrupted: Any = None,
+    *,
+    metric: Metric,
+    method: Method = "attribution",
+    k: int | None = None,
+    freeze: Any = (),
+    positions: Positions = None,
+    extrapolate: bool = False,
+    steps: int | None = None,
+    budget: int | None = None,
+    nodes: Any = None,
+    batch_size: int | None = None,
+) -> Effects | MeasuredEffects:
+    """How much a metric depends on each feature, and on each error, at every k.
+
+    ::
+
+        metric = sle.circuits.logit_difference(" Paris", " Rome")
+        effects = sle.circuits.effects(
+            model,
+            sae,
+            clean="The Eiffel Tower is in the city of",
+            corrupted="The Colosseum is in the city of",
+            metric=metric,
+        )
+        effects.at(k=8).nlargest(10, "effect")
+        effects.by_k()  # every k, from the same run
+
+    A node is a feature at a position of a row, or the error there: what the features of
+    the code at k leave of the activation. Its effect is the change of the metric when
+    it goes from its corrupted value to its clean one, and all else stays as in the
+    clean run. Without a corrupted run, nodes go from zero, and the constants of an SAE
+    (its decoder bias and mean) belong to no node. So the effects at a place add up to
+    that of the activation as a whole, at every k.
+
+    ======================== ===========================================================
+    method                   effect
+    ======================== ===========================================================
+    ``attribution``          the change to first order, by the gradient at the clean
+                             run: one run for all nodes and every k
+    ``integrated_gradients`` the same by the mean gradient along the straight line from
+                             the corrupted activation of a site to the clean one:
+                             ``steps`` runs and one more per site, for all of its nodes
+                             and every k
+    ``ablation``             the change, measured: a forward pass of its row for every
+                             node, at one k
+    ======================== ===========================================================
+
+    A gradient counts every way to the logits, those through later sites included. With
+    several sites, the effects of an earlier and a later one overlap.
+
+    Args:
+        model: as in ``splice``. The model runs as it stands: splices and hooks that are
+            active take part.
+        saes: an SAE that knows its site, a list of those, or SAEs by site name.
+        clean: tokens in any form that ``token_batch`` takes: a text or texts of any
+            lengths, lists of ids, a tokenizer's output.
+        corrupted: a row for every clean one, of the same length in tokens; None
+            compares with zero.
+        metric: ``logit_difference(yes, no)``, ``kl(reference)``, or a differentiable
+            function of the logits ``[batch, pos, d_vocab]``, in the columns of the
+            clean batch, that returns one number or one per row. A function gets the
+            logits at padding too.
+        method: a row of the table above.
+        k: the largest k, at every site; None means the k that the SAE there was trained
+            at, or every active feature. The k of ``ablation``.
+        freeze: ``"attention"``, ``"norms"``, both or none: attention patterns, and the
+            denominators of norms, are held at their values in the clean run, so that a
+            gradient follows the path that is linear in what is left.
+        positions: whose nodes to look at, as in ``splice``: by default all but special
+            tokens that an SAE was not trained on.
+        extrapolate: allow a k above what an SAE was trained at.
+        steps: points on the path of integrated gradients; 16 by default.
+        budget: how many nodes to ablate, of all rows and sites: those with the largest
+            attribution.
+        nodes: the nodes to ablate instead, as rows of a table that ``at(k)`` gave.
+        batch_size: nodes that are ablated in one run, 8 by default.
+
+    Returns:
+        ``Effects``, or for ablation ``MeasuredEffects``, at one k.
+
+    Raises:
+        UnknownSite, ShapeMismatch, InvalidK, UnsupportedHost: as in ``splice``; or
+            ``freeze`` asks for what cannot be held in this model.
+        InvalidArgument: pairs of unequal length, a metric without a gradient, an option
+            of another method, or an invalid option.
+        NonFinite: an activation, the metric, or its gradient holds NaN or infinity.
+
+    Source: Syed et al. 2023 (attribution patching); Marks et al. 2024 (error nodes).
+    """
+    # Here, so that a missing package is reported before any work is done.
+    require("pandas", "circuits.effects")
+    arguments.choice(method, "method", METHODS)
+    _check_options(
+        method, k, steps=steps, budget=budget, nodes=nodes, batch_size=batch_size
+    )
+    frozen = checked_freeze(freeze)
+    _check_gradient(method, metric, nodes)
+
+    extrapolate = arguments.flag(extrapolate, "extrapolate")
+    steps = arguments.positive_int(_STEPS if steps is None else steps, "steps")
+    if budget is not None:
+        budget = arguments.positive_int(budget, "budget")
+    if batch_size is None:
+        batch_size = _BATCH_SIZE
+    batch_size = arguments.positive_int(batch_size, "batch_size")
+
+    # Tensors of inference mode, in which users may call this, take no gradients.
+    with torch.inference_mode(False):
+        host = host_for(model).plain()
+        placed = placements(host, saes)
+        ks = {
+            name: place.sae.config.checked_k(k, extrapolate=extrapolate)
+            for name, place in placed.items()
+            if place.sae is not None
+        }
+        prompts = Prompts.of(host, clean, corrupted)
+        analysis = Analysis(
+            host,
+            placed,
+            prompts,
+            prompts.masks(host, placed, positions),
+            Measurement(host, metric, prompts),
+            Freezing(host, frozen),
+            ks,
+            extrapolate,
+        )
+
+        is_path = method == "integrated_gradients"
+        runs = analysis.runs(with_gradients=not is_path)
+        if is_path:
+            return _integrated_gradients(analysis, runs, frozen, steps)
+        if method == "attribution":
+            return _attribution(analysis, runs, frozen)
+        assert k is not None
+        return _ablation(analysis, runs, frozen, k, budget, nodes, batch_size)
+
+
+def _attribution(analysis: Analysis, runs: Runs, frozen: tuple[str, ...]) -> Effects:
+    sites = {
+        name: analysis.effects_at(name, runs, runs.clean.gradients[place.site])
+        for name, place in analysis.placed.items()
+    }
+    return Effects(
+        "attribution", sites, runs.clean.values, runs.metric_corrupted, frozen
+    )
+
+
+def _integrated_gradients(
+    analysis: Analysis, runs: Runs, frozen: tuple[str, ...], steps: int
+) -> Effects:
+    sites = {}
+    gaps = {}
+    for name, place in analysis.placed.items():
+        x = runs.clean.activations[place.site]
+        x_0 = baseline(runs.clean_codes[name], runs.corrupted_codes[name])
+        path = Path(x, x_0, analysis.masks[name].to(x.device))
+
+        gradient = mean_gradient(analysis, place.site, path, steps)
+        sites[name] = analysis.effects_at(name, runs, gradient)
+        start = metric_at_start(analysis, place.site, path)
+        gaps[name] = _gap(sites[name].totals, runs.clean.values - start)
+    return Effects(
+        "integrated_gradients",
+        sites,
+        runs.clean.values,
+        runs.metric_corrupted,
+        frozen,
+        gaps,
+    )
+
+
+def _gap(totals: Tensor, change: Tensor) -> Tensor:
+    """What the effects add up to beyond the measured change of the metric."""
+    by_row = totals.sum(dim=1).to(change.device)
+    total = by_row if change.ndim else by_row.sum()
+    return total - change
+
+
+def _ablation(
+    analysis: Analysis,
+    runs: Runs,
+    frozen: tuple[str, ...],
+    k: int,
+    budget: int | None,
+    nodes: Any,
+    batch_size: int,
+) -> MeasuredEffects:
+    table = _attribution(analysis, runs, frozen).at(k)
+    if nodes is None:
+        by_size = table["effect"].abs().sort_values(ascending=False, kind="stable")
+        chosen = table.loc[by_size.index[:budget]]
+    else:
+        chosen = _found(table, nodes, k)
+
+    measured_table = measured(analysis, runs, chosen, k, batch_size=batch_size)
+    return MeasuredEffects(
+        k, measured_table, runs.clean.values, runs.metric_corrupted, frozen
+    )
+
+
+def _found(table: Any, nodes: Any, k: int) -> Any:
+    """The rows of a table that are these nodes, in their order."""
+    columns = getattr(nodes, "columns", ())
+    if not len(nodes) or any(key not in columns for key in _KEYS):
+        raise InvalidArgument(
+            "nodes must be a DataFrame with at least one row and the columns "
+            f"{', '.join(_KEYS)}, such as effects.at(k).nlargest(20, 'effect')"
+        )
+    merged = nodes[_KEYS].merge(table, on=_KEYS, how="left")
+    missing = merged["effect"].isna()
+    if missing.any():
+        node = merged.loc[missing, _KEYS].iloc[0].to_dict()
+        raise InvalidArgument(
+            f"{int(missing.sum())} of the nodes are not there at k={k}, the first of "
+            f"them {node}; choose them from the table at this k"
+        )
+    return merged
+
+
+def _check_options(
+    method: str, k: Any, *, steps: Any, budget: Any, nodes: Any, batch_size: Any
+) -> None:
+    """Check that each option belongs to the method."""
+    options = {
+        "steps": (steps, "integrated_gradients"),
+        "budget": (budget, "ablation"),
+        "nodes": (nodes, "ablation"),
+        "batch_size": (batch_size, "ablation"),
+    }
+    for name, (value, owner) in options.items():
+        if value is not None and method != owner:
+            raise InvalidArgument(f"{name} is for method={owner!r}; got {method!r}")
+    if method != "ablation":
+        return
+
+    if (budget is None) == (nodes is None):
+        raise InvalidArgument(
+            "method='ablation' runs the model once for every node: pass budget=, the "
+            "number of nodes with the largest attribution, or nodes=, a table of them"
+        )
+    if k is None:
+        raise InvalidK(
+            "method='ablation' measures the nodes at one k; pass k=, for instance k=32"
+        )
+
+
+def _check_gradient(method: str, metric: Any, nodes: Any) -> None:
+    """Check that a metric does not have its minimum where its gradient is taken."""
+    is_flat = isinstance(metric, TokenMetric) and metric.is_flat_at_clean()
+    needs_gradient = method == "attribution" or (method == "ablation" and nodes is None)
+    if is_flat and needs_gradient:
+        raise InvalidArgument(
+            "the divergence from the clean run has no gradient at the clean run, so "
+            "every attribution would be zero; use method='integrated_gradients', or "
+            "method='ablation' with nodes= from there"
+        )

@@ -1,0 +1,96 @@
+"""Clean and corrupted rows of tokens, and the positions whose nodes are looked at."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
+from sae_lens_ext.hosts import Host, TokenBatch, by_position, token_rows
+from sae_lens_ext.interventions.positions import Positions, SplicedPositions
+from sae_lens_ext.interventions.sites import Placement
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Rows to run, each with a corrupted twin of the same length, or without one.
+
+    Attributes:
+        batch: the clean rows in the columns that the user has.
+        clean: the same rows padded on the right, where columns are positions.
+        corrupted: the corrupted rows padded on the right, or None.
+        corrupted_batch: the corrupted rows in the user's columns, or None.
+    """
+
+    batch: TokenBatch
+    clean: TokenBatch
+    corrupted: TokenBatch | None
+    corrupted_batch: TokenBatch | None
+
+    @classmethod
+    def of(cls, host: Host, clean: Any, corrupted: Any) -> "Prompts":
+        """Rows from any form of tokens.
+
+        Raises:
+            InvalidArgument: not tokens, or a pair of two lengths.
+            ShapeMismatch: not as many corrupted rows as clean ones.
+        """
+        batch = token_rows(host, clean)
+        if corrupted is None:
+            return cls(batch, batch.right_padded(), None, None)
+
+        corrupted_batch = token_rows(host, corrupted)
+        _check_pairs(batch, corrupted_batch)
+        return cls(
+            batch,
+            batch.right_padded(),
+            corrupted_batch.right_padded(),
+            corrupted_batch,
+        )
+
+    def masks(
+        self, host: Host, placed: Mapping[str, Placement], positions: Positions
+    ) -> dict[str, Bool[Tensor, "batch pos"]]:
+        """Where nodes of each site are looked at, by position of the text.
+
+        By default those are the tokens that the SAE there was trained on, in both rows
+        of a pair.
+
+        Raises:
+            InvalidArgument: ``positions`` is not a selection, or chooses no token.
+            ShapeMismatch: it is a mask of another shape.
+        """
+        masks = {}
+        for name, place in placed.items():
+            where = SplicedPositions.of(host, place.sae, positions)
+            mask = by_position(where.mask_of(self.batch), self.batch.mask)
+            if self.corrupted is not None and positions is None:
+                mask = mask & where.mask_of(self.corrupted)
+            if not mask.any():
+                raise InvalidArgument(
+                    f"positions chooses no token of these rows at {name}; positions "
+                    "count the tokens of each row's text from 0, and by default the "
+                    "special tokens that an SAE was not trained on are left out"
+                )
+            masks[name] = mask
+        return masks
+
+
+def _check_pairs(clean: TokenBatch, corrupted: TokenBatch) -> None:
+    if len(clean) != len(corrupted):
+        raise ShapeMismatch(
+            f"clean has {len(clean)} rows and corrupted {len(corrupted)}; give one "
+            "corrupted row for every clean one"
+        )
+    differs = (clean.lengths != corrupted.lengths).nonzero().flatten().tolist()
+    if differs:
+        row = differs[0]
+        raise InvalidArgument(
+            f"row {row} has {int(clean.lengths[row])} tokens in clean and "
+            f"{int(corrupted.lengths[row])} in corrupted; nodes are compared position "
+            "by position, so both texts of a pair need one length in tokens: replace "
+            "a word by one of as many tokens, or pass corrupted=None to compare with "
+            "zero"
+        )

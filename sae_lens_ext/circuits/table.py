@@ -1,0 +1,149 @@
+"""Nodes of one site as flat arrays, from which the table at any k is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy
+import torch
+from torch import Tensor
+
+from sae_lens_ext.circuits.nodes import SiteEffects
+from sae_lens_ext.sae import SparseCode
+
+ERROR = -1
+"""The number by which tables call the error node, and its rank."""
+
+Array = numpy.ndarray
+Columns = dict[str, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class SiteTable:
+    """Every feature that is active in either run of a token, and the token's error.
+
+    Rows are by row, position and rank. The rank of a feature is the smaller of those
+    that it has in the clean and the corrupted code, so a node is there at every k above
+    its rank; the error comes first.
+
+    Attributes:
+        row: of the batch.
+        position: in the text.
+        feature: number of the feature.
+        rank: see above.
+        ranks: the rank in the clean and in the corrupted code, ``[2, nodes]``; a
+            number above every k where the feature is not in that code.
+        parts: the part of the effect that each code has, ``[2, nodes]``.
+        errors: effects of error nodes at every k, ``[tokens, k]``.
+        token: the row of ``errors`` that is of the same token.
+    """
+
+    row: Array
+    position: Array
+    feature: Array
+    rank: Array
+    ranks: Array
+    parts: Array
+    errors: Array
+    token: Array
+
+    @classmethod
+    def of(cls, effects: SiteEffects) -> "SiteTable":
+        """The table of the effects at one site."""
+        rows, positions = effects.mask.nonzero(as_tuple=True)
+        n_tokens = len(rows)
+        errors = effects.errors()[effects.mask]
+
+        # A feature of a token has one number.
+        d_sae = effects.code.d_sae
+        numbers, ranks, parts = _entries(effects.code, effects.features, effects.mask)
+        sources = torch.zeros_like(numbers)
+        if effects.corrupted_code is not None:
+            assert effects.corrupted_features is not None
+            others = _entries(
+                effects.corrupted_code, effects.corrupted_features, effects.mask
+            )
+            sources = torch.cat([sources, torch.ones_like(others[0])])
+            numbers = torch.cat([numbers, others[0]])
+            ranks = torch.cat([ranks, others[1]])
+            parts = torch.cat([parts, others[2]])
+
+        nodes, node_of = numbers.unique(return_inverse=True)
+        never = effects.k
+        ranks_of_nodes = ranks.new_full((2, len(nodes)), never)
+        ranks_of_nodes[sources, node_of] = ranks
+        parts_of_nodes = parts.new_zeros(2, len(nodes))
+        parts_of_nodes[sources, node_of] = parts
+
+        # Errors are nodes as well.
+        tokens = torch.arange(n_tokens, device=numbers.device)
+        token = torch.cat([tokens, nodes // d_sae])
+        feature = torch.cat([torch.full_like(tokens, ERROR), nodes % d_sae])
+        rank = torch.cat([torch.full_like(tokens, ERROR), ranks_of_nodes.amin(0)])
+        none = ranks_of_nodes.new_full((2, n_tokens), never)
+        ranks_of_nodes = torch.cat([none, ranks_of_nodes], dim=1)
+        zeros = parts_of_nodes.new_zeros(2, n_tokens)
+        parts_of_nodes = torch.cat([zeros, parts_of_nodes], dim=1)
+
+        order = (token * (never + 2) + rank).argsort(stable=True)
+        token = token[order]
+        return cls(
+            _array(rows[token]),
+            _array(positions[token]),
+            _array(feature[order]),
+            _array(rank[order]),
+            _array(ranks_of_nodes[:, order]),
+            _array(parts_of_nodes[:, order]),
+            _array(errors),
+            _array(token),
+        )
+
+    def at(self, k: int) -> Columns:
+        """The columns of the table at one k, which may exceed the largest."""
+        is_there = self.rank < k
+        token = self.token[is_there]
+        feature = self.feature[is_there]
+        rank = self.rank[is_there]
+
+        parts = self.parts[:, is_there] * (self.ranks[:, is_there] < k)
+        effect = parts.sum(0)
+        is_error = feature == ERROR
+        column = min(k, self.errors.shape[1]) - 1
+        effect[is_error] = self.errors[token[is_error], column]
+        return {
+            "row": self.row[is_there],
+            "position": self.position[is_there],
+            "feature": feature,
+            "rank": rank,
+            "effect": effect,
+        }
+
+
+def joined(tables: Mapping[str, SiteTable], ks: Mapping[str, int]) -> Columns:
+    """The columns of several sites, each at its k, by row and then by site."""
+    names = list(tables)
+    parts = [tables[name].at(ks[name]) for name in names]
+    columns = {
+        name: numpy.concatenate([part[name] for part in parts]) for name in parts[0]
+    }
+    n_nodes = [len(part["row"]) for part in parts]
+    site = numpy.repeat(numpy.array(names, dtype=object), n_nodes)
+    columns = {"row": columns["row"], "site": site, **columns}
+    if len(names) == 1:
+        return columns
+    order = columns["row"].argsort(kind="stable")
+    return {name: column[order] for name, column in columns.items()}
+
+
+def _entries(
+    code: SparseCode, parts: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers of the active features of tokens, their ranks, and their effects."""
+    values = code.values[mask]
+    token, rank = (values > 0).nonzero(as_tuple=True)
+    feature = code.indices[mask][token, rank]
+    number = token * code.d_sae + feature
+    return number, rank, parts[mask][token, rank]
+
+
+def _array(tensor: Tensor) -> Array:
+    return tensor.detach().cpu().numpy()
