@@ -30,7 +30,15 @@ KERNELS = [
     "train_step",
     "quadratic_attention",
 ]
-OTHERS = ["splice", "sweep", "lengths", "resources", "jumprelu", "train_memory"]
+OTHERS = [
+    "splice",
+    "sweep",
+    "circuits",
+    "lengths",
+    "resources",
+    "jumprelu",
+    "train_memory",
+]
 LONG = ["circuit_tracer", "corpus", "recipe", "retrofit"]
 TESTS = Path(__file__).parents[1] / "tests"
 
