@@ -68,13 +68,13 @@ def test_zeros_that_are_equal_are_timed():
 def test_effects_of_a_k_that_differ_are_not_timed():
     nodes = {"row": [0, 0], "site": ["a", "a"], "position": [1, 1], "feature": [-1, 3]}
     at_1 = pandas.DataFrame({**nodes, "effect": [0.5, 1.0]})
-    circuits.refuse_differences(at_1.assign(k=1), [at_1])
+    circuits.refuse_differences(at_1.assign(k=1), {1: at_1})
 
     for column, value in (("effect", 1.001), ("feature", 4), ("effect", float("nan"))):
         other = at_1.copy()
         other.loc[1, column] = value
         with pytest.raises(measure.Mismatch, match="k=1 are not .* not timed"):
-            circuits.refuse_differences(at_1.assign(k=1), [other])
+            circuits.refuse_differences(at_1.assign(k=1), {1: other})
 
 
 @pytest.mark.parametrize("module", [hierarchical_loss, sparse_decode, topk_encode])

@@ -82,7 +82,7 @@ class Effects:
             UnknownSite: a site of the mapping is not one of these.
         """
         pandas = require("pandas", "Effects.at")
-        frame = pandas.DataFrame(self._columns(k))
+        frame = self._frame(pandas, self._columns(k))
         frame.attrs = {"k": k, "method": self.method}
         return frame
 
@@ -104,7 +104,7 @@ class Effects:
         columns = {"k": numpy.repeat(numpy.array(numbers), n_nodes)}
         for name in parts[0]:
             columns[name] = numpy.concatenate([part[name] for part in parts])
-        return pandas.DataFrame(columns)
+        return self._frame(pandas, columns)
 
     def totals(self) -> dict[str, Float[Tensor, " batch"]]:
         """The sum of the effects of all nodes of a row, by site; the same at every k.
@@ -117,6 +117,13 @@ class Effects:
     @cached_property
     def _tables(self) -> dict[str, SiteTable]:
         return {name: SiteTable.of(site) for name, site in self.sites.items()}
+
+    def _frame(self, pandas: Any, columns: Columns) -> Any:
+        """The DataFrame of columns; a million names are not compared one by one."""
+        names = pandas.Series(list(self.sites)).array
+        with_names = {**columns, "site": names.take(columns["site"])}
+        # Made for it, so nobody else has them.
+        return pandas.DataFrame(with_names, copy=False)
 
     def _columns(self, k: EffectsK) -> Columns:
         return joined(self._tables, self._checked(k))

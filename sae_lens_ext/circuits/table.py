@@ -30,9 +30,10 @@ class SiteTable:
         position: in the text.
         feature: number of the feature.
         rank: see above.
-        ranks: the rank in the clean and in the corrupted code, ``[2, nodes]``; a
-            number above every k where the feature is not in that code.
-        parts: the part of the effect that each code has, ``[2, nodes]``.
+        ranks: the rank in the clean code and, with a corrupted run, in the corrupted
+            one, ``[runs, nodes]``; a number above every k where the feature is not in
+            that code.
+        parts: the part of the effect that each code has, ``[runs, nodes]``.
         errors: effects of error nodes at every k, ``[tokens, k]``.
         token: the row of ``errors`` that is of the same token.
     """
@@ -57,11 +58,13 @@ class SiteTable:
         d_sae = effects.code.d_sae
         numbers, ranks, parts = _entries(effects.code, effects.features, effects.mask)
         sources = torch.zeros_like(numbers)
+        n_runs = 1
         if effects.corrupted_code is not None:
             assert effects.corrupted_features is not None
             others = _entries(
                 effects.corrupted_code, effects.corrupted_features, effects.mask
             )
+            n_runs = 2
             sources = torch.cat([sources, torch.ones_like(others[0])])
             numbers = torch.cat([numbers, others[0]])
             ranks = torch.cat([ranks, others[1]])
@@ -69,9 +72,9 @@ class SiteTable:
 
         nodes, node_of = numbers.unique(return_inverse=True)
         never = effects.k
-        ranks_of_nodes = ranks.new_full((2, len(nodes)), never)
+        ranks_of_nodes = ranks.new_full((n_runs, len(nodes)), never)
         ranks_of_nodes[sources, node_of] = ranks
-        parts_of_nodes = parts.new_zeros(2, len(nodes))
+        parts_of_nodes = parts.new_zeros(n_runs, len(nodes))
         parts_of_nodes[sources, node_of] = parts
 
         # Errors are nodes as well.
@@ -79,9 +82,9 @@ class SiteTable:
         token = torch.cat([tokens, nodes // d_sae])
         feature = torch.cat([torch.full_like(tokens, ERROR), nodes % d_sae])
         rank = torch.cat([torch.full_like(tokens, ERROR), ranks_of_nodes.amin(0)])
-        none = ranks_of_nodes.new_full((2, n_tokens), never)
+        none = ranks_of_nodes.new_full((n_runs, n_tokens), never)
         ranks_of_nodes = torch.cat([none, ranks_of_nodes], dim=1)
-        zeros = parts_of_nodes.new_zeros(2, n_tokens)
+        zeros = parts_of_nodes.new_zeros(n_runs, n_tokens)
         parts_of_nodes = torch.cat([zeros, parts_of_nodes], dim=1)
 
         order = (token * (never + 2) + rank).argsort(stable=True)
@@ -119,14 +122,17 @@ class SiteTable:
 
 
 def joined(tables: Mapping[str, SiteTable], ks: Mapping[str, int]) -> Columns:
-    """The columns of several sites, each at its k, by row and then by site."""
+    """The columns of several sites, each at its k, by row and then by site.
+
+    The column ``site`` has the number of the site.
+    """
     names = list(tables)
     parts = [tables[name].at(ks[name]) for name in names]
     columns = {
         name: numpy.concatenate([part[name] for part in parts]) for name in parts[0]
     }
     n_nodes = [len(part["row"]) for part in parts]
-    site = numpy.repeat(numpy.array(names, dtype=object), n_nodes)
+    site = numpy.repeat(numpy.arange(len(names)), n_nodes)
     columns = {"row": columns["row"], "site": site, **columns}
     if len(names) == 1:
         return columns

@@ -93,7 +93,7 @@ def test_sites_are_joined_by_row(effects):
     table = SiteTable.of(two_rows)
     columns = joined({"b": table, "a": table}, {"b": 1, "a": 2})
     rows_and_sites = list(zip(columns["row"], columns["site"], strict=True))
-    expected = [(0, "b")] * 2 + [(0, "a")] * 3
+    expected = [(0, 0)] * 2 + [(0, 1)] * 3
     # In the second row the position that is looked at has no effect of a feature.
     assert rows_and_sites[:5] == expected
     assert {row for row, _ in rows_and_sites[5:]} == {1}
