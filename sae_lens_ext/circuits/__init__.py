@@ -25,6 +25,7 @@ from sae_lens_ext.circuits.effects import effects
 from sae_lens_ext.circuits.metrics import (
     KLDivergence,
     LogitDifference,
+    TokenMetric,
     kl,
     logit_difference,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "LogitDifference",
     "MeasuredEffects",
     "SiteEffects",
+    "TokenMetric",
     "effects",
     "kl",
     "logit_difference",
