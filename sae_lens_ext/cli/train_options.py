@@ -75,8 +75,9 @@ class JobOptions:
 class ObjectiveOptions:
     """What is minimised."""
 
-    objective: str = "hierarchical"
-    """hierarchical, topk, multitopk, batchtopk, matryoshka, jumprelu or relu."""
+    objective: str | None = None
+    """hierarchical, topk, multitopk, batchtopk, matryoshka, jumprelu or relu; by
+    default hierarchical with weights=half_on_largest."""
     objective_options: tuple[str, ...] = ()
     """Its options as name=value pairs, such as weights=inverse stride=8."""
     auxk: float | None = None
@@ -90,7 +91,9 @@ class ObjectiveOptions:
             InvalidArgument: no such objective or option, or an invalid value.
         """
         options = dict(map(_name_and_value, self.objective_options))
-        objective = objective_named(self.objective, **options)
+        if self.objective is None:
+            options = {"weights": "half_on_largest", **options}
+        objective = objective_named(self.objective or "hierarchical", **options)
         if self.auxk is None:
             return objective
         coefficient = arguments.finite(self.auxk, "auxk", at_least=0)

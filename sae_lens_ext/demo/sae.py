@@ -14,6 +14,7 @@ from torch import Tensor
 from sae_lens_ext.demo.bundled import cache_folder, load_folder, prepare_bundled
 from sae_lens_ext.errors import FormatError, InvalidArgument, SaeLensExtError
 from sae_lens_ext.hosts import host_for
+from sae_lens_ext.objectives import HierarchicalTopK
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.text import default_documents, pack, split_documents
 from sae_lens_ext.training.activations import Activations, collect_activations
@@ -26,7 +27,17 @@ DEMO_SITE = "blocks.9.hook_resid_post"
 _N_ROWS = 472
 # (d_model, layers, words) of the model.
 _SIZES = (640, 18, 262_144)
-_CONFIG = TrainConfig(d_sae=2048, k=32, epochs=5, batch_size=1024, lr=3e-3)
+_CONFIG = TrainConfig(
+    d_sae=2048,
+    k=32,
+    objective=HierarchicalTopK(),
+    epochs=5,
+    batch_size=1024,
+    lr=3e-3,
+    decay=0.3,
+    betas=(0.9, 0.999),
+    apply_b_dec_to_input=True,
+)
 # Increased with every change of the numbers above, or of how they are used.
 _VERSION = 1
 

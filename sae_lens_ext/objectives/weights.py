@@ -39,7 +39,7 @@ def fixed_weights(weights: Weights, levels: Sequence[int]) -> list[float]:
         return [1.0] * len(levels)
     if weights == "half_on_largest":
         # A single level is the largest, and all there is.
-        return [1.0] * (len(levels) - 1) + [max(1.0, len(levels) - 1)]
+        return [1.0] * (len(levels) - 1) + [max(1.0, len(levels) - 1.0)]
     if weights == "ramp":
         return [float(level) for level in levels]
     if weights == "inverse":

@@ -19,11 +19,17 @@ _LARGEST_SEED = (1 << 63) - 1
 _DEAD_AFTER = 10_000_000
 
 
+def _recipe() -> Objective:
+    """HierarchicalTopK with the weights that were best; see ``docs/recipe.md``."""
+    return HierarchicalTopK(weights="half_on_largest")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The size of an SAE and how it is trained.
 
-    How a run is saved, evaluated and logged is in ``RunConfig``.
+    The defaults are the recipe of ``docs/recipe.md``. How a run is saved, evaluated and
+    logged is in ``RunConfig``.
 
     Raises:
         InvalidArgument: one or more fields are invalid; the message names them all.
@@ -35,8 +41,9 @@ class TrainConfig:
     k: int
     """Active features per token, the largest k that the SAE is trained for."""
 
-    objective: Objective = field(default_factory=HierarchicalTopK)
-    """The loss to minimise."""
+    objective: Objective = field(default_factory=_recipe)
+    """The loss to minimise; by default HierarchicalTopK with half of the weight on the
+    largest level."""
 
     n_tokens: int | None = None
     """Tokens of a stream to train on; by default all that it has. Activations in memory
@@ -45,12 +52,13 @@ class TrainConfig:
     epochs: int = 3
     """Passes over activations in memory. A stream is read once."""
 
-    batch_size: int = 1024
-    """Tokens per step. Large dictionaries learn as well with more, and their optimizer
-    takes a smaller share of the time (Gao et al. 2024 use 131,072)."""
+    batch_size: int = 512
+    """Tokens per step. In a long training of a large dictionary, more are as good, and
+    the optimizer takes a smaller share of the time (Gao et al. 2024 use 131,072)."""
 
-    lr: float = 1.6e-3
-    """Peak learning rate of Adam."""
+    lr: float = 8e-3
+    """Peak learning rate of Adam. The default is for some hundreds to thousands of
+    steps; longer trainings want less, such as 8e-4 for 100,000."""
 
     encoder_lr: float | None = None
     """Peak learning rate of the encoder and the thresholds; None for ``lr``. With 0
@@ -59,11 +67,12 @@ class TrainConfig:
     warmup: float = 0.05
     """Share of the steps, at the start, over which the learning rate rises from 0."""
 
-    decay: float = 0.3
+    decay: float = 0.8
     """Share of the steps, at the end, over which the learning rate falls to 0."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of Adam's two averages (Kingma and Ba 2015; Gao et al. 2024)."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay rates of Adam's two averages (Kingma and Ba 2015; Gao et al. 2024 use 0.9
+    and 0.999)."""
 
     clip: float | None = None
     """Largest norm of the gradient of all weights together; None for no limit. Gao et
@@ -113,8 +122,8 @@ class TrainConfig:
 
     apply_b_dec_to_input: bool | None = None
     """Whether ``b_dec`` is subtracted before encoding (a pre-bias, Bricken et al.
-    2023). None has one in an SAE and none in a transcoder. With a start, None keeps the
-    start's; the function that it computes stays the same in all cases."""
+    2023). None has none; with a start, it keeps the start's. The function that a start
+    computes stays the same in all cases."""
 
     seed: int = 0
     """Seed of the initial weights and of the order of activations in memory."""
@@ -143,10 +152,12 @@ class TrainConfig:
         settings: dict[str, Any] = {
             "d_sae": start.config.d_sae,
             "k": k,
+            "objective": HierarchicalTopK(),
             "batch_size": 512,
             "lr": 5e-3,
             "encoder_lr": 3e-5,
             "decay": 0.8,
+            "betas": (0.9, 0.999),
             "freeze_decoder": True,
             "hook_name": start.config.hook_name,
             "hook_name_out": start.config.hook_name_out,

@@ -136,7 +136,7 @@ def new_trainer(
         levels=levels,
         d_out=None if hook_name_out is None else stream.width(hook_name_out),
         skip_connection=config.skip_connection,
-        apply_b_dec_to_input=config.apply_b_dec_to_input,
+        apply_b_dec_to_input=bool(config.apply_b_dec_to_input),
         hook_name=hook_name,
         hook_name_out=hook_name_out,
         model_name=stream.model_name,

@@ -12,7 +12,9 @@ from paths import REPOSITORY
 import sae_lens_ext as sle
 from sae_lens_ext.cli import eval as eval_command
 from sae_lens_ext.cli import train as train_command
-from sae_lens_ext.training import checkpoints
+from sae_lens_ext.cli.train_options import ObjectiveOptions
+from sae_lens_ext.objectives import HierarchicalTopK
+from sae_lens_ext.training import TrainConfig, checkpoints
 
 SITE = "blocks.1.hook_resid_post"
 
@@ -110,6 +112,12 @@ def test_the_command_goes_on_where_it_was_interrupted(inputs, run, capsys, monke
     straight = sle.SAE.from_pretrained(run / "sae")
     resumed = sle.SAE.from_pretrained(out / "sae")
     assert torch.equal(straight.W_dec, resumed.W_dec)
+
+
+def test_without_an_objective_the_command_trains_what_the_config_does():
+    assert ObjectiveOptions().chosen() == TrainConfig(d_sae=2, k=1).objective
+    named = ObjectiveOptions(objective="hierarchical").chosen()
+    assert named == HierarchicalTopK()
 
 
 def test_a_transcoder_is_trained_from_a_cache(inputs):

@@ -8,7 +8,7 @@ from sae_lens_ext.objectives import HierarchicalTopK, TopK
 from sae_lens_ext.sae import FVU
 from sae_lens_ext.training import Activations, TrainConfig, train
 
-CONFIG = TrainConfig(d_sae=64, k=8, epochs=8, batch_size=256, lr=3e-3)
+CONFIG = TrainConfig(d_sae=64, k=8, epochs=8, batch_size=256)
 
 
 def sparse_activations(n=6000, d_model=24, n_features=40, n_active=4, seed=0):
@@ -50,7 +50,9 @@ def test_learns_and_more_features_explain_more(trained):
 
 def test_loss_is_in_units_of_the_activations_variance():
     activations = sparse_activations()
-    config = TrainConfig(d_sae=64, k=8, epochs=1, batch_size=256, lr=1e-9)
+    config = TrainConfig(
+        d_sae=64, k=8, objective=HierarchicalTopK(), epochs=1, batch_size=256, lr=1e-9
+    )
     first_loss = train(activations, config, progress=False).losses[0]
 
     sae = sle.SAE(

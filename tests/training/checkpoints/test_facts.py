@@ -20,12 +20,13 @@ def test_equal_settings_have_no_differences():
 
 def test_every_difference_is_named():
     assert differences(facts(), facts(lr=0.5, seed=3)) == [
-        "lr is 0.0016 there and 0.5 here",
+        "lr is 0.008 there and 0.5 here",
         "seed is 0 there and 3 here",
     ]
     assert differences(facts(), facts(objective=TopK())) == [
         "objective.type is 'HierarchicalTopK' there and 'TopK' here",
         "objective.levels is 'all' there and None here",
+        "objective.weights is 'half_on_largest' there and None here",
         "objective.stride is 1 there and None here",
         "objective.decay is 0.99 there and None here",
         "objective.seed is 0 there and None here",
