@@ -2,8 +2,8 @@
 
 Numbers go to ``benchmarks/results``, and ``tables`` puts those of there into the
 README and the docs. ``all`` runs everything that needs no GPU, except ``corpus``, which
-fetches packages, ``recipe`` and ``retrofit``, which train for long, and
-``circuit_tracer``, which needs an environment of its own. ``gpu`` checks the Triton
+fetches packages, ``bundled_saes``, ``recipe`` and ``retrofit``, which train for long,
+and ``circuit_tracer``, which needs an environment of its own. ``gpu`` checks the Triton
 kernels on a GPU and runs their benchmarks there; it needs no more than torch, triton,
 einops, jaxtyping, safetensors and pytest.
 """
@@ -38,8 +38,9 @@ OTHERS = [
     "resources",
     "jumprelu",
     "train_memory",
+    "train_run",
 ]
-LONG = ["circuit_tracer", "corpus", "recipe", "retrofit"]
+LONG = ["bundled_saes", "circuit_tracer", "corpus", "recipe", "retrofit"]
 TESTS = Path(__file__).parents[1] / "tests"
 
 
@@ -141,7 +142,8 @@ def check_kernels() -> None:
 
 def _run(name: str, device: str, peers: list[Path] | None) -> Any:
     module = importlib.import_module(f"benchmarks.{name}")
-    if name == "circuit_tracer" and peers:
+    # The first is the one with SAELens, or with circuit-tracer.
+    if name in ("circuit_tracer", "train_run") and peers:
         return module.run(peers[0])
     if name in OTHERS or name in LONG:
         return module.run()

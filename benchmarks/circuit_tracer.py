@@ -32,6 +32,7 @@ from benchmarks.measure import Mismatch
 from sae_lens_ext.demo import cache_folder, held_out_tokens, prepare_bundled
 from sae_lens_ext.errors import FormatError
 from sae_lens_ext.hosts import capture, host_for
+from sae_lens_ext.objectives import HierarchicalTopK
 from sae_lens_ext.sae import FVU
 from sae_lens_ext.text import TextRows, default_documents
 from sae_lens_ext.training import CacheStream, TrainConfig, cache_activations
@@ -41,7 +42,15 @@ N_LAYERS = 18
 KS = (8, 64)
 SITES = (f"blocks.{LAYER}.mlp.hook_in", f"blocks.{LAYER}.hook_mlp_out")
 CONFIG = TrainConfig(
-    d_sae=2048, k=max(KS), lr=3e-3, hook_name=SITES[0], hook_name_out=SITES[1]
+    d_sae=2048,
+    k=max(KS),
+    objective=HierarchicalTopK(),
+    batch_size=1024,
+    lr=3e-3,
+    decay=0.3,
+    betas=(0.9, 0.999),
+    hook_name=SITES[0],
+    hook_name_out=SITES[1],
 )
 PROMPT = "The capital of France is"
 # Of the largest number of a token.

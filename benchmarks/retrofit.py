@@ -20,6 +20,7 @@ package's cache folder, piece by piece, so that it can be interrupted.
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,18 +50,16 @@ SHARE = 1 / 5
 # Every how manieth held-out token pursuit is tried on.
 PURSUED_EVERY = 15
 
-TOPK = TrainConfig(
-    d_sae=D_SAE, k=K, objective=TopK(), batch_size=512, lr=3e-3, epochs=EPOCHS
-)
 HIERARCHICAL = TrainConfig(
     d_sae=D_SAE,
     k=K,
     objective=HierarchicalTopK(),
-    batch_size=512,
     lr=3e-3,
-    decay=0.8,
+    betas=(0.9, 0.999),
+    apply_b_dec_to_input=True,
     epochs=EPOCHS,
 )
+TOPK = replace(HIERARCHICAL, objective=TopK(), decay=0.3)
 
 
 def run() -> list[dict[str, Any]]:
@@ -78,9 +77,7 @@ def run() -> list[dict[str, Any]]:
         "retrofit": train(few, retrofit, start=topk, progress=False).sae,
     }
     for lr in (1e-3, 3e-3):
-        moving = TrainConfig(
-            d_sae=D_SAE, k=K, batch_size=512, lr=lr, decay=0.8, epochs=1
-        )
+        moving = replace(HIERARCHICAL, lr=lr, epochs=1)
         trained = train(few, moving, start=topk, progress=False)
         saes[f"warm start, lr {lr:g}"] = trained.sae
 

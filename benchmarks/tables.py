@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
@@ -14,6 +15,7 @@ _ROOT = Path(__file__).parents[1]
 PAGES = [
     _ROOT / "README.md",
     _ROOT / "docs" / "published_saes.md",
+    _ROOT / "docs" / "recipe.md",
     _ROOT / "docs" / "training.md",
 ]
 _BLOCK = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -275,6 +277,32 @@ def _retrofit(results: dict[str, list[dict[str, Any]]]) -> list[str]:
     return _table(header, lines)
 
 
+def _recipe(results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    rows = results["cpu"]
+    ks = [k for k in rows[0]["fvu"] if f"TopK {k}" in {row["name"] for row in rows}]
+    header = ["SAE", *(f"FVU at {k}" for k in ks), *(f"CE at {k}" for k in ks)]
+    means = {
+        (name, metric, k): _mean_of_seeds(rows, name, metric, k)
+        for name in dict.fromkeys(row["name"] for row in rows)
+        for metric in ("fvu", "ce_recovered")
+        for k in ks
+    }
+    lines = []
+    for name in dict.fromkeys(row["name"] for row in rows):
+        cells = [name]
+        for k in ks:
+            fvu = means[name, "fvu", k]
+            ratio = fvu / means[f"TopK {k}", "fvu", k]
+            cells.append(f"{fvu:.3f} ({ratio:.3f})")
+        cells += [f"{means[name, 'ce_recovered', k]:.3f}" for k in ks]
+        lines.append(cells)
+    return _table(header, lines)
+
+
+def _mean_of_seeds(rows: list[dict[str, Any]], name: str, metric: str, k: str) -> float:
+    return fmean(row[metric][k] for row in rows if row["name"] == name)
+
+
 def _circuit_tracer(results: dict[str, dict[str, Any]]) -> list[str]:
     numbers = results["cpu"]
     titles = {
@@ -317,5 +345,6 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "sweep": _sweep,
     "jumprelu": _jumprelu,
     "retrofit": _retrofit,
+    "recipe": _recipe,
     "circuit_tracer": _circuit_tracer,
 }
