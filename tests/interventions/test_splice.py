@@ -183,7 +183,7 @@ def test_attaches_and_detaches_without_a_block(model, sae):
         (
             lambda: ("sae",),
             sle.InvalidArgument,
-            "must be an SAE, or a mapping from site names to SAEs; "
+            "must be an SAE, a list of SAEs, or a mapping from site names to SAEs; "
             "got an object of type str",
         ),
         (

@@ -123,7 +123,10 @@ def test_rejects_weights_without_one_level_each(levels):
     ("options", "message"),
     [
         ({"levels": 5}, "levels must be 'all', 'powers_of_two' or a list of integers"),
-        ({"levels": [1, 2], "weights": "12"}, "weights must be one of uniform, ramp"),
+        (
+            {"levels": [1, 2], "weights": "12"},
+            "weights must be one of uniform, half_on",
+        ),
         ({"levels": [1, 2], "stride": 2}, "stride=2 is for levels='all'; got levels="),
         ({"stride": 0}, "stride must be a positive integer; got 0"),
         ({"sampled": 0}, "sampled must be a positive integer; got 0"),
