@@ -4,8 +4,8 @@ HierarchicalTopK SAEs for the residual stream of Gemma 3 270M after blocks 5, 9 
 with the settings that ``docs/recipe.md`` ends with:
 
 1. Collect 5 million tokens of the text of ``python -m benchmarks corpus``, at the three
-   sites in one pass of the model, into the package's cache folder (20 GB; about two
-   hours on two cores). It can be interrupted.
+   sites in one pass of the model, into the package's cache folder (20 GB). It can be
+   interrupted.
 2. Train the SAEs, each as a run in the cache folder that can be interrupted too.
 3. Measure them on text of kinds that they were not trained on: sayings and verse
    (``fortunes``), and PostgreSQL's documentation.

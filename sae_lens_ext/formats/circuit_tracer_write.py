@@ -145,7 +145,8 @@ def _sites(checkpoint: SAECheckpoint) -> tuple[int, str, str]:
             "'blocks.3.mlp.hook_in' and 'blocks.3.hook_mlp_out'; got "
             f"{names[0]!r} and {names[1]!r}; set them with with_config"
         )
-    hook_in, hook_out = (_HOOKS.get(match[2], match[2]) for match in (source, target))
+    hook_in = _HOOKS.get(source[2], source[2])
+    hook_out = _HOOKS.get(target[2], target[2])
     return int(source[1]), hook_in, hook_out
 
 
