@@ -201,6 +201,17 @@ def in_dtype(dtype: torch.dtype, tensors: Sequence[Tensor | None]) -> list[Any]:
     return [None if tensor is None else tensor.to(dtype) for tensor in tensors]
 
 
+def matrices_in_dtype(
+    dtype: torch.dtype, weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The matrices among the weights of an SAE in a dtype, without a graph."""
+    return {
+        name: tensor.detach().to(dtype)
+        for name, tensor in weights.items()
+        if tensor.ndim == 2
+    }
+
+
 def contiguous_copy(tensor: Tensor) -> Tensor:
     """A contiguous copy without a graph."""
     return tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -230,4 +241,16 @@ def with_shared_tensors(module: ModuleT) -> ModuleT:
         parameters[name] = parameter
     twin._parameters = parameters
     twin._buffers = dict(module._buffers)
+    return twin
+
+
+def with_tensors(module: ModuleT, tensors: Mapping[str, Tensor]) -> ModuleT:
+    """A copy of a module with some of its parameters replaced, each in its dtype.
+
+    The others share the module's memory, as in ``with_shared_tensors``.
+    """
+    twin = with_shared_tensors(module)
+    for name, tensor in tensors.items():
+        dtype = getattr(module, name).dtype
+        twin._parameters[name] = nn.Parameter(tensor.to(dtype))
     return twin

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 
 import sae_lens_ext as sle
 
@@ -55,6 +56,36 @@ def test_constants_are_folded_on_disk_and_can_be_taken_out_again(tmp_path):
     # Saving an SAE without constants over it must not leave the old ones behind.
     tiny.sae().save_pretrained(folder)
     assert not (folder / "normalization.safetensors").exists()
+
+
+def test_matrices_stored_in_bfloat16_are_all_that_is_rounded(tmp_path):
+    sae = tiny.sae()
+    # As of a residual stream, in one coordinate.
+    sae.activation_mean[3] = 6001.0
+    sae.activation_scale = torch.tensor(0.5)
+    with torch.no_grad():
+        sae.b_enc.uniform_()
+        sae.b_dec.uniform_()
+    folder = sae.save_pretrained(tmp_path, dtype="bfloat16")
+    stored = load_file(folder / "sae_weights.safetensors")
+    assert {name for name, tensor in stored.items() if tensor.itemsize == 2} == {
+        "W_enc",
+        "W_dec",
+    }
+
+    loaded = sle.SAE.from_pretrained(folder, folded=False)
+    assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
+    for name in ("W_enc", "W_dec"):
+        rounded = getattr(sae, name).bfloat16().float()
+        assert torch.equal(getattr(loaded, name), rounded), name
+    with torch.no_grad():
+        sae.W_enc.copy_(loaded.W_enc)
+        sae.W_dec.copy_(loaded.W_dec)
+    x = sae.activation_mean + torch.randn(6, 32)
+    torch.testing.assert_close(loaded(x, 3), sae(x, 3))
+    folded = sle.SAE.from_pretrained(folder)
+    # Float32 rounds 6001 to 2.4e-4.
+    torch.testing.assert_close(folded(x, 3), sae(x, 3), rtol=0, atol=5e-3)
 
 
 def test_ids_of_special_tokens_survive(tmp_path):

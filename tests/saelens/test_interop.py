@@ -45,6 +45,16 @@ def test_saelens_loads_our_folder_and_reconstructs_the_same(ours, tmp_path):
     assert theirs.cfg.metadata.sae_lens_ext["levels"] == list(range(1, 9))
 
 
+def test_saelens_loads_matrices_in_bfloat16_beside_biases_in_float32(ours, tmp_path):
+    folder = ours.save_pretrained(tmp_path, dtype="bfloat16")
+    theirs = sae_lens.SAE.load_from_disk(folder)
+    rounded = sle.SAE.from_pretrained(folder)
+    assert theirs.W_enc.dtype == theirs.b_enc.dtype == torch.float32
+    x = torch.randn(4, 7, 32)
+    with torch.no_grad():
+        assert (theirs(x) - rounded(x)).abs().max() <= 1e-5
+
+
 def test_loads_a_folder_that_saelens_saved(tmp_path):
     config = sae_lens.TopKSAEConfig(
         d_in=32, d_sae=48, k=8, rescale_acts_by_decoder_norm=True

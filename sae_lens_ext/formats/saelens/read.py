@@ -1,8 +1,10 @@
 """From a folder of SAELens to a checkpoint."""
 
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from sae_lens_ext.errors import FormatError
@@ -39,7 +41,8 @@ def read_saelens(folder: Path) -> SAECheckpoint:
     """
     config_file = current_file(folder, CONFIG_FILE)
     config = read_object(config_file)
-    tensors = read_safetensors(current_file(folder, WEIGHTS_FILE))
+    weights = read_safetensors(current_file(folder, WEIGHTS_FILE))
+    tensors = _in_widest_dtype(weights)
     return checkpoint_from_saelens(
         config,
         tensors,
@@ -48,6 +51,24 @@ def read_saelens(folder: Path) -> SAECheckpoint:
         scaling=_read_scaling(folder),
         normalization=_read_normalization(folder, tensors),
     )
+
+
+def _in_widest_dtype(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in the widest dtype among them; matrices may be stored in a narrow one.
+
+    Integers and numbers of 8 bits stay as they are, to be refused.
+    """
+    floating = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and tensor.itemsize > 1
+    }
+    dtypes = {tensor.dtype for tensor in floating.values()}
+    if len(dtypes) < 2:
+        return dict(tensors)
+    widest = reduce(torch.promote_types, dtypes)
+    cast = {name: tensor.to(widest) for name, tensor in floating.items()}
+    return {**tensors, **cast}
 
 
 def _read_scaling(folder: Path) -> ActivationScaling:

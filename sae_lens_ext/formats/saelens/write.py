@@ -102,7 +102,8 @@ def _description(checkpoint: SAECheckpoint) -> str:
         "d_in": checkpoint.d_model,
         "d_sae": checkpoint.d_sae,
         **_options_of_kind(checkpoint),
-        "dtype": str(checkpoint.tensors["W_enc"].dtype).removeprefix("torch."),
+        # Matrices may be stored in a narrower one.
+        "dtype": str(checkpoint.tensors["b_dec"].dtype).removeprefix("torch."),
         "device": "cpu",
         "apply_b_dec_to_input": checkpoint.apply_b_dec_to_input,
         "normalize_activations": _NORMALIZATIONS[checkpoint.token_norm],

@@ -193,7 +193,7 @@ def _replace_config_by_a_folder(folder):
             "apply_b_dec_to_input must be true or false; it is 'no'",
         ),
         (
-            _with_weights(b_enc=torch.zeros(48).bfloat16()),
+            _with_weights(b_enc=torch.zeros(48).to(torch.float8_e4m3fn)),
             "must hold tensors of one floating-point dtype",
         ),
         (_replace_config_by_a_folder, "cfg.json cannot be read"),
