@@ -6,7 +6,6 @@ was interrupted leaves nothing in the way of the next.
 """
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
 from sae_lens_ext.demo.gguf import convert
 from sae_lens_ext.errors import InvalidArgument, closest
+from sae_lens_ext.formats.user_cache import cache_folder
 
 Library = Literal["transformer-lens", "nnsight", "torch"]
 
@@ -48,18 +48,6 @@ BUNDLED = {
 }
 """The bundled models by name. Their weights stay under their authors' own terms, which
 the package carries."""
-
-
-def cache_folder() -> Path:
-    """The folder for prepared models and trained demo SAEs.
-
-    ``$SAE_LENS_EXT_CACHE``, or the user's cache folder if that is not set.
-    """
-    folder = os.environ.get("SAE_LENS_EXT_CACHE")
-    if folder:
-        return Path(folder).expanduser()
-    platformdirs = require("platformdirs", "Finding the user's cache folder")
-    return platformdirs.user_cache_path("sae-lens-ext")
 
 
 def load_bundled(
