@@ -22,7 +22,12 @@ with tempfile.TemporaryDirectory() as folder:
     subprocess.run(install, check=True)
     missing = [
         name
-        for name in ("py.typed", "viz/report.html")
+        for name in (
+            "py.typed",
+            "viz/report.html",
+            "viz/pages/page.css",
+            "viz/pages/dashboard.js",
+        )
         if not Path(folder, "sae_lens_ext", name).exists()
     ]
     if missing:

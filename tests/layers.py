@@ -25,6 +25,7 @@ LAYERS: list[dict[str, str]] = [
     },
     {"viz": "results -> figures and pages; takes data, never a model"},
     {"circuits": "effects of features on a prediction, at every k"},
+    {"viz/pages": "the pages of features as HTML; takes data, never a model"},
     {"training": "activations of a model -> the loop; checkpoints/, logging/"},
     {"interventions": "changes of an activation: splice, edits/, positions/, sweep/"},
     {"hosts": "where an activation can be read and replaced: lens, nnsight, torch"},
