@@ -37,6 +37,7 @@ _PUBLIC = {
     "token_batch": "hosts",
     "feature_agreement": "training",
     "train": "training",
+    "labels": "features",
     "push_to_hub": "publishing",
     "demo_sae": "demo",
     "load_bundled": "demo",
@@ -54,13 +55,14 @@ _PUBLIC = {
 }
 
 # Packages whose names are used with theirs before: ``sle.circuits.effects``.
-_PACKAGES = ("circuits",)
+_PACKAGES = ("circuits", "features")
 
 # Type checkers take the list from the imports below instead.
 __all__ = [*_PUBLIC, *_PACKAGES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from sae_lens_ext import circuits as circuits
+    from sae_lens_ext import features as features
     from sae_lens_ext.demo import demo_sae as demo_sae
     from sae_lens_ext.demo import load_bundled as load_bundled
     from sae_lens_ext.errors import BackendError as BackendError
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from sae_lens_ext.errors import ShapeMismatch as ShapeMismatch
     from sae_lens_ext.errors import UnknownSite as UnknownSite
     from sae_lens_ext.errors import UnsupportedHost as UnsupportedHost
+    from sae_lens_ext.features import labels as labels
     from sae_lens_ext.hosts import TokenBatch as TokenBatch
     from sae_lens_ext.hosts import token_batch as token_batch
     from sae_lens_ext.interventions import Ablate as Ablate

@@ -16,6 +16,7 @@ _EXTRA_OF = {
     "pyarrow": "train",
     "huggingface_hub": "train",
     "matplotlib": "viz",
+    "neuronpedia": "labels",
     "numba": "train",
     "tyro": "demo",
     "yaml": "demo",

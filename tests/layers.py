@@ -24,7 +24,10 @@ LAYERS: list[dict[str, str]] = [
         "saelens": "HierarchicalTopK as a training architecture of SAELens",
     },
     {"viz": "results -> figures and pages; takes data, never a model"},
-    {"circuits": "effects of features on a prediction, at every k"},
+    {
+        "circuits": "effects of features on a prediction, at every k",
+        "features": "the index of a site's features: contexts, labels, search",
+    },
     {"viz/pages": "the pages of features as HTML; takes data, never a model"},
     {"training": "activations of a model -> the loop; checkpoints/, logging/"},
     {"interventions": "changes of an activation: splice, edits/, positions/, sweep/"},

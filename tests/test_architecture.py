@@ -24,6 +24,7 @@ FENCES = {
     "tyro": ("cli/*.py",),
     "datasets": ("text/*.py",),
     "pyarrow": ("text/*.py",),
+    "neuronpedia": ("features/neuronpedia.py",),
     "torchao": ("training/optimizer.py",),
     "tensorboard": ("training/logging/tensorboard.py",),
     "wandb": ("training/logging/wandb.py",),

@@ -1,0 +1,98 @@
+"""Short texts that say what features are about: from Neuronpedia, or from a file."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext.errors import FormatError, InvalidArgument
+from sae_lens_ext.features.neuronpedia import fetched_labels
+from sae_lens_ext.formats.reading import read_object
+from sae_lens_ext.sae import SAE
+
+Labels = Mapping[int, str | None] | str | Path | None
+"""Labels by feature, or a file of them."""
+
+
+def labels(
+    sae: SAE,
+    features: Any,
+    *,
+    file: str | Path | None = None,
+    source: str | None = None,
+) -> dict[int, str | None]:
+    """Labels of some features of an SAE; None where there is none.
+
+    ::
+
+        sle.labels(sae, [981, 4])  # {981: "cities in France", 4: None}
+        sle.labels(sae, [981, 4], file="my_labels.csv")
+
+    Without a file they are asked for at Neuronpedia, one by one, by its client, which
+    needs the environment variable ``NEURONPEDIA_API_KEY``; those that were found are
+    kept in the user's cache folder. Without a network, or a key, the rest is None, with
+    one warning.
+
+    Args:
+        sae: the SAE. Its config's ``metadata["neuronpedia_id"]`` says where it is at
+            Neuronpedia, such as ``"gemma-2-2b/12-gemmascope-res-16k"``.
+        features: a feature or several.
+        file: a CSV file with the columns ``feature`` and ``label``, or a JSON file with
+            one object, ``{"981": "cities in France"}``.
+        source: the place at Neuronpedia of an SAE whose config does not say it.
+
+    Raises:
+        InvalidArgument: a feature that the SAE does not have, or an invalid source.
+        FormatError: the file does not hold labels.
+        MissingDependency: the extra ``labels`` is not installed, and labels are not in
+            the cache.
+    """
+    numbers = arguments.features(features)
+    d_sae = sae.config.d_sae
+    if max(numbers) >= d_sae:
+        raise InvalidArgument(
+            f"features must be from 0 to {d_sae - 1} for this SAE; got {max(numbers)}"
+        )
+    if file is not None:
+        known = labels_in(file)
+        return {number: known.get(number) for number in numbers}
+
+    if source is None:
+        source = sae.config.metadata.get("neuronpedia_id")
+    return fetched_labels(source, numbers)
+
+
+def labels_in(file: str | Path) -> dict[int, str]:
+    """The labels in a CSV or JSON file; see ``labels``.
+
+    Raises:
+        FormatError: it does not hold labels by feature.
+    """
+    path = Path(file)
+    if path.suffix.lower() == ".json":
+        content = read_object(path, "there are no labels")
+        return dict(_label(path, key, text) for key, text in content.items())
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines)
+            columns = reader.fieldnames or []
+            rows = list(reader)
+    except (OSError, ValueError, csv.Error) as error:
+        raise FormatError(f"{path} cannot be read: {error}") from error
+    if not {"feature", "label"} <= set(columns):
+        raise FormatError(
+            f"{path} must have the columns feature and label; its first line has "
+            f"{', '.join(columns) or 'none'}"
+        )
+    return dict(_label(path, row["feature"], row["label"]) for row in rows)
+
+
+def _label(path: Path, key: Any, text: Any) -> tuple[int, str]:
+    is_number = isinstance(key, str) and key.isascii() and key.isdigit()
+    if not is_number or not isinstance(text, str):
+        raise FormatError(
+            f"{path} must have a text for the number of each feature; got {text!r} for "
+            f"{key!r}"
+        )
+    return int(key), text

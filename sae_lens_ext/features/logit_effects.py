@@ -1,0 +1,114 @@
+"""Which tokens a feature promotes and suppresses, by its decoder row alone.
+
+This is the direct path to the logits, w -> norm -> unembedding, without the later
+blocks, and without the factor by which the final norm divides at each token. It says
+which tokens gain most, and not by how much.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_lens_ext.features.final_norm import FinalNorm, final_norm
+from sae_lens_ext.hosts import Host
+from sae_lens_ext.interventions.sites import Placement
+
+# Logits that are in memory at a time.
+_NUMBERS_AT_A_TIME = 1 << 24
+# What these hold, or add, is read by the final norm as a part of the stream.
+_IN_THE_STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+
+
+@dataclass(frozen=True, eq=False)
+class LogitEffects:
+    """The tokens whose logits change most with each feature.
+
+    Attributes:
+        note: what the numbers are, or why there are none.
+        tensors: ``promoted.ids``, ``promoted.effects``, ``suppressed.ids`` and
+            ``suppressed.effects``, each ``[d_sae, n]``, the largest change first; empty
+            where there are none.
+    """
+
+    note: str
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+def logit_effects(host: Host, place: Placement, n: int) -> LogitEffects:
+    """The n tokens that each feature promotes and suppresses most.
+
+    Args:
+        host: the model.
+        place: the SAE at its site.
+        n: tokens of either kind.
+    """
+    sae = place.sae
+    assert sae is not None
+    if place.site.point not in _IN_THE_STREAM:
+        return LogitEffects(
+            f"There are none: what is written at {place.site.name} is not a direction "
+            "of the residual stream."
+        )
+    if host.unembed is None or host.d_vocab is None:
+        return LogitEffects(
+            "There are none: it is not known which module of the model makes the "
+            "logits."
+        )
+    norm = final_norm(host)
+    rows = (sae.W_dec / sae.activation_scale).detach().float()
+    return LogitEffects(_note(norm), _strongest(host, norm, rows, n))
+
+
+def _note(norm: FinalNorm | None) -> str:
+    if norm is None:
+        return (
+            "Change of the logits per unit of activation, by the decoder row and the "
+            "unembedding alone; the final norm is left out."
+        )
+    centred = "the mean subtracted and " if norm.centres else ""
+    return (
+        "Change of the logits per unit of activation, by the decoder row and the "
+        f"unembedding alone: with {centred}the gains of the final norm applied, before "
+        "it divides by the size of the token's activation."
+    )
+
+
+def _strongest(
+    host: Host, norm: FinalNorm | None, rows: Float[Tensor, "d_sae d_model"], n: int
+) -> dict[str, Tensor]:
+    assert host.unembed is not None
+    assert host.d_vocab is not None
+    parameter = next(host.unembed.parameters(), rows)
+    parts: dict[str, list[Tensor]] = {}
+
+    def logits(directions: Float[Tensor, "batch d_model"]) -> Tensor:
+        assert host.unembed is not None
+        hidden = directions.unsqueeze(0).to(parameter)
+        return host.unembed(hidden)[0].float()
+
+    with torch.no_grad():
+        bias = logits(rows.new_zeros(1, rows.shape[1]))
+        for chunk in rows.split(max(1, _NUMBERS_AT_A_TIME // host.d_vocab)):
+            directions = chunk if norm is None else norm(chunk)
+            changes = logits(directions) - bias
+            n_tokens = min(n, changes.shape[1])
+            for name, signed in (("promoted", changes), ("suppressed", -changes)):
+                strongest = signed.topk(n_tokens, dim=1)
+                effects = changes.gather(1, strongest.indices)
+                _append(parts, f"{name}.ids", strongest.indices.int())
+                _append(parts, f"{name}.effects", effects)
+    return {name: torch.cat(chunks) for name, chunks in parts.items()}
+
+
+def _append(parts: dict[str, list[Tensor]], name: str, chunk: Tensor) -> None:
+    parts.setdefault(name, []).append(chunk.cpu())
+
+
+def direct_ids(effects: LogitEffects) -> Int[Tensor, " token"]:
+    """The ids of all tokens that occur in the effects."""
+    ids = [part for name, part in effects.tensors.items() if name.endswith(".ids")]
+    if not ids:
+        return torch.empty(0, dtype=torch.int32)
+    return torch.cat(ids).unique()
