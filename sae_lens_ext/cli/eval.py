@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sae_lens_ext.cli.inputs import ModelOptions, TextOptions, load_sae
+from sae_lens_ext.cli.inputs import ModelOptions, TextOptions, load_sae, placed
 from sae_lens_ext.cli.outcome import echo, exit_code
 from sae_lens_ext.cli.parsing import make_folder, not_empty, option_names, parse
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.interventions import sweep_k
-from sae_lens_ext.interventions.sites import SAEs
 from sae_lens_ext.publishing import save_results
-from sae_lens_ext.sae import SAE
 from sae_lens_ext.viz import sweep_as_text
 
 
@@ -67,20 +65,10 @@ def _evaluate(options: EvalOptions) -> None:
         tables[name] = sweep_k(
             language_model.model,
             tokens,
-            _placed(name, sae.to(language_model.device), options.hook_name),
+            placed(name, sae.to(language_model.device), options.hook_name),
             options.ks or None,
             progress=options.progress,
         )
         echo(f"{name}\n{sweep_as_text(tables[name])}\n")
     results = save_results(options.out, tables if len(tables) > 1 else tables[names[0]])
     echo(f"Wrote {results.table} and {results.picture}.")
-
-
-def _placed(name: str, sae: SAE, hook_name: str | None) -> SAEs:
-    if sae.config.hook_name is not None:
-        return sae
-    if hook_name is None:
-        raise InvalidArgument(
-            f"hook_name must name the site of {name}, whose files do not say it"
-        )
-    return {hook_name: sae}

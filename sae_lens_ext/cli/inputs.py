@@ -10,6 +10,7 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
 from sae_lens_ext.demo import BUNDLED, prepare_bundled
 from sae_lens_ext.errors import FormatError, InvalidArgument
+from sae_lens_ext.interventions.sites import SAEs
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.text import TextRows
 from sae_lens_ext.training.parallel.launched import device_of_rank
@@ -89,14 +90,11 @@ def _load(path: str | Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextOptions:
-    """A text, and what of it is held out."""
+class CorpusOptions:
+    """A text, as rows of tokens."""
 
     text: str
     """File, folder or hub dataset with the text."""
-    held_out_text: str | None = None
-    """The same for the text to evaluate on; by default one document in ten of the text,
-    chosen by a hash of it."""
     column: str = "text"
     """Column of files and datasets that holds the text."""
     context: int = 128
@@ -104,6 +102,36 @@ class TextOptions:
     join_documents: bool = False
     """Whether documents are joined, with an end-of-text token between them, so that
     nothing of them is dropped; for short ones."""
+
+    def all_rows(self, tokenizer: Any) -> TextRows:
+        """Rows of tokens of the whole text.
+
+        Raises:
+            InvalidArgument: an invalid option.
+            FormatError: there is no such text.
+        """
+        return self._rows_of(self.text, tokenizer, held_out=None)
+
+    def _rows_of(
+        self, source: str, tokenizer: Any, *, held_out: bool | None
+    ) -> TextRows:
+        return TextRows(
+            source,
+            tokenizer,
+            context=self.context,
+            column=self.column,
+            join_documents=self.join_documents,
+            held_out=held_out,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions(CorpusOptions):
+    """A text, and what of it is held out."""
+
+    held_out_text: str | None = None
+    """The same for the text to evaluate on; by default one document in ten of the text,
+    chosen by a hash of it."""
 
     def rows(self, tokenizer: Any, *, held_out: bool) -> TextRows:
         """Rows of tokens of one side: to train on, or held out.
@@ -117,14 +145,7 @@ class TextOptions:
         side = held_out if self.held_out_text is None else None
         if held_out and self.held_out_text is not None:
             source = self.held_out_text
-        return TextRows(
-            source,
-            tokenizer,
-            context=self.context,
-            column=self.column,
-            join_documents=self.join_documents,
-            held_out=side,
-        )
+        return self._rows_of(source, tokenizer, held_out=side)
 
     def held_out_tokens(self, tokenizer: Any, n_rows: int) -> torch.Tensor:
         """At most ``n_rows`` rows of held-out tokens, ``[row, context]``.
@@ -141,6 +162,26 @@ class TextOptions:
         # None comes at the end of a text, behind its first row.
         assert tokens is not None
         return tokens
+
+
+def placed(name: str, sae: SAE, hook_name: str | None) -> SAEs:
+    """An SAE that knows its site, or one at the site that an option names.
+
+    Args:
+        name: of the SAE, for the error.
+        sae: the SAE.
+        hook_name: where an SAE belongs whose files do not say it.
+
+    Raises:
+        InvalidArgument: neither says where it belongs.
+    """
+    if sae.config.hook_name is not None:
+        return sae
+    if hook_name is None:
+        raise InvalidArgument(
+            f"hook_name must name the site of {name}, whose files do not say it"
+        )
+    return {hook_name: sae}
 
 
 def load_sae(name: str) -> SAE:

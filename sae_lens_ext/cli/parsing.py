@@ -28,6 +28,8 @@ COMMANDS = {
     "demo": "Train an SAE on a small real model, splice it in at every k, and report.",
     "train": "Train an SAE on a language model's activations, and evaluate it.",
     "eval": "Measure SAEs at every k: reconstruction, and what the model predicts.",
+    "index": "Index what an SAE's features are about, on a text.",
+    "dashboard": "Write pages of features from an index, to read in a browser.",
     "mqar": "Train small models to recall, and compare kernels of linear attention.",
     "pretrain": "Train language models with linear and softmax attention on one text.",
 }
