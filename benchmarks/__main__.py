@@ -34,6 +34,7 @@ OTHERS = [
     "splice",
     "sweep",
     "circuits",
+    "feature_index",
     "lengths",
     "resources",
     "jumprelu",
