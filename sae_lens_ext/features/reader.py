@@ -1,6 +1,7 @@
 """A model reads a text up to one site, and the SAE there encodes it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,9 @@ from sae_lens_ext.training.cleaning import check_finite
 from sae_lens_ext.training.collecting import Collector
 from sae_lens_ext.training.stream.fingerprint import model_facts
 from sae_lens_ext.training.stream.rows import row_source
+
+# Of a path that a system takes.
+_LONGEST_NAME = 256
 
 
 def only_place(host: Host, sae: SAEs) -> Placement:
@@ -67,6 +71,7 @@ class Reader:
         Raises:
             UnknownSite, ShapeMismatch, InvalidK, InvalidArgument: as in ``index``.
         """
+        _check_documents(documents)
         host = host_for(model).plain()
         self.host = host
         self.place = only_place(host, sae)
@@ -129,6 +134,19 @@ class Reader:
         activations: Tensor = self._collector.collect(tokens, mask)[self._site]
         check_finite(self._site, activations)
         return self.sae.encode(activations.to(device), self.k), batch
+
+
+def _check_documents(documents: Any) -> None:
+    """Check that a path is not taken for the text to index."""
+    is_path = isinstance(documents, Path)
+    if isinstance(documents, str) and len(documents) < _LONGEST_NAME:
+        is_path = Path(documents).exists()
+    if is_path:
+        raise InvalidArgument(
+            f"{documents} is a file or folder; give its rows of tokens, "
+            f"TextRows({str(documents)!r}, tokenizer), with TextRows from "
+            "sae_lens_ext.training"
+        )
 
 
 def _described(positions: Positions) -> str:

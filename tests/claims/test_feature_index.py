@@ -446,6 +446,11 @@ def test_other_files_in_the_folder_are_an_error(hf_model, sae, tmp_path):
         indexed(tmp_path, hf_model, sae)
 
 
+def test_a_folder_is_not_taken_for_a_text(hf_model, sae, tmp_path):
+    with pytest.raises(sle.InvalidArgument, match=r"give its rows .* TextRows\("):
+        indexed(tmp_path / "i", hf_model, sae, documents=str(tmp_path))
+
+
 def test_several_saes_are_an_error(hf_model, sae, tmp_path):
     saes = {SITE: sae, "blocks.0.hook_resid_post": sae}
     with pytest.raises(sle.InvalidArgument, match="an index is of one SAE; got 2"):
