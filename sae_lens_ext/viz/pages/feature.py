@@ -122,8 +122,8 @@ def _columns(page: FeaturePage, pages: Mapping[int, str]) -> list[str]:
         note = '<p class="note">The share whose rank in the code is below k.</p>'
         sections.append(("At every k", note + shares_html(page.at_k)))
     note = f'<p class="note">{escaped(page.logit_note)}</p>'
-    words = note + _tokens("promoted", page.promoted)
-    sections.append(("Next tokens", words + _tokens("suppressed", page.suppressed)))
+    words = _tokens("promoted", page.promoted) + _tokens("suppressed", page.suppressed)
+    sections.append(("Next tokens", f'{note}<div class="pair">{words}</div>'))
     if page.nearest:
         note = '<p class="note">Cosine of the decoder rows.</p>'
         sections.append(("Nearest features", note + _nearest(page.nearest, pages)))
