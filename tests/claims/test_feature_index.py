@@ -72,12 +72,6 @@ def every_activation(hf_model, sae):
 N_TOKENS = sum(len(row) - 1 for row in texts())
 
 
-def some_features(every_activation):
-    """The busiest features, one of the rarest, and one that is never active."""
-    by_count = sorted(every_activation, key=lambda f: len(every_activation[f]))
-    return [by_count[0], *by_count[-6:]]
-
-
 def test_density_and_ranks_are_those_of_all_activations(index, every_activation):
     table = index.table()
     assert index.n_tokens == N_TOKENS
@@ -95,7 +89,7 @@ def test_density_and_ranks_are_those_of_all_activations(index, every_activation)
             for k in (1, 2, 4, 6)
             if known
         ]
-        assert page.at_k == pytest.approx(shares)
+        assert page.at_k == shares
 
 
 def test_the_histogram_counts_every_activation_once(index, every_activation):
@@ -378,9 +372,11 @@ def test_search_finds_what_is_active_on_one_text_and_not_on_the_other(index):
     largest = active_on.groupby("feature").activation.max()
     assert found.activation.tolist() == [largest[f] for f in found.feature]
 
-    # Padding on the left changes neither positions nor features.
-    first = index.search(on=on, on_positions=[1], off=on, off_positions=slice(2, None))
+    first = index.search(on=on, on_positions=[1])
+    assert len(first)
     assert set(first.position) == {1}
+    assert set(first.feature) == set(active_on[active_on.position == 1].feature)
+    assert not len(index.search(on=on, on_positions=[1], off=on, off_positions=[1]))
     assert set(index.search(on=on, off=None).feature) == set(active_on.feature)
 
 

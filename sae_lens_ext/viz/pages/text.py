@@ -20,14 +20,15 @@ def token_text(token: str) -> str:
     Characters that change the direction of what follows, and halves of characters, are
     among those.
     """
-    visible = "".join(map(_visible, token))
-    return escaped(visible or "\u2205")
+    if not token.isprintable():
+        token = "".join(map(_visible, token))
+    return escaped(token or "\u2205")
 
 
 def number_text(value: float) -> str:
     """A number with about three digits.
 
-    >>> number_text(0.01234), number_text(1234.5), number_text(0)
+    >>> number_text(0.01234), number_text(1234.5), number_text(0.0)
     ('0.0123', '1,234', '0')
     """
     if abs(value) >= 100:

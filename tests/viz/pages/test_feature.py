@@ -177,7 +177,7 @@ def test_save_writes_the_file(tmp_path):
     assert path.read_text(encoding="utf-8") == a_page().html()
 
 
-def test_a_hundred_pages_take_less_than_three_seconds(tmp_path):
+def test_a_hundred_pages_take_less_than_three_seconds(tmp_path, without_shape_checks):
     pages = [a_page(feature=number, n_contexts=16) for number in range(100)]
     # Of this process, because the machine may have other work.
     start = time.process_time()
