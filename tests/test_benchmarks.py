@@ -11,6 +11,7 @@ import torch
 from benchmarks import (
     circuit_tracer,
     circuits,
+    feature_index,
     hierarchical_loss,
     measure,
     quadratic_attention,
@@ -21,7 +22,8 @@ from benchmarks import (
     topk_encode_gated,
     train_step,
 )
-from sae_lens_ext import SAE, SAEConfig
+from sae_lens_ext import SAE, SAEConfig, SparseCode
+from sae_lens_ext.features.state import IndexedBatch, IndexState, Sizes
 
 
 @pytest.fixture
@@ -75,6 +77,26 @@ def test_effects_of_a_k_that_differ_are_not_timed():
         other.loc[1, column] = value
         with pytest.raises(measure.Mismatch, match="k=1 are not .* not timed"):
             circuits.refuse_differences(at_1.assign(k=1), {1: other})
+
+
+def test_an_index_that_misses_an_activation_is_not_timed():
+    sae = SAE(SAEConfig(d_model=4, d_sae=6, k=2))
+    tokens = torch.zeros(1, 3, dtype=torch.int64)
+    everywhere = torch.ones(1, 3, dtype=torch.bool)
+    values = torch.tensor([[2.0, 1.0], [3.0, 1.0], [4.0, 1.0]])
+    indices = torch.tensor([[0, 1], [5, 2], [0, 5]])
+
+    def state_of(values):
+        state = IndexState(6, 2, Sizes(1, 1, 1), torch.device("cpu"))
+        batch = IndexedBatch(tokens, everywhere, everywhere)
+        state.add(SparseCode(values, indices, 6), batch)
+        return state
+
+    feature_index.refuse_miscount(state_of(values), sae, tokens)
+    values = values.clone()
+    values[1, 1] = 0
+    with pytest.raises(measure.Mismatch, match="has 5 activations of 3 tokens"):
+        feature_index.refuse_miscount(state_of(values), sae, tokens)
 
 
 @pytest.mark.parametrize("module", [hierarchical_loss, sparse_decode, topk_encode])
