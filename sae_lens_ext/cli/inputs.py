@@ -130,8 +130,8 @@ class TextOptions(CorpusOptions):
     """A text, and what of it is held out."""
 
     held_out_text: str | None = None
-    """The same for the text to evaluate on; by default one document in ten of the text,
-    chosen by a hash of it."""
+    """File, folder or hub dataset with the text to evaluate on; by default one document
+    in ten of the text, chosen by a hash of it."""
 
     def rows(self, tokenizer: Any, *, held_out: bool) -> TextRows:
         """Rows of tokens of one side: to train on, or held out.
