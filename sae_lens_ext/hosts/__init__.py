@@ -32,12 +32,19 @@ devices     where a model takes its tokens
 from typing import Any
 
 from sae_lens_ext.errors import InvalidArgument, UnsupportedHost
-from sae_lens_ext.hosts.base import Host, Points, Site, SiteFunction, TracingHost
+from sae_lens_ext.hosts.base import (
+    Arguments,
+    Host,
+    Points,
+    Site,
+    SiteFunction,
+    TracingHost,
+)
 from sae_lens_ext.hosts.batch import TokenBatch, as_batch, by_position
-from sae_lens_ext.hosts.caches import CacheMemory
+from sae_lens_ext.hosts.caches import CacheMemory, Seen
 from sae_lens_ext.hosts.calls import CallFacts
 from sae_lens_ext.hosts.eager import eager
-from sae_lens_ext.hosts.hooks import has_hooks
+from sae_lens_ext.hosts.hooks import evaluating, has_hooks
 from sae_lens_ext.hosts.names import spellings
 from sae_lens_ext.hosts.partial import capture, next_token_logits, unembedding_input
 from sae_lens_ext.hosts.skipping import RunRecord, recorded, resume, skip_blocks
@@ -46,6 +53,7 @@ from sae_lens_ext.hosts.tokens import token_rows
 from sae_lens_ext.hosts.tracking import Pass, PassTracker
 
 __all__ = [
+    "Arguments",
     "CacheMemory",
     "CallFacts",
     "Host",
@@ -53,6 +61,7 @@ __all__ = [
     "PassTracker",
     "Points",
     "RunRecord",
+    "Seen",
     "Site",
     "SiteFunction",
     "TextPositions",
@@ -62,6 +71,7 @@ __all__ = [
     "by_position",
     "capture",
     "eager",
+    "evaluating",
     "has_hooks",
     "host_for",
     "next_token_logits",

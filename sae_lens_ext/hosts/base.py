@@ -20,6 +20,14 @@ SiteFunction = Callable[[Tensor], Tensor | None]
 Undo = Callable[[], None]
 """Reverts exactly the call that returned it, and nothing else."""
 
+Arguments = Callable[[], Mapping[str, Any]]
+"""Gives the arguments of a run by name, with token ids as ``input_ids``."""
+
+BeforeRun = Callable[["Host", Arguments], None]
+"""Is called before a run begins, with the host on which the model can be run meanwhile
+and the arguments of the run.
+"""
+
 
 class Points:
     """Hook points inside a splice; this base class is for hosts that have none."""
@@ -109,6 +117,10 @@ class RunListener(Protocol):
         """
         ...
 
+    def made(self, output: Any) -> None:
+        """A model inside the one that runs returned this, which may hold a cache."""
+        ...
+
     def end(self, whole: bool, output: Any = None) -> None:
         """The run is over.
 
@@ -170,6 +182,31 @@ class Host(Protocol):
 
     def watch(self, listener: RunListener) -> Undo:
         """Report on every run from now on."""
+        ...
+
+    def before_runs(self, function: BeforeRun) -> Undo:
+        """Call ``function`` before every run of the whole model, from now on.
+
+        It comes before everything else that the run does, so runs that it makes are
+        over when this one begins. ``function`` is called for those, too.
+        """
+        ...
+
+    def step(
+        self, ids: Int[Tensor, "batch pos"], cache: Any, **options: Tensor
+    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+        """Run the model on some columns of a text, after those that a cache holds.
+
+        Args:
+            ids: the token ids of the columns.
+            cache: what the step before returned; None for the first.
+            **options: ``attention_mask`` over all columns so far, ``position_ids`` of
+                these.
+
+        Returns:
+            The logits at the last column, and the cache to go on with, which has
+            ``reorder_cache``; None where this model has no such cache.
+        """
         ...
 
     def logits(

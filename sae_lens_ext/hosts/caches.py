@@ -7,10 +7,12 @@ The length of the last kind cannot be read, so what earlier runs put in is remem
 
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from jaxtyping import Int
 from torch import Tensor
+
+T = TypeVar("T")
 
 CACHE_NAMES = (
     "past_key_values",
@@ -59,18 +61,18 @@ def cache_length(cache: Any) -> int | None:
     return None if keys is None else int(keys.shape[1])
 
 
-class CacheMemory:
-    """What earlier runs put into the caches that went into them or came out of them.
+class CacheMemory(Generic[T]):
+    """What is known about caches, such as what earlier runs put into them.
 
     Caches are not kept alive by it.
     """
 
     def __init__(self) -> None:
         """Start empty."""
-        self._seen: dict[int, tuple[weakref.ref[Any], Seen]] = {}
+        self._seen: dict[int, tuple[weakref.ref[Any], T]] = {}
 
-    def remember(self, cache: Any, seen: Seen) -> None:
-        """Keep what a cache holds after a run."""
+    def remember(self, cache: Any, seen: T) -> None:
+        """Keep what is known about a cache after a run."""
         anchor = _anchor(cache)
         if anchor is None:
             return
@@ -81,8 +83,8 @@ class CacheMemory:
 
         self._seen[key] = (weakref.ref(anchor, forget), seen)
 
-    def recall(self, cache: Any) -> Seen | None:
-        """What a cache holds; None for a cache of which nothing is known."""
+    def recall(self, cache: Any) -> T | None:
+        """What is known about a cache; None for nothing."""
         anchor = _anchor(cache)
         if anchor is None or id(anchor) not in self._seen:
             return None

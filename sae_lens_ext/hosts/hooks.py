@@ -32,21 +32,27 @@ def has_hooks(module: nn.Module) -> bool:
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
     """While active, a model computes alone, and nothing that it does is left behind."""
-    parts = list(module.modules())
-    modes = [part.training for part in parts]
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(eager())
         stack.enter_context(torch.random.fork_rng(_accelerators(module)))
-        for part in parts:
+        for part in module.modules():
             stack.enter_context(hooks_left_out(part, keep=_LIBRARIES))
-        for part in parts:
-            part.training = False
-        try:
-            yield
-        finally:
-            for part, mode in zip(parts, modes, strict=True):
-                part.training = mode
+        stack.enter_context(evaluating(module))
+        yield
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """While active, a model and all its parts are in eval mode."""
+    in_training = [part for part in module.modules() if part.training]
+    for part in in_training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in in_training:
+            part.training = True
 
 
 @contextmanager

@@ -4,6 +4,7 @@ TransformerLens 4 (TransformerBridge) and 3 (TransformerBridge, HookedTransforme
 any other model that has hook points.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
 from sae_lens_ext.errors import UnknownSite, UnsupportedHost, closest
 from sae_lens_ext.hosts.base import (
+    BeforeRun,
     Host,
     Points,
     RunListener,
@@ -24,6 +26,7 @@ from sae_lens_ext.hosts.base import (
 )
 from sae_lens_ext.hosts.batch import TokenBatch
 from sae_lens_ext.hosts.calls import takes
+from sae_lens_ext.hosts.lens_texts import TextListener, with_ids
 from sae_lens_ext.hosts.modules import find_blocks
 from sae_lens_ext.hosts.names import block_and_point, name_of_path, spellings
 from sae_lens_ext.hosts.padding import check_decoder_only, run_right_padded
@@ -32,7 +35,7 @@ from sae_lens_ext.hosts.special import (
     padding_id,
     special_token_ids,
 )
-from sae_lens_ext.hosts.watching import watch_modules
+from sae_lens_ext.hosts.watching import before_calls, watch_modules
 
 
 class _HookPoints(Points):
@@ -50,48 +53,6 @@ class _HookPoints(Points):
         before = value()
         # A hook may write into the tensor that it gets, so it gets one of its own.
         return before, point(before.clone())
-
-
-class _TextListener:
-    """Passes reports on, with the mask of texts that TransformerLens pads by itself.
-
-    It tokenises texts inside of its ``forward``. The mask that it makes is not shown to
-    hooks, and for padding on the right it makes none.
-    """
-
-    def __init__(self, listener: RunListener, tokenizer: Any, config: Any) -> None:
-        self._listener = listener
-        self._tokenizer = tokenizer
-        self._prepends_bos: bool = getattr(config, "default_prepend_bos", True)
-        self._side: str | None = None
-
-    def begin(self, tensors: Sequence[Tensor] = ()) -> None:
-        self._side = None
-        self._listener.begin(tensors)
-
-    def read(self, arguments: Mapping[str, Any]) -> None:
-        texts = arguments.get("input")
-        if isinstance(texts, list) and len(texts) > 1:
-            side = arguments.get("padding_side")
-            self._side = side or getattr(self._tokenizer, "padding_side", "right")
-        if arguments.get("attention_mask") is not None:
-            self._side = None
-        self._listener.read(arguments)
-
-    def keep(self, tokens: Tensor) -> None:
-        can_be_padded = getattr(self._tokenizer, "pad_token_id", None) is not None
-        if self._side is not None and can_be_padded:
-            mask = get_attention_mask(
-                self._tokenizer, tokens, self._prepends_bos, padding_side=self._side
-            )
-            self._listener.read({"attention_mask": mask, "input_ids": tokens})
-        self._listener.keep(tokens)
-
-    def enter(self, module: object, tensor: Tensor, *, is_running: bool) -> None:
-        self._listener.enter(module, tensor, is_running=is_running)
-
-    def end(self, whole: bool, output: Any = None) -> None:
-        self._listener.end(whole, output)
 
 
 class LensHost:
@@ -291,9 +252,45 @@ class LensHost:
             [self.model, *self._wrapped()],
             self.embed,
             self.blocks,
-            _TextListener(listener, self.tokenizer, self._config),
+            TextListener(listener, self.tokenizer, self._mask_of),
             calls_forward=not self._is_bridge,
         )
+
+    def before_runs(self, function: BeforeRun) -> Undo:
+        """See ``Host.before_runs``."""
+        return before_calls(
+            self.model,
+            lambda arguments: function(self, partial(self._with_ids, arguments)),
+            calls_forward=not self._is_bridge,
+        )
+
+    def _with_ids(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        to_tokens = getattr(self.model, "to_tokens", None)
+        return with_ids(arguments, to_tokens, self.tokenizer, self._mask_of)
+
+    def _mask_of(self, tokens: Tensor, side: str) -> Tensor:
+        """The attention mask of texts that TransformerLens has padded."""
+        prepends_bos = getattr(self._config, "default_prepend_bos", True)
+        return get_attention_mask(
+            self.tokenizer, tokens, prepends_bos, padding_side=side
+        )
+
+    def step(
+        self, ids: Int[Tensor, "batch pos"], cache: Any, **options: Any
+    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+        """See ``Host.step``."""
+        forward = inspect.signature(type(self.model).forward)
+        # The bridge of TransformerLens 3 does not hand caches of transformers on.
+        if not self._is_bridge or "past_key_values" not in forward.parameters:
+            logits = self.model(ids, return_type="logits", **options)
+            return logits[:, -1], None
+
+        if cache is not None:
+            options["past_key_values"] = cache
+        logits, cache = self.model(
+            ids, return_type="logits_and_cache", use_cache=True, **options
+        )
+        return logits[:, -1], cache if hasattr(cache, "reorder_cache") else None
 
     def _wrapped(self) -> list[nn.Module]:
         """The modules of Hugging Face that a bridge wraps, from the outermost."""

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from sae_lens_ext.errors import InvalidArgument, UnsupportedHost
 from sae_lens_ext.hosts.base import (
+    Arguments,
+    BeforeRun,
     Host,
     Points,
     RunListener,
@@ -183,6 +185,31 @@ class NNsightHost:
             model._edits[:] = [active for active in model._edits if active is not edit]
 
         return undo
+
+    def before_runs(self, function: BeforeRun) -> Undo:
+        """See ``Host.before_runs``.
+
+        The model runs as the torch module that it is, without the trace: what the trace
+        does to activations takes no part.
+        """
+        interleaver = self.model.interleaver
+
+        def beside_the_trace(host: Host, arguments: Arguments) -> None:
+            if not interleaver.interleaving:
+                return
+            interleaver.interleaving = False
+            try:
+                function(host, arguments)
+            finally:
+                interleaver.interleaving = True
+
+        return self._torch.before_runs(beside_the_trace)
+
+    def step(
+        self, ids: Int[Tensor, "batch pos"], cache: Any, **options: Any
+    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+        """See ``Host.step``."""
+        return self._torch.step(ids, cache, **options)
 
     def logits(
         self, tokens: TokenBatch | Int[Tensor, "batch pos"]

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sae_lens_ext.hosts.base import (
+    BeforeRun,
     Host,
     Points,
     RunListener,
@@ -31,7 +32,7 @@ from sae_lens_ext.hosts.special import (
     padding_id,
     special_token_ids,
 )
-from sae_lens_ext.hosts.watching import watch_modules
+from sae_lens_ext.hosts.watching import before_calls, watch_modules
 
 
 class TorchHost:
@@ -123,6 +124,31 @@ class TorchHost:
         """See ``Host.watch``."""
         return watch_modules(self.chain, self.embed, self.blocks, listener)
 
+    def before_runs(self, function: BeforeRun) -> Undo:
+        """See ``Host.before_runs``."""
+        return before_calls(
+            self.module, lambda arguments: function(self, lambda: arguments)
+        )
+
+    def step(
+        self, ids: Int[Tensor, "batch pos"], cache: Any, **options: Any
+    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+        """See ``Host.step``."""
+        check_decoder_only(self._config)
+        if not takes(self.module, "attention_mask"):
+            options.pop("attention_mask", None)
+        if takes(self.module, "logits_to_keep"):
+            options["logits_to_keep"] = 1
+        if takes(self.module, "use_cache"):
+            options["use_cache"] = True
+        if cache is not None:
+            options["past_key_values"] = cache
+        output = self.model(ids, **options)
+
+        logits = _logits_of(output)
+        cache = getattr(output, "past_key_values", None)
+        return logits[:, -1], cache if hasattr(cache, "reorder_cache") else None
+
     def logits(
         self, tokens: TokenBatch | Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch unembedded d_vocab"]:
@@ -136,13 +162,7 @@ class TorchHost:
         has_cache = hasattr(self._config, "use_cache")
         if has_cache and takes(self.module, "use_cache"):
             options["use_cache"] = False
-        output = self.model(ids, **options)
-
-        if isinstance(output, Tensor):
-            return output
-        if isinstance(output, tuple):
-            return output[0]
-        return output.logits
+        return _logits_of(self.model(ids, **options))
 
     def to_tokens(self, text: str | list[str]) -> Int[Tensor, "batch pos"]:
         """See ``Host.to_tokens``."""
@@ -161,6 +181,14 @@ class TorchHost:
     def plain(self) -> Host:
         """See ``Host.plain``."""
         return self
+
+
+def _logits_of(output: Any) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, tuple):
+        return output[0]
+    return output.logits
 
 
 def _move_library_hooks_behind(module: nn.Module) -> None:

@@ -60,13 +60,14 @@ class Pass:
             current step. None if the model was not called with tokens.
     """
 
-    def __init__(self, settings: Any, memory: CacheMemory) -> None:
+    def __init__(self, settings: Any, memory: CacheMemory[Seen]) -> None:
         """A run that begins now; ``memory`` knows the caches of earlier ones."""
         self.settings = settings
         self._facts = CallFacts()
         self._memory = memory
         self._own_run = _OWN_RUNS.get(get_ident())
         self.tokens: Tensor | None = None
+        self._made: list[Any] = []
         self._texts: dict[tuple[int, int], TextPositions] = {}
 
     @property
@@ -90,16 +91,25 @@ class Pass:
             self._texts[batch, length] = self._positions(batch, length)
         return self._texts[batch, length]
 
-    def remember_caches(self, output: Any) -> None:
-        """Keep how much of the text the caches hold that this run used or made."""
-        caches = list(caches_in(output))
+    def made(self, output: Any) -> None:
+        """A model inside the one that runs returned this."""
+        self._made += caches_in(output)
+
+    def remember_caches(self, output: Any) -> list[Any]:
+        """Keep how much of the text the caches hold that this run used or made.
+
+        Returns those caches.
+        """
+        caches = [*caches_in(output), *self._made]
+        # Not to be kept alive with the run, which a backward pass may repeat.
+        self._made = []
         if self._facts.cache is not None:
             caches.append(self._facts.cache)
         shape = self._facts.shape
         if shape is None and self.tokens is not None:
             shape = (self.tokens.shape[0], self.tokens.shape[1])
         if not caches or shape is None:
-            return
+            return caches
 
         text = self._positions(*shape)
         lengths = text.lengths.amax(dim=1)
@@ -109,6 +119,7 @@ class Pass:
             lengths = lengths.maximum(seen.lengths.to(lengths.device))
         for cache in caches:
             self._memory.remember(cache, Seen(text.start + shape[1], lengths))
+        return caches
 
     def _positions(self, batch: int, length: int) -> TextPositions:
         facts = self._facts
@@ -131,7 +142,8 @@ class PassTracker:
         snapshot: Callable[[], Any],
         at_start: Callable[[], object] = lambda: None,
         at_end: Callable[[], object] = lambda: None,
-        memory: CacheMemory | None = None,
+        memory: CacheMemory[Seen] | None = None,
+        at_caches: Callable[[list[Any]], object] = lambda _: None,
     ) -> None:
         """Follow runs.
 
@@ -140,11 +152,14 @@ class PassTracker:
             at_start: called when a run begins.
             at_end: called when a whole run is over.
             memory: of the caches of earlier runs.
+            at_caches: called when a whole run is over, with the caches that it used or
+                made.
         """
         self._snapshot = snapshot
         self._at_start = at_start
         self._at_end = at_end
         self._memory = memory or CacheMemory()
+        self._at_caches = at_caches
         self._run: Pass | None = None
         self._is_repeated = False
         self._runs: RunsByInput[Pass] = RunsByInput()
@@ -208,6 +223,11 @@ class PassTracker:
         elif in_backward():
             self._runs.recall(tensor, module)
 
+    def made(self, output: Any) -> None:
+        """A model inside the one that runs returned this."""
+        if self._run is not None and not self._is_repeated:
+            self._run.made(output)
+
     def end(self, whole: bool, output: Any = None) -> None:
         """The run is over; ``whole`` is False if it was cut short."""
         run = self._run
@@ -216,7 +236,7 @@ class PassTracker:
         self._run = None
         if not whole or run is None or self._is_repeated:
             return
-        run.remember_caches(output)
+        self._at_caches(run.remember_caches(output))
         self._at_end()
 
     def _in_progress(self) -> Pass | None:

@@ -67,6 +67,34 @@ def watch_modules(
     return undo.close
 
 
+def before_calls(
+    module: nn.Module,
+    function: Callable[[Mapping[str, Any]], object],
+    *,
+    calls_forward: bool = False,
+) -> Undo:
+    """Call ``function`` with the arguments of a module, before all its other hooks.
+
+    Args:
+        module: the module.
+        function: gets the arguments by name.
+        calls_forward: as in ``watch_modules``.
+    """
+
+    def called(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+        function(named_arguments(module, arguments, keywords))
+
+    if calls_forward:
+        watcher = _Watcher(called, lambda keywords, output: None)
+        return _around_forward(module, watcher, is_first=True)
+    handle = module.register_forward_pre_hook(
+        lambda _, arguments, keywords: called(arguments, keywords),
+        with_kwargs=True,
+        prepend=True,
+    )
+    return handle.remove
+
+
 def watch_blocks(
     blocks: Iterable[nn.Module],
     listener: RunListener,
@@ -155,6 +183,8 @@ class _Calls:
         while self._modules.pop() is not module:
             pass
         if self._modules:
+            # A bridge returns logits, and the model inside it a cache as well.
+            self._listener.made(output)
             return
         # TransformerLens stops early by returning.
         is_cut_short = output is None or keywords.get("stop_at_layer") is not None
@@ -217,8 +247,10 @@ class _WatchedForward:
         return output
 
 
-def _around_forward(module: nn.Module, watcher: _Watcher) -> Undo:
-    """Report calls of ``module.forward`` to a watcher.
+def _around_forward(
+    module: nn.Module, watcher: _Watcher, *, is_first: bool = False
+) -> Undo:
+    """Report calls of ``module.forward`` to a watcher, first of all where asked for.
 
     There is one wrapper for all watchers, so that they can stop in any order; the last
     one removes it.
@@ -227,7 +259,7 @@ def _around_forward(module: nn.Module, watcher: _Watcher) -> Undo:
     if not isinstance(watched, _WatchedForward):
         watched = _WatchedForward(module.forward)
         module.__dict__["forward"] = watched
-    watched.watchers.append(watcher)
+    watched.watchers.insert(0 if is_first else len(watched.watchers), watcher)
 
     def undo() -> None:
         watched.watchers.remove(watcher)

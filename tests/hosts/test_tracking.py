@@ -9,6 +9,10 @@ from sae_lens_ext.hosts.tracking import own_run
 TOKENS = torch.tensor([[2, 5]])
 
 
+class State:
+    """A past that does not say how long it is."""
+
+
 @pytest.fixture
 def events():
     return []
@@ -82,9 +86,6 @@ def test_an_own_run_knows_its_padding_and_is_over_when_it_was_stopped(tracker):
 
 
 def test_a_cache_is_remembered_from_run_to_run(tracker):
-    class State:
-        """A past that does not say how long it is."""
-
     state = State()
     mask = torch.tensor([[0, 1], [1, 1]])
     ids = TOKENS.expand(2, 2)
@@ -104,3 +105,26 @@ def test_a_cache_is_remembered_from_run_to_run(tracker):
     tracker.begin()
     tracker.read({"input_ids": ids, "state": State()})
     assert tracker.current().text(2, 2).positions.tolist() == [[0, 1], [0, 1]]
+
+
+def test_a_cache_that_an_inner_model_made_is_remembered(tracker):
+    """A bridge returns logits alone."""
+    state = State()
+    tracker.begin()
+    tracker.read({"input_ids": TOKENS})
+    tracker.made({"state": state})
+    tracker.end(True, torch.zeros(1))
+    tracker.begin()
+    tracker.read({"input_ids": TOKENS[:, :1], "state": state})
+    assert tracker.current().text(1, 1).positions.tolist() == [[2]]
+
+
+def test_the_caches_of_a_whole_run_are_reported():
+    caches = []
+    tracker = PassTracker(lambda: None, at_caches=caches.append)
+    states = [State(), State(), State()]
+    tracker.begin()
+    tracker.read({"input_ids": TOKENS, "state": states[0]})
+    tracker.made({"state": states[1]})
+    tracker.end(True, {"state": states[2]})
+    assert caches == [[states[2], states[1], states[0]]]

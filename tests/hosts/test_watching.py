@@ -5,7 +5,7 @@ import tiny
 import torch
 
 from sae_lens_ext.hosts import host_for
-from sae_lens_ext.hosts.watching import watch_modules
+from sae_lens_ext.hosts.watching import before_calls, watch_modules
 
 
 class _Inner(torch.nn.Module):
@@ -37,7 +37,11 @@ class _Model(torch.nn.Module):
 
 
 class _Events(list):
-    """What a listener was told, in order."""
+    """What a listener was told, in order; and what inner models returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.outputs = []
 
     def begin(self, tensors=()):
         self.append("begin")
@@ -50,6 +54,9 @@ class _Events(list):
 
     def enter(self, module, tensor, *, is_running):
         self.append(("enter", is_running))
+
+    def made(self, output):
+        self.outputs.append(output)
 
     def end(self, whole, output=None):
         self.append(("end", whole))
@@ -78,7 +85,9 @@ def test_reports_a_run_from_beginning_to_end(calls_forward):
     model = _Model()
     events = _Events()
     undo = _watch(events, model, calls_forward=calls_forward)
-    _run(model, calls_forward, TOKENS)
+    output = _run(model, calls_forward, TOKENS)
+    (inner_output,) = events.outputs
+    assert inner_output is output
     assert events == [
         "begin",
         ("read", ["tokens"]),
@@ -130,6 +139,35 @@ def test_a_run_after_an_interruption_is_a_new_one(calls_forward):
     events.clear()
     model.inner(TOKENS)
     assert events.of("begin", "end") == ["begin", ("end", True)]
+
+
+@pytest.mark.parametrize("calls_forward", [False, True])
+def test_what_comes_before_a_run_may_run_the_model(calls_forward):
+    model = _Model()
+    events = _Events()
+    _watch(events, model, calls_forward=calls_forward)
+    seen = []
+
+    def before(arguments):
+        seen.append(sorted(arguments))
+        assert len(events.of("begin")) == len(events.of("end")), "no run has begun"
+        if len(seen) == 1:
+            _run(model, calls_forward, TOKENS[:, :1])
+
+    undo = before_calls(model, before, calls_forward=calls_forward)
+    _run(model, calls_forward, TOKENS, stop_at_layer=None)
+    assert seen == [["stop_at_layer", "tokens"], ["tokens"]]
+    assert events.of("begin", "tokens", "end") == [
+        "begin",
+        ("tokens", [[1]]),
+        ("end", True),
+        "begin",
+        ("tokens", [[1, 2]]),
+        ("end", True),
+    ]
+    undo()
+    _run(model, calls_forward, TOKENS)
+    assert len(seen) == 2
 
 
 @pytest.mark.parametrize("first_to_stop", [0, 1])
