@@ -45,7 +45,7 @@ copybutton_exclude = ".linenos, .gp"
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!sae_lens_ext).*\..*"),
-    (r"py:.*", r"Tensor|Path|optional|callable|.*UntilFVU|.*SelfT"),
+    (r"py:.*", r"Tensor|Path|optional|callable|.*UntilFVU|.*UntilKL|.*SelfT"),
     # Words for shapes, and first sentences of properties, are not types. Nor is what
     # is left of `tuple[float, float]` when it is split at its comma.
     (r"py:.*", r".*\s.*|tuple\[float"),

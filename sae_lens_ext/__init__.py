@@ -21,6 +21,7 @@ _PUBLIC = {
     "save_circuit_tracer": "sae",
     "Ablate": "interventions",
     "AddDirection": "interventions",
+    "ChosenK": "interventions",
     "Clamp": "interventions",
     "Patch": "interventions",
     "Run": "interventions",
@@ -33,6 +34,7 @@ _PUBLIC = {
     "splice": "interventions",
     "sweep_k": "interventions",
     "until_fvu": "interventions",
+    "until_kl": "interventions",
     "TokenBatch": "hosts",
     "token_batch": "hosts",
     "feature_agreement": "training",
@@ -81,6 +83,7 @@ if TYPE_CHECKING:
     from sae_lens_ext.hosts import token_batch as token_batch
     from sae_lens_ext.interventions import Ablate as Ablate
     from sae_lens_ext.interventions import AddDirection as AddDirection
+    from sae_lens_ext.interventions import ChosenK as ChosenK
     from sae_lens_ext.interventions import Clamp as Clamp
     from sae_lens_ext.interventions import Patch as Patch
     from sae_lens_ext.interventions import Run as Run
@@ -93,6 +96,7 @@ if TYPE_CHECKING:
     from sae_lens_ext.interventions import splice as splice
     from sae_lens_ext.interventions import sweep_k as sweep_k
     from sae_lens_ext.interventions import until_fvu as until_fvu
+    from sae_lens_ext.interventions import until_kl as until_kl
     from sae_lens_ext.publishing import push_to_hub as push_to_hub
     from sae_lens_ext.sae import SAE as SAE
     from sae_lens_ext.sae import SAEConfig as SAEConfig

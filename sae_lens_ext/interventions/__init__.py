@@ -13,13 +13,16 @@ from sae_lens_ext.interventions.edits import (
     edits_from_json,
     edits_to_json,
 )
+from sae_lens_ext.interventions.guard import ChosenK
 from sae_lens_ext.interventions.recording import Run
 from sae_lens_ext.interventions.splice import Splice, splice
 from sae_lens_ext.interventions.sweep import sweep_k
+from sae_lens_ext.interventions.until_kl import until_kl
 
 __all__ = [
     "Ablate",
     "AddDirection",
+    "ChosenK",
     "Clamp",
     "Edit",
     "KRule",
@@ -34,4 +37,5 @@ __all__ = [
     "splice",
     "sweep_k",
     "until_fvu",
+    "until_kl",
 ]

@@ -17,6 +17,7 @@ from sae_lens_ext.interventions.dial import CheckedK, K, checked_k, same_k
 from sae_lens_ext.interventions.edits import AddDirection, Edit, FeatureEdit
 from sae_lens_ext.interventions.positions import Positions, SplicedPositions
 from sae_lens_ext.interventions.sites import Placement, SiteName
+from sae_lens_ext.interventions.until_kl import UntilKL
 from sae_lens_ext.sae import SAE
 
 Edits = Sequence[Edit] | Mapping[str, Sequence[Edit]]
@@ -60,7 +61,7 @@ class Controls:
         self.error_term = error_term
         self.positions = positions
 
-        self._k: dict[str, CheckedK] = {
+        self._k: dict[str, CheckedK | UntilKL] = {
             name: sae.config.k for name, sae in self.saes.items()
         }
         self.k = k
@@ -114,7 +115,9 @@ class Controls:
             name: checked_k(self.saes[name], value, extrapolate=self.extrapolate)
             for name, value in by_name.items()
         }
-        self._k = {**self._k, **checked}
+        all_k = {**self._k, **checked}
+        _check_one_bound(all_k)
+        self._k = all_k
 
     @property
     def edits(self) -> Any:
@@ -145,9 +148,14 @@ class Controls:
         """Whether positions depend on the tokens, or on the window, of a run."""
         return not all(positions.are_all for positions in self._where.values())
 
-    def k_at(self, name: str) -> CheckedK:
+    def k_at(self, name: str) -> CheckedK | UntilKL:
         """k at a site that has an SAE."""
         return self._k[name]
+
+    @property
+    def until_kl(self) -> UntilKL | None:
+        """The bound by which a run chooses its k; None where no site has one."""
+        return next((k for k in self._k.values() if isinstance(k, UntilKL)), None)
 
     def edits_at(self, name: str) -> tuple[Edit, ...]:
         """The edits at a site."""
@@ -211,6 +219,16 @@ class Controls:
             elif isinstance(edit, AddDirection) and sae is not None:
                 _check_direction(edit, name, sae)
         return tuple(edits)
+
+
+def _check_one_bound(k: Mapping[str, CheckedK | UntilKL]) -> None:
+    """Check that sites with a bound share it, because the prediction is of all."""
+    bounds = {repr(value) for value in k.values() if isinstance(value, UntilKL)}
+    if len(bounds) > 1:
+        raise InvalidK(
+            "sites that choose k by the prediction choose one k together, so they must "
+            f"share one bound; got {' and '.join(sorted(bounds))}"
+        )
 
 
 def _check_features(edit: FeatureEdit, name: str, sae: SAE | None) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidK
 from sae_lens_ext.interventions.positions import Window
+from sae_lens_ext.interventions.until_kl import UntilKL
 from sae_lens_ext.kernels import holds_numbers
 from sae_lens_ext.sae import SAE, SparseCode
 
@@ -35,17 +36,17 @@ class KRule(Protocol):
         ...
 
 
-SiteK = int | Tensor | KRule | None
+SiteK = int | Tensor | KRule | UntilKL | None
 """k at one site: a number, a tensor of numbers by position of the text, ``[pos]`` or
-``[batch, pos]``, a rule, or None for the SAE's own: the k that it was trained at, or
-every active feature.
+``[batch, pos]``, a rule, a bound on what the splice does to the prediction, or None for
+the SAE's own: the k that it was trained at, or every active feature.
 """
 
 K = SiteK | Mapping[str, SiteK]
 """k for every site, or by site name."""
 
 CheckedK = int | Tensor | KRule | None
-"""k at one site, as ``checked_k`` returns it; None stands for every active feature."""
+"""k at one site of a run; None stands for every active feature."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def until_fvu(bound: float) -> UntilFVU:
     return UntilFVU(bound)
 
 
-def checked_k(sae: SAE, k: SiteK, *, extrapolate: bool) -> CheckedK:
+def checked_k(sae: SAE, k: SiteK, *, extrapolate: bool) -> CheckedK | UntilKL:
     """A k that this SAE can serve.
 
     Raises:
@@ -116,13 +117,16 @@ def checked_k(sae: SAE, k: SiteK, *, extrapolate: bool) -> CheckedK:
     if isinstance(k, Tensor) and k.ndim > 0:
         return _checked_k_per_position(sae, k, extrapolate=extrapolate)
 
+    if isinstance(k, UntilKL):
+        k.check(sae)
+        return k
     # Numbers of numpy have a method called choose, too.
     if isinstance(k, KRule) and not isinstance(k, numpy.generic):
         return k
     return sae.config.checked_k(k, extrapolate=extrapolate)
 
 
-def same_k(first: CheckedK, second: CheckedK) -> bool:
+def same_k(first: CheckedK | UntilKL, second: CheckedK | UntilKL) -> bool:
     """Whether two values of k are equal; tensors by their numbers, on any devices."""
     first_is_tensor = isinstance(first, Tensor)
     second_is_tensor = isinstance(second, Tensor)

@@ -1,91 +1,16 @@
 """The function that a splice attaches at one site, and the codes that it keeps."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from sae_lens_ext.errors import NonFinite, UnknownSite
+from sae_lens_ext.errors import UnknownSite
 from sae_lens_ext.hosts import PassTracker, Points
-from sae_lens_ext.interventions.arithmetic import (
-    ErrorTerm,
-    spliced_activation,
-    with_directions,
-)
-from sae_lens_ext.interventions.controls import Controls
-from sae_lens_ext.interventions.dial import CheckedK
-from sae_lens_ext.interventions.edits import Edit
-from sae_lens_ext.interventions.points import PointsOfAllTokens
-from sae_lens_ext.interventions.positions import SplicedPositions, Window
+from sae_lens_ext.interventions.positions import Window
 from sae_lens_ext.interventions.shapes import check_activation
+from sae_lens_ext.interventions.site_splice import SiteSettings, spliced_at
 from sae_lens_ext.interventions.sites import SiteName
 from sae_lens_ext.sae import SAE, SparseCode
-
-
-@dataclass(frozen=True)
-class SiteSettings:
-    """What a run does at one site, from its beginning to its end.
-
-    Attributes:
-        sae: the SAE; None where there is none.
-        k: the features to keep; None for every active one, and without an SAE.
-        edits: what to do to features, and directions to add.
-        error_term: whether to add back what the SAE leaves out.
-        positions: where to act.
-        extrapolate: whether k may exceed the k that the SAE was trained at.
-    """
-
-    sae: SAE | None
-    k: CheckedK
-    edits: tuple[Edit, ...]
-    error_term: ErrorTerm
-    positions: SplicedPositions
-    extrapolate: bool
-
-    @classmethod
-    def of(cls, controls: Controls, name: str) -> "SiteSettings":
-        """The controls of a splice at a site, as they are now."""
-        sae = controls.saes.get(name)
-        return cls(
-            sae,
-            None if sae is None else controls.k_at(name),
-            controls.edits_at(name),
-            controls.error_term,
-            controls.positions_at(name),
-            controls.extrapolate,
-        )
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What a splice computes from at one site.
-
-    Attributes:
-        x: the activation at the site.
-        source: the activation at the input of a transcoder; None for an autoencoder.
-    """
-
-    x: Tensor
-    source: Tensor | None
-
-    def are_finite(self) -> Tensor:
-        """The tokens whose activations hold numbers only."""
-        finite = torch.isfinite(self.x).all(dim=-1)
-        if self.source is not None:
-            finite = finite & torch.isfinite(self.source).all(dim=-1).to(finite.device)
-        return finite
-
-    def where(self, mask: Tensor) -> "_Inputs":
-        """The same with zeros at the tokens outside of ``mask``."""
-        return _Inputs(
-            _zeroed(self.x, mask),
-            None if self.source is None else _zeroed(self.source, mask),
-        )
-
-
-def _zeroed(x: Tensor, mask: Tensor) -> Tensor:
-    return x.where(mask.to(x.device).unsqueeze(-1), 0)
 
 
 class Codes(dict[str, SparseCode]):
@@ -159,8 +84,11 @@ class Replacement:
             NonFinite: the activation holds NaN or infinity.
         """
         run = self._tracker.current()
-        settings: SiteSettings = run.settings[self._name]
         self._at_reach(self._name)
+        settings: SiteSettings | None = run.settings.get(self._name)
+        if settings is None:
+            # A run by which ``until_kl`` chooses k, and in which it acts in our place.
+            return x
         check_activation(self._name, x, settings.sae, is_output=True)
         source = self._taken_source(settings.sae)
         encoded = x if source is None else source
@@ -172,12 +100,13 @@ class Replacement:
 
         window = Window(run.text(x.shape[0], x.shape[1]))
         mask = settings.positions.mask(window, run.tokens)
-        out = self._everywhere(x, source, settings, window.within(mask))
-        # An SAE may be in another dtype than the model, and on another device.
-        out = out.to(device=x.device, dtype=x.dtype)
-        if mask is not None:
-            token_mask = mask.to(x.device)
-            out = out.where(token_mask.unsqueeze(-1), x)
+        out, code = spliced_at(
+            self._name, x, source, settings, window.within(mask), self._points
+        )
+        # After every operation: a repetition must save what the run has saved. It is
+        # of an earlier run than the last, whose codes are asked for.
+        if code is not None and not self._tracker.is_repeating:
+            self._codes[self._name] = code
 
         changed_output = self._points.passed("hook_sae_output", lambda: out)
         if changed_output is None:
@@ -198,76 +127,3 @@ class Replacement:
             )
         check_activation(f"the input of {self._name}", source, sae)
         return source
-
-    def _everywhere(
-        self,
-        x: Tensor,
-        source: Tensor | None,
-        settings: SiteSettings,
-        window: Window,
-    ) -> Tensor:
-        """The output at every position, of which those in the window's mask count."""
-        if settings.sae is None:
-            return with_directions(x, settings.edits, window)
-
-        # Left-out positions are zeroed on the way in: their values must not be checked,
-        # nor come out as features.
-        mask = window.mask
-        inputs = _Inputs(x, source)
-        points = self._points
-        if mask is not None:
-            # Tokens that are left alone are not checked: they may hold NaN.
-            is_finite = inputs.are_finite()
-            finite = inputs.where(is_finite)
-            points = PointsOfAllTokens(
-                points,
-                mask,
-                is_finite,
-                lambda recorder: self._spliced(
-                    finite, settings, window.within(None), (), recorder
-                ),
-            )
-            inputs = inputs.where(mask)
-
-        out, code = self._spliced(inputs, settings, window, settings.edits, points)
-        # Before edits: ``Splice.codes`` shows what the model computed.
-        if mask is not None:
-            code = code.where(mask)
-        # After every operation: a repetition must save what the run has saved. It is
-        # of an earlier run than the last, whose codes are asked for.
-        if not self._tracker.is_repeating:
-            self._codes[self._name] = code
-        return out
-
-    def _spliced(
-        self,
-        inputs: "_Inputs",
-        settings: SiteSettings,
-        window: Window,
-        edits: tuple[Edit, ...],
-        points: Points,
-    ) -> tuple[Tensor, SparseCode]:
-        """The output and the code of ``spliced_activation``, on the SAE's device."""
-        sae = settings.sae
-        assert sae is not None
-        device = sae.W_enc.device
-        source = inputs.source
-        if source is not None:
-            source = source.to(device)
-        try:
-            # The SAE computes in its own dtype, also under the model's autocast.
-            with torch.autocast(device.type, enabled=False):
-                return spliced_activation(
-                    inputs.x.to(device),
-                    sae,
-                    settings.k,
-                    error_term=settings.error_term,
-                    edits=edits,
-                    window=window,
-                    site=self._name,
-                    points=points,
-                    extrapolate=settings.extrapolate,
-                    source=source,
-                )
-        except NonFinite as error:
-            raise NonFinite(f"at {self._name}: {error}") from error

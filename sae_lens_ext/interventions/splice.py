@@ -9,6 +9,7 @@ from sae_lens_ext.hosts import (
     CacheMemory,
     Host,
     PassTracker,
+    Seen,
     Site,
     SiteFunction,
     TracingHost,
@@ -17,8 +18,9 @@ from sae_lens_ext.hosts import (
 from sae_lens_ext.interventions.arithmetic import POINTS, ErrorTerm
 from sae_lens_ext.interventions.controls import Controls, Edits
 from sae_lens_ext.interventions.dial import K
+from sae_lens_ext.interventions.guard import ChosenK, Guard
 from sae_lens_ext.interventions.positions import Positions
-from sae_lens_ext.interventions.replacement import Codes, Replacement, SiteSettings
+from sae_lens_ext.interventions.replacement import Codes, Replacement
 from sae_lens_ext.interventions.sites import SiteName, placements
 from sae_lens_ext.sae import SAE, SparseCode
 
@@ -120,7 +122,8 @@ class Splice:
             extrapolate=extrapolate,
         )
         self._codes = Codes(self._controls.name_of)
-        self._caches = CacheMemory()
+        self._caches: CacheMemory[Seen] = CacheMemory()
+        self._guard = Guard(self._placements, self._controls, self._caches)
         self._attached: ExitStack | None = None
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -142,7 +145,8 @@ class Splice:
         """The number of features a token keeps; a dict by site name where sites differ.
 
         Assign a number, a tensor of numbers by position of the text (``[pos]`` or
-        ``[batch, pos]``), a rule such as ``until_fvu(0.1)``, or None for the k that the
+        ``[batch, pos]``), a rule such as ``until_fvu(0.1)``, a bound on what the splice
+        does to the prediction such as ``until_kl(0.05)``, or None for the k that the
         SAE was trained at, which for an SAE that was not trained at a k is every active
         feature. A mapping changes the sites it names and leaves the others.
         """
@@ -208,6 +212,11 @@ class Splice:
         return self._codes
 
     @property
+    def chosen(self) -> ChosenK | None:
+        """What ``until_kl`` chose for the text of the last run; None for other k."""
+        return self._guard.chosen
+
+    @property
     def saes(self) -> Mapping[str, SAE]:
         """The SAEs by site name."""
         return self._controls.saes
@@ -232,12 +241,14 @@ class Splice:
             reached.clear()
 
         tracker = PassTracker(
-            self._settings,
+            self._guard.settings,
             begin_run,
             lambda: self._check_reached(reached),
             memory=self._caches,
+            at_caches=self._guard.remember,
         )
         with ExitStack() as stack:
+            stack.callback(self._host.before_runs(self._guard.before_run))
             stack.callback(self._host.watch(tracker))
             for name, place in self._placements.items():
                 points, close_points = self._host.points(place.site, POINTS)
@@ -286,7 +297,9 @@ class Splice:
                 "apply() is for traces of nnsight models; on this one use the splice "
                 "as a with block, or attach()"
             )
-        tracker = PassTracker(self._settings, self._codes.clear, memory=self._caches)
+        tracker = PassTracker(
+            self._guard.settings, self._codes.clear, memory=self._caches
+        )
         host.watch_now(tracker)
 
         steps: list[tuple[Site, SiteFunction]] = []
@@ -324,12 +337,6 @@ class Splice:
         attached.
         """
         return {**self.__dict__, "_attached": None}
-
-    def _settings(self) -> dict[str, SiteSettings]:
-        """What a run that begins now does at every site."""
-        return {
-            name: SiteSettings.of(self._controls, name) for name in self._placements
-        }
 
     def _check_reached(self, reached: set[str]) -> None:
         """Raise ``UnknownSite`` if a whole run has left out a site."""

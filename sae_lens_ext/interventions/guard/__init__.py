@@ -1,0 +1,19 @@
+"""Guarded runs: k is chosen per token by what it does to the prediction.
+
+``until_kl`` is the bound, ``Guard`` chooses before every run of a splice, and
+``ChosenK`` says what was chosen. Before a run of some columns of a text,
+
+1. the columns are read one spliced column at a time, as rows of one batch: the
+   reference, and the same rows again at every candidate k (``worlds``),
+2. a row takes the smallest k whose next-token distribution is close enough to the
+   reference's (``search``),
+3. all its candidates go on from the keys and values of that one (``text``).
+
+The run itself is then one with these numbers as k per position. What the search needs
+of the text is kept in a cache of its own, so the caches of users hold their run alone.
+"""
+
+from sae_lens_ext.interventions.guard.chosen import ChosenK
+from sae_lens_ext.interventions.guard.guard import Guard
+
+__all__ = ["ChosenK", "Guard"]

@@ -1,0 +1,189 @@
+"""With until_kl every token has the smallest k that keeps the prediction.
+
+The oracle runs the bare model and splices with k by position, one token after the
+other, without a cache; it knows nothing of the search.
+"""
+
+import math
+
+import pytest
+import tiny
+import torch
+
+import sae_lens_ext as sle
+
+SITE = "blocks.1.hook_resid_post"
+KS = (1, 2, 3, 4, 6, 8)
+N_NEW = 4
+
+
+def next_log_probs(model, ids, **options):
+    with torch.no_grad():
+        return model(ids, **options).logits[:, -1].double().log_softmax(-1)
+
+
+def brute_force(model, sae, ids, bound, spliced, ks=KS, edits=(), error_term=False):
+    """The smallest k of every token of one row, by a run for each candidate."""
+    n_tokens = ids.shape[1]
+    chosen = [1] * n_tokens
+    kls = [0.0] * n_tokens
+    for position in range(n_tokens):
+        if not spliced[position]:
+            continue
+        prefix = ids[:, : position + 1]
+        if edits:
+            with sle.splice(model, sae, error_term=True, edits=edits):
+                reference = next_log_probs(model, prefix)
+        else:
+            reference = next_log_probs(model, prefix)
+        for k in ks:
+            chosen[position] = k
+            per_position = torch.tensor(chosen[: position + 1])
+            options = {"edits": edits, "error_term": error_term}
+            with sle.splice(model, sae, per_position, **options):
+                own = next_log_probs(model, prefix)
+            kls[position] = (reference.exp() * (reference - own)).sum().item()
+            if kls[position] <= bound:
+                break
+    ks = [k if is_spliced else 0 for k, is_spliced in zip(chosen, spliced, strict=True)]
+    return ks, kls
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.hosted("torch")
+
+
+@pytest.fixture(scope="module")
+def sae():
+    """One that leaves BOS alone, so that not every column has a k."""
+    return tiny.sae(exclude_special_tokens=(2,))
+
+
+def spliced_positions(ids):
+    return [token != 2 for token in ids[0].tolist()]
+
+
+CASES = {
+    "bare": {},
+    "steer": {"edits": [sle.Steer([5, 6], by=3.0)]},
+    "steer-a-part": {"edits": [sle.Steer(5, by=4.0, positions=slice(2, 4))]},
+    "error-term": {"edits": [sle.Ablate(range(24))], "error_term": True},
+}
+BOUND = {"bare": 0.6, "steer": 0.6, "steer-a-part": 0.6, "error-term": 0.02}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_token_has_the_smallest_k_that_is_enough(model, sae, case):
+    ids = tiny.tokens(rows=1, length=7)
+    bound = BOUND[case]
+    expected, kls = brute_force(
+        model, sae, ids, bound, spliced_positions(ids), **CASES[case]
+    )
+    rule = sle.until_kl(bound, ks=KS)
+    with torch.no_grad(), sle.splice(model, sae, rule, **CASES[case]) as spliced:
+        logits = model(ids).logits
+        chosen = spliced.chosen
+    assert chosen.ks.tolist() == [expected]
+    torch.testing.assert_close(
+        chosen.kls[0].double(), torch.tensor(kls).double(), rtol=1e-3, atol=1e-5
+    )
+    assert len(set(expected)) > 2, "a bound that all or no k meet tests nothing"
+
+    # The run itself is a splice with these numbers.
+    ks = chosen.ks.clamp(min=1)
+    with torch.no_grad(), sle.splice(model, sae, ks, **CASES[case]):
+        assert torch.equal(model(ids).logits, logits)
+
+
+PROMPT = tiny.tokens(rows=1, length=4)
+
+
+@pytest.fixture(scope="module")
+def by_brute_force(model, sae):
+    """A generated text, and the k of every token but the last, which is never read."""
+    ids = PROMPT
+    for _ in range(N_NEW):
+        ks, _ = brute_force(model, sae, ids, 0.6, spliced_positions(ids))
+        with sle.splice(model, sae, torch.tensor(ks).clamp(min=1)):
+            log_probs = next_log_probs(model, ids)
+        ids = torch.cat([ids, log_probs.argmax(-1, keepdim=True)], dim=1)
+    return ids, ks
+
+
+@pytest.mark.parametrize("host", ["torch", "lens", "transformers_model"])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_generation_is_token_by_token(sae, by_brute_force, host, use_cache):
+    hosted = tiny.hosted(host)
+    with torch.no_grad(), sle.splice(hosted, sae, sle.until_kl(0.6)) as spliced:
+        generated = _generated(hosted, PROMPT, use_cache)
+        chosen = spliced.chosen
+    ids, ks = by_brute_force
+    assert generated.tolist() == ids.tolist()
+    assert chosen.ks.tolist() == [ks]
+
+
+def _generated(model, ids, use_cache):
+    options = {"max_new_tokens": N_NEW, "do_sample": False}
+    if hasattr(model, "trace"):
+        with model.generate(ids, use_cache=use_cache, **options) as tracer:
+            output = tracer.result.save()
+        return output
+    if hasattr(model, "hook_dict"):
+        return model.generate(
+            ids,
+            use_past_kv_cache=use_cache,
+            stop_at_eos=False,
+            return_type="tokens",
+            verbose=False,
+            **options,
+        )
+    return model.generate(ids, min_new_tokens=N_NEW, use_cache=use_cache, **options)
+
+
+def test_rows_of_different_lengths_are_each_as_if_alone(model, sae):
+    """Padded on the left, as in generation."""
+    long = tiny.tokens(rows=1, length=6)
+    short = tiny.tokens(rows=1, length=4, seed=1)
+    ids = torch.cat([long, torch.cat([torch.zeros(1, 2).long(), short], 1)])
+    mask = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
+    options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    alone = []
+    with torch.no_grad(), sle.splice(model, sae, sle.until_kl(0.6)) as spliced:
+        for row in (long, short):
+            tokens = model.generate(row, **options)
+            alone.append((tokens[0].tolist(), spliced.chosen.ks[0].tolist()))
+        both = model.generate(ids, attention_mask=mask, **options)
+        chosen = spliced.chosen.ks
+    assert both[0].tolist() == alone[0][0]
+    assert both[1].tolist() == [0, 0, *alone[1][0]]
+    assert chosen[0].tolist() == alone[0][1]
+    assert chosen[1].tolist() == [*alone[1][1], 0, 0]
+
+
+def test_an_infinite_bound_gives_the_smallest_k_and_0_the_largest(model, sae):
+    ids = tiny.tokens(rows=2, length=5)
+    with torch.no_grad(), sle.splice(model, sae, sle.until_kl(math.inf)) as spliced:
+        model(ids)
+        assert set(spliced.chosen.ks[:, 1:].flatten().tolist()) == {1}
+        assert spliced.chosen.is_met.all()
+        spliced.k = sle.until_kl(0)
+        model(ids)
+        assert set(spliced.chosen.ks[:, 1:].flatten().tolist()) == {8}
+        assert not spliced.chosen.is_met[:, 1:].any()
+    assert repr(spliced.chosen).startswith("ChosenK(8 tokens, mean k 8, mean KL ")
+    assert repr(spliced.chosen).endswith("; 8 above 0 at the largest k)")
+
+
+def test_several_sites_share_one_k_up_to_their_own(model):
+    """Given the k of the first site, the second has the same up to its largest."""
+    other = "blocks.2.hook_resid_post"
+    saes = {SITE: tiny.sae(), other: tiny.sae(k=4, seed=1, hook_name=other)}
+    ids = tiny.tokens(rows=2, length=5)
+    with torch.no_grad(), sle.splice(model, saes, sle.until_kl(0.3)) as spliced:
+        logits = model(ids).logits
+        ks = spliced.chosen.ks
+        spliced.k = {SITE: ks, other: ks.clamp(max=4)}
+        assert torch.equal(model(ids).logits, logits)
+    assert len(ks.unique()) > 2
+    assert ks.max() > 4
