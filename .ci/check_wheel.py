@@ -24,6 +24,9 @@ with tempfile.TemporaryDirectory() as folder:
         name
         for name in (
             "py.typed",
+            "viz/dial.css",
+            "viz/dial.js",
+            "viz/prompt.html",
             "viz/report.html",
             "viz/pages/page.css",
             "viz/pages/dashboard.js",

@@ -41,6 +41,8 @@ _PUBLIC = {
     "train": "training",
     "labels": "features",
     "push_to_hub": "publishing",
+    "DialState": "explore",
+    "dial": "explore",
     "demo_sae": "demo",
     "load_bundled": "demo",
     "BackendError": "errors",
@@ -78,6 +80,8 @@ if TYPE_CHECKING:
     from sae_lens_ext.errors import ShapeMismatch as ShapeMismatch
     from sae_lens_ext.errors import UnknownSite as UnknownSite
     from sae_lens_ext.errors import UnsupportedHost as UnsupportedHost
+    from sae_lens_ext.explore import DialState as DialState
+    from sae_lens_ext.explore import dial as dial
     from sae_lens_ext.features import labels as labels
     from sae_lens_ext.hosts import TokenBatch as TokenBatch
     from sae_lens_ext.hosts import token_batch as token_batch

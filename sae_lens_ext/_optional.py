@@ -17,6 +17,8 @@ _EXTRA_OF = {
     "huggingface_hub": "train",
     "matplotlib": "viz",
     "neuronpedia": "labels",
+    "anywidget": "viz",
+    "traitlets": "viz",
     "numba": "train",
     "tyro": "demo",
     "yaml": "demo",

@@ -21,6 +21,8 @@ FENCES = {
     "nnsight": ("hosts/nnsight.py",),
     "sae_lens": ("saelens.py",),
     "matplotlib": ("viz/*.py",),
+    "anywidget": ("viz/*.py",),
+    "traitlets": ("viz/*.py",),
     "tyro": ("cli/*.py",),
     "datasets": ("text/*.py",),
     "pyarrow": ("text/*.py",),
