@@ -33,6 +33,7 @@ KERNELS = [
 OTHERS = [
     "splice",
     "sweep",
+    "until_kl",
     "circuits",
     "feature_index",
     "lengths",
