@@ -5,7 +5,7 @@ the error term kept, setting a node to its corrupted value changes the activatio
 vector that is known, so nothing is encoded again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +14,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_lens_ext.circuits.alignment import Align
 from sae_lens_ext.circuits.analysis import Analysis, Runs
+from sae_lens_ext.circuits.choosing import chosen
+from sae_lens_ext.circuits.circuit import Circuit
 from sae_lens_ext.circuits.encoded import Encoded
 from sae_lens_ext.circuits.nodes import baseline
 from sae_lens_ext.circuits.runs import replaced_logits
+from sae_lens_ext.circuits.selection import Errors
+from sae_lens_ext.circuits.setting import Setting, written_site
 from sae_lens_ext.circuits.table import ERROR
 from sae_lens_ext.errors import InvalidK
 from sae_lens_ext.interventions.sites import Placement
@@ -35,6 +40,7 @@ class MeasuredEffects:
         metric_corrupted: as in ``Effects``.
         freeze: what was held at its values in the clean run.
         method: ``"ablation"``.
+        setting: the SAEs, and the rows of tokens.
     """
 
     k: int
@@ -43,6 +49,7 @@ class MeasuredEffects:
     metric_corrupted: Float[Tensor, "*rows"] | None = None
     freeze: tuple[str, ...] = ()
     method: str = "ablation"
+    setting: Setting | None = None
 
     def at(self, k: int | None = None) -> Any:
         """The measured effects, as a pandas DataFrame with one row per node.
@@ -59,6 +66,37 @@ class MeasuredEffects:
                 "circuits.effects again to measure at another k"
             )
         return self.table.copy()
+
+    def select(
+        self,
+        k: int | None = None,
+        *,
+        budget: int | None = None,
+        threshold: float | None = None,
+        cumulative: float | None = None,
+        align: Align = None,
+        errors: Errors = "ranked",
+        rows: Sequence[int] | None = None,
+    ) -> Circuit:
+        """The nodes of the largest measured effects; see ``Effects.select``.
+
+        Nodes that were not measured count as having no effect.
+        """
+        table = self.at(k)
+        setting = self.setting
+        saes = {} if setting is None else setting.saes
+        return chosen(
+            table,
+            setting,
+            dict.fromkeys(map(written_site, saes), self.k),
+            self.method,
+            budget=budget,
+            threshold=threshold,
+            cumulative=cumulative,
+            align=align,
+            errors=errors,
+            rows=rows,
+        )
 
     def __repr__(self) -> str:
         """How many nodes, at which k."""

@@ -1,19 +1,23 @@
 """The runs that every method begins with, and what the SAEs say of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_lens_ext.circuits.encoded import Encoded
-from sae_lens_ext.circuits.freezing import Freezing
-from sae_lens_ext.circuits.measurement import Measurement
+from sae_lens_ext.circuits.freezing import Freeze, Freezing
+from sae_lens_ext.circuits.measurement import Measurement, Metric
 from sae_lens_ext.circuits.nodes import SiteEffects, site_effects
 from sae_lens_ext.circuits.prompts import Prompts
 from sae_lens_ext.circuits.runs import Recording, gradient_run, recorded_run
-from sae_lens_ext.hosts import Host, Site
-from sae_lens_ext.interventions.sites import Placement, check_order
+from sae_lens_ext.circuits.setting import Setting
+from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.hosts import Host, Site, host_for
+from sae_lens_ext.interventions.positions import Positions
+from sae_lens_ext.interventions.sites import Placement, SAEs, check_order, placements
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,7 @@ class Analysis:
         freezing: what is held at its values in the clean run.
         ks: the largest k at each site; None for every active feature.
         extrapolate: whether k may exceed the k that an SAE was trained at.
+        setting: what was passed, for later analyses of the same.
     """
 
     host: Host
@@ -61,6 +66,84 @@ class Analysis:
     freezing: Freezing
     ks: Mapping[str, int | None]
     extrapolate: bool
+    setting: Setting
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        saes: SAEs,
+        clean: Any,
+        corrupted: Any,
+        *,
+        metric: Metric,
+        k: int | Mapping[str, int | None] | None,
+        positions: Positions,
+        freeze: tuple[Freeze, ...] = (),
+        extrapolate: bool = False,
+    ) -> "Analysis":
+        """An analysis of what a user passes, as in ``effects``.
+
+        Args:
+            model: a model of any host.
+            saes: the SAEs.
+            clean: tokens in any form.
+            corrupted: tokens in any form, or None.
+            metric: the metric.
+            k: for every site, or by the name of each.
+            positions: whose nodes to look at.
+            freeze: what to hold at its values in the clean run.
+            extrapolate: whether k may exceed the k that an SAE was trained at.
+        """
+        host = host_for(model).plain()
+        placed = placements(host, saes)
+        ks = {}
+        for name, place in placed.items():
+            assert place.sae is not None
+            site_k = k[name] if isinstance(k, Mapping) else k
+            ks[name] = place.sae.config.checked_k(site_k, extrapolate=extrapolate)
+        prompts = Prompts.of(host, clean, corrupted)
+        return cls(
+            host,
+            placed,
+            prompts,
+            prompts.masks(host, placed, positions),
+            Measurement(host, metric, prompts),
+            Freezing(host, freeze),
+            ks,
+            extrapolate,
+            Setting.of(placed, prompts, positions),
+        )
+
+    def with_saes(self, saes: SAEs, k: Mapping[str, int | None]) -> "Analysis":
+        """The same rows and metric with other SAEs.
+
+        Args:
+            saes: SAEs for the same sites.
+            k: the k at each site.
+
+        Raises:
+            InvalidArgument: SAEs for other sites.
+        """
+        placed = placements(self.host, saes)
+        if set(placed) != set(self.placed):
+            raise InvalidArgument(
+                f"other SAEs must be for the same sites, {', '.join(self.placed)}; "
+                f"these are for {', '.join(placed)}"
+            )
+        positions = self.setting.positions
+        ks = {}
+        for name, place in placed.items():
+            assert place.sae is not None
+            ks[name] = place.sae.config.checked_k(k[name], extrapolate=True)
+        return replace(
+            self,
+            placed=placed,
+            masks=self.prompts.masks(self.host, placed, positions),
+            ks=ks,
+            extrapolate=True,
+            setting=Setting.of(placed, self.prompts, positions),
+        )
 
     @property
     def sites(self) -> list[Site]:

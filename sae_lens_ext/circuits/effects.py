@@ -3,29 +3,23 @@
 from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
 from sae_lens_ext.circuits.ablation import MeasuredEffects, measured
 from sae_lens_ext.circuits.analysis import Analysis, Runs
-from sae_lens_ext.circuits.freezing import Freezing, checked_freeze
-from sae_lens_ext.circuits.integrated import Path, mean_gradient, metric_at_start
-from sae_lens_ext.circuits.measurement import Measurement, Metric
+from sae_lens_ext.circuits.freezing import checked_freeze
+from sae_lens_ext.circuits.measurement import Metric
+from sae_lens_ext.circuits.methods import STEPS, effects_by_site
 from sae_lens_ext.circuits.metrics import TokenMetric
-from sae_lens_ext.circuits.nodes import baseline
-from sae_lens_ext.circuits.prompts import Prompts
 from sae_lens_ext.circuits.result import Effects
 from sae_lens_ext.errors import InvalidArgument, InvalidK
-from sae_lens_ext.hosts import host_for
 from sae_lens_ext.interventions.positions import Positions
-from sae_lens_ext.interventions.sites import SAEs, placements
+from sae_lens_ext.interventions.sites import SAEs
 
 Method = Literal["attribution", "integrated_gradients", "ablation"]
 METHODS = ("attribution", "integrated_gradients", "ablation")
 
-# Points on the path of integrated gradients.
-_STEPS = 16
 # Nodes that are ablated in one run.
 _BATCH_SIZE = 8
 _KEYS = ["row", "site", "position", "feature"]
@@ -171,7 +165,7 @@ def effects(
     _check_gradient(method, metric, nodes)
 
     extrapolate = arguments.flag(extrapolate, "extrapolate")
-    steps = arguments.positive_int(_STEPS if steps is None else steps, "steps")
+    steps = arguments.positive_int(STEPS if steps is None else steps, "steps")
     if budget is not None:
         budget = arguments.positive_int(budget, "budget")
     if batch_size is None:
@@ -180,74 +174,43 @@ def effects(
 
     # Tensors of inference mode, in which users may call this, take no gradients.
     with torch.inference_mode(False):
-        host = host_for(model).plain()
-        placed = placements(host, saes)
-        ks = {
-            name: place.sae.config.checked_k(k, extrapolate=extrapolate)
-            for name, place in placed.items()
-            if place.sae is not None
-        }
-        prompts = Prompts.of(host, clean, corrupted)
-        analysis = Analysis(
-            host,
-            placed,
-            prompts,
-            prompts.masks(host, placed, positions),
-            Measurement(host, metric, prompts),
-            Freezing(host, frozen),
-            ks,
-            extrapolate,
+        analysis = Analysis.of(
+            model,
+            saes,
+            clean,
+            corrupted,
+            metric=metric,
+            k=k,
+            positions=positions,
+            freeze=frozen,
+            extrapolate=extrapolate,
         )
 
         is_path = method == "integrated_gradients"
         runs = analysis.runs(with_gradients=not is_path)
-        if is_path:
-            return _integrated_gradients(analysis, runs, frozen, steps)
-        if method == "attribution":
-            return _attribution(analysis, runs, frozen)
+        if method != "ablation":
+            return _effects(analysis, runs, method, frozen, steps)
         assert k is not None
         return _ablation(analysis, runs, frozen, k, budget, nodes, batch_size)
 
 
-def _attribution(analysis: Analysis, runs: Runs, frozen: tuple[str, ...]) -> Effects:
-    sites = {
-        name: analysis.effects_at(name, runs, runs.clean.gradients[place.site])
-        for name, place in analysis.placed.items()
-    }
-    return Effects(
-        "attribution", sites, runs.clean.values, runs.metric_corrupted, frozen
-    )
-
-
-def _integrated_gradients(
-    analysis: Analysis, runs: Runs, frozen: tuple[str, ...], steps: int
+def _effects(
+    analysis: Analysis,
+    runs: Runs,
+    method: Method,
+    frozen: tuple[str, ...],
+    steps: int = STEPS,
 ) -> Effects:
-    sites = {}
-    gaps = {}
-    for name, place in analysis.placed.items():
-        x = runs.clean.activations[place.site]
-        x_0 = baseline(runs.clean_codes[name], runs.corrupted_codes[name])
-        path = Path(x, x_0, analysis.masks[name].to(x.device))
-
-        gradient = mean_gradient(analysis, place.site, path, steps)
-        sites[name] = analysis.effects_at(name, runs, gradient)
-        start = metric_at_start(analysis, place.site, path)
-        gaps[name] = _gap(sites[name].totals, runs.clean.values - start)
+    sites, gaps = effects_by_site(analysis, runs, method, steps)
     return Effects(
-        "integrated_gradients",
+        method,
         sites,
         runs.clean.values,
         runs.metric_corrupted,
         frozen,
         gaps,
+        analysis.setting,
     )
-
-
-def _gap(totals: Tensor, change: Tensor) -> Tensor:
-    """What the effects add up to beyond the measured change of the metric."""
-    by_row = totals.sum(dim=1).to(change.device)
-    total = by_row if change.ndim else by_row.sum()
-    return total - change
 
 
 def _ablation(
@@ -259,7 +222,7 @@ def _ablation(
     nodes: Any,
     batch_size: int,
 ) -> MeasuredEffects:
-    table = _attribution(analysis, runs, frozen).at(k)
+    table = _effects(analysis, runs, "attribution", frozen).at(k)
     if nodes is None:
         by_size = table["effect"].abs().sort_values(ascending=False, kind="stable")
         chosen = table.loc[by_size.index[:budget]]
@@ -268,7 +231,12 @@ def _ablation(
 
     measured_table = measured(analysis, runs, chosen, k, batch_size=batch_size)
     return MeasuredEffects(
-        k, measured_table, runs.clean.values, runs.metric_corrupted, frozen
+        k,
+        measured_table,
+        runs.clean.values,
+        runs.metric_corrupted,
+        frozen,
+        setting=analysis.setting,
     )
 
 

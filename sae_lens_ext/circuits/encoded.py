@@ -40,8 +40,11 @@ class Encoded:
         k: int | None,
         *,
         extrapolate: bool,
+        with_gradients: bool = False,
     ) -> "Encoded":
         """Encode what a run has at a place, at the positions of a mask.
+
+        Gradients pass to the activations only where ``with_gradients`` is set.
 
         Raises:
             ShapeMismatch: the SAE has another width.
@@ -56,7 +59,7 @@ class Encoded:
         source = activations[place.reads].to(device)
         check_activation(place.reads.name, source, sae)
 
-        with torch.no_grad():
+        with torch.set_grad_enabled(with_gradients):
             x = _zeroed(_wide(x), mask)
             source = _zeroed(source, mask)
             if not bool(torch.isfinite(x).all()):

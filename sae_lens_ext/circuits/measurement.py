@@ -38,7 +38,7 @@ class Measurement:
         self.n_rows = len(prompts.clean)
         self._host = host
         self._prompts = prompts
-        self._metric = metric
+        self.metric = metric
 
         # Columns of the logits to compute; None means all.
         self._columns: Int[Tensor, " scored"] | None = None
@@ -70,13 +70,13 @@ class Measurement:
             ShapeMismatch: it returns another number of them.
             NonFinite: it returns NaN or infinity.
         """
-        if isinstance(self._metric, TokenMetric):
+        if isinstance(self.metric, TokenMetric):
             values = self._score(self._selected(logits))
         else:
             batch = self._prompts.batch
             if not batch.is_right_padded:
                 logits = batch.in_columns(logits)
-            values = self._metric(logits)
+            values = self.metric(logits)
         return self._checked(values)
 
     def _selected(self, logits: Tensor) -> Float[Tensor, "batch d_vocab"]:

@@ -1,6 +1,6 @@
 """The effects of every node at every k, and the tables of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,9 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
-from sae_lens_ext._optional import require
+from sae_lens_ext.circuits.alignment import Align
+from sae_lens_ext.circuits.choosing import chosen
+from sae_lens_ext.circuits.circuit import Circuit
 from sae_lens_ext.circuits.nodes import SiteEffects
-from sae_lens_ext.circuits.table import Columns, SiteTable, joined
+from sae_lens_ext.circuits.selection import Errors
+from sae_lens_ext.circuits.setting import Setting
+from sae_lens_ext.circuits.table import Columns, SiteTable, frame, joined
 from sae_lens_ext.errors import InvalidArgument, InvalidK, UnknownSite, closest
 from sae_lens_ext.hosts import spellings
 
@@ -41,6 +45,7 @@ class Effects:
             all effects at the site, less the measured change of the metric when the
             activation there goes from corrupted to clean, of the whole batch or per row
             as the metric is; None for other methods.
+        setting: the SAEs, and the rows of tokens.
     """
 
     method: str
@@ -49,6 +54,7 @@ class Effects:
     metric_corrupted: Float[Tensor, "*rows"] | None = None
     freeze: tuple[str, ...] = ()
     completeness_gap: Mapping[str, Float[Tensor, "*rows"]] | None = None
+    setting: Setting | None = None
 
     @property
     def largest_k(self) -> dict[str, int]:
@@ -81,10 +87,9 @@ class Effects:
             InvalidK: not a k that was encoded.
             UnknownSite: a site of the mapping is not one of these.
         """
-        pandas = require("pandas", "Effects.at")
-        frame = self._frame(pandas, self._columns(k))
-        frame.attrs = {"k": k, "method": self.method}
-        return frame
+        table = frame(self._columns(k), self.sites)
+        table.attrs = {"k": k, "method": self.method}
+        return table
 
     def by_k(self, ks: Iterable[EffectsK] | None = None) -> Any:
         """The effects at several k, as one DataFrame: ``at(k)`` with a column ``k``.
@@ -97,14 +102,88 @@ class Effects:
             InvalidK: as in ``at``; or ``ks`` is empty or not a list.
             InvalidArgument: a k that is a mapping, which has no number.
         """
-        pandas = require("pandas", "Effects.by_k")
         numbers = self._checked_ks(ks)
         parts = [self._columns(k) for k in numbers]
         n_nodes = [len(part["row"]) for part in parts]
         columns = {"k": numpy.repeat(numpy.array(numbers), n_nodes)}
         for name in parts[0]:
             columns[name] = numpy.concatenate([part[name] for part in parts])
-        return self._frame(pandas, columns)
+        return frame(columns, self.sites)
+
+    def select(
+        self,
+        k: EffectsK = None,
+        *,
+        budget: int | None = None,
+        threshold: float | None = None,
+        cumulative: float | None = None,
+        align: Align = None,
+        errors: Errors = "ranked",
+        rows: Sequence[int] | None = None,
+    ) -> Circuit:
+        """The nodes of the largest effects, as a circuit that can be run and tested.
+
+        ::
+
+            circuit = effects.select(k=8, budget=50)
+            circuit.faithfulness(model, clean, corrupted, metric=metric).table()
+
+        ============== ================================================================
+        ``align``      nodes, and the score that they are chosen by
+        ============== ================================================================
+        ``"start"``    a feature at a position of the text, 0 being its first token;
+                       the mean of its effect over rows
+        ``"end"``      the same with -1 for the last token
+        ``{name: i}``  a feature at a named position, one for all rows or one per row
+                       (``{"subject": [3, 4, 3], "verb": -1}``); tokens without a name
+                       have no nodes, and are always ablated
+        ``"all"``      a feature wherever it is; the mean over rows of the sum over
+                       positions
+        ============== ================================================================
+
+        By default that is ``"start"`` where all rows have one length, as prompts of a
+        template do, and ``"all"`` where they differ. A feature that is not active in a
+        row counts as 0 there. Nodes are chosen by the absolute value.
+
+        Args:
+            k: as in ``at``.
+            budget: how many nodes to take, errors included; all where there are fewer.
+            threshold: take nodes whose score is at least this, by absolute value.
+            cumulative: take the fewest nodes with this share of the sum of absolute
+                scores, above 0 and up to 1. Without any of the three, all are taken.
+            align: a row of the table above.
+            errors: ``"ranked"`` for errors as nodes like any other; ``"all"`` for the
+                error of every site, everywhere, before any other node; ``"none"`` for
+                circuits of features alone.
+            rows: the rows that the mean is taken over; None means all. Others are left
+                for a test.
+
+        Raises:
+            InvalidK, UnknownSite: as in ``at``.
+            InvalidArgument: more than one of budget, threshold and cumulative; a
+                threshold above every effect; or an invalid option.
+
+        Source: Marks et al. 2024 (means over examples, by position in templates and
+            summed over positions elsewhere).
+        """
+        ks = self._checked(k)
+        # Where the codes hold every active feature here, other prompts may have more.
+        unbounded = {
+            name: None if site.is_whole and ks[name] >= site.k else ks[name]
+            for name, site in self.sites.items()
+        }
+        return chosen(
+            self.at(k),
+            self.setting,
+            unbounded,
+            self.method,
+            budget=budget,
+            threshold=threshold,
+            cumulative=cumulative,
+            align=align,
+            errors=errors,
+            rows=rows,
+        )
 
     def totals(self) -> dict[str, Float[Tensor, " batch"]]:
         """The sum of the effects of all nodes of a row, by site; the same at every k.
@@ -117,13 +196,6 @@ class Effects:
     @cached_property
     def _tables(self) -> dict[str, SiteTable]:
         return {name: SiteTable.of(site) for name, site in self.sites.items()}
-
-    def _frame(self, pandas: Any, columns: Columns) -> Any:
-        """The DataFrame of columns; a million names are not compared one by one."""
-        names = pandas.Series(list(self.sites)).array
-        with_names = {**columns, "site": names.take(columns["site"])}
-        # Made for it, so nobody else has them.
-        return pandas.DataFrame(with_names, copy=False)
 
     def _columns(self, k: EffectsK) -> Columns:
         return joined(self._tables, self._checked(k))

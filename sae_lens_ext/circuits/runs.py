@@ -127,26 +127,29 @@ def gradient_run(
 def replaced_logits(
     host: Host,
     tokens: TokenBatch,
-    replacements: Mapping[Site, Callable[[Tensor], Tensor]],
+    replacements: Mapping[Site, Callable[[Tensor], Tensor | None]],
     measurement: Measurement,
     *,
     during: AbstractContextManager[object] | None = None,
+    with_gradients: bool = False,
 ) -> Float[Tensor, "rows scored d_vocab"]:
-    """The logits of a run with other activations at sites, without gradients.
+    """The logits of a run with other activations at sites.
 
     Args:
         host: the model.
         tokens: rows padded on the right.
-        replacements: by site, what makes the new activation of that which the run has.
+        replacements: by site, what makes the new activation of that which the run has;
+            it returns None to leave it.
         measurement: the metric that reads the logits.
         during: a context to run the model in.
+        with_gradients: whether the logits have a gradient.
     """
 
-    def replace(site: Site, x: Tensor) -> Tensor:
+    def replace(site: Site, x: Tensor) -> Tensor | None:
         return replacements[site](x)
 
     attached = _attached(host, tokens, replacements, replace)
-    with torch.no_grad(), during or nullcontext(), attached:
+    with torch.set_grad_enabled(with_gradients), during or nullcontext(), attached:
         return measurement.logits(tokens)
 
 

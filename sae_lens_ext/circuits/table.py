@@ -1,12 +1,14 @@
 """Nodes of one site as flat arrays, from which the table at any k is read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
 
+from sae_lens_ext._optional import require
 from sae_lens_ext.circuits.nodes import SiteEffects
 from sae_lens_ext.sae import SparseCode
 
@@ -138,6 +140,15 @@ def joined(tables: Mapping[str, SiteTable], ks: Mapping[str, int]) -> Columns:
         return columns
     order = columns["row"].argsort(kind="stable")
     return {name: column[order] for name, column in columns.items()}
+
+
+def frame(columns: Columns, sites: Iterable[str]) -> Any:
+    """The DataFrame of columns; a million names are not compared one by one."""
+    pandas = require("pandas", "circuits.effects")
+    names = pandas.Series(list(sites)).array
+    with_names = {**columns, "site": names.take(columns["site"])}
+    # Made for it, so nobody else has them.
+    return pandas.DataFrame(with_names, copy=False)
 
 
 def _entries(

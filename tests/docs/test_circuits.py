@@ -34,3 +34,14 @@ def test_the_code_gives_effects_and_checks_them(gemma2, tmp_path):
     (total,) = names["path"].totals().values()
     assert gap.abs().max() < 0.1 * total.abs().max()
     assert not names["direct"].at(8).effect.equals(names["at_8"].effect)
+    assert len(names["nodes"]) == 16
+    assert names["curve"].budget.max() == 16
+    assert set(names["controlled"].table().nodes) == {
+        "circuit",
+        "random",
+        "coordinates",
+        "splits",
+    }
+    assert len(names["learned"]) == 16
+    assert 0 <= names["shared"] <= 1
+    assert names["overlap"].other_k.tolist() == [4, 8, 8]

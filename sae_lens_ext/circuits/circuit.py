@@ -1,0 +1,288 @@
+"""A set of nodes, and what it is worth."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy
+
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext.circuits.alignment import Align, Alignment
+from sae_lens_ext.circuits.circuit_nodes import CircuitNodes
+from sae_lens_ext.circuits.faithfulness.call import tested
+from sae_lens_ext.circuits.faithfulness.result import Faithfulness
+from sae_lens_ext.circuits.measurement import Metric
+from sae_lens_ext.circuits.running.ablated import Ablation
+from sae_lens_ext.circuits.selection import NODE
+from sae_lens_ext.circuits.setting import written_site
+from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.interventions.positions import Positions
+from sae_lens_ext.interventions.sites import SAEs, SiteName
+from sae_lens_ext.sae import SAE
+
+# Rows of prompts in circuits that one run of the model has.
+_BATCH_SIZE = 16
+_N_DRAWS = 10
+
+
+class Circuit(CircuitNodes):
+    """Nodes at one k, the most important first; made by ``Effects.select``.
+
+    A node does not belong to a row: it is a feature, or the error (-1), at a site and
+    at a position that means the same on other prompts.
+
+    Attributes:
+        nodes: a pandas DataFrame with the columns ``site``, ``position`` (a number, a
+            name, or ``"all"``), ``feature`` and ``score``: the mean effect, or for a
+            learned mask the probability of the node.
+        ks: the k at each site; None stands for every active feature.
+        saes: the SAEs by site.
+        alignment: what positions are counted from.
+        positions: the positions whose nodes were looked at, as in ``effects``.
+        errors: how errors were chosen, as in ``select``.
+        method: what scores are from.
+    """
+
+    @classmethod
+    def of(
+        cls,
+        nodes: Any,
+        saes: SAEs,
+        k: int | None = None,
+        *,
+        align: Align = None,
+        positions: Positions = None,
+    ) -> "Circuit":
+        """A circuit of nodes that were written down, or read from a file.
+
+        ::
+
+            circuit.nodes.to_csv("circuit.csv", index=False)
+            circuit = sle.circuits.Circuit.of(pandas.read_csv("circuit.csv"), sae, k=8)
+
+        Args:
+            nodes: a DataFrame with the columns site, feature and, except where nodes
+                are everywhere, position, in the order of importance.
+            saes: the SAEs, as in ``effects``.
+            k: at every site; None means the k that the SAE there was trained at.
+            align: ``"start"``, ``"end"`` or positions by name, as in ``select``; None
+                means ``"start"``, or ``"end"`` where a position is negative.
+            positions: as in ``effects``.
+
+        Raises:
+            InvalidArgument: a table of another form, or nodes of other SAEs.
+            InvalidK: an SAE cannot serve this k.
+        """
+        by_site = _by_site(saes)
+        nodes = _checked_nodes(nodes)
+        numbers = [
+            position for position in nodes["position"] if not isinstance(position, str)
+        ]
+        if align is None:
+            align = "all"
+            if numbers:
+                align = "end" if min(numbers) < 0 else "start"
+        ks = {
+            written_site(key): sae.config.checked_k(k) for key, sae in by_site.items()
+        }
+        return cls(
+            nodes,
+            ks,
+            by_site,
+            Alignment.of(align, ()),
+            positions,
+            "ranked",
+            "given",
+        )
+
+    @property
+    def k(self) -> int | dict[str, int | None] | None:
+        """The k; a dict by site where sites differ, None for every active feature."""
+        different = set(self.ks.values())
+        return different.pop() if len(different) == 1 else dict(self.ks)
+
+    def table(self) -> Any:
+        """A copy of ``nodes``."""
+        return self.nodes.copy()
+
+    def first(self, n_nodes: int) -> "Circuit":
+        """The circuit of the first nodes alone.
+
+        Raises:
+            InvalidArgument: not a number from 1 to the number of nodes.
+        """
+        n_nodes = arguments.integer(n_nodes, "n_nodes", at_least=1, at_most=len(self))
+        return replace(self, nodes=self.nodes.head(n_nodes))
+
+    def jaccard(self, other: "Circuit") -> float:
+        """The share of the nodes of either circuit that is in both.
+
+        Nodes are the same where site, position and feature are.
+        """
+        return jaccard(self.nodes, other.nodes)
+
+    def faithfulness(
+        self,
+        model: Any,
+        clean: Any,
+        corrupted: Any = None,
+        *,
+        metric: Metric,
+        ablation: Ablation | None = None,
+        budgets: Sequence[int] | None = None,
+        controls: Sequence[str] = ("random", "coordinates"),
+        neurons: Sequence[str] = (),
+        other_saes: Sequence[SAEs] = (),
+        rows: Sequence[int] | None = None,
+        align: Align = None,
+        positions: Positions = None,
+        n_draws: int = _N_DRAWS,
+        seed: int = 0,
+        batch_size: int = _BATCH_SIZE,
+    ) -> Faithfulness:
+        """How much of the metric the circuit gives, beside what other nodes give.
+
+        ::
+
+            circuit = effects.select(k=8, budget=64)
+            result = circuit.faithfulness(model, clean, corrupted, metric=metric)
+            result.table()
+
+        To run a circuit is to give every node outside of it, at every site, its ablated
+        value, from the first site to the last; what later sites encode is what earlier
+        ones have left. Nodes are those of this k. Where all of them are in the circuit,
+        the run is the model's own to the bit.
+
+        ============ ==================================================================
+        ``ablation`` a node outside of the circuit, active or not, is set to
+        ============ ==================================================================
+        zero         not active, and for an error zero: what is left with no node at
+                     all are the constants of the SAE
+        mean         its mean over the looked-at tokens of the corrupted rows, or of the
+                     clean rows without any
+        resample     its value in the corrupted row, at the same position
+        ============ ==================================================================
+
+        =============== ===============================================================
+        control         nodes, in circuits of the same sizes
+        =============== ===============================================================
+        ``random``      active features and errors in the place of features and errors,
+                        site by site, in ``n_draws`` draws
+        ``coordinates`` coordinates of the activations at the same sites
+        ``splits``      those chosen by effects on one half of the rows, tested on the
+                        other half, in ``n_draws`` ways
+        ``neurons``     coordinates at the sites of this list, such as the activations
+                        of an MLP's neurons
+        ``other_saes``  those of other SAEs, such as of another seed
+        =============== ===============================================================
+
+        Coordinates, neurons and nodes of other SAEs are chosen by their effects on the
+        tested rows themselves, which flatters them.
+
+        Args:
+            model: as in ``splice``.
+            clean: tokens, as in ``effects``; other prompts than those that the circuit
+                was chosen on are a fair test.
+            corrupted: a row for every clean one, of the same length in tokens, or None.
+            metric: as in ``effects``; it need not have a gradient where no control
+                needs effects.
+            ablation: see above; None means ``"resample"`` with corrupted rows and
+                ``"zero"`` without, which is what effects compare with.
+            budgets: the sizes of circuits, of which each is the beginning of the next
+                one; None means 1, 2, 4, ... and that of the circuit.
+            controls: which of ``random``, ``coordinates`` and ``splits``.
+            neurons: names of sites, in any spelling that the model's host knows.
+            other_saes: SAEs for the same sites, each as in ``splice``.
+            rows: the rows to test on; None means all.
+            align: positions by name in these prompts, where they differ from those that
+                the circuit was chosen on.
+            positions: whose nodes there are; None means as in ``effects``. Other tokens
+                stay as they are.
+            n_draws: how many random circuits, and splits.
+            seed: of the draws, the splits and the bands.
+            batch_size: how many rows, each in one circuit, a run of the model has.
+
+        Raises:
+            UnknownSite, ShapeMismatch, NonFinite, UnsupportedHost: as in ``effects``.
+            InvalidArgument: an invalid option, or a metric that does not depend on the
+                nodes.
+
+        Source: Wang et al. 2022 (faithfulness, completeness); Marks et al. 2024 (their
+            normalised form, for features and errors).
+        """
+        return tested(
+            self,
+            model,
+            clean,
+            corrupted,
+            metric=metric,
+            rows=rows,
+            align=align,
+            positions=positions,
+            ablation=ablation,
+            budgets=budgets,
+            controls=controls,
+            neurons=neurons,
+            other_saes=other_saes,
+            n_draws=n_draws,
+            seed=seed,
+            batch_size=batch_size,
+        )
+
+    def __len__(self) -> int:
+        """The number of nodes."""
+        return len(self.nodes)
+
+    def __repr__(self) -> str:
+        """How many nodes, at which k and sites."""
+        sites = ", ".join(self.nodes["site"].unique())
+        return f"Circuit({len(self)} nodes at k={self.k}, at {sites})"
+
+
+def jaccard(first: Any, second: Any) -> float:
+    """The share of the nodes of either table that is in both."""
+    n_common = len(first[NODE].merge(second[NODE], on=NODE))
+    return n_common / (len(first) + len(second) - n_common)
+
+
+def _by_site(saes: SAEs) -> dict[SiteName, SAE]:
+    """SAEs by site, from any form of them, without a model."""
+    if isinstance(saes, Mapping):
+        return dict(saes)
+    if isinstance(saes, SAE):
+        saes = [saes]
+    by_site: dict[SiteName, SAE] = {}
+    for sae in saes:
+        config = sae.config
+        if config.hook_name is None:
+            raise InvalidArgument(
+                "this SAE does not say where it belongs (config.hook_name is None); "
+                "pass {'blocks.12.hook_resid_post': sae}"
+            )
+        if config.is_transcoder and config.hook_name_out is not None:
+            by_site[(config.hook_name, config.hook_name_out)] = sae
+        else:
+            by_site[config.hook_name] = sae
+    return by_site
+
+
+def _checked_nodes(nodes: Any) -> Any:
+    """A table of nodes with all columns; a file has positions as text."""
+    columns = getattr(nodes, "columns", ())
+    if "site" not in columns or "feature" not in columns:
+        raise InvalidArgument(
+            "nodes must be a DataFrame with the columns site, feature and, except "
+            "where nodes are everywhere, position"
+        )
+    nodes = nodes.reset_index(drop=True).copy()
+    if "position" not in columns:
+        nodes["position"] = "all"
+    if "score" not in columns:
+        nodes["score"] = numpy.nan
+    nodes["position"] = nodes["position"].map(_position).astype(object)
+    return nodes[[*NODE, "score"]]
+
+
+def _position(value: Any) -> Any:
+    text = str(value)
+    return int(text) if text.lstrip("-").isdigit() else value

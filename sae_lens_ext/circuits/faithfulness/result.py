@@ -1,0 +1,186 @@
+"""The numbers of a test of circuits, by prompt and as curves with bands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+from sae_lens_ext._optional import require
+
+Array = numpy.ndarray
+
+# Samples of prompts that bands are taken from, and the part that is left out at either
+# end of them.
+_N_SAMPLES = 1000
+_TAIL = 0.025
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One circuit, run on some prompts.
+
+    Attributes:
+        kind: what its nodes are: ``"circuit"``, ``"random"``, ...
+        draw: which of several circuits of this kind and size.
+        budget: the size that was asked for.
+        n_nodes: the number of its nodes.
+        rows: the prompts that it was run on.
+        full: the metric of the model, of each of them.
+        empty: the metric with every node of this kind ablated.
+        kept: the metric with the nodes of the circuit alone.
+        left: the metric with the nodes of the circuit ablated.
+    """
+
+    kind: str
+    draw: int
+    budget: int
+    n_nodes: int
+    rows: tuple[int, ...]
+    full: Array
+    empty: Array
+    kept: Array
+    left: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Faithfulness:
+    """How much of the metric circuits give; made by ``Circuit.faithfulness``.
+
+    Attributes:
+        ablation: what nodes outside of a circuit were set to.
+        measured: every circuit that was run.
+        seed: of the random circuits, the splits and the bands.
+    """
+
+    ablation: str
+    measured: tuple[Measured, ...]
+    seed: int = 0
+
+    def table(self) -> Any:
+        """A pandas DataFrame with one row per kind of nodes and budget.
+
+        ================= ==============================================================
+        column            meaning
+        ================= ==============================================================
+        ``nodes``         ``circuit``, or the name of a control
+        ``budget``        the number of nodes that was asked for
+        ``n_nodes``       the mean number of nodes that there were
+        ``n_circuits``    how many circuits it is the mean of
+        ``faithfulness``  (m(circuit) - m(empty)) / (m(model) - m(empty)), with m the
+                          mean of the metric over prompts: 1 is the model, 0 what is
+                          there without any node
+        ``low``           lower end of its band
+        ``high``          upper end
+        ``completeness``  the same of the complement, all nodes but those of the
+                          circuit: small where nothing that matters was left out
+        ``completeness_low``   lower end of its band
+        ``completeness_high``  upper end
+        ``metric``        m(circuit)
+        ``metric_empty``  m(empty)
+        ``metric_model``  m(model)
+        ================= ==============================================================
+
+        A band holds 95%: of samples of the prompts, drawn with replacement, where there
+        is one circuit, and of the circuits where there are several. It is NaN for one
+        circuit of one prompt, or of a metric that is one number for all prompts.
+        """
+        pandas = require("pandas", "Faithfulness.table")
+        rows = []
+        for kind, budget in dict.fromkeys(
+            (item.kind, item.budget) for item in self.measured
+        ):
+            items = [
+                item
+                for item in self.measured
+                if item.kind == kind and item.budget == budget
+            ]
+            rows.append(self._row(kind, budget, items))
+        return pandas.DataFrame(rows)
+
+    def by_prompt(self) -> Any:
+        """The metrics of every prompt and circuit, as a pandas DataFrame.
+
+        Its columns are nodes, draw, budget, n_nodes, row, metric (with the nodes of the
+        circuit alone), metric_complement (without them), metric_empty and metric_model.
+        The row is -1 for a metric that is one number for all prompts.
+        """
+        pandas = require("pandas", "Faithfulness.by_prompt")
+        parts = []
+        for item in self.measured:
+            rows = item.rows if item.kept.ndim else (-1,)
+            columns = {
+                "nodes": item.kind,
+                "draw": item.draw,
+                "budget": item.budget,
+                "n_nodes": item.n_nodes,
+                "row": list(rows),
+                "metric": numpy.atleast_1d(item.kept),
+                "metric_complement": numpy.atleast_1d(item.left),
+                "metric_empty": numpy.atleast_1d(item.empty),
+                "metric_model": numpy.atleast_1d(item.full),
+            }
+            parts.append(pandas.DataFrame(columns))
+        return pandas.concat(parts, ignore_index=True)
+
+    def _row(self, kind: str, budget: int, items: Sequence[Measured]) -> dict[str, Any]:
+        faithfulness, low, high = self._with_band(items, [item.kept for item in items])
+        completeness, completeness_low, completeness_high = self._with_band(
+            items, [item.left for item in items]
+        )
+        return {
+            "nodes": kind,
+            "budget": budget,
+            "n_nodes": _mean([item.n_nodes for item in items]),
+            "n_circuits": len(items),
+            "faithfulness": faithfulness,
+            "low": low,
+            "high": high,
+            "completeness": completeness,
+            "completeness_low": completeness_low,
+            "completeness_high": completeness_high,
+            "metric": _mean([item.kept.mean() for item in items]),
+            "metric_empty": _mean([item.empty.mean() for item in items]),
+            "metric_model": _mean([item.full.mean() for item in items]),
+        }
+
+    def _with_band(
+        self, items: Sequence[Measured], values: Sequence[Array]
+    ) -> tuple[float, float, float]:
+        """The mean share of the metric, and the band around it."""
+        shares = [
+            _share(value.mean(), item.empty.mean(), item.full.mean())
+            for item, value in zip(items, values, strict=True)
+        ]
+        if len(items) > 1:
+            low, high = numpy.quantile(shares, [_TAIL, 1 - _TAIL])
+            return _mean(shares), float(low), float(high)
+
+        (item,) = items
+        (value,) = values
+        if value.ndim == 0 or len(value) == 1:
+            return shares[0], numpy.nan, numpy.nan
+        generator = numpy.random.default_rng(self.seed)
+        chosen = generator.integers(len(value), size=(_N_SAMPLES, len(value)))
+        samples = _share(
+            value[chosen].mean(1), item.empty[chosen].mean(1), item.full[chosen].mean(1)
+        )
+        low, high = numpy.quantile(samples, [_TAIL, 1 - _TAIL])
+        return shares[0], float(low), float(high)
+
+    def __repr__(self) -> str:
+        """The ablation, and what was measured."""
+        kinds = ", ".join(dict.fromkeys(item.kind for item in self.measured))
+        n_circuits = len(self.measured)
+        return f"Faithfulness({self.ablation} ablation, {n_circuits} circuits: {kinds})"
+
+
+def _share(value: Any, empty: Any, full: Any) -> Any:
+    """What part of the way from the empty circuit to the model a value is."""
+    # A sample of prompts may have nothing to explain, and then no share.
+    with numpy.errstate(divide="ignore", invalid="ignore"):
+        return (value - empty) / (full - empty)
+
+
+def _mean(values: Sequence[Any]) -> float:
+    return float(numpy.mean(values))

@@ -1,0 +1,54 @@
+"""Effects at every site by the gradient of a method."""
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_lens_ext.circuits.analysis import Analysis, Runs
+from sae_lens_ext.circuits.integrated import Path, mean_gradient, metric_at_start
+from sae_lens_ext.circuits.nodes import SiteEffects, baseline
+
+STEPS = 16
+"""Points on the path of integrated gradients."""
+
+Gaps = Mapping[str, Float[Tensor, "*rows"]]
+
+
+def effects_by_site(
+    analysis: Analysis, runs: Runs, method: str, steps: int = STEPS
+) -> tuple[dict[str, SiteEffects], Gaps | None]:
+    """The effects at each site, and for integrated gradients the completeness gaps.
+
+    Args:
+        analysis: the model, the rows and the metric.
+        runs: its runs; those for ``"attribution"`` have gradients.
+        method: ``"attribution"`` or ``"integrated_gradients"``.
+        steps: points on the path of integrated gradients.
+    """
+    if method == "attribution":
+        sites = {
+            name: analysis.effects_at(name, runs, runs.clean.gradients[place.site])
+            for name, place in analysis.placed.items()
+        }
+        return sites, None
+
+    sites = {}
+    gaps = {}
+    for name, place in analysis.placed.items():
+        x = runs.clean.activations[place.site]
+        x_0 = baseline(runs.clean_codes[name], runs.corrupted_codes[name])
+        path = Path(x, x_0, analysis.masks[name].to(x.device))
+
+        gradient = mean_gradient(analysis, place.site, path, steps)
+        sites[name] = analysis.effects_at(name, runs, gradient)
+        start = metric_at_start(analysis, place.site, path)
+        gaps[name] = _gap(sites[name].totals, runs.clean.values - start)
+    return sites, gaps
+
+
+def _gap(totals: Tensor, change: Tensor) -> Tensor:
+    """What the effects add up to beyond the measured change of the metric."""
+    by_row = totals.sum(dim=1).to(change.device)
+    total = by_row if change.ndim else by_row.sum()
+    return total - change
