@@ -125,7 +125,12 @@ class DialState:
         """
         self.position = self._checked_position(position)
 
-    def pin(self, feature: int, site: str | None = None, by: float = 0.0) -> None:
+    def pin(
+        self,
+        feature: int,
+        site: str | None = None,
+        by: float = 0.0,
+    ) -> None:
         """Keep a feature in sight, and add ``by`` to its activation everywhere.
 
         A feature that is pinned already gets the new ``by``.
@@ -230,7 +235,12 @@ class DialState:
             position, "position", at_least=0, at_most=len(self.tokens) - 1
         )
 
-    def _checked_pin(self, feature: object, site: str | None, by: object) -> Pin:
+    def _checked_pin(
+        self,
+        feature: object,
+        site: str | None,
+        by: object,
+    ) -> Pin:
         name = self._site(site)
         d_sae = self._splice.saes[name].config.d_sae
         number = arguments.integer(feature, "feature", at_least=0, at_most=d_sae - 1)
@@ -252,7 +262,11 @@ class DialState:
             )
         return name
 
-    def _run(self, ks: Mapping[str, int], pins: Sequence[Pin]) -> None:
+    def _run(
+        self,
+        ks: Mapping[str, int],
+        pins: Sequence[Pin],
+    ) -> None:
         """Run the spliced model; nothing is kept of a run that fails."""
         self._splice.k = {name: ks.get(name) for name in self.sites}
         self._splice.edits = {
@@ -294,9 +308,19 @@ class DialState:
         value = code.values[code.indices == pin.feature].sum().item()
         return {**self._described(pin.site, pin.feature, value), "by": pin.by}
 
-    def _described(self, site: str, feature: int, value: float) -> dict[str, Any]:
+    def _described(
+        self,
+        site: str,
+        feature: int,
+        value: float,
+    ) -> dict[str, Any]:
         label = self._labels.get(site, {}).get(feature, "")
-        return {"site": site, "feature": feature, "label": label, "value": value}
+        return {
+            "site": site,
+            "feature": feature,
+            "label": label,
+            "value": value,
+        }
 
 
 def _labels_by_site(

@@ -63,7 +63,11 @@ class BestEntries:
         }
         return {"score": self._scores, **ordered}
 
-    def exceeded(self, feature: Int[Tensor, " entry"], score: Tensor) -> Tensor:
+    def exceeded(
+        self,
+        feature: Int[Tensor, " entry"],
+        score: Tensor,
+    ) -> Tensor:
         """Which entries are better than the last of their feature, ``[entry]``."""
         return score > self._scores[feature, -1]
 
@@ -129,7 +133,11 @@ class BestEntries:
         self._slots.copy_(torch.arange(self._n, device=self._slots.device))
 
 
-def copy_checked(target: Tensor, source: Tensor | None, name: str) -> None:
+def copy_checked(
+    target: Tensor,
+    source: Tensor | None,
+    name: str,
+) -> None:
     """Copy numbers from a file into a tensor of the same shape and dtype.
 
     Raises:

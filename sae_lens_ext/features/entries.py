@@ -28,7 +28,11 @@ class Entries:
     position: Int[Tensor, " entry"]
 
     @classmethod
-    def of(cls, code: SparseCode, mask: Bool[Tensor, "row pos"]) -> "Entries":
+    def of(
+        cls,
+        code: SparseCode,
+        mask: Bool[Tensor, "row pos"],
+    ) -> "Entries":
         """The entries of a code of the tokens that a mask chooses.
 
         Args:
@@ -95,7 +99,12 @@ class Windows:
         activations = self._entries.value[self._order[places]]
         return ids, activations.where(is_active, 0)
 
-    def _keys(self, feature: Tensor, row: Tensor, position: Tensor) -> Tensor:
+    def _keys(
+        self,
+        feature: Tensor,
+        row: Tensor,
+        position: Tensor,
+    ) -> Tensor:
         """One number for each feature at a token."""
         n_rows, n_positions = self._ids.shape
         return (feature * n_rows + row) * n_positions + position

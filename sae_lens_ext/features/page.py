@@ -15,7 +15,11 @@ _PER_QUANTILE = 3
 LabelsByFeature = Mapping[int, str | None]
 
 
-def page_of(contents: Contents, feature: int, labels: LabelsByFeature) -> FeaturePage:
+def page_of(
+    contents: Contents,
+    feature: int,
+    labels: LabelsByFeature,
+) -> FeaturePage:
     """The page of a feature.
 
     Args:
@@ -63,7 +67,10 @@ def _histogram(counts: Int[Tensor, " bins"]) -> list[Bin]:
     ]
 
 
-def _at_k(levels: Int[Tensor, " levels"], ks: Sequence[int]) -> list[tuple[int, float]]:
+def _at_k(
+    levels: Int[Tensor, " levels"],
+    ks: Sequence[int],
+) -> list[tuple[int, float]]:
     """The share of activations that is left at each k."""
     n_active = int(levels.sum())
     if not n_active:
@@ -72,7 +79,11 @@ def _at_k(levels: Int[Tensor, " levels"], ks: Sequence[int]) -> list[tuple[int, 
     return list(zip(ks, shares, strict=True))
 
 
-def _tokens(contents: Contents, feature: int, kind: str) -> list[tuple[str, float]]:
+def _tokens(
+    contents: Contents,
+    feature: int,
+    kind: str,
+) -> list[tuple[str, float]]:
     if f"{kind}.ids" not in contents.tensors:
         return []
     ids = contents.tensors[f"{kind}.ids"][feature].tolist()
@@ -94,7 +105,11 @@ def _nearest(
     ]
 
 
-def _contexts(contents: Contents, feature: int, kind: str) -> list[Context]:
+def _contexts(
+    contents: Contents,
+    feature: int,
+    kind: str,
+) -> list[Context]:
     """The contexts of the strongest, or of the sample, that there are."""
     part = {
         name: contents.tensors[f"{kind}.{name}"][feature]
@@ -110,7 +125,10 @@ def _contexts(contents: Contents, feature: int, kind: str) -> list[Context]:
     ]
 
 
-def _context(part: Mapping[str, Tensor], contents: Contents) -> Context:
+def _context(
+    part: Mapping[str, Tensor],
+    contents: Contents,
+) -> Context:
     """One context, without the places outside of the text."""
     is_text = part["ids"] >= 0
     middle = len(is_text) // 2
@@ -124,7 +142,10 @@ def _context(part: Mapping[str, Tensor], contents: Contents) -> Context:
     )
 
 
-def _quantiles(sample: Sequence[Context], n_active: int) -> list[Quantile]:
+def _quantiles(
+    sample: Sequence[Context],
+    n_active: int,
+) -> list[Quantile]:
     """Groups of one size by activation, from the strongest down, some of each.
 
     Args:

@@ -85,7 +85,11 @@ def random_draws(
     return draws
 
 
-def _kind(site: str, key: int, space: KeySpace) -> Kind:
+def _kind(
+    site: str,
+    key: int,
+    space: KeySpace,
+) -> Kind:
     slot, feature = space.node(key)
     return site, feature == ERROR, slot == 0
 
