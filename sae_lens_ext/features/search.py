@@ -70,7 +70,7 @@ def only_on(on: pandas.DataFrame, off: pandas.DataFrame | None) -> pandas.DataFr
     strongest = on.sort_values("activation", ascending=False, kind="stable")
     strongest = strongest.drop_duplicates("feature")
     if off is not None:
-        strongest = strongest[~strongest.feature.isin(off.feature)]
+        strongest = strongest.loc[~strongest.feature.isin(off.feature), :]
     return strongest.reset_index(drop=True)
 
 

@@ -28,13 +28,12 @@ from sae_lens_ext.interventions.sites import Placement
 
 @runtime_checkable
 class SiteNodes(Protocol):
-    """The nodes of one site, in the rows of some prompts.
+    """The nodes of one site, in the rows of some prompts."""
 
-    Attributes:
-        mask: where nodes are looked at.
-    """
-
-    mask: Bool[Tensor, "rows pos"]
+    @property
+    def mask(self) -> Bool[Tensor, "rows pos"]:
+        """Where nodes are looked at."""
+        ...
 
     @property
     def site(self) -> Site:

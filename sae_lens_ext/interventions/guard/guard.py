@@ -234,13 +234,13 @@ def _checked_ids(arguments: Mapping[str, Any]) -> Int[Tensor, "batch pos"]:
         InvalidArgument: it has none, or more than text.
     """
     ids = arguments.get("input_ids")
-    is_tokens = (
+    if not (
         isinstance(ids, Tensor)
         and ids.ndim == 2
         and ids.numel() > 0
         and not ids.is_floating_point()
-    )
-    if not is_tokens or not holds_numbers(ids):
+        and holds_numbers(ids)
+    ):
         raise InvalidArgument(
             "until_kl runs the model on the same tokens beforehand, and this run was "
             "not given token ids [batch, pos] (input_ids); give it those"
