@@ -23,6 +23,7 @@ recomputation   which run a backward pass repeats
 tracking    the run in progress
 ----------- ----------------------------------------------------------------------
 partial     runs that stop early, or unembed only some positions
+embedding   where the embeddings of tokens are
 skipping    runs that skip the first blocks
 eager       compiled code is switched off while there are hooks
 devices     where a model takes its tokens
@@ -44,9 +45,15 @@ from sae_lens_ext.hosts.batch import TokenBatch, as_batch, by_position
 from sae_lens_ext.hosts.caches import CacheMemory, Seen
 from sae_lens_ext.hosts.calls import CallFacts
 from sae_lens_ext.hosts.eager import eager
+from sae_lens_ext.hosts.embedding import embedding_site
 from sae_lens_ext.hosts.hooks import evaluating, has_hooks
 from sae_lens_ext.hosts.names import spellings
-from sae_lens_ext.hosts.partial import capture, next_token_logits, unembedding_input
+from sae_lens_ext.hosts.partial import (
+    capture,
+    next_token_logits,
+    run_to,
+    unembedding_input,
+)
 from sae_lens_ext.hosts.skipping import RunRecord, recorded, resume, skip_blocks
 from sae_lens_ext.hosts.text_positions import TextPositions, text_positions
 from sae_lens_ext.hosts.tokens import token_rows
@@ -71,12 +78,14 @@ __all__ = [
     "by_position",
     "capture",
     "eager",
+    "embedding_site",
     "evaluating",
     "has_hooks",
     "host_for",
     "next_token_logits",
     "recorded",
     "resume",
+    "run_to",
     "skip_blocks",
     "spellings",
     "text_positions",

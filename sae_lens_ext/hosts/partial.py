@@ -4,6 +4,7 @@ A sweep over k runs the same tokens many times. It changes nothing before its fi
 and scores only some of the positions, so most of a whole run would be wasted:
 
 - ``capture`` stops as soon as it has the activations that were asked for,
+- ``run_to`` stops at a site,
 - ``unembedding_input`` stops where the logits would be made,
 - ``next_token_logits`` unembeds only the positions that count,
 - ``skipping`` leaves out the blocks whose result is known.
@@ -13,7 +14,7 @@ TransformerBridge, and the unembedding of Gemma 3 270M costs twice as much as it
 blocks.)
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -86,6 +87,42 @@ def capture(
     )
 
 
+def run_to(
+    host: Host,
+    tokens: TokenBatch,
+    functions: Mapping[Site, SiteFunction],
+    last: Site,
+) -> None:
+    """Run the model up to one of some sites, with a function at each of them.
+
+    Args:
+        host: the model.
+        tokens: rows padded on the right.
+        functions: by site.
+        last: one of the sites; the run ends there.
+
+    Raises:
+        UnknownSite: the run ended before it reached that site.
+    """
+
+    def ending(activation: Tensor) -> None:
+        functions[last](activation)
+        raise _Stop
+
+    with ExitStack() as stack:
+        for site, function in functions.items():
+            hook = ending if site == last else function
+            stack.callback(host.attach(site, hook))
+        try:
+            host.logits(tokens)
+        except _Stop:
+            return
+    raise UnknownSite(
+        f"{last.name} did not fire when the model ran; choose a site that this model "
+        "computes"
+    )
+
+
 def _in_columns(batch: TokenBatch, right: TokenBatch, activation: Tensor) -> Tensor:
     """An activation of a batch padded on the right, in the columns of the batch."""
     # An activation of another shape is for its reader to reject.
@@ -105,7 +142,8 @@ def _check_axes(site: Site, activation: Tensor, shape: torch.Size) -> None:
 
 
 def unembedding_input(
-    host: Host, tokens: TokenBatch | Int[Tensor, "batch pos"]
+    host: Host,
+    tokens: TokenBatch | Int[Tensor, "batch pos"],
 ) -> Float[Tensor, "batch pos d_model"] | None:
     """What the unembedding receives, at every position; the run ends there.
 
