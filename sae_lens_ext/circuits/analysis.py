@@ -56,6 +56,7 @@ class Analysis:
         ks: the largest k at each site; None for every active feature.
         extrapolate: whether k may exceed the k that an SAE was trained at.
         setting: what was passed, for later analyses of the same.
+        embedding: where the embeddings of tokens are, if those are nodes as well.
     """
 
     host: Host
@@ -67,6 +68,7 @@ class Analysis:
     ks: Mapping[str, int | None]
     extrapolate: bool
     setting: Setting
+    embedding: Site | None = None
 
     @classmethod
     def of(
@@ -147,8 +149,9 @@ class Analysis:
 
     @property
     def sites(self) -> list[Site]:
-        """Where SAEs read and write."""
-        return [site for place in self.placed.values() for site in place.sites]
+        """Where SAEs read and write, and the embedding."""
+        sites = [site for place in self.placed.values() for site in place.sites]
+        return sites if self.embedding is None else [self.embedding, *sites]
 
     def runs(self, *, with_gradients: bool) -> Runs:
         """Run the clean rows, whose frozen values later runs keep, and the corrupted.
@@ -158,6 +161,7 @@ class Analysis:
 
         Raises:
             UnknownSite: a transcoder writes before it has read.
+            UnsupportedHost: something is not linear with what is frozen.
         """
         clean_run = gradient_run if with_gradients else recorded_run
         clean = clean_run(
@@ -165,8 +169,9 @@ class Analysis:
             self.prompts.clean,
             self.sites,
             self.measurement,
-            during=self.freezing.recording(),
+            during=self.freezing.recording(len(self.prompts.clean)),
         )
+        self.freezing.check_linear(self.prompts.clean)
         check_order(self.placed.values(), clean.activations)
         clean_codes = self._encoded(clean)
         if self.prompts.corrupted is None:

@@ -12,21 +12,24 @@ mode of torch sees every function that the model calls, and holds
 
 So it works alike for every host and every implementation that is written in these, and
 the forward values keep their bits. What is written otherwise (a fused kernel) is found
-out, because a block or a norm then shows nothing to hold, and raises an error.
+out, because a block or a norm then shows nothing to hold, and raises an error. So does
+a module that is not linear with all that held: ``linearity`` tries each of them.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_lens_ext.circuits.freezing.coverage import Coverage
 from sae_lens_ext.circuits.freezing.functions import HeldFunctions
+from sae_lens_ext.circuits.freezing.linearity import N_ROWS, LinearityCheck
 from sae_lens_ext.circuits.freezing.tape import Tape
 from sae_lens_ext.errors import InvalidArgument
-from sae_lens_ext.hosts import Host
+from sae_lens_ext.hosts import Host, TokenBatch, unembedding_input
 
 Freeze = Literal["attention", "norms"]
 FREEZE = ("attention", "norms")
@@ -69,10 +72,15 @@ class Freezing:
         self._host = host
         self._kinds = kinds
         self._tape = Tape()
+        self._linear: dict[str, nn.Module] = {}
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
+    def recording(self, n_rows: int | None = None) -> Iterator[None]:
         """While active, the model's one run is recorded.
+
+        Args:
+            n_rows: how many rows the run has, which a model may put on one axis with
+                positions.
 
         Raises:
             UnsupportedHost: a block, or a norm, computes what cannot be held.
@@ -80,10 +88,34 @@ class Freezing:
         if not self._kinds:
             yield
             return
-        self._tape = Tape()
+        self._tape = Tape(n_rows=n_rows)
         with self._active(self._tape) as coverage:
             yield
         coverage.check()
+        self._linear = coverage.linear_modules()
+
+    def check_linear(self, tokens: TokenBatch) -> None:
+        """Check that attention and norms are linear, after a run was recorded.
+
+        One more run, of the shortest row four times; see ``linearity``.
+
+        Args:
+            tokens: the rows of the recorded run, padded on the right.
+
+        Raises:
+            UnsupportedHost: one of them is not.
+        """
+        if not self._linear:
+            return
+        row = int(tokens.lengths.argmin())
+        rows = torch.full((N_ROWS,), row)
+        check = LinearityCheck(self._linear, tokens.shape[1])
+        try:
+            with torch.no_grad(), self.replaying(rows):
+                self._run(tokens[rows.tolist()])
+        finally:
+            check.close()
+        check.raise_problems()
 
     @contextmanager
     def replaying(self, rows: Int[Tensor, " rows"] | None = None) -> Iterator[None]:
@@ -98,6 +130,13 @@ class Freezing:
         tape = self._tape.replayed(rows)
         with self._active(tape):
             yield
+
+    def _run(self, tokens: TokenBatch) -> None:
+        """Run the model, as far as its logits where it is known what makes them."""
+        if self._host.unembed is None:
+            self._host.logits(tokens)
+        else:
+            unembedding_input(self._host, tokens)
 
     @contextmanager
     def _active(self, tape: Tape) -> Iterator[Coverage]:

@@ -37,8 +37,12 @@ class Coverage:
             )
         self._kinds = kinds
         self._tape = tape
+        self._blocks = host.blocks
         self._n_norms_running = 0
         self._problems: list[str] = []
+        self._norms: dict[str, nn.Module] = {}
+        self._attention: dict[str, nn.Module] = {}
+        self._n_found = 0
         self._undo = ExitStack()
 
         # Compiled code would show none of the functions that it was compiled from.
@@ -49,6 +53,9 @@ class Coverage:
         for index, block in enumerate(host.blocks):
             for kind in kinds:
                 self._watch(block, kind, f"block {index}", _has_part(block, kind))
+            if "attention" in kinds:
+                for path, part in block.named_modules(prefix=f"block {index}"):
+                    self._watch_for_attention(part, path)
         if "norms" in kinds:
             for path, part in module.named_modules():
                 if _is_norm(part):
@@ -74,12 +81,36 @@ class Coverage:
                 "and without fused kernels, or pass freeze=()"
             )
 
+    def linear_modules(self) -> dict[str, nn.Module]:
+        """Modules that are linear with what was held in a run, by names for messages.
+
+        Those are the norms, and the innermost modules with weights in which attention
+        was held; but for blocks, which have MLPs.
+        """
+        attention = {
+            path: module
+            for path, module in self._attention.items()
+            if not any(module is block for block in self._blocks)
+        }
+        if "norms" not in self._kinds:
+            # Norms of queries and keys only make the pattern; others are not held.
+            attention = {
+                path: module
+                for path, module in attention.items()
+                if not any(_is_norm(part) for part in module.modules())
+            }
+        return {**attention, **self._norms}
+
     def close(self) -> None:
         """Take the hooks out again."""
         self._undo.close()
 
     def _watch(
-        self, module: nn.Module, kind: str, name: str, is_expected: bool
+        self,
+        module: nn.Module,
+        kind: str,
+        name: str,
+        is_expected: bool,
     ) -> None:
         """Note where a call of a module holds nothing of a kind."""
         counts: list[int] = []
@@ -96,7 +127,10 @@ class Coverage:
 
     def _watch_norm(self, norm: nn.Module, path: str) -> None:
         name = f"{path}, a {type(norm).__name__},"
-        self._watch(norm, "norms", name, getattr(norm, "normalizes", True))
+        normalizes = getattr(norm, "normalizes", True)
+        self._watch(norm, "norms", name, normalizes)
+        if normalizes:
+            self._norms[path] = norm
 
         def begin(*_: Any) -> None:
             self._n_norms_running += 1
@@ -105,6 +139,26 @@ class Coverage:
             self._n_norms_running -= 1
 
         self._around(norm, begin, end)
+
+    def _watch_for_attention(self, module: nn.Module, path: str) -> None:
+        """Note whether a module is the innermost one that holds what it calls."""
+        # A tap or a softmax as a module is a part of the attention around it.
+        if next(module.parameters(), None) is None:
+            return
+        counts: list[int] = []
+
+        def begin(*_: Any) -> None:
+            counts.append(self._tape.n_held("attention"))
+
+        def end(*_: Any) -> None:
+            before = counts.pop()
+            n_held = self._tape.n_held("attention")
+            # A module inside this one has returned already.
+            if n_held > before >= self._n_found:
+                self._attention[path] = module
+                self._n_found = n_held
+
+        self._around(module, begin, end)
 
     def _around(
         self,
