@@ -19,6 +19,7 @@ _EXTRA_OF = {
     "neuronpedia": "labels",
     "anywidget": "viz",
     "traitlets": "viz",
+    "networkx": "graph",
     "numba": "train",
     "tyro": "demo",
     "yaml": "demo",
