@@ -7,6 +7,9 @@ result        ``Effects``: the table at any k, from one run
 circuit       ``Circuit``: the nodes of the largest effects, run and tested
 masks         ``learn_mask``: a circuit by a mask that is learned
 by_k          ``circuit_by_k``: circuits at several k, and what they share
+edges         ``edges``: what each node gives directly to later ones
+edge_result   ``Edges``: the table at any k, and the graph
+graphs/       nodes and edges at one k, to keep, to prune and to draw
 ------------- --------------------------------------------------------------------
 prompts       clean and corrupted rows, and the positions of nodes
 measurement   a metric of the runs of a model
@@ -16,6 +19,8 @@ analysis      the runs that every method begins with
 methods       effects by the gradient of a method
 integrated    the mean gradient between corrupted and clean activations
 ablation      one node after the other set to its corrupted value
+direct/       direct effects of nodes on later nodes
+choice        which nodes of a table to look at closely
 ------------- --------------------------------------------------------------------
 encoded       what an SAE says of the activations at a site
 projections   what a feature would add to the metric, per unit of activation
@@ -35,8 +40,11 @@ faithfulness/ curves of circuits and of controls
 from sae_lens_ext.circuits.ablation import MeasuredEffects
 from sae_lens_ext.circuits.by_k import CircuitByK, circuit_by_k
 from sae_lens_ext.circuits.circuit import Circuit
+from sae_lens_ext.circuits.edge_result import Edges
+from sae_lens_ext.circuits.edges import edges
 from sae_lens_ext.circuits.effects import effects
 from sae_lens_ext.circuits.faithfulness.result import Faithfulness
+from sae_lens_ext.circuits.graphs import Graph, GraphEdge, GraphNode
 from sae_lens_ext.circuits.masks import learn_mask
 from sae_lens_ext.circuits.metrics import (
     KLDivergence,
@@ -51,14 +59,19 @@ from sae_lens_ext.circuits.result import Effects
 __all__ = [
     "Circuit",
     "CircuitByK",
+    "Edges",
     "Effects",
     "Faithfulness",
+    "Graph",
+    "GraphEdge",
+    "GraphNode",
     "KLDivergence",
     "LogitDifference",
     "MeasuredEffects",
     "SiteEffects",
     "TokenMetric",
     "circuit_by_k",
+    "edges",
     "effects",
     "kl",
     "learn_mask",

@@ -8,10 +8,11 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
 from sae_lens_ext.circuits.ablation import MeasuredEffects, measured
 from sae_lens_ext.circuits.analysis import Analysis, Runs
+from sae_lens_ext.circuits.choice import chosen_nodes
 from sae_lens_ext.circuits.freezing import checked_freeze
 from sae_lens_ext.circuits.measurement import Metric
 from sae_lens_ext.circuits.methods import STEPS, effects_by_site
-from sae_lens_ext.circuits.metrics import TokenMetric
+from sae_lens_ext.circuits.metrics import is_flat_at_clean
 from sae_lens_ext.circuits.result import Effects
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.interventions.positions import Positions
@@ -22,7 +23,6 @@ METHODS = ("attribution", "integrated_gradients", "ablation")
 
 # Nodes that are ablated in one run.
 _BATCH_SIZE = 8
-_KEYS = ["row", "site", "position", "feature"]
 
 
 @overload
@@ -140,7 +140,8 @@ def effects(
         steps: points on the path of integrated gradients; 16 by default.
         budget: how many nodes to ablate, of all rows and sites: those with the largest
             attribution.
-        nodes: the nodes to ablate instead, as rows of a table that ``at(k)`` gave.
+        nodes: the nodes to ablate instead: rows of a table that ``at(k)`` gave, or a
+            ``Circuit``.
         batch_size: nodes that are ablated in one run, 8 by default.
 
     Returns:
@@ -223,12 +224,8 @@ def _ablation(
     batch_size: int,
 ) -> MeasuredEffects:
     table = _effects(analysis, runs, "attribution", frozen).at(k)
-    if nodes is None:
-        by_size = table["effect"].abs().sort_values(ascending=False, kind="stable")
-        chosen = table.loc[by_size.index[:budget]]
-    else:
-        chosen = _found(table, nodes, k)
-
+    lengths = analysis.setting.lengths
+    chosen = chosen_nodes(table, budget=budget, nodes=nodes, k=k, lengths=lengths)
     measured_table = measured(analysis, runs, chosen, k, batch_size=batch_size)
     return MeasuredEffects(
         k,
@@ -240,27 +237,14 @@ def _ablation(
     )
 
 
-def _found(table: Any, nodes: Any, k: int) -> Any:
-    """The rows of a table that are these nodes, in their order."""
-    columns = getattr(nodes, "columns", ())
-    if not len(nodes) or any(key not in columns for key in _KEYS):
-        raise InvalidArgument(
-            "nodes must be a DataFrame with at least one row and the columns "
-            f"{', '.join(_KEYS)}, such as effects.at(k).nlargest(20, 'effect')"
-        )
-    merged = nodes[_KEYS].merge(table, on=_KEYS, how="left")
-    missing = merged["effect"].isna()
-    if missing.any():
-        node = merged.loc[missing, _KEYS].iloc[0].to_dict()
-        raise InvalidArgument(
-            f"{int(missing.sum())} of the nodes are not there at k={k}, the first of "
-            f"them {node}; choose them from the table at this k"
-        )
-    return merged
-
-
 def _check_options(
-    method: str, k: Any, *, steps: Any, budget: Any, nodes: Any, batch_size: Any
+    method: str,
+    k: Any,
+    *,
+    steps: Any,
+    budget: Any,
+    nodes: Any,
+    batch_size: Any,
 ) -> None:
     """Check that each option belongs to the method."""
     options = {
@@ -288,9 +272,8 @@ def _check_options(
 
 def _check_gradient(method: str, metric: Any, nodes: Any) -> None:
     """Check that a metric does not have its minimum where its gradient is taken."""
-    is_flat = isinstance(metric, TokenMetric) and metric.is_flat_at_clean()
     needs_gradient = method == "attribution" or (method == "ablation" and nodes is None)
-    if is_flat and needs_gradient:
+    if is_flat_at_clean(metric) and needs_gradient:
         raise InvalidArgument(
             "the divergence from the clean run has no gradient at the clean run, so "
             "every attribution would be zero; use method='integrated_gradients', or "

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -72,6 +72,11 @@ class Encoded:
             code = replace(code, values=_wide(code.values))
             constants = _zeroed(_constants(sae, code, source), mask)
         return cls(x, code, constants)
+
+    def of_rows(self, rows: Int[Tensor, " rows"]) -> "Encoded":
+        """The same of some rows, in their order."""
+        rows = rows.to(self.x.device)
+        return Encoded(self.x[rows], self.code[rows], self.constants[rows])
 
     def padded(self, k: int) -> "Encoded":
         """The same with a code of at least this width, which ends in zeros."""

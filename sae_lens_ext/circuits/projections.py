@@ -1,16 +1,21 @@
-"""What a feature adds to a metric, to first order, per unit of its activation."""
+"""What a feature writes and reads, as gradients.
+
+To first order, per unit of its activation, or of its pre-activation.
+"""
 
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_ext.sae import SAE, SparseCode
+from sae_lens_ext.sae import SAE, SparseCode, TokenStatistics, gradient_by_token
 
 
 def feature_gradients(
-    sae: SAE, code: SparseCode, gradient: Float[Tensor, "*batch d_out"]
+    sae: SAE,
+    code: SparseCode,
+    gradient: Float[Tensor, "*batch d_out"],
 ) -> Float[Tensor, "*batch k"]:
     """The derivative of a metric by every value of a code.
 
@@ -35,3 +40,27 @@ def feature_gradients(
         written, values, gradient.to(written.device, written.dtype)
     )
     return gradients
+
+
+def preactivation_gradients(
+    sae: SAE,
+    features: Int[Tensor, "*batch"],
+    statistics: TokenStatistics | None,
+) -> Float[Tensor, "*batch d_model"]:
+    """The derivative of pre-activations by the activation that the SAE reads.
+
+    That is the encoder's column of each feature in units of the activation, in float32
+    or wider. Where an SAE normalises tokens, the scale of each is held.
+
+    Args:
+        sae: the SAE.
+        features: a feature of each token.
+        statistics: those of the code of the same tokens; None without ``token_norm``.
+    """
+    with torch.no_grad():
+        columns = sae.W_enc.T[features.to(sae.W_enc.device)]
+        columns = columns.to(torch.promote_types(columns.dtype, torch.float32))
+        by_x = gradient_by_token(
+            columns * sae.activation_scale, sae.config.token_norm, statistics
+        )
+    return by_x

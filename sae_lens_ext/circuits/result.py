@@ -166,7 +166,7 @@ class Effects:
         Source: Marks et al. 2024 (means over examples, by position in templates and
             summed over positions elsewhere).
         """
-        ks = self._checked(k)
+        ks = self.ks_at(k)
         # Where the codes hold every active feature here, other prompts may have more.
         unbounded = {
             name: None if site.is_whole and ks[name] >= site.k else ks[name]
@@ -198,10 +198,10 @@ class Effects:
         return {name: SiteTable.of(site) for name, site in self.sites.items()}
 
     def _columns(self, k: EffectsK) -> Columns:
-        return joined(self._tables, self._checked(k))
+        return joined(self._tables, self.ks_at(k))
 
-    def _checked(self, k: EffectsK) -> dict[str, int]:
-        """The k of every site."""
+    def ks_at(self, k: EffectsK) -> dict[str, int]:
+        """The k of every site that ``at(k)`` has; errors as there."""
         by_site: dict[str, SiteK] = dict.fromkeys(self.sites)
         if isinstance(k, Mapping):
             for site, site_k in k.items():
@@ -228,7 +228,7 @@ class Effects:
                     f"ks must be numbers, which the column k has; got {k!r}: use "
                     "at(k) for one that differs between sites"
                 )
-            (number, *_) = self._checked(k).values()
+            (number, *_) = self.ks_at(k).values()
             numbers.append(number)
         if not numbers:
             raise InvalidK("by_k needs at least one k; got none")

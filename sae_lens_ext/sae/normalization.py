@@ -42,13 +42,15 @@ class TokenStatistics:
     scale: Float[Tensor, "*batch"]
 
     def restore(
-        self, recons: Float[Tensor, "*batch d_model"]
+        self,
+        recons: Float[Tensor, "*batch d_model"],
     ) -> Float[Tensor, "*batch d_model"]:
         """The reconstruction of x from that of the normalised activation."""
         return self.rescale(recons) + self.mean.unsqueeze(-1)
 
     def rescale(
-        self, part: Float[Tensor, "*batch d_model"]
+        self,
+        part: Float[Tensor, "*batch d_model"],
     ) -> Float[Tensor, "*batch d_model"]:
         """The same for a part of a reconstruction, which has no share in the mean."""
         return part * self.scale.unsqueeze(-1)
@@ -67,7 +69,8 @@ class TokenStatistics:
 
 
 def normalize_tokens(
-    x: Float[Tensor, "*batch d_model"], token_norm: TokenNorm
+    x: Float[Tensor, "*batch d_model"],
+    token_norm: TokenNorm,
 ) -> tuple[Float[Tensor, "*batch d_model"], TokenStatistics | None]:
     """Activations normalised token by token, and what undoes that.
 
@@ -88,3 +91,24 @@ def normalize_tokens(
     divisor = torch.where(scale > 0, scale, 1)
     u = x / divisor.unsqueeze(-1)
     return u, TokenStatistics(torch.zeros_like(scale), scale)
+
+
+def gradient_by_token(
+    gradient: Float[Tensor, "*batch d_model"],
+    token_norm: TokenNorm,
+    statistics: TokenStatistics | None,
+) -> Float[Tensor, "*batch d_model"]:
+    """The gradient by x from that by u, with the scale of each token held.
+
+    Args:
+        gradient: by the normalised activation u.
+        token_norm: how u came from x.
+        statistics: of x; None for ``"none"``.
+    """
+    if statistics is None:
+        return gradient
+    scale = statistics.scale.unsqueeze(-1)
+    if token_norm == "layer_norm":
+        centred = gradient - gradient.mean(-1, keepdim=True)
+        return centred / (scale + _EPS)
+    return gradient / torch.where(scale > 0, scale, 1)

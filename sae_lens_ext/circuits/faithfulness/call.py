@@ -29,7 +29,7 @@ from sae_lens_ext.circuits.faithfulness.curve import (
 )
 from sae_lens_ext.circuits.faithfulness.result import Faithfulness, Measured
 from sae_lens_ext.circuits.measurement import Metric
-from sae_lens_ext.circuits.metrics import TokenMetric
+from sae_lens_ext.circuits.metrics import is_flat_at_clean
 from sae_lens_ext.circuits.running.ablated import ABLATIONS, Ablation
 from sae_lens_ext.circuits.running.active import active_keys, everywhere
 from sae_lens_ext.circuits.running.runner import CircuitRunner, feature_sites
@@ -310,7 +310,6 @@ class _Test:
 
 def _method(method: str, metric: Metric) -> str:
     """By which gradient controls are chosen: that of the circuit, if it has one."""
-    is_flat = isinstance(metric, TokenMetric) and metric.is_flat_at_clean()
-    if method == "integrated_gradients" or is_flat:
+    if method == "integrated_gradients" or is_flat_at_clean(metric):
         return "integrated_gradients"
     return "attribution"

@@ -1,6 +1,11 @@
 """What an effect is an effect on: numbers computed from the logits of a run."""
 
-from sae_lens_ext.circuits.metrics.base import Reference, TokenMetric
+from sae_lens_ext.circuits.metrics.base import (
+    Reference,
+    TokenMetric,
+    description,
+    is_flat_at_clean,
+)
 from sae_lens_ext.circuits.metrics.kl import KLDivergence, kl
 from sae_lens_ext.circuits.metrics.logit_difference import (
     LogitDifference,
@@ -12,6 +17,8 @@ __all__ = [
     "LogitDifference",
     "Reference",
     "TokenMetric",
+    "description",
+    "is_flat_at_clean",
     "kl",
     "logit_difference",
 ]

@@ -39,3 +39,19 @@ class TokenMetric(ABC):
     def is_flat_at_clean(self) -> bool:
         """Whether the gradient at the clean run is zero by definition."""
         return False
+
+
+def is_flat_at_clean(metric: object) -> bool:
+    """Whether the gradient of any metric at the clean run is zero by definition."""
+    return isinstance(metric, TokenMetric) and metric.is_flat_at_clean()
+
+
+def description(metric: object) -> str:
+    """A metric in words: how it was made, or the name of the function.
+
+    >>> description(len)
+    'len'
+    """
+    if isinstance(metric, TokenMetric):
+        return repr(metric)
+    return getattr(metric, "__name__", type(metric).__name__)

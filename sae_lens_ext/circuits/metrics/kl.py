@@ -43,6 +43,11 @@ class KLDivergence(TokenMetric):
 
         return score
 
+    def __repr__(self) -> str:
+        """The name of the run, or that the reference is logits."""
+        reference = self.reference if isinstance(self.reference, str) else "logits"
+        return f"KLDivergence({reference!r}, position={self.position})"
+
     def is_flat_at_clean(self) -> bool:
         """The divergence of a run from itself has its minimum there."""
         return isinstance(self.reference, str) and self.reference == "clean"
