@@ -2,6 +2,8 @@
 
 from sae_lens_ext.viz.features import FeatureOnText, strongest_features
 from sae_lens_ext.viz.frontier import plot_frontier
+from sae_lens_ext.viz.graph_figure import plot_graph
+from sae_lens_ext.viz.graph_page import render_graph
 from sae_lens_ext.viz.prompt import prompt_page
 from sae_lens_ext.viz.report import Report, render_report
 from sae_lens_ext.viz.sweep_text import sweep_as_text
@@ -10,7 +12,9 @@ __all__ = [
     "FeatureOnText",
     "Report",
     "plot_frontier",
+    "plot_graph",
     "prompt_page",
+    "render_graph",
     "render_report",
     "strongest_features",
     "sweep_as_text",

@@ -1,0 +1,219 @@
+"""Where the nodes of a circuit graph stand in a picture, and how edges are drawn."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import Literal
+
+from sae_lens_ext.circuits import Graph, GraphNode
+from sae_lens_ext.errors import InvalidArgument
+
+Theme = Literal["light", "dark"]
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The colours of a picture.
+
+    Attributes:
+        paper: the background.
+        ink: text and outlines.
+        muted: names of rows, and errors.
+        line: lines between rows.
+        positive: edges and nodes that raise the metric.
+        negative: those that lower it.
+    """
+
+    paper: str
+    ink: str
+    muted: str
+    line: str
+    positive: str
+    negative: str
+
+
+# Blue and orange are told apart without red and green.
+PALETTES = {
+    "light": Palette(
+        paper="#ffffff",
+        ink="#1f2430",
+        muted="#6b7280",
+        line="#e5e7eb",
+        positive="#2563eb",
+        negative="#d97706",
+    ),
+    "dark": Palette(
+        paper="#14171f",
+        ink="#e5e7eb",
+        muted="#9ca3af",
+        line="#2b313d",
+        positive="#60a5fa",
+        negative="#fbbf24",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """An edge in a picture.
+
+    Attributes:
+        source: number of the node where it begins.
+        target: number of the node where it ends.
+        share: its size, as a share of that of the largest edge.
+        is_positive: whether it raises the metric.
+        text: what to say about it.
+    """
+
+    source: int
+    target: int
+    share: float
+    is_positive: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Nodes on a grid: sites as rows from the tokens up, positions as columns.
+
+    Attributes:
+        rows: names of the rows, from the lowest.
+        columns: the middle of the column of every position that has nodes, in units of
+            one node.
+        width: of all columns.
+        places: x and y of every node, in units of one node and of one row.
+        shares: the size of the effect of every node, as a share of the largest.
+        lines: the edges, the weakest first, so that the strongest are drawn on top.
+        largest: the size of the largest effect of an edge.
+    """
+
+    rows: list[str]
+    columns: dict[int, float]
+    width: float
+    places: list[tuple[float, float]]
+    shares: list[float]
+    lines: list[Line]
+    largest: float
+
+    @classmethod
+    def of(cls, graph: Graph) -> "Layout":
+        """The layout of a graph.
+
+        Raises:
+            InvalidArgument: not a graph.
+        """
+        if not isinstance(graph, Graph):
+            raise InvalidArgument(
+                "give a Graph, such as edges.graph(k=8).pruned(); got an object of "
+                f"type {type(graph).__name__}"
+            )
+        rows = ["tokens", *graph.sites, "metric"]
+        cells = Counter((node.site, node.position) for node in graph.nodes)
+        widths: dict[int, int] = defaultdict(int)
+        for (_, position), n_nodes in cells.items():
+            widths[position] = max(widths[position], n_nodes)
+
+        columns = {}
+        width = 0.0
+        for position in sorted(widths):
+            columns[position] = width + widths[position] / 2
+            width += widths[position]
+
+        taken: Counter[tuple[str, int]] = Counter()
+        places = []
+        for node in graph.nodes:
+            cell = (node.site, node.position)
+            offset = taken[cell] - (cells[cell] - 1) / 2
+            taken[cell] += 1
+            row = float(rows.index(node.site))
+            places.append((columns[node.position] + offset, row))
+
+        largest = max((abs(edge.effect) for edge in graph.edges), default=0.0)
+        return cls(
+            rows,
+            columns,
+            max(1.0, width),
+            places,
+            _shares([node.effect for node in graph.nodes]),
+            _lines(graph, largest),
+            largest,
+        )
+
+
+def checked_theme(theme: str) -> Palette:
+    """The colours of a theme.
+
+    Raises:
+        InvalidArgument: no theme has that name.
+    """
+    if theme not in PALETTES:
+        raise InvalidArgument(
+            f"theme must be one of {', '.join(PALETTES)}; got {theme!r}"
+        )
+    return PALETTES[theme]
+
+
+def token_text(token: str) -> str:
+    """A token on one line, with its space to be seen.
+
+    >>> token_text(" Paris"), token_text("a\\n")
+    ('·Paris', 'a↵')
+    """
+    visible = token.replace(" ", "·").replace("\n", "↵").replace("\t", "→")
+    return "".join(char if char.isprintable() else "?" for char in visible)
+
+
+def node_text(node: GraphNode) -> str:
+    """The short name of a node in a picture."""
+    if node.kind == "token":
+        return shortened(token_text(node.token))
+    if node.label:
+        return shortened(node.label)
+    return node.kind if node.feature is None else str(node.feature)
+
+
+def node_details(node: GraphNode) -> str:
+    """All that is known of a node, on a line each."""
+    lines = [f"{node.kind} at {node.site}, position {node.position}"]
+    lines.append(f"token {node.token!r}")
+    if node.feature is not None:
+        lines.append(f"feature {node.feature}")
+    if node.label:
+        lines.append(node.label)
+    for name in ("activation", "effect"):
+        value = getattr(node, name)
+        if value is not None:
+            lines.append(f"{name} {value:.4g}")
+    return "\n".join(lines)
+
+
+def heading(graph: Graph) -> str:
+    """What the picture is of."""
+    values = sorted(set(graph.k.values()))
+    ks = str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
+    return f"{graph.metric} = {graph.metric_clean:.3g}, k={ks}, {graph.model}"
+
+
+def shortened(text: str, length: int = 18) -> str:
+    """A text of at most some characters."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _lines(graph: Graph, largest: float) -> list[Line]:
+    lines = []
+    for edge in sorted(graph.edges, key=lambda edge: abs(edge.effect)):
+        ends = (graph.nodes[edge.source].name, graph.nodes[edge.target].name)
+        lines.append(
+            Line(
+                edge.source,
+                edge.target,
+                abs(edge.effect) / largest if largest else 0.0,
+                edge.effect >= 0,
+                f"{ends[0]} → {ends[1]}\neffect {edge.effect:.4g}",
+            )
+        )
+    return lines
+
+
+def _shares(effects: list[float | None]) -> list[float]:
+    largest = max((abs(effect) for effect in effects if effect is not None), default=0)
+    return [abs(effect or 0) / largest if largest else 0.0 for effect in effects]
