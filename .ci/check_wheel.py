@@ -24,6 +24,7 @@ with tempfile.TemporaryDirectory() as folder:
         name
         for name in (
             "py.typed",
+            "demo/saes/blocks.9.hook_resid_post/sae_weights.safetensors",
             "viz/dial.css",
             "viz/dial.js",
             "viz/prompt.html",

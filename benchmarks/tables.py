@@ -241,7 +241,7 @@ def _jumprelu(results: dict[str, dict[str, Any]]) -> list[str]:
     numbers = results["cpu"]
     titles = {
         "jumprelu": "JumpReLU, of SAELens' runner",
-        "hierarchical": "HierarchicalTopK, of the demo",
+        "hierarchical": "HierarchicalTopK, of the same documents",
     }
     header = ["SAE", "k", "active features", "FVU", "CE", "CE recovered", "KL"]
     rows = []

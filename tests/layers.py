@@ -19,7 +19,7 @@ LAYERS: list[dict[str, str]] = [
     {"cli": "the command line"},
     {"experiments": "uses of the language model: recall/ (MQAR), pretraining/"},
     {
-        "demo": "the bundled model, the SAE for it, the demo",
+        "demo": "the bundled model, SAEs for it, the demo",
         "explore": "a text while the model runs: the dial of a notebook",
         "publishing": "an SAE with its results and card, for the Hugging Face hub",
         "saelens": "HierarchicalTopK as a training architecture of SAELens",

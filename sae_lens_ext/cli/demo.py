@@ -4,12 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tyro.conf import FlagCreatePairsOff
-
 from sae_lens_ext.cli.outcome import echo, exit_code
 from sae_lens_ext.cli.parsing import make_folder, option_names, parse
 
-# The demo's SAE is trained on documentation, so its features are at home there.
 SENTENCE = (
     "If the key is not in the dictionary, a KeyError is raised; if the index is out of "
     "range, an IndexError is"
@@ -26,8 +23,6 @@ class DemoOptions:
     """Text whose features are shown."""
     rows: int = 8
     """Held-out rows of 128 tokens to sweep over."""
-    retrain: FlagCreatePairsOff[bool] = False
-    """Train the SAE again even if the cache holds one."""
     progress: bool = True
     """Show progress bars."""
 
@@ -54,7 +49,6 @@ def _demonstrate(options: DemoOptions) -> None:
         options.out,
         sentence=options.sentence,
         n_rows=options.rows,
-        retrain=options.retrain,
         progress=options.progress,
         echo=echo,
     )

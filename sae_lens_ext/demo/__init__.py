@@ -1,6 +1,7 @@
-"""The main job on a real model: the bundled language model, an SAE for it, the demo.
+"""The main job on a real model: the bundled language model, SAEs for it, the demo.
 
-The model needs no model hub: it installs from the package index and is prepared once.
+Neither needs a model hub: the model installs from the package index and is prepared
+once, and the SAEs are files of this package.
 """
 
 from sae_lens_ext.demo.bundled import (
@@ -10,10 +11,17 @@ from sae_lens_ext.demo.bundled import (
     load_folder,
     prepare_bundled,
 )
-from sae_lens_ext.demo.sae import DEMO_SITE, demo_activations, demo_sae, held_out_tokens
+from sae_lens_ext.demo.sae import (
+    DEMO_SAES,
+    DEMO_SITE,
+    demo_activations,
+    demo_sae,
+    held_out_tokens,
+)
 
 __all__ = [
     "BUNDLED",
+    "DEMO_SAES",
     "DEMO_SITE",
     "cache_folder",
     "demo_activations",

@@ -1,81 +1,68 @@
-"""The SAE that the demo, the notebooks and the tests share: trained once, then kept.
+"""The SAEs that come with the package, and text for them.
 
-It reads the bundled model's residual stream after block 9 of 18. Training takes about
-two minutes. Its settings are constants of this module, and the cached files are named
-after their version.
+Three HierarchicalTopK SAEs of the bundled model's residual stream, after blocks 5, 9
+and 13 of 18. ``python -m benchmarks bundled_saes`` made them; ``saes/*/README.md`` says
+of what, and how good they are.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
 
-from sae_lens_ext.demo.bundled import cache_folder, load_folder, prepare_bundled
-from sae_lens_ext.errors import FormatError, InvalidArgument, SaeLensExtError
+from sae_lens_ext.demo.bundled import load_folder, prepare_bundled
+from sae_lens_ext.errors import FormatError, InvalidArgument
+from sae_lens_ext.formats.user_cache import cache_folder
 from sae_lens_ext.hosts import host_for
-from sae_lens_ext.objectives import HierarchicalTopK
 from sae_lens_ext.sae import SAE
-from sae_lens_ext.text import default_documents, pack, split_documents
+from sae_lens_ext.text import default_documents, docstrings, pack, split_documents
 from sae_lens_ext.training.activations import Activations, collect_activations
-from sae_lens_ext.training.config import TrainConfig
-from sae_lens_ext.training.loop import train
 
-DEMO_SITE = "blocks.9.hook_resid_post"
-# 472 rows are 60,000 tokens: a minute to collect. With them, k=32 recovers 0.965 of
-# what the site's mean loses.
+DEMO_SAES: Mapping[int, str] = MappingProxyType(
+    {block: f"blocks.{block}.hook_resid_post" for block in (5, 9, 13)}
+)
+"""The sites of the bundled SAEs, by their block."""
+
+DEMO_SITE = DEMO_SAES[9]
+# 472 rows are 60,000 tokens: a minute to collect.
 _N_ROWS = 472
 # (d_model, layers, words) of the model.
 _SIZES = (640, 18, 262_144)
-_CONFIG = TrainConfig(
-    d_sae=2048,
-    k=32,
-    objective=HierarchicalTopK(),
-    epochs=5,
-    batch_size=1024,
-    lr=3e-3,
-    decay=0.3,
-    betas=(0.9, 0.999),
-    apply_b_dec_to_input=True,
-)
-# Increased with every change of the numbers above, or of how they are used.
+# Increased with every change of the rows, or of how they are collected.
 _VERSION = 1
 
 
-def demo_sae(model: Any, *, retrain: bool = False, progress: bool = True) -> SAE:
-    """The demo's HierarchicalTopK SAE for the bundled model.
+def demo_sae(model: Any, block: int = 9) -> SAE:
+    """A HierarchicalTopK SAE of the bundled model, from the files of this package.
 
-    Collects activations and trains the SAE unless it is in the cache already.
+    It was trained at every k up to 64, on 5 million tokens; after block 9 it has 4,096
+    features, after blocks 5 and 13 it has 2,048.
 
     Args:
         model: what ``load_bundled()`` returned, on any library.
-        retrain: whether to train it again even if it is in the cache.
-        progress: whether to show progress bars.
+        block: 5, 9 or 13.
 
     Raises:
-        InvalidArgument: the model is another one.
+        InvalidArgument: the model is another one, or there is no SAE after that block.
     """
     _check_model(model)
-    folder = _cached("saes")
-    if not retrain:
-        try:
-            return SAE.from_pretrained(folder)
-        except SaeLensExtError:
-            # Not there yet, or damaged: it is trained in both cases.
-            pass
-
-    activations = demo_activations(model, progress=progress)
-    trained = train(
-        activations, _CONFIG, model_name="google/gemma-3-270m", progress=progress
-    )
-    trained.sae.save_pretrained(folder)
-    return SAE.from_pretrained(folder)
+    if block not in DEMO_SAES:
+        blocks = ", ".join(str(known) for known in DEMO_SAES)
+        raise InvalidArgument(
+            f"the package has SAEs of the bundled model after blocks {blocks}; got "
+            f"block={block!r}"
+        )
+    return SAE.from_pretrained(Path(__file__).with_name("saes") / DEMO_SAES[block])
 
 
 def demo_activations(model: Any, *, progress: bool = True) -> Activations:
-    """The activations that the demo's SAE is trained on, outliers clipped.
+    """60,000 activations of the bundled model after block 9, outliers clipped.
 
-    They are collected once and kept (150 MB).
+    For small trainings: the text is the standard library's documentation. They are
+    collected once, in about two minutes, and kept (150 MB).
 
     Args:
         model: what ``load_bundled()`` returned, on any library.
@@ -85,7 +72,8 @@ def demo_activations(model: Any, *, progress: bool = True) -> Activations:
         InvalidArgument: the model is another one.
     """
     _check_model(model)
-    path = _cached("activations", ".safetensors")
+    name = f"gemma-3-270m-block-9-v{_VERSION}.safetensors"
+    path = cache_folder() / "activations" / name
     try:
         return Activations.load(path)
     except FormatError:
@@ -105,13 +93,13 @@ def demo_activations(model: Any, *, progress: bool = True) -> Activations:
 
 
 def held_out_tokens(tokenizer: Any, n_rows: int = 8) -> Int[Tensor, "row 128"]:
-    """Rows of documents that the demo's SAE was not trained on."""
-    documents = split_documents(default_documents(), held_out=True)
+    """Rows of docstrings that no SAE of this package was trained on.
+
+    They are those of the standard library. The bundled SAEs saw Python's manual, which
+    is written separately, and ``demo_activations`` leaves out these documents.
+    """
+    documents = split_documents(docstrings(), held_out=True)
     return pack(documents, tokenizer, n_rows=n_rows)
-
-
-def _cached(kind: str, suffix: str = "") -> Path:
-    return cache_folder() / kind / f"gemma-3-270m-block-9-v{_VERSION}{suffix}"
 
 
 def _check_model(model: Any) -> None:
@@ -122,6 +110,6 @@ def _check_model(model: Any) -> None:
     sizes = (d_model, len(host.blocks), host.d_vocab)
     if sizes != _SIZES:
         raise InvalidArgument(
-            "the demo's SAE belongs to the model of load_bundled(), of "
+            "the demo's SAEs belong to the model of load_bundled(), of "
             f"{_SIZES} (d_model, layers, words); this one has {sizes}"
         )

@@ -1,7 +1,7 @@
 """The whole of this package once, on a real model: what ``sae-lens-ext demo`` shows.
 
 1. Load the bundled model; prepare it if this is the first time.
-2. Train a HierarchicalTopK SAE after block 9, or load the one in the cache.
+2. Load the HierarchicalTopK SAE after block 9 that comes with the package.
 3. Splice it in at k = 1, 2, 4, ..., on text it was not trained on.
 4. Show which features a sentence activates, and what the model predicts after it at
    each k.
@@ -40,7 +40,6 @@ def walk_through(
     *,
     sentence: str,
     n_rows: int,
-    retrain: bool,
     progress: bool,
     echo: Callable[[str], object],
 ) -> None:
@@ -50,7 +49,6 @@ def walk_through(
         out: folder for ``sweep.csv``, ``frontier.png`` and ``report.html``.
         sentence: text whose features are shown.
         n_rows: held-out rows of 128 tokens to sweep over.
-        retrain: whether to train the SAE again even if it is in the cache.
         progress: whether to show progress bars.
         echo: called with every text of the results, such as ``print``.
 
@@ -66,7 +64,7 @@ def walk_through(
         raise InvalidArgument(f"{out} is a file; give a folder to write to with --out")
 
     model = load_bundled(progress=progress)
-    sae = demo_sae(model, retrain=retrain, progress=progress)
+    sae = demo_sae(model)
     held_out = held_out_tokens(model.tokenizer, n_rows)
     # Scoring one position in four costs a third of scoring all; the differences between
     # values of k stay the same.

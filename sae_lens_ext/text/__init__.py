@@ -6,7 +6,7 @@ from sae_lens_ext.text.readers import DocumentReader, document_reader
 from sae_lens_ext.text.resumable import Resumable
 from sae_lens_ext.text.rows import TextRows
 from sae_lens_ext.text.split import is_held_out, split_documents
-from sae_lens_ext.text.standard_library import default_documents
+from sae_lens_ext.text.standard_library import default_documents, docstrings
 
 __all__ = [
     "DocumentReader",
@@ -14,6 +14,7 @@ __all__ = [
     "Resumable",
     "TextRows",
     "default_documents",
+    "docstrings",
     "document_reader",
     "documents",
     "is_held_out",

@@ -30,12 +30,12 @@ def default_documents() -> Iterator[str]:
     Python versions. Modules are parsed, never imported.
     """
     topics = (text for _, text in sorted(pydoc_data.topics.topics.items()))
-    for pair in itertools.zip_longest(topics, _docstrings()):
+    for pair in itertools.zip_longest(topics, docstrings()):
         yield from (text for text in pair if text)
 
 
-def _docstrings() -> Iterator[str]:
-    """One document per module of the standard library that has enough docstrings."""
+def docstrings() -> Iterator[str]:
+    """The standard library's docstrings: a document per module that has enough."""
     root = Path(sysconfig.get_paths()["stdlib"])
     for file in sorted(root.rglob("*.py")):
         if _SKIPPED_FOLDERS & set(file.relative_to(root).parts):

@@ -23,7 +23,7 @@ def calls(monkeypatch):
 def test_defaults(calls, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([]) == 0
-    options = {"sentence": SENTENCE, "n_rows": 8, "retrain": False, "progress": True}
+    options = {"sentence": SENTENCE, "n_rows": 8, "progress": True}
     assert calls == [(Path("runs/demo"), options)]
     assert capsys.readouterr().out == "shown\n"
 
@@ -31,8 +31,8 @@ def test_defaults(calls, capsys, tmp_path, monkeypatch):
 def test_every_option_arrives(calls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["--out", "a b", "--sentence", "w1 w2", "--rows", "3"]
-    assert main([*arguments, "--retrain", "--no-progress"]) == 0
-    options = {"sentence": "w1 w2", "n_rows": 3, "retrain": True, "progress": False}
+    assert main([*arguments, "--no-progress"]) == 0
+    options = {"sentence": "w1 w2", "n_rows": 3, "progress": False}
     assert calls == [(Path("a b"), options)]
 
 
@@ -41,7 +41,7 @@ def test_help_shows_every_option(capsys):
         main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    for option in ("--out", "--retrain", "--rows", "--sentence", "--no-progress"):
+    for option in ("--out", "--rows", "--sentence", "--no-progress"):
         assert option in shown
 
 

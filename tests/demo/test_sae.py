@@ -1,73 +1,101 @@
-"""The demo's SAE is trained once and kept, and made again where it is damaged."""
+"""The SAEs of the package are read from its files; activations are collected once."""
+
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 
 import sae_lens_ext as sle
 from sae_lens_ext.demo import sae as demo
 from sae_lens_ext.text import is_held_out
-from sae_lens_ext.training import TrainConfig
 
+SAES = Path(demo.__file__).with_name("saes")
 DOCUMENTS = [
     " ".join(f"w{(start + i * i) % 90}" for i in range(300)) for start in range(40)
 ]
 
 
 @pytest.fixture
-def calls(gemma2, monkeypatch, tmp_path):
-    """What was collected and trained, on a tiny model in place of the bundled one."""
+def collected(gemma2, monkeypatch, tmp_path):
+    """What was collected, on a tiny model in place of the bundled one."""
     monkeypatch.setenv("SAE_LENS_EXT_CACHE", str(tmp_path))
     monkeypatch.setattr(demo, "_SIZES", (32, 4, len(tiny.WORDS)))
     monkeypatch.setattr(demo, "DEMO_SITE", "blocks.1.hook_resid_post")
     monkeypatch.setattr(demo, "_N_ROWS", 20)
-    config = TrainConfig(d_sae=48, k=8, epochs=1, batch_size=512)
-    monkeypatch.setattr(demo, "_CONFIG", config)
     monkeypatch.setattr(demo, "default_documents", lambda: iter(DOCUMENTS))
+    monkeypatch.setattr(demo, "docstrings", lambda: iter(DOCUMENTS))
 
-    calls = []
-    for name in ("collect_activations", "train"):
-        function = getattr(demo, name)
+    sites = []
+    collect = demo.collect_activations
 
-        def counted(*arguments, name=name, function=function, **options):
-            calls.append(name)
-            return function(*arguments, **options)
+    def counted(model, tokens, site, **options):
+        sites.append(site)
+        return collect(model, tokens, site, **options)
 
-        monkeypatch.setattr(demo, name, counted)
-    return calls
-
-
-def test_trains_once_and_keeps_the_sae(gemma2, calls):
-    first = demo.demo_sae(gemma2, progress=False)
-    second = demo.demo_sae(gemma2, progress=False)
-    assert calls == ["collect_activations", "train"]
-    assert torch.equal(first.W_dec, second.W_dec)
-    assert first.config.model_name == "google/gemma-3-270m"
-    assert first.config.exclude_special_tokens
+    monkeypatch.setattr(demo, "collect_activations", counted)
+    return sites
 
 
-def test_trains_again_on_request_from_the_same_activations(gemma2, calls):
-    first = demo.demo_sae(gemma2, progress=False)
-    again = demo.demo_sae(gemma2, retrain=True, progress=False)
-    assert calls == ["collect_activations", "train", "train"]
-    assert torch.equal(first.W_dec, again.W_dec)
+@pytest.mark.usefixtures("collected")
+@pytest.mark.parametrize(("block", "d_sae"), [(5, 2048), (9, 4096), (13, 2048)])
+def test_the_package_has_an_sae_after_three_blocks(gemma2, block, d_sae):
+    config = sle.SAEConfig(
+        d_model=640,
+        d_sae=d_sae,
+        k=64,
+        levels=tuple(range(1, 65)),
+        apply_b_dec_to_input=False,
+        hook_name=f"blocks.{block}.hook_resid_post",
+        model_name="google/gemma-3-270m",
+        exclude_special_tokens=True,
+    )
+    sae = sle.demo_sae(gemma2, block)
+    assert sae.config == config
+    assert {tensor.dtype for tensor in sae.state_dict().values()} == {torch.float32}
+    norms = sae.W_dec.norm(dim=1)
+    # To the rounding of bfloat16.
+    torch.testing.assert_close(norms, torch.ones(d_sae), rtol=0, atol=2**-8)
 
 
-def test_replaces_damaged_files(gemma2, calls, tmp_path):
-    demo.demo_sae(gemma2, progress=False)
-    damaged = sorted(tmp_path.rglob("*.safetensors"))
-    assert {path.parts[-2] for path in damaged} == {
-        "activations",
-        "gemma-3-270m-block-9-v1",
-    }
-    for path in damaged:
-        path.write_bytes(path.read_bytes()[:-1])
-    demo.demo_sae(gemma2, progress=False)
-    assert calls == ["collect_activations", "train"] * 2
+def test_the_files_of_the_saes_are_small_and_have_a_card():
+    files = [path for path in SAES.rglob("*") if path.is_file()]
+    sizes = [path.stat().st_size for path in files]
+    assert max(sizes) < 12e6
+    assert sum(sizes) <= 22e6
+    for site in demo.DEMO_SAES.values():
+        weights = load_file(SAES / site / "sae_weights.safetensors")
+        assert weights["W_dec"].dtype == torch.bfloat16
+        card = (SAES / site / "README.md").read_text(encoding="utf-8")
+        for fact in (site, "google/gemma-3-270m", "5,000,000", "bundled_saes"):
+            assert fact in card, (site, fact)
 
 
-@pytest.mark.usefixtures("calls")
-def test_held_out_rows_are_not_trained_on():
+@pytest.mark.usefixtures("collected", "without_shape_checks")
+@pytest.mark.parametrize("block", [6, "9", None])
+def test_an_unknown_block_lists_the_known_ones(gemma2, block):
+    with pytest.raises(
+        sle.InvalidArgument, match=f"after blocks 5, 9, 13; got block={block!r}"
+    ):
+        sle.demo_sae(gemma2, block)
+
+
+def test_collects_once_and_keeps_the_activations(gemma2, collected, tmp_path):
+    first = demo.demo_activations(gemma2, progress=False)
+    second = demo.demo_activations(gemma2, progress=False)
+    assert collected == ["blocks.1.hook_resid_post"]
+    assert torch.equal(first.values, second.values)
+
+    (path,) = tmp_path.rglob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    again = demo.demo_activations(gemma2, progress=False)
+    assert len(collected) == 2
+    assert torch.equal(first.values, again.values)
+
+
+@pytest.mark.usefixtures("collected")
+def test_held_out_rows_are_not_collected():
     rows = demo.held_out_tokens(tiny.tokenizer(), n_rows=3)
     assert rows.shape == (3, 128)
     held_out = [text for text in DOCUMENTS if is_held_out(text)]
@@ -79,6 +107,6 @@ def test_rejects_another_model(gemma2):
     with pytest.raises(
         sle.InvalidArgument, match=r"of load_bundled\(\), of \(640, .* has \(32, 4, 96"
     ):
-        demo.demo_sae(gemma2, progress=False)
-    with pytest.raises(sle.InvalidArgument, match="the demo's SAE belongs to"):
+        sle.demo_sae(gemma2)
+    with pytest.raises(sle.InvalidArgument, match="the demo's SAEs belong to"):
         demo.demo_activations(gemma2, progress=False)

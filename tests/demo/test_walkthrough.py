@@ -13,10 +13,10 @@ from sae_lens_ext.viz import FeatureOnText
 
 @pytest.fixture
 def walk_through(gemma2, monkeypatch):
-    """The demo on a tiny random model, without its training; returns its texts."""
+    """The demo on a tiny random model, with an SAE for it; returns its texts."""
     sae = tiny.sae(exclude_special_tokens=True, model_name="tiny")
     monkeypatch.setattr(walkthrough, "load_bundled", lambda **_: gemma2)
-    monkeypatch.setattr(walkthrough, "demo_sae", lambda model, **_: sae)
+    monkeypatch.setattr(walkthrough, "demo_sae", lambda model: sae)
 
     def held_out_tokens(tokenizer, n_rows):
         return tiny.tokens(rows=n_rows, length=12)
@@ -29,7 +29,6 @@ def walk_through(gemma2, monkeypatch):
             out,
             sentence=sentence,
             n_rows=n_rows,
-            retrain=False,
             progress=False,
             echo=texts.append,
         )
