@@ -25,7 +25,7 @@ _NEW = 48
 def run() -> dict[str, float]:
     """Print the table; returns its numbers."""
     model = sle.load_bundled(progress=False)
-    sae = demo_sae(model, progress=False)
+    sae = demo_sae(model)
     tokens = held_out_tokens(model.tokenizer, n_rows=_ROWS)
     results: dict[str, float] = {}
 

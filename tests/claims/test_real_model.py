@@ -50,8 +50,8 @@ def test_one_hierarchical_sae_is_as_good_as_a_topk_sae_at_its_own_k(gemma3_activ
 
 @pytest.fixture(scope="module")
 def demo_sae(gemma3):
-    """The SAE of the demo, trained on first use."""
-    return sle.demo_sae(gemma3, progress=False)
+    """The SAE of the demo."""
+    return sle.demo_sae(gemma3)
 
 
 def test_turning_k_is_exact_and_the_model_comes_back(gemma3, demo_sae):
