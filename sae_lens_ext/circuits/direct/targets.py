@@ -1,6 +1,6 @@
 """The nodes that edges lead to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class Target:
 def targets_of(
     nodes: Any,
     runs: Runs,
-    ks: dict[str, Sequence[int]],
+    ks: Mapping[str, Sequence[int]],
     cuts: Cuts,
 ) -> list[Target]:
     """The targets among some nodes, those that a run reaches first before others.

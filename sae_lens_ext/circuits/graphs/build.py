@@ -94,7 +94,7 @@ def nodes_of(
                 kind="error" if feature == ERROR else "feature",
                 site=site,
                 position=position,
-                token=tokens[position],
+                token=tokens[int(position)],
                 feature=None if feature == ERROR else feature,
                 activation=activations.get(key),
                 effect=effect,

@@ -147,8 +147,10 @@ class Graph:
             )
         nodes = []
         for node in self.nodes:
-            key = (node.site, node.feature)
-            nodes.append(replace(node, label=labels.get(key, node.label)))
+            label = node.label
+            if node.feature is not None:
+                label = labels.get((node.site, node.feature), label)
+            nodes.append(replace(node, label=label))
         return replace(self, nodes=tuple(nodes))
 
     def to_json(self) -> str:
