@@ -183,8 +183,10 @@ def _nodes(
 
 def _outline(kind: str, x: float, y: float, size: float) -> str:
     """A circle for a feature, a diamond for an error, and a square for any other."""
-    left, right = f"{x - size:.1f}", f"{x + size:.1f}"
-    top, bottom = f"{y - size:.1f}", f"{y + size:.1f}"
+    left = f"{x - size:.1f}"
+    right = f"{x + size:.1f}"
+    top = f"{y - size:.1f}"
+    bottom = f"{y + size:.1f}"
     if kind == "feature":
         arc = f"A{size:.1f} {size:.1f} 0 1 0"
         return f"M{left} {y:g} {arc} {right} {y:g} {arc} {left} {y:g}Z"
