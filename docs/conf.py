@@ -46,6 +46,11 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!sae_lens_ext).*\..*"),
     (r"py:.*", r"Tensor|Path|optional|callable|.*UntilFVU|.*UntilKL|.*SelfT"),
+    # Parts of results that are internal.
+    (
+        r"py:class",
+        r".*\.result\.Measured|.*\.direct\..*|.*\.features\.folder\.Contents",
+    ),
     # Words for shapes, and first sentences of properties, are not types. Nor is what
     # is left of `tuple[float, float]` when it is split at its comma.
     (r"py:.*", r".*\s.*|tuple\[float"),
