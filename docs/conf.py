@@ -49,7 +49,8 @@ nitpick_ignore_regex = [
     # Parts of results that are internal.
     (
         r"py:class",
-        r".*\.result\.Measured|.*\.direct\..*|.*\.features\.folder\.Contents",
+        r".*\.result\.Measured|.*\.direct\..*|.*\.features\.folder\.Contents"
+        r"|.*\.setting\.Setting|.*\.alignment\.Alignment",
     ),
     # Words for shapes, and first sentences of properties, are not types. Nor is what
     # is left of `tuple[float, float]` when it is split at its comma.

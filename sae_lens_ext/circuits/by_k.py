@@ -45,7 +45,9 @@ class CircuitByK:
         ============ ===================================================================
         column       meaning
         ============ ===================================================================
-        ``site``, ``position``, ``feature``  the node
+        ``site``     site of the node
+        ``position`` its position
+        ``feature``  its feature; -1 for the error
         ``rank``     its smallest rank in any row: it is a node at every k above; -1 for
                      the error, which is one at every k
         ``first_k``  the smallest k whose circuit has it

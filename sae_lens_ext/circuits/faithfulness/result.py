@@ -60,26 +60,26 @@ class Faithfulness:
     def table(self) -> Any:
         """A pandas DataFrame with one row per kind of nodes and budget.
 
-        ================= ==============================================================
-        column            meaning
-        ================= ==============================================================
-        ``nodes``         ``circuit``, or the name of a control
-        ``budget``        the number of nodes that was asked for
-        ``n_nodes``       the mean number of nodes that there were
-        ``n_circuits``    how many circuits it is the mean of
-        ``faithfulness``  (m(circuit) - m(empty)) / (m(model) - m(empty)), with m the
-                          mean of the metric over prompts: 1 is the model, 0 what is
-                          there without any node
-        ``low``           lower end of its band
-        ``high``          upper end
-        ``completeness``  the same of the complement, all nodes but those of the
-                          circuit: small where nothing that matters was left out
-        ``completeness_low``   lower end of its band
-        ``completeness_high``  upper end
-        ``metric``        m(circuit)
-        ``metric_empty``  m(empty)
-        ``metric_model``  m(model)
-        ================= ==============================================================
+        ===================== ==========================================================
+        column                meaning
+        ===================== ==========================================================
+        ``nodes``             ``circuit``, or the name of a control
+        ``budget``            the number of nodes that was asked for
+        ``n_nodes``           the mean number of nodes that there were
+        ``n_circuits``        how many circuits it is the mean of
+        ``faithfulness``      (m(circuit) - m(empty)) / (m(model) - m(empty)), with m
+                              the mean of the metric over prompts: 1 is the model, 0
+                              what is there without any node
+        ``low``               lower end of its band
+        ``high``              upper end
+        ``completeness``      the same of the complement, all nodes but those of the
+                              circuit: small where nothing that matters was left out
+        ``completeness_low``  lower end of its band
+        ``completeness_high`` upper end
+        ``metric``            m(circuit)
+        ``metric_empty``      m(empty)
+        ``metric_model``      m(model)
+        ===================== ==========================================================
 
         A band holds 95%: of samples of the prompts, drawn with replacement, where there
         is one circuit, and of the circuits where there are several. It is NaN for one
