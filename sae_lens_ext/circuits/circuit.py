@@ -134,6 +134,7 @@ class Circuit(CircuitNodes):
         neurons: Sequence[str] = (),
         other_saes: Sequence[SAEs] = (),
         rows: Sequence[int] | None = None,
+        chosen_on: Sequence[int] | None = None,
         align: Align = None,
         positions: Positions = None,
         n_draws: int = _N_DRAWS,
@@ -177,13 +178,14 @@ class Circuit(CircuitNodes):
         =============== ===============================================================
 
         Coordinates, neurons and nodes of other SAEs are chosen by their effects on the
-        tested rows themselves, which flatters them.
+        rows ``chosen_on``: name those that the circuit was chosen on. By default they
+        are the tested rows themselves, which flatters them.
 
         Args:
             model: as in ``splice``.
-            clean: tokens, as in ``effects``; other prompts than those that the circuit
-                was chosen on are a fair test.
-            corrupted: a row for every clean one, of the same length in tokens, or None.
+            clean: tokens, or a list of pairs, as in ``effects``; other prompts than
+                those that the circuit was chosen on are a fair test.
+            corrupted: as in ``effects``.
             metric: as in ``effects``; it need not have a gradient where no control
                 needs effects.
             ablation: see above; None means ``"resample"`` with corrupted rows and
@@ -194,6 +196,8 @@ class Circuit(CircuitNodes):
             neurons: names of sites, in any spelling that the model's host knows.
             other_saes: SAEs for the same sites, each as in ``splice``.
             rows: the rows to test on; None means all.
+            chosen_on: the rows that controls are chosen on; None means those of the
+                test.
             align: positions by name in these prompts, where they differ from those that
                 the circuit was chosen on.
             positions: whose nodes there are; None means as in ``effects``. Other tokens
@@ -217,6 +221,7 @@ class Circuit(CircuitNodes):
             corrupted,
             metric=metric,
             rows=rows,
+            chosen_on=chosen_on,
             align=align,
             positions=positions,
             ablation=ablation,

@@ -121,9 +121,10 @@ def effects(
             active take part.
         saes: an SAE that knows its site, a list of those, or SAEs by site name.
         clean: tokens in any form that ``token_batch`` takes: a text or texts of any
-            lengths, lists of ids, a tokenizer's output.
+            lengths, lists of ids, a tokenizer's output; or a list of pairs, tuples of
+            a clean and a corrupted row.
         corrupted: a row for every clean one, of the same length in tokens; None
-            compares with zero.
+            compares with zero, except where ``clean`` has pairs.
         metric: ``logit_difference(yes, no)``, ``kl(reference)``, or a differentiable
             function of the logits ``[batch, pos, d_vocab]``, in the columns of the
             clean batch, that returns one number or one per row. A function gets the

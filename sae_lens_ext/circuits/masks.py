@@ -26,6 +26,7 @@ from sae_lens_ext.circuits.analysis import Analysis
 from sae_lens_ext.circuits.circuit import Circuit
 from sae_lens_ext.circuits.faithfulness.call import checked_ablation
 from sae_lens_ext.circuits.measurement import Metric
+from sae_lens_ext.circuits.prompts import clean_and_corrupted
 from sae_lens_ext.circuits.running.ablated import Ablation
 from sae_lens_ext.circuits.running.active import active_keys
 from sae_lens_ext.circuits.running.keys import EMPTY, KeySpace, SiteWeights
@@ -113,6 +114,7 @@ def learn_mask(
         arguments.integer(seed, "seed", at_least=0),
     )
     arguments.choice(errors, "errors", ERRORS)
+    clean, corrupted = clean_and_corrupted(clean, corrupted)
     ablation = checked_ablation(ablation, has_corrupted=corrupted is not None)
 
     # Tensors of inference mode, in which users may call this, take no gradients.

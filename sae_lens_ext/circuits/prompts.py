@@ -13,6 +13,18 @@ from sae_lens_ext.interventions.positions import Positions, SplicedPositions
 from sae_lens_ext.interventions.sites import Placement
 
 
+def clean_and_corrupted(clean: Any, corrupted: Any = None) -> tuple[Any, Any]:
+    """Clean and corrupted rows, from one argument each or from a list of pairs.
+
+    >>> clean_and_corrupted([("The key", "The keys"), ("A dog", "Two dogs")])
+    (['The key', 'A dog'], ['The keys', 'Two dogs'])
+    """
+    is_list = isinstance(clean, list | tuple) and len(clean) > 0
+    if corrupted is not None or not is_list or not all(map(_is_pair, clean)):
+        return clean, corrupted
+    return [first for first, _ in clean], [second for _, second in clean]
+
+
 @dataclass(frozen=True, eq=False)
 class Prompts:
     """Rows to run, each with a corrupted twin of the same length, or without one.
@@ -31,12 +43,13 @@ class Prompts:
 
     @classmethod
     def of(cls, host: Host, clean: Any, corrupted: Any) -> "Prompts":
-        """Rows from any form of tokens.
+        """Rows from any form of tokens, or from a list of pairs.
 
         Raises:
             InvalidArgument: not tokens, or a pair of two lengths.
             ShapeMismatch: not as many corrupted rows as clean ones.
         """
+        clean, corrupted = clean_and_corrupted(clean, corrupted)
         batch = token_rows(host, clean)
         if corrupted is None:
             return cls(batch, batch.right_padded(), None, None)
@@ -76,6 +89,15 @@ class Prompts:
                 )
             masks[name] = mask
         return masks
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether a value is a tuple of two rows; one of two ids is a row itself."""
+    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_row, value))
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, str | list | tuple) or getattr(value, "ndim", 0) == 1
 
 
 def _check_pairs(clean: TokenBatch, corrupted: TokenBatch) -> None:

@@ -22,7 +22,7 @@ ERRORS = ("ranked", "all", "none")
 NODE = ["site", "position", "feature"]
 
 
-def checked_rows(rows: Any, n_rows: int) -> tuple[int, ...]:
+def checked_rows(rows: Any, n_rows: int, name: str = "rows") -> tuple[int, ...]:
     """Numbers of rows, in ascending order; None means all.
 
     Raises:
@@ -30,10 +30,10 @@ def checked_rows(rows: Any, n_rows: int) -> tuple[int, ...]:
     """
     if rows is None:
         return tuple(range(n_rows))
-    numbers = arguments.integers(rows, "rows", at_least=0)
+    numbers = arguments.integers(rows, name, at_least=0)
     if not numbers or max(numbers) >= n_rows:
         raise InvalidArgument(
-            f"rows must be numbers from 0 to {n_rows - 1}, at least one; got {rows!r}"
+            f"{name} must be numbers from 0 to {n_rows - 1}, at least one; got {rows!r}"
         )
     return tuple(sorted(set(numbers)))
 

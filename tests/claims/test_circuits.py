@@ -196,6 +196,66 @@ def test_a_curve_is_its_circuits_one_at_a_time(gemma2, effects):
         assert curve[columns].iloc[number].tolist() == pytest.approx(expected, abs=1e-3)
 
 
+def test_a_list_of_pairs_is_clean_and_corrupted_rows(gemma2):
+    clean = ["w1 w2 w3", "w4 w5 w6", "w7 w8 w9"]
+    corrupted = ["w9 w2 w3", "w4 w1 w6", "w7 w8 w2"]
+    pairs = list(zip(clean, corrupted, strict=True))
+    ids = [
+        (gemma2.to_tokens(first)[0].tolist(), gemma2.to_tokens(second)[0].tolist())
+        for first, second in pairs
+    ]
+    options = {"metric": METRIC, "k": 5, "budget": 4, "steps": 2}
+    tables = []
+    masks = []
+    for rows in ((clean, corrupted), (pairs,), (ids,)):
+        effects = sle.circuits.effects(gemma2, saes(), *rows, metric=METRIC)
+        circuit = effects.select(5, budget=9)
+        result = circuit.faithfulness(gemma2, *rows, metric=METRIC, controls=())
+        assert result.ablation == "resample"
+        tables.append(result.by_prompt())
+        masks.append(sle.circuits.learn_mask(gemma2, saes(), *rows, **options).nodes)
+    assert tables[0].equals(tables[1])
+    assert tables[0].equals(tables[2])
+    assert masks[0].equals(masks[1])
+    assert masks[0].equals(masks[2])
+    # Two ids are a row, and so are two texts.
+    for rows in ([(1, 2), (3, 4)], ("w1 w2", "w3 w4")):
+        result = effects.select(5, budget=2).faithfulness(
+            gemma2, rows, metric=METRIC, controls=()
+        )
+        assert result.ablation == "zero"
+
+
+def test_controls_are_chosen_on_the_rows_that_are_named(gemma2, effects):
+    circuit = effects.select(k=5, budget=6, rows=[0, 2])
+
+    def metrics_of(**rows):
+        result = circuit.faithfulness(
+            gemma2,
+            CLEAN,
+            CORRUPTED,
+            metric=METRIC,
+            budgets=[6],
+            controls=("coordinates",),
+            neurons=["blocks.0.mlp.hook_post"],
+            other_saes=[[tiny.sae(k=8, seed=7), saes()[1]]],
+            batch_size=3,
+            **rows,
+        )
+        table = result.by_prompt()
+        return table.set_index(["nodes", "row"])[["metric", "metric_complement"]]
+
+    both = metrics_of(chosen_on=[0, 2])
+    chosen = metrics_of(rows=[0, 2])
+    judged = metrics_of(rows=[1], chosen_on=[0, 2])
+    flattered = metrics_of(rows=[1])
+    for table in (chosen, judged):
+        assert (table - both.loc[table.index]).abs().to_numpy().max() < 1e-4
+    for control in ("coordinates", "neurons", "other_saes[0]"):
+        change = judged.loc[(control, 1)] - flattered.loc[(control, 1)]
+        assert change.abs().max() > 1e-3
+
+
 def test_with_every_coordinate_the_control_is_the_model(gemma2, effects):
     d_model = 32
     d_mlp = 64

@@ -30,9 +30,11 @@ from sae_lens_ext.circuits.faithfulness.curve import (
 from sae_lens_ext.circuits.faithfulness.result import Faithfulness, Measured
 from sae_lens_ext.circuits.measurement import Metric
 from sae_lens_ext.circuits.metrics import is_flat_at_clean
+from sae_lens_ext.circuits.prompts import clean_and_corrupted
 from sae_lens_ext.circuits.running.ablated import ABLATIONS, Ablation
 from sae_lens_ext.circuits.running.active import active_keys, everywhere
 from sae_lens_ext.circuits.running.runner import CircuitRunner, feature_sites
+from sae_lens_ext.circuits.runs import Recording
 from sae_lens_ext.circuits.selection import checked_rows
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.hosts import Site
@@ -125,6 +127,7 @@ def tested(
     *,
     metric: Metric,
     rows: Any,
+    chosen_on: Any,
     align: Align,
     positions: Positions,
     **options: Any,
@@ -132,6 +135,7 @@ def tested(
     """Run a circuit and its controls; see ``Circuit.faithfulness``."""
     # Here, so that a missing package is reported before any work is done.
     require("pandas", "Circuit.faithfulness")
+    clean, corrupted = clean_and_corrupted(clean, corrupted)
     checked = Options.of(circuit, has_corrupted=corrupted is not None, **options)
     if positions is None:
         positions = circuit.positions
@@ -148,11 +152,15 @@ def tested(
             positions=positions,
             extrapolate=True,
         )
-        numbers = checked_rows(rows, len(analysis.prompts.clean))
+        n_rows = len(analysis.prompts.clean)
+        numbers = checked_rows(rows, n_rows)
+        choosing = numbers
+        if chosen_on is not None:
+            choosing = checked_rows(chosen_on, n_rows, "chosen_on")
         alignment = circuit.alignment
         if align is not None:
             alignment = Alignment.of(align, analysis.setting.lengths)
-        test = _Test(circuit, analysis, alignment, numbers, checked)
+        test = _Test(circuit, analysis, alignment, numbers, choosing, checked)
         measured = tuple(test.measured())
     return Faithfulness(checked.ablation, measured, checked.seed)
 
@@ -166,17 +174,21 @@ class _Test:
         analysis: Analysis,
         alignment: Alignment,
         rows: tuple[int, ...],
+        chosen_on: tuple[int, ...],
         options: Options,
     ) -> None:
         self._circuit = circuit
         self._analysis = analysis
         self._alignment = alignment
         self._rows = rows
+        self._chosen_on = chosen_on
         self._options = options
         self._method = _method(circuit.method, analysis.measurement.metric)
 
-        needs_gradients = "splits" in options.controls and self._method == "attribution"
-        self._runs = analysis.runs(with_gradients=needs_gradients)
+        need_gradients = not {"splits", "coordinates"}.isdisjoint(options.controls)
+        self._runs = analysis.runs(
+            with_gradients=need_gradients and self._method == "attribution"
+        )
         self._check_rows()
         self._curves = Curves(
             options.budgets,
@@ -202,9 +214,13 @@ class _Test:
         if "coordinates" in options.controls:
             places = self._analysis.placed.items()
             masks = {place.site: self._analysis.masks[name] for name, place in places}
-            yield from self._of_coordinates("coordinates", masks)
+            # These runs have recorded the same sites.
+            recordings = (self._runs.clean, self._runs.corrupted)
+            yield from self._of_coordinates("coordinates", masks, recordings)
         if options.neurons:
-            yield from self._of_coordinates("neurons", self._neuron_masks())
+            masks = self._neuron_masks()
+            recordings = coordinate_runs(self._analysis, masks, self._method)
+            yield from self._of_coordinates("neurons", masks, recordings)
         for number, saes in enumerate(options.other_saes):
             yield from self._of_other_saes(f"other_saes[{number}]", saes)
 
@@ -240,10 +256,15 @@ class _Test:
             draws.append(Draw(sites, keys, tested_rows, number))
         return draws
 
-    def _of_coordinates(self, kind: str, masks: dict[Site, Any]) -> Iterator[Measured]:
+    def _of_coordinates(
+        self,
+        kind: str,
+        masks: dict[Site, Any],
+        recordings: tuple[Recording, Recording | None],
+    ) -> Iterator[Measured]:
         """Circuits of coordinates of the activations at some sites."""
         analysis = self._analysis
-        clean, corrupted = coordinate_runs(analysis, masks, self._method)
+        clean, corrupted = recordings
         nodes = {
             site.name: coordinate_nodes(
                 site,
@@ -260,6 +281,7 @@ class _Test:
             clean,
             runner,
             self._method,
+            self._chosen_on,
             self._rows,
             self._options.budgets[-1],
         )
@@ -274,14 +296,14 @@ class _Test:
         }
 
     def _of_other_saes(self, kind: str, saes: SAEs) -> Iterator[Measured]:
-        """A circuit of the features of other SAEs, chosen on these rows."""
+        """A circuit of the features of other SAEs."""
         analysis = self._analysis.with_saes(saes, self._circuit.ks)
         runs = analysis.runs(with_gradients=self._method == "attribution")
         runner = self._runner(analysis, runs)
         ranked_in = ranked_nodes(
             analysis, runs, self._method, self._alignment, self._circuit.errors
         )
-        nodes = ranked_in(self._rows).head(self._options.budgets[-1])
+        nodes = ranked_in(self._chosen_on).head(self._options.budgets[-1])
         sites, keys = ordered(nodes, runner.spaces, self._alignment)
         yield from self._curves.measured(kind, runner, [Draw(sites, keys, self._rows)])
 

@@ -157,6 +157,7 @@ def coordinate_order(
     clean: Recording,
     runner: CircuitRunner,
     method: str,
+    chosen_on: tuple[int, ...],
     rows: tuple[int, ...],
     n_nodes: int,
 ) -> Draw:
@@ -167,7 +168,8 @@ def coordinate_order(
         clean: the clean run, for ``"attribution"`` with gradients.
         runner: its sites are coordinates.
         method: by which gradient effects are taken.
-        rows: the rows to take the mean over, and to test on.
+        chosen_on: the rows to take the mean over.
+        rows: the rows to test on.
         n_nodes: how many coordinates to take.
     """
     scores = []
@@ -183,11 +185,11 @@ def coordinate_order(
         effects = (x.double() - nodes.x_0.double()) * gradient.double()
 
         of_rows = torch.zeros_like(mask)
-        of_rows[list(rows)] = mask[list(rows)]
+        of_rows[list(chosen_on)] = mask[list(chosen_on)]
         space = next(iter(runner.spaces.values()))
         sums = effects.new_zeros(space.n_slots, x.shape[-1])
         sums.index_add_(
-            0, runner.slots.to(x.device)[of_rows], effects[of_rows] / len(rows)
+            0, runner.slots.to(x.device)[of_rows], effects[of_rows] / len(chosen_on)
         )
         scores.append(sums.cpu())
 

@@ -184,7 +184,8 @@ class CoordinateNodes:
                 f"{list(x_0.shape)} in another of the same rows"
             )
         coordinates = torch.arange(x.shape[-1], device=self.device)
-        shares = weights.features(coordinates.expand(*weights.slots.shape, -1))
+        # All coordinates of a slot, which are far fewer than those of all tokens.
+        shares = weights.of_tokens(weights.by_slot(coordinates))
         mask = self.mask[weights.rows.to(self.mask.device)]
         return _where(mask, torch.lerp(x_0, x, shares.to(x)), x)
 

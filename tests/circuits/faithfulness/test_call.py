@@ -37,6 +37,8 @@ def circuit(model):
         ({"seed": -1}, "seed must be a non-negative integer"),
         ({"batch_size": 1.5}, "batch_size must be a positive integer"),
         ({"rows": [2]}, "rows must be numbers from 0 to 1"),
+        ({"chosen_on": [2]}, "chosen_on must be numbers from 0 to 1"),
+        ({"chosen_on": []}, "chosen_on must be numbers from 0 to 1"),
         ({"rows": [1], "controls": ["splits"]}, "got 1 row"),
         (
             {"other_saes": [tiny.sae(hook_name="blocks.0.hook_resid_post")]},
@@ -73,7 +75,11 @@ def test_a_metric_without_a_gradient_will_do_without_controls_that_need_one(
         return (logits[:, -1].argmax(-1) == logits[:, -1].argmax(-1)[0]).double()
 
     with pytest.raises(sle.InvalidArgument, match="no circuit has a share"):
-        circuit.faithfulness(model, CLEAN, metric=lambda z: 0 * accuracy(z))
+        circuit.faithfulness(
+            model, CLEAN, metric=lambda z: 0 * accuracy(z), controls=("random",)
+        )
+    with pytest.raises(sle.InvalidArgument, match="the metric has no gradient"):
+        circuit.faithfulness(model, CLEAN, metric=accuracy)
     options = {"metric": sle.circuits.kl("clean"), "n_draws": 2}
     table = circuit.faithfulness(model, CLEAN, **options).table()
     # The divergence of the model from itself is 0, and every control is there.
