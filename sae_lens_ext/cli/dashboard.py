@@ -26,6 +26,8 @@ class DashboardOptions:
     """How many of the strongest."""
     labels: Path | None = None
     """CSV file with the columns feature and label, or JSON file."""
+    title: str | None = None
+    """Heading of the overview; by default it names the site and the model."""
     out: Path = Path("runs/dashboard")
     """Folder for index.html and a page per feature."""
 
@@ -45,7 +47,12 @@ def _write(options: DashboardOptions) -> None:
         features = _numbers(options.features)
     make_folder(options.out)
     index = FeatureIndex.open(options.index, labels=options.labels)
-    page = index.dashboard(options.out, features, n=options.n)
+    page = index.dashboard(
+        options.out,
+        features,
+        n=options.n,
+        title=options.title,
+    )
     echo(f"Wrote {page}; open it in a browser.")
 
 

@@ -19,6 +19,8 @@ class DemoOptions:
 
     out: Path = Path("runs/demo")
     """Folder for sweep.csv, frontier.png and report.html."""
+    block: int = 9
+    """Which SAE to show: the one for the residual stream after block 5, 9 or 13."""
     sentence: str = SENTENCE
     """Text whose features are shown."""
     rows: int = 8
@@ -47,6 +49,7 @@ def _demonstrate(options: DemoOptions) -> None:
     make_folder(options.out)
     walk_through(
         options.out,
+        block=options.block,
         sentence=options.sentence,
         n_rows=options.rows,
         progress=options.progress,

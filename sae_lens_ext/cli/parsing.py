@@ -25,7 +25,7 @@ from sae_lens_ext.errors import InvalidArgument, SaeLensExtError
 
 # Each fits a line of the help: tyro leaves a description on one line.
 COMMANDS = {
-    "demo": "Train an SAE on a small real model, splice it in at every k, and report.",
+    "demo": "Splice an SAE into a small real model at every k, and report.",
     "train": "Train an SAE on a language model's activations, and evaluate it.",
     "eval": "Measure SAEs at every k: reconstruction, and what the model predicts.",
     "index": "Index what an SAE's features are about, on a text.",

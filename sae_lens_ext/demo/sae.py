@@ -49,13 +49,18 @@ def demo_sae(model: Any, block: int = 9) -> SAE:
         InvalidArgument: the model is another one, or there is no SAE after that block.
     """
     _check_model(model)
+    check_block(block)
+    return SAE.from_pretrained(Path(__file__).with_name("saes") / DEMO_SAES[block])
+
+
+def check_block(block: int) -> None:
+    """Check that there is an SAE after this block; errors as in ``demo_sae``."""
     if block not in DEMO_SAES:
         blocks = ", ".join(str(known) for known in DEMO_SAES)
         raise InvalidArgument(
             f"the package has SAEs of the bundled model after blocks {blocks}; got "
             f"block={block!r}"
         )
-    return SAE.from_pretrained(Path(__file__).with_name("saes") / DEMO_SAES[block])
 
 
 def demo_activations(model: Any, *, progress: bool = True) -> Activations:

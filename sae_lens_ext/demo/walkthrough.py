@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sae_lens_ext.demo.bundled import load_bundled
-from sae_lens_ext.demo.sae import demo_sae, held_out_tokens
+from sae_lens_ext.demo.sae import check_block, demo_sae, held_out_tokens
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.interventions import splice, sweep_k
@@ -38,6 +38,7 @@ _N_TOKENS = 8
 def walk_through(
     out: Path,
     *,
+    block: int,
     sentence: str,
     n_rows: int,
     progress: bool,
@@ -47,14 +48,17 @@ def walk_through(
 
     Args:
         out: folder for ``sweep.csv``, ``frontier.png`` and ``report.html``.
+        block: after which block the SAE is: 5, 9 or 13.
         sentence: text whose features are shown.
         n_rows: held-out rows of 128 tokens to sweep over.
         progress: whether to show progress bars.
         echo: called with every text of the results, such as ``print``.
 
     Raises:
-        InvalidArgument: the sentence is empty, or ``out`` is a file.
+        InvalidArgument: the sentence is empty, ``out`` is a file, or there is no SAE
+            after that block.
     """
+    check_block(block)
     if not sentence.strip():
         raise InvalidArgument(
             "the sentence is empty; give one whose features you want to see, or leave "
@@ -64,7 +68,7 @@ def walk_through(
         raise InvalidArgument(f"{out} is a file; give a folder to write to with --out")
 
     model = load_bundled(progress=progress)
-    sae = demo_sae(model)
+    sae = demo_sae(model, block)
     held_out = held_out_tokens(model.tokenizer, n_rows)
     # Scoring one position in four costs a third of scoring all; the differences between
     # values of k stay the same.

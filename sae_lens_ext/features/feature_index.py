@@ -243,6 +243,7 @@ class FeatureIndex:
         features: Sequence[int] | None = None,
         *,
         n: int = 100,
+        title: str | None = None,
     ) -> Path:
         """Write a page for each of some features, and one to search and sort them.
 
@@ -250,6 +251,8 @@ class FeatureIndex:
             folder: where to write ``index.html`` and ``feature-981.html``, ...
             features: the features; by default the n strongest.
             n: how many; see ``strongest``.
+            title: the heading of ``index.html``; by default it names the site and the
+                model.
 
         Returns:
             The path of ``index.html``.
@@ -263,9 +266,10 @@ class FeatureIndex:
             raise InvalidArgument(
                 "no feature of this index was ever active, so there is nothing to show"
             )
-        title = f"Features at {self.site}"
-        if self.model_name is not None:
-            title = f"{title} of {self.model_name}"
+        if title is None:
+            title = f"Features at {self.site}"
+            if self.model_name is not None:
+                title = f"{title} of {self.model_name}"
         return write_dashboard(folder, self.pages(numbers), title)
 
     def _checked(self, features: Any) -> list[int]:

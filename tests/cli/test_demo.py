@@ -23,16 +23,16 @@ def calls(monkeypatch):
 def test_defaults(calls, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([]) == 0
-    options = {"sentence": SENTENCE, "n_rows": 8, "progress": True}
+    options = {"block": 9, "sentence": SENTENCE, "n_rows": 8, "progress": True}
     assert calls == [(Path("runs/demo"), options)]
     assert capsys.readouterr().out == "shown\n"
 
 
 def test_every_option_arrives(calls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = ["--out", "a b", "--sentence", "w1 w2", "--rows", "3"]
+    arguments = ["--out", "a b", "--sentence", "w1 w2", "--rows", "3", "--block", "5"]
     assert main([*arguments, "--no-progress"]) == 0
-    options = {"sentence": "w1 w2", "n_rows": 3, "progress": False}
+    options = {"block": 5, "sentence": "w1 w2", "n_rows": 3, "progress": False}
     assert calls == [(Path("a b"), options)]
 
 
@@ -41,7 +41,7 @@ def test_help_shows_every_option(capsys):
         main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    for option in ("--out", "--rows", "--sentence", "--no-progress"):
+    for option in ("--out", "--block", "--rows", "--sentence", "--no-progress"):
         assert option in shown
 
 

@@ -99,7 +99,10 @@ def test_an_index_becomes_pages(made, tmp_path, capsys):
 
 
 def test_the_strongest_features_are_shown_by_default(made, tmp_path):
-    assert dashboard_of("--index", made, "--n", 4, "--out", tmp_path) == 0
+    options = ["--index", made, "--n", 4, "--title", "Cities <b>"]
+    assert dashboard_of(*options, "--out", tmp_path) == 0
+    overview = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "<h1>Cities &lt;b&gt;</h1>" in overview
     strongest = sle.features.open(made).strongest(4)
     names = {path.name for path in tmp_path.glob("feature-*")}
     assert names == {f"feature-{number}.html" for number in strongest}

@@ -16,17 +16,18 @@ def walk_through(gemma2, monkeypatch):
     """The demo on a tiny random model, with an SAE for it; returns its texts."""
     sae = tiny.sae(exclude_special_tokens=True, model_name="tiny")
     monkeypatch.setattr(walkthrough, "load_bundled", lambda **_: gemma2)
-    monkeypatch.setattr(walkthrough, "demo_sae", lambda model: sae)
+    monkeypatch.setattr(walkthrough, "demo_sae", lambda model, block: sae)
 
     def held_out_tokens(tokenizer, n_rows):
         return tiny.tokens(rows=n_rows, length=12)
 
     monkeypatch.setattr(walkthrough, "held_out_tokens", held_out_tokens)
 
-    def walk_through(out, sentence, n_rows=1):
+    def walk_through(out, sentence, n_rows=1, block=9):
         texts = []
         walkthrough.walk_through(
             out,
+            block=block,
             sentence=sentence,
             n_rows=n_rows,
             progress=False,
@@ -97,3 +98,11 @@ def test_features_are_printed_with_their_strongest_tokens():
         "  feature     7: '\\n' 6, 'a' 2\n"
         "  feature    40: '\\n' 1"
     )
+
+
+def test_a_block_without_an_sae_is_reported_before_the_model_is_loaded(
+    walk_through, monkeypatch, tmp_path
+):
+    monkeypatch.delattr(walkthrough, "load_bundled")
+    with pytest.raises(sle.InvalidArgument, match="after blocks 5, 9, 13; got block=7"):
+        walk_through(tmp_path, "w1 w2", block=7)
