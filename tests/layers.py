@@ -43,6 +43,7 @@ LAYERS: list[dict[str, str]] = [
         "formats": "bytes on disk <-> config and tensors",
         "text": "documents -> a fixed split -> rows of token ids",
     },
+    {"_labels": "what features stand for -> texts by site and feature"},
     {
         "_arguments": "what a user passes -> a checked value, or an error",
         "_fields": "the same for all fields of a config at once",

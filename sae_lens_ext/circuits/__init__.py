@@ -10,6 +10,7 @@ by_k          ``circuit_by_k``: circuits at several k, and what they share
 edges         ``edges``: what each node gives directly to later ones
 edge_result   ``Edges``: the table at any k, and the graph
 graphs/       nodes and edges at one k, to keep, to prune and to draw
+labelled      ``labelled``: tables with what their features stand for
 ------------- --------------------------------------------------------------------
 prompts       clean and corrupted rows, and the positions of nodes
 measurement   a metric of the runs of a model
@@ -45,6 +46,7 @@ from sae_lens_ext.circuits.edges import edges
 from sae_lens_ext.circuits.effects import effects
 from sae_lens_ext.circuits.faithfulness.result import Faithfulness
 from sae_lens_ext.circuits.graphs import Graph, GraphEdge, GraphNode
+from sae_lens_ext.circuits.labelled import labelled
 from sae_lens_ext.circuits.masks import learn_mask
 from sae_lens_ext.circuits.metrics import (
     KLDivergence,
@@ -74,6 +76,7 @@ __all__ = [
     "edges",
     "effects",
     "kl",
+    "labelled",
     "learn_mask",
     "logit_difference",
 ]

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sae_lens_ext._labels import Labels
 from sae_lens_ext._optional import require
-from sae_lens_ext.explore.state import DialState, Labels
+from sae_lens_ext.explore.state import DialState
 from sae_lens_ext.interventions.arithmetic import ErrorTerm
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.interventions.sites import SAEs

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._labels import Labels, labels_by_site
 from sae_lens_ext.errors import InvalidArgument, InvalidK, SaeLensExtError
 from sae_lens_ext.features.token_strings import token_strings
 from sae_lens_ext.hosts import Host, host_for, token_rows
@@ -17,10 +18,6 @@ from sae_lens_ext.interventions.arithmetic import ErrorTerm
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.interventions.sites import SAEs
 from sae_lens_ext.sae import SparseCode
-from sae_lens_ext.viz.labels import checked_labels
-
-Labels = Mapping[int, str | None] | Mapping[str, Mapping[int, str | None]]
-"""What features stand for, by their number; with several sites, by site name first."""
 
 _N_PREDICTIONS = 8
 _N_FEATURES = 16
@@ -82,7 +79,7 @@ class DialState:
             self._host, sae, error_term=error_term, positions=positions
         )
         self.sites = list(self._splice.saes)
-        self._labels = _labels_by_site(labels, self.sites)
+        self._labels = labels_by_site(labels, self.sites)
         self.tokens = _as_texts(self._host, self._batch.ids[0].tolist())
         self.position = len(self.tokens) - 1
         self.pins: tuple[Pin, ...] = ()
@@ -321,27 +318,6 @@ class DialState:
             "label": label,
             "value": value,
         }
-
-
-def _labels_by_site(
-    labels: Labels | None, sites: Sequence[str]
-) -> dict[str, dict[int, str]]:
-    """Labels by site name and feature.
-
-    Raises:
-        InvalidArgument: not mappings from features to text, or of which site they are
-            is not said.
-    """
-    by_site: Any = labels
-    is_by_site = isinstance(by_site, Mapping) and by_site.keys() <= set(sites)
-    if is_by_site:
-        return {name: checked_labels(of_site) for name, of_site in by_site.items()}
-    if labels and len(sites) > 1:
-        raise InvalidArgument(
-            "with several sites, labels must say where: "
-            f"labels={{{sites[0]!r}: {{981: 'Paris'}}}}"
-        )
-    return {sites[0]: checked_labels(labels)}
 
 
 def _as_texts(host: Host, ids: Sequence[int]) -> list[str]:

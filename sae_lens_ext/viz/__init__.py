@@ -1,5 +1,7 @@
 """Results as figures and pages. Takes data, never a model."""
 
+from sae_lens_ext.viz.attribution_figure import plot_attribution
+from sae_lens_ext.viz.circuit_figure import plot_circuit_by_k
 from sae_lens_ext.viz.features import FeatureOnText, strongest_features
 from sae_lens_ext.viz.frontier import plot_frontier
 from sae_lens_ext.viz.graph_figure import plot_graph
@@ -11,6 +13,8 @@ from sae_lens_ext.viz.sweep_text import sweep_as_text
 __all__ = [
     "FeatureOnText",
     "Report",
+    "plot_attribution",
+    "plot_circuit_by_k",
     "plot_frontier",
     "plot_graph",
     "prompt_page",

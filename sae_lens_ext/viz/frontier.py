@@ -6,14 +6,8 @@ from typing import Any
 
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.viz.theme import Palette, Theme, checked_theme, paint_axes
 
-_INK = "#1f2430"
-_MUTED = "#6b7280"
-_BLUE = "#2563eb"
-_ORANGE = "#d97706"
-_GRID = "#e5e7eb"
-# Told apart also without red and green.
-_COLOURS = (_BLUE, _ORANGE, "#059669", "#7c3aed", "#db2777", "#475569")
 _LINE_STYLES = ("-", "--", ":")
 
 _ENDS = {"ce_bare": "model as it is", "ce_mean": "site replaced by its mean"}
@@ -22,7 +16,12 @@ _COLUMNS = ("k", "l0", "fvu", "ce")
 _SAME_END = 1e-3
 
 
-def plot_frontier(sweep: Any, *, title: str | None = None) -> Any:
+def plot_frontier(
+    sweep: Any,
+    *,
+    theme: Theme = "light",
+    title: str | None = None,
+) -> Any:
     """Plot reconstruction error and the spliced model's loss against k.
 
     ::
@@ -35,34 +34,37 @@ def plot_frontier(sweep: Any, *, title: str | None = None) -> Any:
     Args:
         sweep: a table of ``sweep_k``; or several by name, drawn into the same panels,
             which should be of the same model, site and tokens.
+        theme: ``"light"`` or ``"dark"``.
         title: heading of both panels; None names the site.
 
     Returns:
         A matplotlib figure.
 
     Raises:
-        InvalidArgument: there is no table, or one has lost its attributes.
+        InvalidArgument: there is no table, one has lost its attributes, or there is no
+            such theme.
     """
-    lines = _lines(sweep)
+    palette = checked_theme(theme)
+    lines = _lines(sweep, palette)
     matplotlib_figure = require("matplotlib.figure", "Plotting")
     figure = matplotlib_figure.Figure(
-        figsize=(10, 4), layout="constrained", facecolor="white"
+        figsize=(10, 4), layout="constrained", facecolor=palette.paper
     )
     left, right = figure.subplots(1, 2)
 
-    _plot_error(left, lines)
-    _plot_loss(right, lines)
+    _plot_error(left, lines, palette)
+    _plot_loss(right, lines, palette)
     ticks = sorted({k for line in lines for k in line.ks})
     for axes in (left, right):
-        _style(axes, ticks)
+        _style(axes, ticks, palette)
     if lines[0].name is not None:
-        left.legend(frameon=False, labelcolor=_INK, fontsize=9)
+        left.legend(frameon=False, labelcolor=palette.ink, fontsize=9)
 
     sites = list(dict.fromkeys(site for line in lines for site in line.sites))
     subject = "One SAE" if len(lines) == 1 else f"{len(lines)} SAEs"
     figure.suptitle(
         title or f"{subject} at every k: {', '.join(sites)}",
-        color=_INK,
+        color=palette.ink,
         fontsize=13,
     )
     return figure
@@ -74,7 +76,7 @@ class _Line:
 
     name: str | None
     table: Any
-    colours: tuple[str, str]
+    colours: tuple[str, ...]
     style: str
 
     @property
@@ -97,8 +99,14 @@ class _Line:
         rows = self.table[self.table["k"].isna()]
         return _pairs(rows["l0"], rows[column])
 
-    def draw(self, axes: Any, column: str, colour: str) -> None:
-        """Draw a column into a panel."""
+    def draw(
+        self,
+        axes: Any,
+        column: str,
+        colour: str,
+        paper: str,
+    ) -> None:
+        """Draw a column into a panel, with points without a k left open."""
         points = self.points(column)
         axes.plot(
             [x for x, _ in points],
@@ -110,22 +118,22 @@ class _Line:
             label=self.name,
         )
         for x, y in self.open_points(column):
-            axes.plot([x], [y], "o", color=colour, markerfacecolor="white", zorder=3)
+            axes.plot([x], [y], "o", color=colour, markerfacecolor=paper, zorder=3)
 
 
-def _lines(sweep: Any) -> list[_Line]:
+def _lines(sweep: Any, palette: Palette) -> list[_Line]:
     """The tables to draw, checked."""
     if not isinstance(sweep, Mapping):
         _check_table(sweep, "this table")
-        return [_Line(None, sweep, (_BLUE, _ORANGE), "-")]
+        return [_Line(None, sweep, palette.lines[:2], "-")]
     if not sweep:
         raise InvalidArgument("no table to plot; give at least one, by name")
 
     lines = []
     for number, (name, table) in enumerate(sweep.items()):
         _check_table(table, f"the table {name!r}")
-        colour = _COLOURS[number % len(_COLOURS)]
-        style = _LINE_STYLES[number // len(_COLOURS) % len(_LINE_STYLES)]
+        colour = palette.lines[number % len(palette.lines)]
+        style = _LINE_STYLES[number // len(palette.lines) % len(_LINE_STYLES)]
         lines.append(_Line(str(name), table, (colour, colour), style))
     return lines
 
@@ -158,10 +166,14 @@ def _pairs(xs: Any, ys: Any) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in zip(xs, ys, strict=True)]
 
 
-def _plot_error(axes: Any, lines: list[_Line]) -> None:
+def _plot_error(
+    axes: Any,
+    lines: list[_Line],
+    palette: Palette,
+) -> None:
     highest = 1.0
     for line in lines:
-        line.draw(axes, "fvu", line.colours[0])
+        line.draw(axes, "fvu", line.colours[0], palette.paper)
         highest = max(highest, float(line.table["fvu"].max()))
     axes.set(title="Reconstruction error", ylabel="fraction of variance unexplained")
     axes.set_ylim(0, highest * 1.05)
@@ -175,12 +187,16 @@ def _plot_error(axes: Any, lines: list[_Line]) -> None:
             xytext=(0, 7),
             textcoords="offset points",
             ha="center",
-            color=_INK,
+            color=palette.ink,
             fontsize=9,
         )
 
 
-def _plot_loss(axes: Any, lines: list[_Line]) -> None:
+def _plot_loss(
+    axes: Any,
+    lines: list[_Line],
+    palette: Palette,
+) -> None:
     xs = [x for line in lines for x, _ in [*line.points("ce"), *line.open_points("ce")]]
     # Losses fall from the upper left to the lower right: labels go where they are not.
     ends = {"ce_bare": (min(xs), "left"), "ce_mean": (max(xs), "right")}
@@ -191,9 +207,9 @@ def _plot_loss(axes: Any, lines: list[_Line]) -> None:
             if any(abs(height - other) <= _SAME_END for other in drawn):
                 continue
             drawn.append(height)
-            axes.axhline(height, color=_MUTED, linestyle=style, linewidth=1)
+            axes.axhline(height, color=palette.muted, linestyle=style, linewidth=1)
     for line in lines:
-        line.draw(axes, "ce", line.colours[1])
+        line.draw(axes, "ce", line.colours[1], palette.paper)
     for end, label in _ENDS.items():
         axes.annotate(
             label,
@@ -201,7 +217,7 @@ def _plot_loss(axes: Any, lines: list[_Line]) -> None:
             xytext=(0, 4),
             textcoords="offset points",
             ha=ends[end][1],
-            color=_MUTED,
+            color=palette.muted,
             fontsize=9,
         )
     axes.set(
@@ -210,13 +226,15 @@ def _plot_loss(axes: Any, lines: list[_Line]) -> None:
     axes.margins(y=0.12)
 
 
-def _style(axes: Any, ks: list[int]) -> None:
+def _style(
+    axes: Any,
+    ks: list[int],
+    palette: Palette,
+) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(ks, [str(k) for k in ks])
     axes.minorticks_off()
     axes.set_xlabel("k, features per token")
-    axes.grid(color=_GRID, linewidth=0.8)
+    axes.grid(color=palette.line, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.title.set_color(_INK)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    paint_axes(axes, palette)

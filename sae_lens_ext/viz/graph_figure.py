@@ -6,13 +6,11 @@ from sae_lens_ext._optional import require
 from sae_lens_ext.circuits import Graph
 from sae_lens_ext.viz.graph_layout import (
     Layout,
-    Palette,
-    Theme,
-    checked_theme,
     heading,
     node_text,
     token_text,
 )
+from sae_lens_ext.viz.theme import Palette, Theme, checked_theme
 
 _MARKERS = {"token": "s", "feature": "o", "error": "D", "metric": "*"}
 # Inches for one node across and one row up.
@@ -67,7 +65,11 @@ def plot_graph(
     return figure
 
 
-def _draw_lines(axes: Any, layout: Layout, palette: Palette) -> None:
+def _draw_lines(
+    axes: Any,
+    layout: Layout,
+    palette: Palette,
+) -> None:
     for line in layout.lines:
         xs, ys = zip(
             layout.places[line.source], layout.places[line.target], strict=True
@@ -83,7 +85,12 @@ def _draw_lines(axes: Any, layout: Layout, palette: Palette) -> None:
         )
 
 
-def _draw_nodes(axes: Any, graph: Graph, layout: Layout, palette: Palette) -> None:
+def _draw_nodes(
+    axes: Any,
+    graph: Graph,
+    layout: Layout,
+    palette: Palette,
+) -> None:
     for node, (x, y), share in zip(
         graph.nodes, layout.places, layout.shares, strict=True
     ):
@@ -116,7 +123,12 @@ def _draw_nodes(axes: Any, graph: Graph, layout: Layout, palette: Palette) -> No
         )
 
 
-def _draw_axes(axes: Any, graph: Graph, layout: Layout, palette: Palette) -> None:
+def _draw_axes(
+    axes: Any,
+    graph: Graph,
+    layout: Layout,
+    palette: Palette,
+) -> None:
     axes.set_facecolor(palette.paper)
     axes.set_xlim(-0.3, layout.width + 0.3)
     axes.set_ylim(-0.5, len(layout.rows) - 0.4)

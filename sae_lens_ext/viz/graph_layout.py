@@ -2,54 +2,9 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from typing import Literal
 
 from sae_lens_ext.circuits import Graph, GraphNode
 from sae_lens_ext.errors import InvalidArgument
-
-Theme = Literal["light", "dark"]
-
-
-@dataclass(frozen=True)
-class Palette:
-    """The colours of a picture.
-
-    Attributes:
-        paper: the background.
-        ink: text and outlines.
-        muted: names of rows, and errors.
-        line: lines between rows.
-        positive: edges and nodes that raise the metric.
-        negative: those that lower it.
-    """
-
-    paper: str
-    ink: str
-    muted: str
-    line: str
-    positive: str
-    negative: str
-
-
-# Blue and orange are told apart without red and green.
-PALETTES = {
-    "light": Palette(
-        paper="#ffffff",
-        ink="#1f2430",
-        muted="#6b7280",
-        line="#e5e7eb",
-        positive="#2563eb",
-        negative="#d97706",
-    ),
-    "dark": Palette(
-        paper="#14171f",
-        ink="#e5e7eb",
-        muted="#9ca3af",
-        line="#2b313d",
-        positive="#60a5fa",
-        negative="#fbbf24",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -139,19 +94,6 @@ class Layout:
         )
 
 
-def checked_theme(theme: str) -> Palette:
-    """The colours of a theme.
-
-    Raises:
-        InvalidArgument: no theme has that name.
-    """
-    if theme not in PALETTES:
-        raise InvalidArgument(
-            f"theme must be one of {', '.join(PALETTES)}; got {theme!r}"
-        )
-    return PALETTES[theme]
-
-
 def token_text(token: str) -> str:
     """A token on one line, with its space to be seen.
 
@@ -159,7 +101,16 @@ def token_text(token: str) -> str:
     ('·Paris', 'a↵')
     """
     visible = token.replace(" ", "·").replace("\n", "↵").replace("\t", "→")
-    return "".join(char if char.isprintable() else "?" for char in visible)
+    return _printable(visible)
+
+
+def label_text(label: str, length: int = 18) -> str:
+    """A label on one line, of at most some characters.
+
+    >>> label_text("cities in\\nFrance"), label_text("cities in France", length=10)
+    ('cities in France', 'cities in…')
+    """
+    return shortened(_printable(" ".join(label.split())), length)
 
 
 def node_text(node: GraphNode) -> str:
@@ -167,7 +118,7 @@ def node_text(node: GraphNode) -> str:
     if node.kind == "token":
         return shortened(token_text(node.token))
     if node.label:
-        return shortened(node.label)
+        return label_text(node.label)
     return node.kind if node.feature is None else str(node.feature)
 
 
@@ -196,6 +147,10 @@ def heading(graph: Graph) -> str:
 def shortened(text: str, length: int = 18) -> str:
     """A text of at most some characters."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _lines(graph: Graph, largest: float) -> list[Line]:

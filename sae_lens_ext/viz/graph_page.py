@@ -4,14 +4,13 @@ from html import escape
 
 from sae_lens_ext.circuits import Graph
 from sae_lens_ext.viz.graph_layout import (
-    PALETTES,
     Layout,
-    checked_theme,
     heading,
     node_details,
     node_text,
     token_text,
 )
+from sae_lens_ext.viz.theme import PALETTES, checked_theme
 
 # Pixels: one node across, one row up, and what is left free around them.
 _NODE = 64

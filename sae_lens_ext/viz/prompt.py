@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._labels import feature_labels
 from sae_lens_ext.errors import InvalidArgument, NonFinite, ShapeMismatch
 from sae_lens_ext.sae import SparseCode
-from sae_lens_ext.viz.labels import checked_labels
 
 
 def prompt_page(
@@ -52,7 +52,7 @@ def prompt_page(
         "tokens": list(tokens),
         "codes": [_pairs(code[position]) for position in range(len(tokens))],
         "k": code.k,
-        "labels": checked_labels(labels),
+        "labels": feature_labels(labels),
     }
     payload = json.dumps(contents, allow_nan=False).replace("<", "\\u003c")
     page = files("sae_lens_ext.viz").joinpath("prompt.html")

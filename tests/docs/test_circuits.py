@@ -55,6 +55,7 @@ def test_the_code_gives_effects_and_checks_them(gemma2, tmp_path, monkeypatch):
     assert len(names["learned"]) == 16
     assert 0 <= names["shared"] <= 1
     assert names["overlap"].other_k.tolist() == [4, 8, 8]
+    assert "label" in names["named"]
 
 
 def test_the_format_of_graphs_is_the_described_one():

@@ -84,7 +84,7 @@ def test_a_row_without_k_stands_at_its_mean_number_of_features(sweep):
     line, open_marker = left.lines
     assert list(line.get_xdata()) == [1, 2]
     assert list(open_marker.get_xdata()) == [7.5]
-    assert open_marker.get_markerfacecolor() == "white"
+    assert open_marker.get_markerfacecolor() == "#ffffff"
     assert [label.get_text() for label in left.get_xticklabels()] == ["1", "2"]
 
 

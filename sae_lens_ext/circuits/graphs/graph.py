@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._labels import Labels, labels_by_site
 from sae_lens_ext.circuits.graphs import document
 from sae_lens_ext.circuits.graphs.exchange import networkx_graph
 from sae_lens_ext.circuits.graphs.parts import GraphEdge, GraphNode
@@ -124,32 +125,27 @@ class Graph:
                 starts.append(number)
         return flow.influence(starts).tolist()
 
-    def labelled(self, labels: Mapping[tuple[str, int], str]) -> "Graph":
+    def labelled(self, labels: Labels) -> "Graph":
         """The same graph with labels at features.
 
-        >>> labels = {("blocks.12.hook_resid_post", 981): "capital cities"}
+        ::
+
+            graph.labelled({"blocks.12.hook_resid_post": sle.labels(sae, [981, 4])})
 
         Args:
-            labels: by site and number of the feature. Features that are not in the
+            labels: texts by feature, where the graph has one site; by site and then by
+                feature; or by pairs of site and feature. Features that are not in the
                 graph are ignored; those that are not named keep their labels.
 
         Raises:
-            InvalidArgument: not a mapping from site and feature to a text.
+            InvalidArgument: not such texts, or none of them at a site of the graph.
         """
-        is_mapping = isinstance(labels, Mapping) and all(
-            isinstance(key, tuple) and len(key) == 2 and isinstance(text, str)
-            for key, text in labels.items()
-        )
-        if not is_mapping:
-            raise InvalidArgument(
-                "labels must be texts by site and feature, such as "
-                "{('blocks.12.hook_resid_post', 981): 'capital cities'}"
-            )
+        by_site = labels_by_site(labels, self.sites)
         nodes = []
         for node in self.nodes:
             label = node.label
             if node.feature is not None:
-                label = labels.get((node.site, node.feature), label)
+                label = by_site.get(node.site, {}).get(node.feature, label)
             nodes.append(replace(node, label=label))
         return replace(self, nodes=tuple(nodes))
 

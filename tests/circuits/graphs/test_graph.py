@@ -18,10 +18,25 @@ def test_labels_belong_to_features():
     assert labelled.labelled({}) == labelled
 
 
-@pytest.mark.parametrize("labels", [{17: "capitals"}, {("a", 1): 2}, ["capitals"]])
+@pytest.mark.parametrize(
+    "labels", [{graphs.FIRST: {17: "capitals"}}, {(graphs.FIRST, 17): "capitals"}]
+)
+def test_labels_may_be_by_site_or_by_pair(labels):
+    assert graphs.graph().labelled(labels).nodes[2].label == "capitals"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({17: "capitals"}, "with several sites, labels must say where"),
+        ({("a", 1): "capitals"}, "labels are of a, and there are features at"),
+        ({(graphs.FIRST, 1): 2}, "labels must be texts by feature number"),
+        (["capitals"], "labels must be texts by feature number"),
+    ],
+)
 @pytest.mark.usefixtures("without_shape_checks")
-def test_rejects_invalid_labels(labels):
-    with pytest.raises(sle.InvalidArgument, match="texts by site and feature"):
+def test_rejects_invalid_labels(labels, message):
+    with pytest.raises(sle.InvalidArgument, match=message):
         graphs.graph().labelled(labels)
 
 
