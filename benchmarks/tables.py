@@ -303,6 +303,17 @@ def _mean_of_seeds(rows: list[dict[str, Any]], name: str, metric: str, k: str) -
     return fmean(row[metric][k] for row in rows if row["name"] == name)
 
 
+def _bundled_saes(results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    rows = results["cpu"]
+    ks = list(rows[0]["fvu"])
+    header = ["site", "text", *(f"k = {k}" for k in ks)]
+    lines = []
+    for row in rows:
+        cells = [f"{row['ce_recovered'][k]:.2f} ({row['fvu'][k]:.2f})" for k in ks]
+        lines.append([f"`{row['site']}`", row["text"], *cells])
+    return _table(header, lines)
+
+
 def _circuit_tracer(results: dict[str, dict[str, Any]]) -> list[str]:
     numbers = results["cpu"]
     titles = {
@@ -346,5 +357,6 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "jumprelu": _jumprelu,
     "retrofit": _retrofit,
     "recipe": _recipe,
+    "bundled_saes": _bundled_saes,
     "circuit_tracer": _circuit_tracer,
 }
