@@ -32,7 +32,7 @@ from torch import Tensor
 import sae_lens_ext as sle
 from benchmarks.corpus.packages import HELD_OUT
 from sae_lens_ext import demo
-from sae_lens_ext.demo import cache_folder, prepare_bundled
+from sae_lens_ext.demo import DEMO_SAES, cache_folder, prepare_bundled
 from sae_lens_ext.demo.bundled import load_folder
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.publishing import model_card, save_results
@@ -57,6 +57,7 @@ N_TOKENS = 5_000_000
 N_PROCESSES = 2
 CONTEXT = 128
 N_SCORED_ROWS = 16
+_LOADING = "model = sle.load_bundled()\nsae = sle.demo_sae(model, block={block})"
 # A row takes the beginning of a document, which must be long enough for it.
 _MIN_CHARACTERS = 1000
 
@@ -212,6 +213,7 @@ def _numbers(table: Any) -> dict[str, dict[int, float]]:
 
 def _write_card(folder: Path, sae: sle.SAE, tables: dict[str, Any]) -> None:
     """Write the tables of an SAE, a picture of them and a card beside it."""
+    (block,) = [b for b, site in DEMO_SAES.items() if site == sae.config.hook_name]
     title = f"{sae.config.hook_name}, on text of two kinds"
     results = save_results(folder, tables, title=title)
     facts = {
@@ -222,7 +224,11 @@ def _write_card(folder: Path, sae: sle.SAE, tables: dict[str, Any]) -> None:
         "Made by": "python -m benchmarks bundled_saes",
     }
     card = model_card(
-        sae, table=tables["fortunes"], training=facts, picture=results.picture.name
+        sae,
+        loading=_LOADING.format(block=block),
+        table=tables["fortunes"],
+        training=facts,
+        picture=results.picture.name,
     )
     with replacing(folder / "README.md") as temporary:
         Path(temporary).write_text(card, encoding="utf-8")

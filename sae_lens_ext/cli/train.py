@@ -85,6 +85,7 @@ def _finish(
     with replacing(card) as temporary:
         text = model_card(
             trained.sae,
+            loading='sae = sle.SAE.from_pretrained("path/to/this/folder/sae")',
             table=sweep,
             training=facts,
             picture=results.picture.name,

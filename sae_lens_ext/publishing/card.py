@@ -34,6 +34,7 @@ def model_card(
     sae: SAE,
     *,
     repo_id: str | None = None,
+    loading: str | None = None,
     table: Any = None,
     training: Mapping[str, Any] | None = None,
     picture: str | None = None,
@@ -43,8 +44,9 @@ def model_card(
 
     Args:
         sae: the SAE or transcoder.
-        repo_id: where it will be, ``owner/name``; named in the line that loads it. None
-            names the folder ``sae``.
+        repo_id: where it will be, ``owner/name``; named in the line that loads it.
+        loading: lines of Python that load it as ``sae``, in the place of that line.
+            With neither, the SAE is said to be in the folder of the card.
         table: what ``sweep_k`` returned for it.
         training: facts of its training by name, shown as they are.
         picture: a picture's path inside the repository.
@@ -52,17 +54,19 @@ def model_card(
             open.
 
     Raises:
-        InvalidArgument: ``repo_id`` is not ``owner/name``, or ``table`` is not what
-            ``sweep_k`` returned.
+        InvalidArgument: ``repo_id`` is not ``owner/name``, ``loading`` is not text, or
+            ``table`` is not what ``sweep_k`` returned.
         MissingDependency: huggingface_hub is not installed.
     """
-    if repo_id is not None:
-        repo_id = repository_name(repo_id)
+    where = "path/to/this/folder" if repo_id is None else repository_name(repo_id)
+    if loading is None:
+        loading = f'sae = sle.SAE.from_pretrained("{where}")'
+    loading = arguments.string(loading, "loading")
     config = sae.config
     sections = [
         f"# {_title(config)}",
         _description(config),
-        _usage(config, repo_id),
+        _usage(config, loading),
         _table_of_facts("The SAE", _facts(config)),
     ]
     if table is not None:
@@ -136,14 +140,13 @@ def _description(config: SAEConfig) -> str:
     return text
 
 
-def _usage(config: SAEConfig, repo_id: str | None) -> str:
-    where = "sae" if repo_id is None else repo_id
+def _usage(config: SAEConfig, loading: str) -> str:
     k = 8 if config.k is None else min(8, config.k)
     return (
         "```python\n"
         "import sae_lens_ext as sle\n"
         "\n"
-        f'sae = sle.SAE.from_pretrained("{where}")\n'
+        f"{loading}\n"
         f"with sle.splice(model, sae, k={k}) as spliced:\n"
         "    logits = model(tokens)\n"
         "```"

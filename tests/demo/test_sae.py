@@ -64,11 +64,18 @@ def test_the_files_of_the_saes_are_small_and_have_a_card():
     sizes = [path.stat().st_size for path in files]
     assert max(sizes) < 12e6
     assert sum(sizes) <= 22e6
-    for site in demo.DEMO_SAES.values():
+    for block, site in demo.DEMO_SAES.items():
         weights = load_file(SAES / site / "sae_weights.safetensors")
         assert weights["W_dec"].dtype == torch.bfloat16
         card = (SAES / site / "README.md").read_text(encoding="utf-8")
-        for fact in (site, "google/gemma-3-270m", "5,000,000", "bundled_saes"):
+        usage = f"sae = sle.demo_sae(model, block={block})"
+        for fact in (
+            site,
+            "google/gemma-3-270m",
+            "5,000,000",
+            "bundled_saes",
+            usage,
+        ):
             assert fact in card, (site, fact)
 
 

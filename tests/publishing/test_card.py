@@ -46,6 +46,21 @@ def test_the_card_shows_the_table_and_how_to_load_the_sae():
     assert "2.500 nats per token" in card
 
 
+def test_a_card_without_a_repository_says_that_the_sae_is_beside_it():
+    card = model_card(tiny.sae())
+    assert 'sae = sle.SAE.from_pretrained("path/to/this/folder")' in card
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_another_way_to_load_the_sae_takes_the_place_of_that_line():
+    lines = "model = sle.load_bundled()\nsae = sle.demo_sae(model, block=5)"
+    card = model_card(tiny.sae(), loading=lines)
+    assert f"import sae_lens_ext as sle\n\n{lines}\nwith sle.splice(" in card
+    assert "from_pretrained" not in card
+    with pytest.raises(sle.InvalidArgument, match="loading"):
+        model_card(tiny.sae(), loading=5)
+
+
 def test_only_an_sae_trained_at_every_k_says_so():
     assert "good at every k up to 8" in model_card(tiny.sae(levels=(1, 2, 4, 8)))
     assert "good at every k" not in model_card(tiny.sae_of_kind("jumprelu"))
