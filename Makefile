@@ -3,6 +3,7 @@
 #   make test    install, then run every check
 #   make bench   run the benchmarks
 #   make docs    build the documentation and serve it on this machine
+#   make notebooks     run every notebook and write its outputs into it
 #   make test-lowest   run the tests on the oldest releases that pyproject.toml allows
 #                      (downloads several GB)
 #   make venv    only install
@@ -19,7 +20,7 @@ RUN := $(VENV)/bin
 # Hundreds of processes start below; each would compile torch and transformers again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test bench bench-circuit-tracer docs venv lint types unit site test-saelens test-lowest wheel clean
+.PHONY: demo test bench bench-circuit-tracer docs notebooks venv lint types unit site test-saelens test-lowest wheel clean
 
 demo: venv
 	$(RUN)/sae-lens-ext demo
@@ -43,6 +44,9 @@ site: venv
 docs: site
 	@echo "http://127.0.0.1:8000 (interrupt to stop)"
 	@$(RUN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
+
+notebooks: venv
+	$(RUN)/python .ci/run_notebooks.py
 
 venv: $(VENV)/.installed
 
