@@ -2,10 +2,10 @@
 
 Numbers go to ``benchmarks/results``, and ``tables`` puts those of there into the
 README and the docs. ``all`` runs everything that needs no GPU, except ``corpus``, which
-fetches packages, ``bundled_saes``, ``recipe`` and ``retrofit``, which train for long,
-and ``circuit_tracer``, which needs an environment of its own. ``gpu`` checks the Triton
-kernels on a GPU and runs their benchmarks there; it needs no more than torch, triton,
-einops, jaxtyping, safetensors and pytest.
+fetches packages, ``bundled_saes``, ``fisher_share``, ``recipe`` and ``retrofit``, which
+train for long, and ``circuit_tracer``, which needs an environment of its own. ``gpu``
+checks the Triton kernels on a GPU and runs their benchmarks there; it needs no more
+than torch, triton, einops, jaxtyping, safetensors and pytest.
 """
 
 import argparse
@@ -42,7 +42,14 @@ OTHERS = [
     "train_memory",
     "train_run",
 ]
-LONG = ["bundled_saes", "circuit_tracer", "corpus", "recipe", "retrofit"]
+LONG = [
+    "bundled_saes",
+    "circuit_tracer",
+    "corpus",
+    "fisher_share",
+    "recipe",
+    "retrofit",
+]
 TESTS = Path(__file__).parents[1] / "tests"
 
 

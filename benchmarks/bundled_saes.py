@@ -7,7 +7,8 @@ trained on text of the training half of ``python -m benchmarks corpus``:
    one pass of the model over every second document, into the package's cache folder
    (20 GB).
 2. Two processes train the SAEs, each as a run in the cache folder, from activations in
-   memory (7 GB per process).
+   memory (7 GB per process). Errors count by the Fisher information of the model's
+   predictions, which is taken from 64 rows of the same text.
 3. Each SAE is written to ``sae_lens_ext/demo/saes``, its matrices in bfloat16.
 4. What was written is measured on text of kinds that it was not trained on: sayings and
    verse (``fortunes``), and PostgreSQL's documentation. Tables, a picture and a card
@@ -18,9 +19,10 @@ On two cores it takes about two hours. Interrupted, it goes on where it was.
 
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from itertools import chain, repeat, zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -39,10 +41,12 @@ from sae_lens_ext.publishing import model_card, save_results
 from sae_lens_ext.text import pack
 from sae_lens_ext.training import (
     ActivationCache,
+    ErrorMetric,
     TensorStream,
     TextRows,
     TrainConfig,
     cache_activations,
+    fisher_metric,
 )
 
 D_SAE = {
@@ -56,6 +60,9 @@ KS = (1, 2, 4, 8, 16, 32, 64)
 N_TOKENS = 5_000_000
 N_PROCESSES = 2
 CONTEXT = 128
+# The share of the Fisher information in the metric of errors; see ``fisher_share``.
+SHARE = 0.8
+N_METRIC_ROWS = 64
 N_SCORED_ROWS = 16
 _LOADING = "model = sle.load_bundled()\nsae = sle.demo_sae(model, block={block})"
 # A row takes the beginning of a document, which must be long enough for it.
@@ -66,21 +73,21 @@ def run() -> list[dict[str, Any]]:
     """Make all of them, and print their tables."""
     # Once, before two processes need it.
     prepare_bundled()
-    for _ in _in_processes(_collect, range(N_PROCESSES)):
+    for _ in in_processes(_collect, range(N_PROCESSES)):
         pass
     # The largest first, so that one process trains it and the other one the rest.
-    for _ in _in_processes(_train, sorted(D_SAE, key=lambda site: -D_SAE[site])):
+    for _ in in_processes(_train, sorted(D_SAE, key=lambda site: -D_SAE[site])):
         pass
 
     results = []
-    for rows in _in_processes(_publish, D_SAE):
+    for rows in in_processes(_publish, D_SAE):
         results.extend(rows)
         for row in rows:
             print(json.dumps(row), flush=True)
     return results
 
 
-def _in_processes(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator:
+def in_processes(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator:
     """What a function returns for every item; each process has one thread.
 
     A core that works alone waits for no other.
@@ -119,16 +126,35 @@ def _train(site: str) -> None:
     """Train the SAE of a site, and keep it in the cache folder."""
     if _folder_of_trained(site).exists():
         return
-    stream = TensorStream(
-        {site: _activations(site)},
+    metric = metric_of(site)
+    config = replace(CONFIG, d_sae=D_SAE[site])
+    trained = sle.train(activation_stream(site, metric), config, _folder() / site)
+    metric.undo(trained.sae).save_pretrained(_folder_of_trained(site))
+
+
+def metric_of(site: str, share: float = SHARE) -> ErrorMetric:
+    """The metric of errors at a site, from the beginnings of documents.
+
+    The documents are spread over the whole of the training text.
+    """
+    model, tokenizer = load_folder(prepare_bundled())
+    texts = [text for text in _documents("debian-train") if len(text) > _MIN_CHARACTERS]
+    every = len(texts) // N_METRIC_ROWS
+    rows = beginnings(texts[::every], tokenizer, N_METRIC_ROWS)
+    return fisher_metric(model, rows, site, share=share, progress=False)
+
+
+def activation_stream(
+    site: str, metric: ErrorMetric | None, n_tokens: int = N_TOKENS
+) -> TensorStream:
+    """Activations in memory, in the coordinates of a metric, once in random order."""
+    return TensorStream(
+        {site: _activations(site, metric, n_tokens)},
         # Outliers were shrunk when they were collected.
         shrink=False,
         model_name="google/gemma-3-270m",
         excludes_special_tokens=True,
     )
-    config = replace(CONFIG, d_sae=D_SAE[site])
-    trained = sle.train(stream, config, _folder() / site)
-    trained.sae.save_pretrained(_folder_of_trained(site))
 
 
 def _publish(site: str) -> list[dict[str, Any]]:
@@ -138,18 +164,7 @@ def _publish(site: str) -> list[dict[str, Any]]:
     trained.save_pretrained(folder, dtype="bfloat16")
 
     sae = sle.SAE.from_pretrained(folder)
-    model, tokenizer = load_folder(prepare_bundled())
-    tables = {}
-    for name in HELD_OUT:
-        # One position in four: the unembedding of 262,144 words is most of the work.
-        tables[name] = sle.sweep_k(
-            model,
-            _rows(name, tokenizer),
-            sae,
-            KS,
-            score=slice(0, None, 4),
-            progress=False,
-        )
+    tables = measured(sae)
     _write_card(folder, sae, tables)
     return [
         {"site": site, "text": name, **_numbers(table)}
@@ -157,17 +172,37 @@ def _publish(site: str) -> list[dict[str, Any]]:
     ]
 
 
-def _activations(site: str) -> Float[Tensor, "token d_model"]:
-    """All that was collected at a site, without a second copy of it."""
+def measured(sae: sle.SAE, ks: Sequence[int] = KS) -> dict[str, Any]:
+    """Tables of every held-out text, over values of k."""
+    model, tokenizer = load_folder(prepare_bundled())
+    tables = {}
+    for name in HELD_OUT:
+        # One position in four: the unembedding of 262,144 words is most of the work.
+        tables[name] = sle.sweep_k(
+            model,
+            beginnings(_documents(name), tokenizer, N_SCORED_ROWS),
+            sae,
+            ks,
+            score=slice(0, None, 4),
+            progress=False,
+        )
+    return tables
+
+
+def _activations(
+    site: str, metric: ErrorMetric | None, n_tokens: int
+) -> Float[Tensor, "token d_model"]:
+    """What was collected at a site first, without a second copy of it."""
     caches = [ActivationCache(_folder_of_part(part)) for part in range(N_PROCESSES)]
-    n_tokens = sum(cache.n_tokens for cache in caches)
+    n_tokens = min(n_tokens, sum(cache.n_tokens for cache in caches))
     values = torch.empty(n_tokens, caches[0].widths[site], dtype=caches[0].dtype)
     end = 0
-    for cache in caches:
-        for shard in cache.shards:
-            part = cache.open_shard(shard, [site])[site]
-            values[end : end + len(part)] = part
-            end += len(part)
+    # The shards of all processes in turn, since each has documents of its own.
+    shards = zip_longest(*(zip(repeat(cache), cache.shards) for cache in caches))
+    for cache, shard in filter(None, chain.from_iterable(shards)):
+        part = cache.open_shard(shard, [site])[site][: n_tokens - end]
+        values[end : end + len(part)] = part if metric is None else metric.apply(part)
+        end += len(part)
     return values
 
 
@@ -193,13 +228,15 @@ def _documents(name: str) -> Iterator[str]:
             yield json.loads(line)["text"]
 
 
-def _rows(name: str, tokenizer: Any) -> Int[Tensor, "row pos"]:
-    """The beginnings of as many documents of a held-out corpus."""
+def beginnings(
+    texts: Iterable[str], tokenizer: Any, n_rows: int
+) -> Int[Tensor, "row pos"]:
+    """The beginnings of as many texts that are long enough."""
     rows: list[Tensor] = []
-    for text in _documents(name):
+    for text in texts:
         if len(text) >= _MIN_CHARACTERS:
             rows.append(pack([text], tokenizer, n_rows=1, context=CONTEXT))
-        if len(rows) == N_SCORED_ROWS:
+        if len(rows) == n_rows:
             break
     return torch.cat(rows)
 
@@ -221,6 +258,7 @@ def _write_card(folder: Path, sae: sle.SAE, tables: dict[str, Any]) -> None:
         "Tokens": f"{N_TOKENS:,}, once",
         "Settings": f"batches of {CONFIG.batch_size}, learning rate {CONFIG.lr}, "
         "otherwise the defaults of TrainConfig",
+        "Errors": f"{SHARE:.0%} by the Fisher information of the model's predictions",
         "Made by": "python -m benchmarks bundled_saes",
     }
     card = model_card(

@@ -10,6 +10,7 @@ from sae_lens_ext.text import (
 from sae_lens_ext.training.activations import Activations, collect_activations
 from sae_lens_ext.training.agreement import FeatureAgreement, feature_agreement
 from sae_lens_ext.training.config import TrainConfig
+from sae_lens_ext.training.fisher import ErrorMetric, fisher_metric
 from sae_lens_ext.training.loop import train
 from sae_lens_ext.training.measures import recovered_ce
 from sae_lens_ext.training.result import Trained
@@ -32,6 +33,7 @@ __all__ = [
     "ActivationStream",
     "Activations",
     "CacheStream",
+    "ErrorMetric",
     "FeatureAgreement",
     "IterableStream",
     "ModelStream",
@@ -47,6 +49,7 @@ __all__ = [
     "default_documents",
     "documents",
     "feature_agreement",
+    "fisher_metric",
     "pack",
     "recovered_ce",
     "split_documents",

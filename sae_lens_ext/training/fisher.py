@@ -1,0 +1,343 @@
+"""Reconstruction errors measured by what they do to the model's predictions.
+
+The squared error of a reconstruction counts all directions alike, and the model does
+not. After block 9 of Gemma 3 270M, half of the variance lies along one direction, to
+which the predictions are a hundred times less sensitive than on average: an SAE that
+minimises the squared error spends features on what the model hardly reads.
+
+An error e at one token changes the next-token distributions, there and after it, by a
+KL divergence of e F e^T / 2 to second order, with F the Fisher information of these
+distributions with respect to the activation. ``fisher_metric`` estimates the mean of F
+over tokens, and ``ErrorMetric`` changes coordinates so that a plain squared error is
+one by it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._optional import require
+from sae_lens_ext.errors import InvalidArgument, NonFinite, ShapeMismatch, UnknownSite
+from sae_lens_ext.hosts import TokenBatch, by_position
+from sae_lens_ext.interventions.positions import Positions
+from sae_lens_ext.interventions.shapes import check_activation
+from sae_lens_ext.sae import SAE
+from sae_lens_ext.training.activations import Activations
+from sae_lens_ext.training.cleaning import largest_norm, shrink_outliers
+from sae_lens_ext.training.collecting import Collector
+
+# A float64 copy of all activations would be four times their size.
+_TOKENS_PER_PRODUCT = 1 << 14
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorMetric:
+    """A squared error e G e^T in the place of e e^T.
+
+    ::
+
+        metric = fisher_metric(model, tokens, "blocks.9.hook_resid_post")
+        trained = sle.train(metric.apply(activations), config)
+        sae = metric.undo(trained.sae)  # an SAE of the activations as they are
+
+    With R the symmetric square root of G, the squared error in the coordinates
+    (x - mean) R is the one by G. An SAE that was trained in them is an SAE of x with
+    other weights: the same features are active, with the same values.
+    """
+
+    matrix: Float[Tensor, "d_model d_model"]
+    """G: symmetric and positive definite, in float64."""
+    mean: Float[Tensor, " d_model"]
+    """The centre of the coordinates, in float64."""
+    hook_name: str
+    """The site."""
+
+    def __post_init__(self) -> None:
+        """Check the matrix.
+
+        Raises:
+            InvalidArgument: it is not symmetric and positive definite.
+            ShapeMismatch: the mean has another width.
+            NonFinite: a number is NaN or infinite.
+        """
+        matrix = self.matrix
+        if not (torch.isfinite(matrix).all() and torch.isfinite(self.mean).all()):
+            raise NonFinite("the matrix and the mean of a metric must be finite")
+        if matrix.shape != (len(self.mean), len(self.mean)):
+            raise ShapeMismatch(
+                f"the matrix of a metric must be [d_model, d_model] for a mean of "
+                f"{len(self.mean)} numbers; got {list(matrix.shape)}"
+            )
+        is_symmetric = torch.allclose(matrix, matrix.T, rtol=1e-6, atol=0)
+        if not is_symmetric or not bool(torch.linalg.eigvalsh(matrix)[0] > 0):
+            raise InvalidArgument(
+                "the matrix of a metric must be symmetric and positive definite"
+            )
+
+    def apply(self, values: Activations | Tensor) -> Any:
+        """Activations in the coordinates whose squared error is the one by G.
+
+        Args:
+            values: activations of the site, ``[..., d_model]``, as a tensor or as
+                ``collect_activations`` returns them.
+
+        Returns:
+            The same kind of object, in the same dtype.
+
+        Raises:
+            InvalidArgument: activations of another site.
+            ShapeMismatch: activations of another width.
+        """
+        if isinstance(values, Activations):
+            if values.hook_name != self.hook_name:
+                raise InvalidArgument(
+                    f"the metric is of {self.hook_name} and the activations are of "
+                    f"{values.hook_name}"
+                )
+            return replace(values, values=self.apply(values.values))
+
+        d_model = len(self.mean)
+        if values.shape[-1:] != (d_model,):
+            raise ShapeMismatch(
+                f"the metric is of width {d_model}, and the activations are "
+                f"{list(values.shape)}"
+            )
+        root = self._power(0.5).to(values.device)
+        mean = self.mean.to(values.device)
+        flat = values.reshape(-1, d_model)
+        new = torch.empty_like(flat)
+        for start in range(0, len(flat), _TOKENS_PER_PRODUCT):
+            part = slice(start, start + _TOKENS_PER_PRODUCT)
+            new[part] = (flat[part].double() - mean) @ root
+        return new.reshape(values.shape)
+
+    def undo(self, sae: SAE) -> SAE:
+        """The SAE of activations as they are, of one that was trained in coordinates.
+
+        Its decoder rows have norms of their own: the features of a token keep their
+        values, and so their order.
+
+        Args:
+            sae: what was trained on ``apply(...)``.
+
+        Raises:
+            InvalidArgument: a transcoder, an SAE that normalises every token, or one of
+                another site.
+            ShapeMismatch: an SAE of another width.
+        """
+        config = sae.config
+        if config.is_transcoder or config.token_norm != "none":
+            raise InvalidArgument(
+                "a metric is for SAEs whose input and output are one activation, and "
+                "that do not normalise every token"
+            )
+        if config.hook_name not in (None, self.hook_name):
+            raise InvalidArgument(
+                f"the metric is of {self.hook_name} and the SAE is of "
+                f"{config.hook_name}"
+            )
+        if config.d_model != len(self.mean):
+            raise ShapeMismatch(
+                f"the metric is of width {len(self.mean)}, and the SAE has d_model="
+                f"{config.d_model}"
+            )
+        tensors = {
+            name: tensor.detach().to("cpu", torch.float64)
+            for name, tensor in sae.state_dict().items()
+        }
+        inverse = self._power(-0.5)
+        tensors["W_enc"] = self._power(0.5) @ tensors["W_enc"]
+        for name in ("W_dec", "b_dec", "activation_mean"):
+            tensors[name] = tensors[name] @ inverse
+        tensors["activation_mean"] += self.mean
+        dtype = sae.W_dec.dtype
+        new = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+        return SAE.from_tensors(config, **new).to(sae.W_dec.device).train(sae.training)
+
+    def _power(self, exponent: float) -> Float[Tensor, "d_model d_model"]:
+        values, vectors = torch.linalg.eigh(self.matrix.cpu())
+        return (vectors * values**exponent) @ vectors.T
+
+    def __repr__(self) -> str:
+        """The site and its width."""
+        return f"ErrorMetric({self.hook_name}, d_model={len(self.mean)})"
+
+
+def fisher_metric(
+    model: Any,
+    tokens: Any,
+    hook_name: str,
+    *,
+    share: float = 0.8,
+    positions: Positions = None,
+    batch_size: int = 2,
+    seed: int = 0,
+    progress: bool = True,
+) -> ErrorMetric:
+    """A metric that counts errors by what they do to the model's predictions.
+
+    It is G = (1 - share) I + share c F, with F the Fisher information and c such that
+    the activations have the same variance by F as by I. F alone, estimated from few
+    tokens, would count some directions as nothing.
+
+    F is the mean of g g^T, with g the gradient by the activation at one token of the
+    log-probability of tokens that are drawn from the model's own distributions there
+    and after it. Some ten times ``d_model`` tokens are enough. They cost a forward and
+    a backward pass of the model each.
+
+    Args:
+        model: as in ``splice``.
+        tokens: rows of token ids (see ``pack``), or tokens in any other form that
+            ``token_batch`` takes: some of the text that the SAE is trained on.
+        hook_name: the site.
+        share: the share of F, above 0 and below 1.
+        positions: the tokens whose activations count, as in ``splice``; by default
+            those that are not special.
+        batch_size: rows per pass.
+        seed: of the drawn tokens.
+        progress: whether to show a progress bar.
+
+    Raises:
+        UnknownSite: the model has no such site, or reaches it several times in a run.
+        InvalidArgument: no token is left, the predictions do not depend on the site, or
+            an option is invalid.
+        NonFinite: an activation, or a gradient, holds NaN or infinity.
+
+    Source: Amari 1998 (Natural Gradient Works Efficiently in Learning), for the metric;
+        drawn tokens make it the Fisher information itself and not the empirical one
+        (Kunstner et al. 2019).
+    """
+    share = arguments.finite(share, "share", above=0, below=1)
+    arguments.positive_int(batch_size, "batch_size")
+    seed = arguments.integer(seed, "seed", at_least=0)
+
+    values = []
+    gradients = []
+    # Also where the user is in inference mode.
+    with torch.inference_mode(False):
+        rows = _Gradients(model, hook_name, positions, seed)
+        for x, gradient in rows.of(tokens, batch_size, progress):
+            values.append(x)
+            gradients.append(gradient)
+    if not values:
+        raise InvalidArgument("there are no tokens to take the metric from")
+
+    x = torch.cat(values)
+    gradient = torch.cat(gradients)
+    if not len(x):
+        raise InvalidArgument(
+            "no token of these counts: special tokens are left out, or positions "
+            "chooses none; give rows of text"
+        )
+    if not (torch.isfinite(x).all() and torch.isfinite(gradient).all()):
+        raise NonFinite(
+            f"an activation at {hook_name}, or the gradient by it, is NaN or infinite; "
+            "check the model's weights and dtype"
+        )
+    # One outlier may have a hundred times the square of all others.
+    x, _ = shrink_outliers(x, largest_norm(x))
+    centred = x - x.mean(0)
+    fisher = gradient.T @ gradient / len(gradient)
+    by_fisher = (centred @ fisher).mul_(centred).sum()
+    if not by_fisher > 0:
+        raise InvalidArgument(
+            f"the model's predictions do not depend on {hook_name}, or all activations "
+            "there are alike"
+        )
+    factor = share * centred.square().sum() / by_fisher
+    identity = torch.eye(x.shape[1], dtype=torch.float64)
+    return ErrorMetric((1 - share) * identity + factor * fisher, x.mean(0), hook_name)
+
+
+class _Gradients:
+    """Activations at one site, and gradients by them, in float64 on the CPU."""
+
+    def __init__(
+        self, model: Any, hook_name: str, positions: Positions, seed: int
+    ) -> None:
+        self._collector = Collector(model, hook_name, positions)
+        self._host = self._collector.host
+        self._site = self._host.site(hook_name)
+        self._seed = seed
+
+    def of(
+        self, tokens: Any, batch_size: int, progress: bool
+    ) -> Iterator[tuple[Float[Tensor, "token d"], Float[Tensor, "token d"]]]:
+        """Those of the tokens that count, some rows at a time."""
+        tqdm = require("tqdm.auto", "Showing progress").tqdm
+        batch = self._collector.batch(tokens)
+        mask = self._collector.mask_of(batch)
+        generator = torch.Generator().manual_seed(self._seed)
+        bar = tqdm(
+            total=batch.n_tokens,
+            desc="Fisher information",
+            unit="token",
+            disable=not progress,
+        )
+        with bar:
+            for start in range(0, len(batch), batch_size):
+                part = slice(start, start + batch_size)
+                rows = batch[part]
+                row_mask = by_position(mask[part], rows.mask)
+                yield self._of_rows(rows.right_padded(), row_mask, generator)
+                bar.update(rows.n_tokens)
+
+    def _of_rows(
+        self,
+        rows: TokenBatch,
+        mask: Bool[Tensor, "batch pos"],
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        leaves = []
+
+        def probe(x: Tensor) -> Tensor:
+            check_activation(self._site.name, x)
+            leaf = x.detach().clone().requires_grad_()
+            leaves.append(leaf)
+            # Another copy, because a later module may write into the tensor.
+            return leaf.clone()
+
+        undo = self._host.attach(self._site, probe)
+        try:
+            with torch.enable_grad():
+                logits = self._host.logits(rows)
+        finally:
+            undo()
+
+        if len(leaves) != 1:
+            raise UnknownSite(
+                f"{self._site.name} fires {len(leaves)} times in one run of this "
+                "model, and a metric is of an activation that is computed once"
+            )
+        (leaf,) = leaves
+        gradient = torch.zeros_like(leaf)
+        if logits.requires_grad:
+            scores = _scores(logits.detach(), rows.mask, generator)
+            (found,) = torch.autograd.grad(logits, leaf, scores, allow_unused=True)
+            gradient = gradient if found is None else found
+        mask = mask.to(leaf.device)
+        return leaf.detach()[mask].double().cpu(), gradient[mask].double().cpu()
+
+
+def _scores(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    is_text: Bool[Tensor, "batch pos"],
+    generator: torch.Generator,
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """The gradient, by the logits, of the log-probability of tokens drawn from them."""
+    scores = logits.float().softmax(dim=-1)
+    # Drawn by inverting the cumulative sum: the CPU's random numbers give the same
+    # tokens on any device.
+    uniform = torch.rand(scores.shape[:2], generator=generator).to(scores)
+    cumulative = scores.cumsum(dim=-1)
+    drawn = torch.searchsorted(
+        cumulative, (uniform * cumulative[..., -1]).unsqueeze(-1)
+    ).clamp_max(scores.shape[-1] - 1)
+    scores = scores.neg_().scatter_add(-1, drawn, torch.ones_like(uniform)[..., None])
+    scores[~is_text.to(scores.device)] = 0
+    return scores.to(logits.dtype)
