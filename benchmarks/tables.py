@@ -346,6 +346,30 @@ def _circuit_tracer(results: dict[str, dict[str, Any]]) -> list[str]:
     return [*_table(header, lines), "", sentence]
 
 
+def _fisher_share(results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    rows = [row for row in results["cpu"] if row["k"] == 32]
+    texts = list(dict.fromkeys(row["text"] for row in rows))
+    header = ["share", "learning rate", "dead"]
+    for text in texts:
+        header += [f"{text}: FVU", "CE recovered", "KL"]
+    lines = []
+    for share, lr in dict.fromkeys((row["share"], row["lr"]) for row in rows):
+        of_setting = {
+            row["text"]: row for row in rows if (row["share"], row["lr"]) == (share, lr)
+        }
+        dead = next(iter(of_setting.values()))["dead"]
+        line = [f"{share:g}", f"{lr:g}", f"{dead:.0%}"]
+        for text in texts:
+            row = of_setting[text]
+            line += [
+                f"{row['fvu']:.3f}",
+                f"{row['ce_recovered']:.3f}",
+                f"{row['kl']:.3f}",
+            ]
+        lines.append(line)
+    return [*_table(header, lines), "", "At k=32."]
+
+
 _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "hierarchical_loss": _hierarchical_loss,
     "sparse_decode": _against("dense", "dense product"),
@@ -358,5 +382,6 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "retrofit": _retrofit,
     "recipe": _recipe,
     "bundled_saes": _bundled_saes,
+    "fisher_share": _fisher_share,
     "circuit_tracer": _circuit_tracer,
 }
