@@ -37,7 +37,7 @@ def run() -> list[dict[str, Any]]:
 
 def _trained(setting: tuple[float, float]) -> list[dict[str, Any]]:
     share, lr = setting
-    metric = metric_of(SITE, share) if share else None
+    metric = metric_of(SITE, share) if share > 0 else None
     stream = activation_stream(SITE, metric, N_TOKENS)
     trained = sle.train(stream, replace(CONFIG, lr=lr), progress=False)
     sae = trained.sae if metric is None else metric.undo(trained.sae)

@@ -123,7 +123,7 @@ def test_the_model_is_left_as_it_was_and_its_weights_get_no_gradient(gpt2):
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, float("nan"), "half"])
 @pytest.mark.usefixtures("without_shape_checks")
-def test_rejects_a_share_that_is_none(gpt2, share):
+def test_rejects_a_share_outside_of_0_to_1(gpt2, share):
     with pytest.raises(sle.InvalidArgument, match="share must be"):
         fisher_metric(gpt2, tiny.tokens(), SITE, share=share)
 
