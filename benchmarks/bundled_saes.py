@@ -61,7 +61,7 @@ N_TOKENS = 5_000_000
 N_PROCESSES = 2
 CONTEXT = 128
 # The share of the Fisher information in the metric of errors; see ``fisher_share``.
-SHARE = 0.8
+SHARE = 0.5
 N_METRIC_ROWS = 64
 N_SCORED_ROWS = 16
 _LOADING = "model = sle.load_bundled()\nsae = sle.demo_sae(model, block={block})"

@@ -173,7 +173,7 @@ def fisher_metric(
     tokens: Any,
     hook_name: str,
     *,
-    share: float = 0.8,
+    share: float = 0.5,
     positions: Positions = None,
     batch_size: int = 2,
     seed: int = 0,
