@@ -349,16 +349,14 @@ def _circuit_tracer(results: dict[str, dict[str, Any]]) -> list[str]:
 def _fisher_share(results: dict[str, list[dict[str, Any]]]) -> list[str]:
     rows = [row for row in results["cpu"] if row["k"] == 32]
     texts = list(dict.fromkeys(row["text"] for row in rows))
-    header = ["share", "learning rate", "dead"]
+    header = ["share", "dead features"]
     for text in texts:
         header += [f"{text}: FVU", "CE recovered", "KL"]
     lines = []
-    for share, lr in dict.fromkeys((row["share"], row["lr"]) for row in rows):
-        of_setting = {
-            row["text"]: row for row in rows if (row["share"], row["lr"]) == (share, lr)
-        }
+    for share in dict.fromkeys(row["share"] for row in rows):
+        of_setting = {row["text"]: row for row in rows if row["share"] == share}
         dead = next(iter(of_setting.values()))["dead"]
-        line = [f"{share:g}", f"{lr:g}", f"{dead:.0%}"]
+        line = [f"{share:g}", f"{dead:.0%}"]
         for text in texts:
             row = of_setting[text]
             line += [
