@@ -7,9 +7,10 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.sae import SAE
 
-# Each at most half as large again as the one before, so that little is lost against
-# trying every k. Beyond, an SAE keeps all the features it can.
-_LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+# Values between them save nothing: at the same mean KL, a list with twice as many gives
+# the same mean k (`python -m benchmarks until_kl`). Beyond, an SAE keeps all the
+# features it can.
+_LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,13 @@ class UntilKL:
         Raises:
             InvalidK: one is above the k that it was trained at, or its features.
         """
+        largest = sae.config.k or sae.config.d_sae
         for k in self.ks or ():
-            sae.config.checked_k(k)
+            if k > largest:
+                raise InvalidK(
+                    f"k={k} is above k={largest}, the largest that until_kl can choose "
+                    "for this SAE, also with extrapolate=True; leave it out of ks"
+                )
 
     def __repr__(self) -> str:
         """The call that makes it."""
@@ -90,8 +96,8 @@ def until_kl(bound: int | float, *, ks: Iterable[int] | None = None) -> UntilKL:
     Args:
         bound: the divergence in nats, at least 0.
         ks: the values of k to choose from; each costs a row of the batch. None for 1,
-            2, 3, 4, 6, 8, 12, ... up to the k that the SAE was trained at; or, for an
-            SAE that was not trained at a k, up to 256 and every active feature.
+            2, 4, 8, ... up to the k that the SAE was trained at; or, for an SAE that
+            was not trained at a k, up to 256 and every active feature.
 
     Raises:
         InvalidArgument: ``bound`` is not a number of at least 0.

@@ -115,7 +115,7 @@ def by_brute_force(model, sae):
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_generation_is_token_by_token(sae, by_brute_force, host, use_cache):
     hosted = tiny.hosted(host)
-    with torch.no_grad(), sle.splice(hosted, sae, sle.until_kl(0.6)) as spliced:
+    with torch.no_grad(), sle.splice(hosted, sae, sle.until_kl(0.6, ks=KS)) as spliced:
         generated = _generated(hosted, PROMPT, use_cache)
         chosen = spliced.chosen
     ids, ks = by_brute_force
@@ -149,7 +149,7 @@ def test_rows_of_different_lengths_are_each_as_if_alone(model, sae):
     mask = torch.tensor([[1] * 6, [0, 0, 1, 1, 1, 1]])
     options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
     alone = []
-    with torch.no_grad(), sle.splice(model, sae, sle.until_kl(0.6)) as spliced:
+    with torch.no_grad(), sle.splice(model, sae, sle.until_kl(0.6, ks=KS)) as spliced:
         for row in (long, short):
             tokens = model.generate(row, **options)
             alone.append((tokens[0].tolist(), spliced.chosen.ks[0].tolist()))

@@ -163,7 +163,7 @@ class Guard:
         configs = [self._controls.saes[name].config for name in guarded]
         largest = max(config.k or config.d_sae for config in configs)
         candidates = until_kl.candidates(largest)
-        worlds = Worlds(settings, guarded, window, ids, len(candidates))
+        worlds = Worlds(settings, guarded, window, ids)
         search = KSearch(
             host, text, worlds, candidates=candidates, bound=until_kl.bound
         )

@@ -67,18 +67,22 @@ class KSearch:
                 stack.callback(self._host.attach(place.site, replace))
 
             for columns in _steps(is_chosen):
-                logits = self._step(columns, ids, position_ids)
-                last = columns.stop - 1
-                if is_chosen[:, last].any():
-                    self._choose(last - ids.shape[1], logits, is_chosen[:, last])
+                is_chosen_here = is_chosen[:, columns.stop - 1]
+                if not is_chosen_here.any():
+                    self._step(columns, self._candidates[-1:], ids, position_ids)
+                    continue
+                logits = self._step(columns, self._candidates, ids, position_ids)
+                column = columns.stop - 1 - ids.shape[1]
+                self._choose(column, logits, is_chosen_here)
 
     def _step(
         self,
         columns: slice,
+        candidates: Int[Tensor, " candidate"],
         ids: Int[Tensor, "batch pos"],
         position_ids: Int[Tensor, "rows pos"] | None,
     ) -> Float[Tensor, "worlds_batch d_vocab"]:
-        """Next-token logits after some columns, of the reference and all candidates."""
+        """Next-token logits after some columns, of the reference and candidates."""
         text = self._text
         n_before = text.shape[1] - ids.shape[1]
         if text.cache is None and n_before:
@@ -91,8 +95,9 @@ class KSearch:
             # From the beginning, because nothing remembers the columns before.
             columns = slice(0, columns.stop)
 
-        self._worlds.begin(columns, self._ks(columns, n_before))
-        n_worlds = 1 + len(self._candidates)
+        self._worlds.begin(columns, self._ks(columns, candidates, n_before))
+        text.repeat_spliced(len(candidates))
+        n_worlds = 1 + len(candidates)
         options = {}
         seen = text.is_text[:, : n_before + columns.stop]
         if not seen.all():
@@ -104,12 +109,14 @@ class KSearch:
         logits, text.cache = self._host.step(chunk, text.cache, **options)
         return logits
 
-    def _ks(self, columns: slice, n_before: int) -> Int[Tensor, "candidates_batch pos"]:
+    def _ks(
+        self, columns: slice, candidates: Int[Tensor, " candidate"], n_before: int
+    ) -> Int[Tensor, "candidates_batch pos"]:
         """The k of every candidate: what was chosen, and at the last column its own."""
         first = n_before + columns.start
         chosen = self._text.ks[:, first : n_before + columns.stop]
-        ks = chosen.repeat(len(self._candidates), 1)
-        ks[:, -1] = self._candidates.repeat_interleave(len(chosen))
+        ks = chosen.repeat(len(candidates), 1)
+        ks[:, -1] = candidates.repeat_interleave(len(chosen))
         return ks
 
     def _choose(
@@ -145,8 +152,7 @@ class KSearch:
         kl = kls.gather(0, index.unsqueeze(0)).squeeze(0)
         self._text.kls[:, column] = kl.where(is_chosen, 0)
 
-        accepted = len(rows) + own_rows
-        self._text.keep(torch.cat([rows, accepted.repeat(n_candidates)]))
+        self._text.keep(torch.cat([rows, len(rows) + own_rows]))
 
 
 def divergences(
@@ -159,22 +165,33 @@ def divergences(
         n_candidates: the number of candidates.
     """
     wide = torch.promote_types(logits.dtype, torch.float32)
-    log_probs = logits.to(wide).log_softmax(-1).unflatten(0, (1 + n_candidates, -1))
-    reference = log_probs[0]
+    n_rows = len(logits) // (1 + n_candidates)
+    reference, *candidates = logits.split(n_rows)
+    reference = reference.to(wide).log_softmax(-1)
     probs = reference.exp()
     # What the reference excludes counts nothing, also where it is excluded on both
     # sides, and infinity would be taken from infinity.
-    log_ratio = (reference - log_probs[1:]).where(probs > 0, 0)
+    excluded = probs == 0
+
+    kls = []
+    # One after the other: all together would take several times the memory of the
+    # logits, which for a batch of rows is much.
+    for candidate in candidates:
+        log_ratio = reference - candidate.to(wide).log_softmax(-1)
+        log_ratio.masked_fill_(excluded, 0)
+        kls.append(torch.linalg.vecdot(probs, log_ratio))
     # Not below 0 by rounding.
-    return torch.linalg.vecdot(probs, log_ratio).clamp(min=0)
+    return torch.stack(kls).clamp(min=0)
 
 
 def _steps(is_chosen: Bool[Tensor, "batch pos"]) -> Iterator[slice]:
-    """Columns that can be run at once: up to the next column where k is chosen."""
+    """Columns that can be run at once: one where k is chosen, or all up to the next."""
     n_columns = is_chosen.shape[1]
     begin = 0
     for column in is_chosen.any(0).nonzero().flatten().tolist():
-        yield slice(begin, column + 1)
+        if begin < column:
+            yield slice(begin, column)
+        yield slice(column, column + 1)
         begin = column + 1
     if begin < n_columns:
         yield slice(begin, n_columns)

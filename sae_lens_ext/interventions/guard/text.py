@@ -19,8 +19,8 @@ class GuardedText:
         ks: the k that each column has; 0 where nothing was chosen.
         kls: the divergence of its prediction.
         cache: what the model keeps of them, for the reference and after it for the rows
-            at every candidate k; None before the first run, and where a model has no
-            such cache.
+            at the k that was chosen; None before the first run, and where a model has
+            no such cache.
     """
 
     def __init__(self, n_rows: int, device: torch.device) -> None:
@@ -64,6 +64,14 @@ class GuardedText:
         """Go on with these rows of the cache in the place of the present ones."""
         if self.cache is not None:
             self.cache.reorder_cache(rows)
+
+    def repeat_spliced(self, n_candidates: int) -> None:
+        """Make a copy of the rows after the reference's for every candidate k."""
+        if n_candidates == 1:
+            return
+        rows = torch.arange(2 * len(self.positions), device=self.positions.device)
+        reference, spliced = rows.chunk(2)
+        self.keep(torch.cat([reference, spliced.repeat(n_candidates)]))
 
     def is_held_by(self, cache: Any) -> bool:
         """Whether a cache may hold the same text in every row.

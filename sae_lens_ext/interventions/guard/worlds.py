@@ -47,7 +47,6 @@ class Worlds:
         guarded: frozenset[str],
         window: Window,
         ids: Int[Tensor, "batch pos"],
-        n_candidates: int,
     ) -> None:
         """Keep what the whole run of the user does.
 
@@ -56,7 +55,6 @@ class Worlds:
             guarded: names of the sites whose k is chosen.
             window: its positions.
             ids: its token ids.
-            n_candidates: the number of values of k.
         """
         self._settings = settings
         self._guarded = guarded
@@ -64,7 +62,6 @@ class Worlds:
         self._masks = {
             name: site.positions.mask(window, ids) for name, site in settings.items()
         }
-        self._n_candidates = n_candidates
         self._columns = slice(0, 0)
         self._ks: Tensor = torch.empty(0)
         self._limit: Tensor | None = None
@@ -127,7 +124,8 @@ class Worlds:
             reference, _ = spliced(whole, slice(0, n_rows), 1)
         if name in self._guarded:
             settings = replace(settings, k=GivenK(self._ks))
-        candidates, code = spliced(settings, slice(n_rows, None), self._n_candidates)
+        n_candidates = len(self._ks) // n_rows
+        candidates, code = spliced(settings, slice(n_rows, None), n_candidates)
         if name in self._guarded and code is not None:
             self._add_limit(settings, code)
         return torch.cat([reference, candidates])

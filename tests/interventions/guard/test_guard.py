@@ -64,16 +64,17 @@ def test_a_model_without_a_cache_has_the_same_k(model, sae):
 
 def test_columns_where_nothing_is_spliced_are_read_at_once(model, sae):
     ids = tiny.tokens(rows=2, length=7)
-    lengths = []
+    shapes = []
     handle = model.register_forward_pre_hook(
-        lambda _, args, kwargs: lengths.append(
-            (args[0] if args else kwargs["input_ids"]).shape[1]
+        lambda _, args, kwargs: shapes.append(
+            tuple((args[0] if args else kwargs["input_ids"]).shape)
         ),
         with_kwargs=True,
     )
     ks = chosen_by(model, sae, ids, positions=slice(4, 6))
     handle.remove()
-    assert lengths == [5, 1, 1, 7]
+    # Two rows of the reference and of k = 1, 2, 4, 8; without a choice, of one k.
+    assert shapes == [(4, 4), (10, 1), (10, 1), (4, 1), (2, 7)]
     assert (ks > 0).tolist() == [[False] * 4 + [True] * 2 + [False]] * 2
 
 
@@ -169,9 +170,18 @@ def test_rejects_invalid_bounds(model, sae):
     for ks in ([], [0, 2]):
         with pytest.raises(sle.InvalidK, match="ks must be a list of positive"):
             sle.until_kl(0.1, ks=ks)
-    with pytest.raises(sle.InvalidK, match="k=16 is above k=8"):
-        sle.splice(model, sae, sle.until_kl(0.1, ks=[4, 16]))
+    for extrapolate in (False, True):
+        with pytest.raises(sle.InvalidK, match="k=16 is above k=8.*leave it out"):
+            sle.splice(
+                model, sae, sle.until_kl(0.1, ks=[4, 16]), extrapolate=extrapolate
+            )
     saes = {SITE: sae, OTHER: sae}
     rules = {SITE: sle.until_kl(0.1), OTHER: sle.until_kl(0.2)}
     with pytest.raises(sle.InvalidK, match="must share one bound"):
         sle.splice(model, saes, rules)
+
+
+def test_candidates_are_powers_of_two_up_to_the_largest_k():
+    assert sle.until_kl(0.1).candidates(48) == (1, 2, 4, 8, 16, 32, 48)
+    assert sle.until_kl(0.1).candidates(64)[-2:] == (32, 64)
+    assert sle.until_kl(0.1, ks=[9, 5]).candidates(48) == (5, 9)
