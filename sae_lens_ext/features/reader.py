@@ -139,7 +139,8 @@ class Reader:
 def _check_documents(documents: Any) -> None:
     """Check that a path is not taken for the text to index."""
     is_path = isinstance(documents, Path)
-    if isinstance(documents, str) and len(documents) < _LONGEST_NAME:
+    # An empty text would be the current folder.
+    if isinstance(documents, str) and 0 < len(documents) < _LONGEST_NAME:
         is_path = Path(documents).exists()
     if is_path:
         raise InvalidArgument(

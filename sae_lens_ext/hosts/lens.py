@@ -26,6 +26,7 @@ from sae_lens_ext.hosts.base import (
 )
 from sae_lens_ext.hosts.batch import TokenBatch
 from sae_lens_ext.hosts.calls import takes
+from sae_lens_ext.hosts.lens_logits import last_logits
 from sae_lens_ext.hosts.lens_texts import TextListener, with_ids
 from sae_lens_ext.hosts.modules import find_blocks
 from sae_lens_ext.hosts.names import block_and_point, name_of_path, spellings
@@ -35,7 +36,11 @@ from sae_lens_ext.hosts.special import (
     padding_id,
     special_token_ids,
 )
-from sae_lens_ext.hosts.watching import before_calls, watch_modules
+from sae_lens_ext.hosts.watching import (
+    before_calls,
+    before_every_call,
+    watch_modules,
+)
 
 
 class _HookPoints(Points):
@@ -258,11 +263,14 @@ class LensHost:
 
     def before_runs(self, function: BeforeRun) -> Undo:
         """See ``Host.before_runs``."""
-        return before_calls(
-            self.model,
-            lambda arguments: function(self, partial(self._with_ids, arguments)),
-            calls_forward=not self._is_bridge,
-        )
+
+        def called(arguments: Mapping[str, Any]) -> None:
+            function(self, partial(self._with_ids, arguments))
+
+        if self._is_bridge:
+            # Its run_with_cache calls forward directly.
+            return before_every_call(self.model, called)
+        return before_calls(self.model, called, calls_forward=True)
 
     def _with_ids(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         to_tokens = getattr(self.model, "to_tokens", None)
@@ -281,16 +289,14 @@ class LensHost:
         """See ``Host.step``."""
         forward = inspect.signature(type(self.model).forward)
         # The bridge of TransformerLens 3 does not hand caches of transformers on.
-        if not self._is_bridge or "past_key_values" not in forward.parameters:
-            logits = self.model(ids, return_type="logits", **options)
-            return logits[:, -1], None
-
+        has_cache = self._is_bridge and "past_key_values" in forward.parameters
+        if has_cache:
+            options |= {"return_type": "logits_and_cache", "use_cache": True}
+        else:
+            options["return_type"] = "logits"
         if cache is not None:
             options["past_key_values"] = cache
-        logits, cache = self.model(
-            ids, return_type="logits_and_cache", use_cache=True, **options
-        )
-        return logits[:, -1], cache if hasattr(cache, "reorder_cache") else None
+        return last_logits(self.model(ids, **options), self.d_vocab)
 
     def _wrapped(self) -> list[nn.Module]:
         """The modules of Hugging Face that a bridge wraps, from the outermost."""

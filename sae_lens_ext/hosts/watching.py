@@ -95,6 +95,41 @@ def before_calls(
     return handle.remove
 
 
+def before_every_call(
+    module: nn.Module, function: Callable[[Mapping[str, Any]], object]
+) -> Undo:
+    """``before_calls`` for a module whose ``forward`` is called directly at times.
+
+    Args:
+        module: the module.
+        function: gets the arguments by name, once for a call of either kind.
+    """
+    n_running = 0
+
+    def called(_: nn.Module, arguments: tuple[Any, ...], keywords: Any) -> None:
+        nonlocal n_running
+        # It may call the module itself, so that this call counts from here on.
+        function(named_arguments(module, arguments, keywords))
+        n_running += 1
+
+    def ended(*_: object) -> None:
+        nonlocal n_running
+        n_running = max(n_running - 1, 0)
+
+    def forwarded(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+        if not n_running:
+            function(named_arguments(module, arguments, keywords))
+
+    undo = ExitStack()
+    before = module.register_forward_pre_hook(called, with_kwargs=True, prepend=True)
+    undo.callback(before.remove)
+    after = module.register_forward_hook(ended, always_call=True)
+    undo.callback(after.remove)
+    watcher = _Watcher(forwarded, lambda keywords, output: None)
+    undo.callback(_around_forward(module, watcher, is_first=True))
+    return undo.close
+
+
 def watch_blocks(
     blocks: Iterable[nn.Module],
     listener: RunListener,

@@ -295,6 +295,12 @@ def test_a_text_of_special_tokens_is_an_error(hf_model, sae, tmp_path):
         indexed(tmp_path / "i", hf_model, sae, documents=[[2], [2]])
 
 
+def test_an_empty_text_is_not_taken_for_a_folder(sae, tmp_path):
+    model = tiny.hosted("lens", "gpt2")
+    with pytest.raises(sle.InvalidArgument, match="nothing to index|at least one"):
+        indexed(tmp_path / "i", model, sae, documents="")
+
+
 def test_nan_is_an_error_that_names_the_site(sae, tmp_path):
     model = tiny.hf_model("gpt2")
     with torch.no_grad():

@@ -116,6 +116,20 @@ def test_k_can_be_turned_between_runs(model, sae):
     assert tiny.hooks_of(model) == tiny.hooks_of(tiny.hosted("torch"))
 
 
+def test_run_with_cache_chooses_the_same_k(sae):
+    model = tiny.hosted("lens")
+    ids = tiny.tokens(rows=2, length=4)
+    with sle.splice(model, sae, sle.until_kl(BOUND)) as spliced:
+        expected = model(ids)
+        ks = spliced.chosen.ks
+        logits, cache = model.run_with_cache(ids)
+        assert torch.equal(spliced.chosen.ks, ks)
+        with pytest.raises(sle.InvalidArgument, match="stops the runs of this model"):
+            model.run_with_cache(ids, stop_at_layer=2)
+    torch.testing.assert_close(logits, expected)
+    assert len(cache[SITE]) == 2
+
+
 def test_rejects_a_cache_that_was_filled_outside(model, sae):
     ids = tiny.tokens(rows=1, length=5)
     cache = DynamicCache(config=model.config)
