@@ -191,11 +191,7 @@ class DialState:
 
     def kls(self) -> Float[Tensor, " pos"]:
         """KL(bare || spliced) of the token after each position, in nats."""
-        log_ratio = self._bare - self._spliced
-        # What the bare model excludes counts nothing.
-        probs = self._bare.exp()
-        terms = torch.where(probs > 0, probs * log_ratio, 0)
-        return terms.sum(-1).clamp(min=0)
+        return self._kls
 
     def _apply(self, request: Mapping[str, Any]) -> None:
         position = self._checked_position(request.get("position", self.position))
@@ -278,6 +274,9 @@ class DialState:
             log_probs = self._log_probs()
             codes = {name: spliced.codes[name][0].detach() for name in self.sites}
         self._spliced = log_probs
+        # A token at a time: its logits fit a cache, and those of a text do not.
+        kls = [_kl(*pair) for pair in zip(self._bare, log_probs, strict=True)]
+        self._kls = torch.stack(kls)
         self._codes: dict[str, SparseCode] = codes
 
     def _log_probs(self) -> Float[Tensor, "pos d_vocab"]:
@@ -318,6 +317,17 @@ class DialState:
             "label": label,
             "value": value,
         }
+
+
+def _kl(
+    bare: Float[Tensor, " d_vocab"],
+    spliced: Float[Tensor, " d_vocab"],
+) -> Float[Tensor, ""]:
+    """KL(bare || spliced) of two distributions, from their log-probabilities."""
+    probs = bare.exp()
+    # What the bare model excludes counts nothing.
+    terms = torch.where(probs > 0, probs * (bare - spliced), 0)
+    return terms.sum().clamp(min=0)
 
 
 def _as_texts(host: Host, ids: Sequence[int]) -> list[str]:

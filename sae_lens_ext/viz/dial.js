@@ -10,7 +10,11 @@ function make(tag, className, text) {
   return element;
 }
 
-const shown = (token) => token.replaceAll("\n", "\u21b5") || "\u2205";
+// A token of spaces alone would not be seen.
+function shown(token) {
+  const text = token.replaceAll("\n", "\u21b5");
+  return text.trim() ? text : text.replaceAll(" ", "\u2423") || "\u2205";
+}
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const rounded = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3));
 const keyOf = (feature) => `${feature.site} ${feature.feature}`;
@@ -24,13 +28,19 @@ function slider(min, max, step, value, label) {
   return input;
 }
 
-// Sends the last of several changes, once the user has paused.
-function debounced(send) {
-  let timer = null;
-  return () => {
-    clearTimeout(timer);
-    timer = setTimeout(send, DELAY_MS);
-  };
+// JupyterLab takes keys for its notebook, such as arrows to fold headings and letters to
+// cut cells, wherever no text is being written. Those with a modifier stay its own.
+function keepKey(event) {
+  const isModified = event.ctrlKey || event.metaKey || event.altKey;
+  if (!isModified && event.key !== "Escape") event.stopPropagation();
+}
+
+
+// What a view says of k, the token to look at and the pins, as a request would.
+function turnedOf(view) {
+  const k = Object.fromEntries(view.sites.map((site) => [site.name, site.k]));
+  const pins = view.pins.map(({ site, feature, by }) => ({ site, feature, by }));
+  return { k, position: view.position, pins };
 }
 
 class Dial {
@@ -38,15 +48,14 @@ class Dial {
     this.model = model;
     this.number = 0;
     this.linked = true;
+    this.timer = null;
     const view = model.get("view");
-    this.k = Object.fromEntries(view.sites.map((site) => [site.name, site.k]));
-    this.position = view.position;
-    this.pins = view.pins.map((pin) => ({ ...pin }));
-    this.ask = debounced(() => this.request());
+    this.adopt(view);
 
     this.root = make("div", "sle-dial");
     this.root.setAttribute("role", "group");
     this.root.setAttribute("aria-label", "The dial: features per token");
+    this.root.addEventListener("keydown", keepKey);
     this.knobs = make("div", "sle-knobs");
     this.tokens = make("div", "sle-tokens");
     this.tokens.setAttribute("role", "listbox");
@@ -73,6 +82,23 @@ class Dial {
     this.makeTokens(view);
     this.makePins(view);
     this.draw();
+  }
+
+  // What the user turns, as Python has it: after a change that failed, or that was made
+  // in another view of this widget.
+
+  adopt(view) {
+    this.k = turnedOf(view).k;
+    this.position = view.position;
+    this.pins = view.pins.map((pin) => ({ ...pin }));
+  }
+
+  follow(view) {
+    if (JSON.stringify(this.turned()) === JSON.stringify(turnedOf(view))) return;
+    this.adopt(view);
+    this.showK();
+    this.markToken();
+    this.makePins(view);
   }
 
   // k: a slider for every site, that move together where they are linked.
@@ -183,6 +209,9 @@ class Dial {
         this.pins = this.pins.filter((other) => other !== pin);
         this.makePins(view);
         this.ask();
+        // What had the focus is gone.
+        const next = this.pinned.querySelector("input") ?? this.tokenButtons[this.position];
+        next.focus({ preventScroll: true });
       });
       show();
       row.append(make("span", "sle-number", String(pin.feature)),
@@ -202,26 +231,39 @@ class Dial {
     this.pins.push({ ...feature, by: 0 });
     this.makePins(view);
     this.ask();
+    // To be steered next.
+    [...this.pinned.querySelectorAll("input")].at(-1).focus({ preventScroll: true });
   }
 
   // Requests and views.
 
+  // Sends the last of several changes, once the user has paused.
+  ask() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.request(), DELAY_MS);
+  }
+
+  turned() {
+    const pins = this.pins.map(({ site, feature, by }) => ({ site, feature, by }));
+    return { k: { ...this.k }, position: this.position, pins };
+  }
+
   request() {
+    this.timer = null;
     this.number += 1;
     this.root.setAttribute("aria-busy", "true");
-    const pins = this.pins.map(({ site, feature, by }) => ({ site, feature, by }));
-    const k = { ...this.k };
-    this.model.set("request", { number: this.number, k, position: this.position, pins });
+    this.model.set("request", { number: this.number, ...this.turned() });
     this.model.save_changes();
   }
 
   draw() {
     const view = this.model.get("view");
     // An earlier request was answered, and the user has gone on since.
-    if (view.answers < this.number) return;
+    if (this.timer !== null || view.answers < this.number) return;
     this.number = view.answers;
     this.root.setAttribute("aria-busy", "false");
     this.error.textContent = view.error;
+    this.follow(view);
 
     const top = Math.max(1e-9, ...view.kl);
     this.tokenButtons.forEach((button, index) => {
