@@ -91,8 +91,12 @@ def _draw_nodes(
     layout: Layout,
     palette: Palette,
 ) -> None:
-    for node, (x, y), share in zip(
-        graph.nodes, layout.places, layout.shares, strict=True
+    for node, (x, y), share, lift in zip(
+        graph.nodes,
+        layout.places,
+        layout.shares,
+        layout.lifts,
+        strict=True,
     ):
         colour = palette.muted
         if node.kind == "feature":
@@ -113,7 +117,7 @@ def _draw_nodes(
         axes.annotate(
             node_text(node),
             (x, y),
-            xytext=(0, 8),
+            xytext=(0, 8 + 9 * lift),
             textcoords="offset points",
             ha="center",
             color=palette.ink,

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from sae_lens_ext.circuits import Graph, GraphNode
 from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.viz.pages.text import model_text
+
+# Characters of a name that fit between two nodes side by side.
+_SHORT = 8
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Layout:
         width: of all columns.
         places: x and y of every node, in units of one node and of one row.
         shares: the size of the effect of every node, as a share of the largest.
+        lifts: 1 for a node whose name stands a line higher than those beside it,
+            because names of that row are longer than the way between two nodes.
         lines: the edges, the weakest first, so that the strongest are drawn on top.
         largest: the size of the largest effect of an edge.
     """
@@ -46,6 +52,7 @@ class Layout:
     width: float
     places: list[tuple[float, float]]
     shares: list[float]
+    lifts: list[int]
     lines: list[Line]
     largest: float
 
@@ -89,6 +96,7 @@ class Layout:
             max(1.0, width),
             places,
             _shares([node.effect for node in graph.nodes]),
+            _lifts(graph, places),
             _lines(graph, largest),
             largest,
         )
@@ -141,7 +149,9 @@ def heading(graph: Graph) -> str:
     """What the picture is of."""
     values = sorted(set(graph.k.values()))
     ks = str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
-    return f"{graph.metric} = {graph.metric_clean:.3g}, k={ks}, {graph.model}"
+    return (
+        f"{graph.metric} = {graph.metric_clean:.3g}, k={ks}, {model_text(graph.model)}"
+    )
 
 
 def shortened(text: str, length: int = 18) -> str:
@@ -151,6 +161,22 @@ def shortened(text: str, length: int = 18) -> str:
 
 def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _lifts(
+    graph: Graph,
+    places: list[tuple[float, float]],
+) -> list[int]:
+    """Every second node of a row with long names is lifted, from left to right."""
+    lifts = [0] * len(places)
+    for row in {y for _, y in places}:
+        numbers = [number for number, (_, y) in enumerate(places) if y == row]
+        if max(len(node_text(graph.nodes[number])) for number in numbers) <= _SHORT:
+            continue
+        numbers.sort(key=lambda number: places[number][0])
+        for number in numbers[1::2]:
+            lifts[number] = 1
+    return lifts
 
 
 def _lines(graph: Graph, largest: float) -> list[Line]:

@@ -18,6 +18,9 @@ _ROW = 92
 _LEFT = 210
 _TOP = 46
 _BOTTOM = 64
+# Fields of a node in the table, before its label and after.
+_COLUMNS = ("kind", "site", "position", "token", "feature")
+_NUMBERS = ("activation", "effect")
 
 _STYLE = """
 :root {{ {light} }}
@@ -28,7 +31,13 @@ body {{ margin: 0; padding: 24px; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }}
 h1 {{ font-size: 20px; margin: 0 0 4px; }}
 p {{ margin: 0 0 16px; color: var(--muted); font-size: 13px; }}
+h1 {{ overflow-wrap: anywhere; }}
 .scroll {{ overflow-x: auto; }}
+:focus-visible {{ outline: 2px solid var(--positive); outline-offset: 1px; }}
+summary {{ cursor: pointer; color: var(--muted); margin: 12px 0 4px; }}
+table {{ border-collapse: collapse; font-size: 13px; }}
+th, td {{ border-bottom: 1px solid var(--line); padding: 3px 12px 3px 0;
+  text-align: left; font-variant-numeric: tabular-nums; }}
 svg text {{ font-size: 11px; fill: var(--ink); }}
 svg .row {{ fill: var(--muted); }}
 svg .grid {{ stroke: var(--line); }}
@@ -54,9 +63,15 @@ _PAGE = """<!doctype html>
 <body>
 <h1>{title}</h1>
 <p>{note}</p>
-<div class="scroll">
+<div class="scroll" tabindex="0" role="region" aria-label="The graph">
 {svg}
 </div>
+<details>
+<summary>Nodes as a table</summary>
+<div class="scroll" tabindex="0" role="region" aria-label="Nodes of the graph">
+{table}
+</div>
+</details>
 </body>
 </html>
 """
@@ -71,8 +86,9 @@ def render_graph(
     """Render a graph as one string of self-contained HTML.
 
     The picture is that of ``plot_graph``; over a node or an edge, the browser shows its
-    numbers. The page holds no script and needs no network. Texts (tokens, labels, names
-    of models) come from anywhere, so all of them are escaped.
+    numbers, and a table below has those of the nodes. The page holds no script and
+    needs no network. Texts (tokens, labels, names of models) come from anywhere, so all
+    of them are escaped.
 
     ::
 
@@ -107,6 +123,7 @@ def render_graph(
         style=_STYLE.format(**colours),
         note=escape(note),
         svg=_svg(graph, layout),
+        table=_table(graph),
     )
 
 
@@ -161,7 +178,13 @@ def _nodes(
     points: list[tuple[float, float]],
 ) -> list[str]:
     parts = []
-    for node, (x, y), share in zip(graph.nodes, points, layout.shares, strict=True):
+    for node, (x, y), share, lift in zip(
+        graph.nodes,
+        points,
+        layout.shares,
+        layout.lifts,
+        strict=True,
+    ):
         size = 5 + 6 * share
         sign = ""
         if node.kind == "feature":
@@ -174,10 +197,28 @@ def _nodes(
         # The row of tokens is named below it.
         if node.kind != "token":
             parts.append(
-                f'<text x="{x:g}" y="{y - size - 5:.1f}" '
+                f'<text x="{x:g}" y="{y - size - 5 - 13 * lift:.1f}" '
                 f'text-anchor="middle">{escape(node_text(node))}</text>'
             )
     return parts
+
+
+def _table(graph: Graph) -> str:
+    """The nodes as rows, for those who read no picture."""
+    names = (*_COLUMNS, "label", *_NUMBERS)
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    rows = []
+    for node in graph.nodes:
+        cells = [getattr(node, name) for name in _COLUMNS]
+        cells[_COLUMNS.index("token")] = token_text(node.token)
+        cells.append(node.label)
+        for name in _NUMBERS:
+            value = getattr(node, name)
+            cells.append(None if value is None else f"{value:.4g}")
+        texts = ["" if cell is None else escape(str(cell)) for cell in cells]
+        rows.append("<tr>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
+    body = "\n".join(rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
 
 
 def _outline(kind: str, x: float, y: float, size: float) -> str:

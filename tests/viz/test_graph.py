@@ -37,6 +37,42 @@ def test_the_page_has_every_node_and_edge():
     assert any("feature 17" in text and "effect -1" in text for text in details)
 
 
+def test_a_table_has_the_numbers_of_every_node():
+    page = render_graph(graphs.graph().labelled({graphs.FIRST: {17: "<b>"}}))
+    (table,) = re.findall(r"<table>.*</table>", page, re.DOTALL)
+    rows = [
+        ["".join(cell.itertext()) for cell in row]
+        for row in ElementTree.fromstring(table).iter("tr")
+    ]
+    assert rows[0] == [
+        *("kind", "site", "position", "token", "feature", "label"),
+        *("activation", "effect"),
+    ]
+    assert len(rows) == 1 + len(graphs.graph().nodes)
+    script = graphs.SCRIPT.replace(" ", "·")
+    assert rows[3] == [
+        *("feature", graphs.FIRST, "1", script, "17", "<b>", "2.5", "-1"),
+    ]
+
+
+def test_the_path_of_a_folder_is_not_shown():
+    page = render_graph(graphs.graph(model="/home/me/models/tiny-v1"))
+    assert "/home/me" not in page
+    assert ", tiny-v1</h1>" in page
+
+
+def test_long_names_side_by_side_stand_on_two_lines():
+    def heights(label):
+        svg = svg_of(render_graph(graphs.graph().labelled({graphs.FIRST: {17: label}})))
+        texts = svg.iter("{http://www.w3.org/2000/svg}text")
+        return {text.text: float(text.get("y")) for text in texts}
+
+    short = heights("a")
+    long = heights("cities in France")
+    assert long["cities in France"] == short["a"]
+    assert short["error"] - long["error"] == pytest.approx(13)
+
+
 def test_no_text_becomes_a_tag():
     labels = {(graphs.FIRST, 17): "<img src=x onerror=alert(1)>"}
     graph = graphs.graph(model=graphs.SCRIPT, metric="</title><script>")

@@ -127,7 +127,11 @@ def _columns(page: FeaturePage, pages: Mapping[int, str]) -> list[str]:
     if page.nearest:
         note = '<p class="note">Cosine of the decoder rows.</p>'
         sections.append(("Nearest features", note + _nearest(page.nearest, pages)))
-    return [f"<section><h2>{name}</h2>{body}</section>" for name, body in sections]
+    parts = []
+    for name, body in sections:
+        kind = ' class="double"' if 'class="pair"' in body else ""
+        parts.append(f"<section{kind}><h2>{name}</h2>{body}</section>")
+    return parts
 
 
 def _tokens(name: str, pairs: Sequence[tuple[str, float]]) -> str:

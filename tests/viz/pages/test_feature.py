@@ -108,7 +108,7 @@ def test_a_page_loads_nothing():
 
 def test_a_page_is_made_for_dark_light_keys_and_narrow_screens():
     page = a_page().html()
-    assert "prefers-color-scheme: dark" in page
+    assert "color-scheme:light dark" in page
     assert "width=device-width" in page
     elements = [tag for tag, _ in Tags(page).elements]
     # What folds is a native control, and so is every link.
