@@ -21,11 +21,16 @@ def last_logits(
         InvalidArgument: it is an activation: a hook stops the run, as that of
             ``run_with_cache`` does with ``stop_at_layer``.
     """
+    logits = output
+    cache = None
     # A run that stops early returns a tensor in the place of the pair.
-    logits, cache = (output, None) if isinstance(output, Tensor) else output
+    if not isinstance(output, Tensor):
+        logits, cache = output
     if d_vocab is not None and logits.shape[-1] != d_vocab:
         raise InvalidArgument(
             "a hook stops the runs of this model at a layer (stop_at_layer of "
             "run_with_cache does so), and this needs their logits; leave it out"
         )
-    return logits[:, -1], cache if hasattr(cache, "reorder_cache") else None
+    if not hasattr(cache, "reorder_cache"):
+        cache = None
+    return logits[:, -1], cache

@@ -3,9 +3,14 @@
 import pytest
 import tiny
 import torch
+from torch import nn
 
 from sae_lens_ext.hosts import host_for
-from sae_lens_ext.hosts.watching import before_calls, watch_modules
+from sae_lens_ext.hosts.watching import (
+    before_calls,
+    before_every_call,
+    watch_modules,
+)
 
 
 class _Inner(torch.nn.Module):
@@ -199,3 +204,30 @@ def test_every_host_reports_its_runs(name):
         ("end", True),
     ]
     assert len(events.of("read")) >= 2
+
+
+def test_a_call_of_either_kind_is_reported_once():
+    module = nn.Linear(2, 2)
+    x = torch.zeros(1, 2)
+    reports = []
+
+    def report(arguments):
+        reports.append(sorted(arguments))
+        # It calls the module itself, once.
+        if len(reports) % 2:
+            module(x)
+
+    stop = before_every_call(module, report)
+    module(x)
+    assert reports == [["input"]] * 2
+    module.forward(x)
+    assert reports == [["input"]] * 4
+    with pytest.raises(RuntimeError):
+        module(torch.zeros(1, 3))
+    module.forward(x)
+    assert reports == [["input"]] * 8
+    stop()
+    module(x)
+    module.forward(x)
+    assert len(reports) == 8
+    assert "forward" not in vars(module)
