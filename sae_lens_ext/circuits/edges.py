@@ -27,7 +27,13 @@ from sae_lens_ext.circuits.methods import effects_by_site
 from sae_lens_ext.circuits.metrics import TokenMetric, description, is_flat_at_clean
 from sae_lens_ext.circuits.result import Effects, EffectsK
 from sae_lens_ext.errors import InvalidArgument, InvalidK
-from sae_lens_ext.hosts import Host, TokenBatch, embedding_site
+from sae_lens_ext.hosts import (
+    Host,
+    TokenBatch,
+    embedding_site,
+    name_of_model,
+    shown_name,
+)
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.interventions.sites import SAEs
 
@@ -215,7 +221,7 @@ def _edges(
         sites=sorted(analysis.placed, key=lambda name: cuts.depth(name, of_error=True)),
         token_effects=token_effects(analysis, runs, embedding_gradient, rows),
         tokens=_texts(analysis.host, tokens),
-        model=_name(analysis.host),
+        model=_model_name(analysis.host.model),
         metric=description(metric),
     )
 
@@ -261,12 +267,6 @@ def _texts(host: Host, tokens: TokenBatch) -> list[list[str]]:
     return texts
 
 
-def _name(host: Host) -> str:
+def _model_name(model: Any) -> str:
     """The name of a model, or of its class."""
-    for holder in ("cfg", "config"):
-        config = getattr(host.model, holder, None)
-        for field in ("model_name", "name_or_path"):
-            name = getattr(config, field, None)
-            if isinstance(name, str) and name:
-                return name
-    return type(host.model).__name__
+    return shown_name(name_of_model(model)) or type(model).__name__

@@ -10,6 +10,7 @@ lens        TransformerLens
 nnsight     nnsight
 torch       torch modules; places: from a site's name to a module
 names       names of sites
+model_name  what a model is called
 special     which tokens are special
 ----------- ----------------------------------------------------------------------
 batch       rows of token ids, and where in them the text is
@@ -47,6 +48,7 @@ from sae_lens_ext.hosts.calls import CallFacts
 from sae_lens_ext.hosts.eager import eager
 from sae_lens_ext.hosts.embedding import embedding_site
 from sae_lens_ext.hosts.hooks import evaluating, has_hooks
+from sae_lens_ext.hosts.model_name import name_of_model, shown_name
 from sae_lens_ext.hosts.names import spellings
 from sae_lens_ext.hosts.partial import (
     capture,
@@ -82,10 +84,12 @@ __all__ = [
     "evaluating",
     "has_hooks",
     "host_for",
+    "name_of_model",
     "next_token_logits",
     "recorded",
     "resume",
     "run_to",
+    "shown_name",
     "skip_blocks",
     "spellings",
     "text_positions",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from sae_lens_ext import _arguments as arguments
-from sae_lens_ext.hosts import Host
+from sae_lens_ext.hosts import Host, name_of_model
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.training.collecting import Collector
 from sae_lens_ext.training.stream.ahead import Ahead
@@ -14,7 +14,7 @@ from sae_lens_ext.training.stream.buffered import BufferedStream
 from sae_lens_ext.training.stream.chunks import ModelChunks
 from sae_lens_ext.training.stream.fingerprint import model_facts
 from sae_lens_ext.training.stream.length import Length
-from sae_lens_ext.training.stream.options import checked_dtype, name_of_model
+from sae_lens_ext.training.stream.options import checked_dtype
 from sae_lens_ext.training.stream.rows import row_source
 from sae_lens_ext.training.stream.shared import Processes, shared
 

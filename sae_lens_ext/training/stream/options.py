@@ -1,6 +1,5 @@
 """Options that several streams have."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,17 +23,3 @@ def checked_dtype(dtype: Any) -> torch.dtype:
     if checked not in (torch.float32, torch.bfloat16):
         raise InvalidArgument(f"dtype must be float32 or bfloat16; got {dtype!r}")
     return checked
-
-
-def name_of_model(model: Any) -> str | None:
-    """What a model's config calls it; None where it has no name."""
-    places: Sequence[Any] = (
-        getattr(model, "cfg", None),
-        getattr(model, "config", None),
-    )
-    for config in places:
-        for field in ("model_name", "name_or_path", "_name_or_path"):
-            name = getattr(config, field, None)
-            if isinstance(name, str) and name:
-                return name
-    return None

@@ -81,6 +81,10 @@ class FeaturePage:
     def _repr_html_(self) -> str:
         return fragment(_body(self, {}))
 
+    def __repr__(self) -> str:
+        """Its title, and how often it is active."""
+        return f"FeaturePage({self.title!r}, active on {self.n_active:,} tokens)"
+
 
 def _body(page: FeaturePage, pages: Mapping[int, str]) -> str:
     parts = [f"<h1>{token_text(page.title)}</h1>", _facts(page)]

@@ -172,6 +172,11 @@ def test_the_style_of_a_notebook_s_output_stays_inside_of_it():
             assert ".sle-page" in selector
 
 
+def test_a_page_prints_as_one_short_line():
+    text = repr(a_page(label="towers"))
+    assert text == "FeaturePage('Feature 981: towers', active on 12 tokens)"
+
+
 def test_save_writes_the_file(tmp_path):
     path = a_page().save(tmp_path / "made" / "981.html")
     assert path.read_text(encoding="utf-8") == a_page().html()

@@ -20,6 +20,7 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.hosts import name_of_model
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.training.cleaning import (
     largest_norm,
@@ -44,7 +45,7 @@ from sae_lens_ext.training.stream.cache.shards import (
 )
 from sae_lens_ext.training.stream.chunks import Chunk
 from sae_lens_ext.training.stream.model import model_chunks
-from sae_lens_ext.training.stream.options import checked_dtype, name_of_model
+from sae_lens_ext.training.stream.options import checked_dtype
 from sae_lens_ext.training.stream.states import statistics_as_tensors
 
 # What a safetensors file takes beside its numbers, at most.
