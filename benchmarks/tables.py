@@ -346,8 +346,9 @@ def _circuit_tracer(results: dict[str, dict[str, Any]]) -> list[str]:
     return [*_table(header, lines), "", sentence]
 
 
-def _fisher_share(results: dict[str, list[dict[str, Any]]]) -> list[str]:
-    rows = [row for row in results["cpu"] if row["k"] == 32]
+def _fisher_share(results: dict[str, dict[str, Any]]) -> list[str]:
+    numbers = results["cpu"]
+    rows = [row for row in numbers["saes"] if row["k"] == 32]
     texts = list(dict.fromkeys(row["text"] for row in rows))
     header = ["share", "dead features"]
     for text in texts:
@@ -365,7 +366,13 @@ def _fisher_share(results: dict[str, list[dict[str, Any]]]) -> list[str]:
                 f"{row['kl']:.3f}",
             ]
         lines.append(line)
-    return [*_table(header, lines), "", "At k=32."]
+    direction = numbers["direction"]
+    sentence = (
+        f"At k=32. The direction of the largest variance has "
+        f"{direction['variance_share']:.0%} of it; the predictions are "
+        f"{direction['sensitivity_of_mean']:.3f} times as sensitive to it as on average."
+    )
+    return [*_table(header, lines), "", sentence]
 
 
 _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
