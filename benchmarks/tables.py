@@ -370,7 +370,8 @@ def _fisher_share(results: dict[str, dict[str, Any]]) -> list[str]:
     sentence = (
         f"At k=32. The direction of the largest variance has "
         f"{direction['variance_share']:.0%} of it; the predictions are "
-        f"{direction['sensitivity_of_mean']:.3f} times as sensitive to it as on average."
+        f"{direction['sensitivity_of_mean']:.3f} times as sensitive to it as on "
+        "average."
     )
     return [*_table(header, lines), "", sentence]
 
