@@ -26,6 +26,7 @@ def save_results(
         folder: gets ``sweep.csv`` and ``frontier.png``; made if it is not there.
         sweep: a table of ``sweep_k``, or several by name, whose rows are then written
             below each other with the name as first column.
+        title: of the picture; by default it names the sites.
 
     Raises:
         InvalidArgument: ``sweep`` is not a table of ``sweep_k``.
@@ -33,7 +34,7 @@ def save_results(
         OSError: the files cannot be written.
     """
     # Before the first file is written, because it checks the tables.
-    figure = plot_frontier(sweep)
+    figure = plot_frontier(sweep, title=title)
     paths = Results(Path(folder, "sweep.csv"), Path(folder, "frontier.png"))
     with replacing(paths.table) as temporary:
         _one_table(sweep).to_csv(temporary, index=False)

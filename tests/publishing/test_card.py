@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 import sae_lens_ext as sle
-from sae_lens_ext.publishing import model_card, save_results
+from sae_lens_ext.publishing import model_card, results, save_results
 
 
 def _table():
@@ -103,4 +103,17 @@ def test_results_are_a_table_and_a_picture(tmp_path):
 def test_nothing_is_written_for_a_table_that_cannot_be_drawn(tmp_path):
     with pytest.raises(sle.InvalidArgument, match="must be what sweep_k returned"):
         save_results(tmp_path / "new", 3)
+
+
+def test_the_picture_has_the_title(tmp_path, monkeypatch):
+    titles = []
+
+    def plot_frontier(sweep, *, title):
+        titles.append(title)
+        return plot(sweep, title=title)
+
+    plot = results.plot_frontier
+    monkeypatch.setattr(results, "plot_frontier", plot_frontier)
+    save_results(tmp_path, _table(), title="On two kinds of text")
+    assert titles == ["On two kinds of text"]
     assert not (tmp_path / "new").exists()
