@@ -207,6 +207,16 @@ def test_killed_at_any_moment_and_resumed_it_is_the_undisturbed_index(tmp_path):
     assert contents(folder) == contents(whole)
 
 
+def test_deletes_what_a_kill_inside_of_a_writer_left(hf_model, sae, index, tmp_path):
+    folder = tmp_path / "i"
+    for name in (".checkpoint.safetensors.a1", ".features.safetensors.b2"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / ".tmpAbCdEf").write_bytes(b"half")
+    (folder / ".index.json.c3").write_bytes(b"{")
+    indexed(folder, hf_model, sae)
+    assert contents(folder) == contents(index.folder)
+
+
 def test_goes_on_behind_the_rows_of_the_checkpoint(
     hf_model, sae, tmp_path, monkeypatch
 ):
