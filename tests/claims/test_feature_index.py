@@ -408,6 +408,16 @@ def test_an_index_without_its_model_says_what_search_needs(index, hf_model, sae)
     assert len(sle.features.open(index.folder, hf_model, sae).of([[2, 7]]))
 
 
+def test_pages_and_dashboards_show_no_path_of_this_machine(hf_model, sae, tmp_path):
+    folder = tmp_path / "i"
+    index = indexed(folder, hf_model, sae, model_name="/home/me/models/mine")
+    home = index.dashboard(tmp_path / "pages", n=2)
+    for page in home.parent.glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert "/home/me" not in text
+        assert "mine" in text
+
+
 def test_nearest_features_have_the_largest_cosines(index, sae):
     rows = sae.W_dec.detach().double()
     rows = rows / rows.norm(dim=1, keepdim=True)
