@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +11,9 @@ from safetensors import SafetensorError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path, in a hidden folder beside ``path``.
+    """Yield a temporary path beside ``path``.
 
     It is moved to ``path`` when the block succeeds, and deleted when the block raises.
-    A process that is killed leaves the folder, ``.NAME.XXXXXXXX``, and nothing else,
-    also where the writer uses temporary files of its own, as safetensors does.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -27,12 +24,13 @@ def replacing(path: Path) -> Iterator[Path]:
     ('whole', 1)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(folder, path.name)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
 
     try:
         yield temporary
-        # Temporary files of safetensors are private.
+        # mkstemp makes private files.
         make_ordinary(temporary)
         # On disk before it has the name, or a crash could leave an empty file there.
         with temporary.open("rb") as file:
@@ -40,15 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync(path.parent)
     finally:
-        shutil.rmtree(folder)
-
-
-def delete_temporary(path: Path) -> None:
-    """Delete what ``replacing`` left at a kill: a folder, or once a file."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+        temporary.unlink(missing_ok=True)
 
 
 def make_ordinary(path: Path) -> None:

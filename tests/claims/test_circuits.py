@@ -256,6 +256,22 @@ def test_controls_are_chosen_on_the_rows_that_are_named(gemma2, effects):
         assert change.abs().max() > 1e-3
 
 
+def test_tables_count_the_errors_of_circuits_and_controls(gemma2, effects):
+    circuit = effects.select(k=5, budget=12)
+    is_error = circuit.nodes.feature == -1
+    assert 0 < is_error.sum() < 12
+    table = circuit.faithfulness(
+        gemma2, CLEAN, CORRUPTED, metric=METRIC, budgets=[3, 12], n_draws=2
+    ).table()
+    expected = [is_error.head(size).sum() for size in (3, 12)]
+    for nodes, counts in (
+        ("circuit", expected),
+        ("random", expected),
+        ("coordinates", [0, 0]),
+    ):
+        assert table[table.nodes == nodes].n_errors.tolist() == counts
+
+
 def test_with_every_coordinate_the_control_is_the_model(gemma2, effects):
     d_model = 32
     d_mlp = 64

@@ -1,6 +1,6 @@
 """Circuits of growing size and their complements, of one kind of nodes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_lens_ext.circuits.faithfulness.result import Measured
-from sae_lens_ext.circuits.running.keys import EMPTY, NodeSet
+from sae_lens_ext.circuits.running.keys import EMPTY, KeySpace, NodeSet
 from sae_lens_ext.circuits.running.runner import CircuitRunner
+from sae_lens_ext.circuits.table import ERROR
 from sae_lens_ext.errors import InvalidArgument
 
 CIRCUIT = "circuit"
@@ -40,6 +41,13 @@ class Draw:
         for site, key in zip(self.sites[:n_nodes], self.keys[:n_nodes], strict=True):
             by_site.setdefault(site, []).append(key)
         return NodeSet({site: torch.tensor(keys) for site, keys in by_site.items()})
+
+    def n_errors(self, n_nodes: int, spaces: Mapping[str, KeySpace]) -> int:
+        """How many of the first nodes are errors."""
+        return sum(
+            spaces[site].node(key)[1] == ERROR
+            for site, key in zip(self.sites[:n_nodes], self.keys[:n_nodes], strict=True)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +96,17 @@ class Curves:
                 values = list(self._values(runner, both, rows))
                 pairs = zip(values[::2], values[1::2], strict=True)
                 for budget, (kept, left) in zip(self.budgets, pairs, strict=True):
-                    n_nodes = min(budget, len(draw.keys))
                     yield Measured(
-                        kind, draw.draw, budget, n_nodes, rows, full, empty, kept, left
+                        kind,
+                        draw.draw,
+                        budget,
+                        min(budget, len(draw.keys)),
+                        draw.n_errors(budget, runner.spaces),
+                        rows,
+                        full,
+                        empty,
+                        kept,
+                        left,
                     )
 
     def _values(

@@ -25,6 +25,7 @@ class Measured:
         draw: which of several circuits of this kind and size.
         budget: the size that was asked for.
         n_nodes: the number of its nodes.
+        n_errors: how many of them are errors.
         rows: the prompts that it was run on.
         full: the metric of the model, of each of them.
         empty: the metric with every node of this kind ablated.
@@ -36,6 +37,7 @@ class Measured:
     draw: int
     budget: int
     n_nodes: int
+    n_errors: int
     rows: tuple[int, ...]
     full: Array
     empty: Array
@@ -66,6 +68,7 @@ class Faithfulness:
         ``nodes``             ``circuit``, or the name of a control
         ``budget``            the number of nodes that was asked for
         ``n_nodes``           the mean number of nodes that there were
+        ``n_errors``          how many of them are errors, the mean as well
         ``n_circuits``        how many circuits it is the mean of
         ``faithfulness``      (m(circuit) - m(empty)) / (m(model) - m(empty)), with m
                               the mean of the metric over prompts: 1 is the model, 0
@@ -101,9 +104,9 @@ class Faithfulness:
     def by_prompt(self) -> Any:
         """The metrics of every prompt and circuit, as a pandas DataFrame.
 
-        Its columns are nodes, draw, budget, n_nodes, row, metric (with the nodes of the
-        circuit alone), metric_complement (without them), metric_empty and metric_model.
-        The row is -1 for a metric that is one number for all prompts.
+        Its columns are nodes, draw, budget, n_nodes, n_errors, row, metric (with the
+        nodes of the circuit alone), metric_complement (without them), metric_empty and
+        metric_model. The row is -1 for a metric that is one number for all prompts.
         """
         pandas = require("pandas", "Faithfulness.by_prompt")
         parts = []
@@ -114,6 +117,7 @@ class Faithfulness:
                 "draw": item.draw,
                 "budget": item.budget,
                 "n_nodes": item.n_nodes,
+                "n_errors": item.n_errors,
                 "row": list(rows),
                 "metric": numpy.atleast_1d(item.kept),
                 "metric_complement": numpy.atleast_1d(item.left),
@@ -132,6 +136,7 @@ class Faithfulness:
             "nodes": kind,
             "budget": budget,
             "n_nodes": _mean([item.n_nodes for item in items]),
+            "n_errors": _mean([item.n_errors for item in items]),
             "n_circuits": len(items),
             "faithfulness": faithfulness,
             "low": low,
