@@ -2,11 +2,12 @@
 
 Numbers go to ``benchmarks/results``, and ``tables`` puts those of there into the
 README and the docs. ``all`` runs everything that needs no GPU, except ``behaviours``,
-which runs many circuits, ``corpus``, which fetches packages, ``bundled_saes``,
-``fisher_share``, ``recipe`` and ``retrofit``, which train for long, and
-``circuit_tracer``, which needs an environment of its own. ``gpu`` checks the Triton
-kernels on a GPU and runs their benchmarks there; it needs no more than torch, triton,
-einops, jaxtyping, safetensors and pytest.
+which runs many circuits, ``corpus``, which fetches packages, ``feature_index`` and
+``until_kl``, which read what it fetches, ``bundled_saes``, ``fisher_share``, ``recipe``
+and ``retrofit``, which train for long, and ``circuit_tracer``, which needs an
+environment of its own. ``gpu`` checks the Triton kernels on a GPU and runs their
+benchmarks there; it needs no more than torch, triton, einops, jaxtyping, safetensors
+and pytest.
 """
 
 import argparse
@@ -34,9 +35,7 @@ KERNELS = [
 OTHERS = [
     "splice",
     "sweep",
-    "until_kl",
     "circuits",
-    "feature_index",
     "lengths",
     "resources",
     "jumprelu",
@@ -48,9 +47,11 @@ LONG = [
     "bundled_saes",
     "circuit_tracer",
     "corpus",
+    "feature_index",
     "fisher_share",
     "recipe",
     "retrofit",
+    "until_kl",
 ]
 TESTS = Path(__file__).parents[1] / "tests"
 

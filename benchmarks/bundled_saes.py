@@ -105,7 +105,7 @@ def _collect(part: int) -> None:
     """Collect the activations of every ``N_PROCESSES``-th document."""
 
     def documents() -> Iterator[str]:
-        for number, text in enumerate(_documents("debian-train")):
+        for number, text in enumerate(corpus_texts("debian-train")):
             if number % N_PROCESSES == part:
                 yield text
 
@@ -114,7 +114,7 @@ def _collect(part: int) -> None:
         model,
         TextRows(documents, tokenizer, context=CONTEXT),
         list(D_SAE),
-        _folder_of_part(part),
+        folder_of_part(part),
         n_tokens=N_TOKENS // N_PROCESSES,
         dtype="bfloat16",
         model_name="google/gemma-3-270m",
@@ -138,7 +138,9 @@ def metric_of(site: str, share: float = SHARE) -> ErrorMetric:
     The documents are spread over the whole of the training text.
     """
     model, tokenizer = load_folder(prepare_bundled())
-    texts = [text for text in _documents("debian-train") if len(text) > _MIN_CHARACTERS]
+    texts = [
+        text for text in corpus_texts("debian-train") if len(text) > _MIN_CHARACTERS
+    ]
     every = len(texts) // N_METRIC_ROWS
     rows = beginnings(texts[::every], tokenizer, N_METRIC_ROWS)
     return fisher_metric(model, rows, site, share=share, progress=False)
@@ -180,7 +182,7 @@ def measured(sae: sle.SAE, ks: Sequence[int] = KS) -> dict[str, Any]:
         # One position in four: the unembedding of 262,144 words is most of the work.
         tables[name] = sle.sweep_k(
             model,
-            beginnings(_documents(name), tokenizer, N_SCORED_ROWS),
+            beginnings(corpus_texts(name), tokenizer, N_SCORED_ROWS),
             sae,
             ks,
             score=slice(0, None, 4),
@@ -193,7 +195,7 @@ def _activations(
     site: str, metric: ErrorMetric | None, n_tokens: int
 ) -> Float[Tensor, "token d_model"]:
     """What was collected at a site first, without a second copy of it."""
-    caches = [ActivationCache(_folder_of_part(part)) for part in range(N_PROCESSES)]
+    caches = [ActivationCache(folder_of_part(part)) for part in range(N_PROCESSES)]
     n_tokens = min(n_tokens, sum(cache.n_tokens for cache in caches))
     values = torch.empty(n_tokens, caches[0].widths[site], dtype=caches[0].dtype)
     end = 0
@@ -214,12 +216,17 @@ def _folder_of_trained(site: str) -> Path:
     return _folder() / "trained" / site
 
 
-def _folder_of_part(part: int) -> Path:
+def folder_of_part(part: int) -> Path:
+    """Where the activations of one of the processes are."""
     return _folder() / f"activations-{part}"
 
 
-def _documents(name: str) -> Iterator[str]:
-    """The texts of a corpus."""
+def corpus_texts(name: str) -> Iterator[str]:
+    """The texts of a corpus.
+
+    Raises:
+        SystemExit: it is not there.
+    """
     path = cache_folder() / "corpora" / f"{name}.jsonl.gz"
     if not path.exists():
         raise SystemExit(f"there is no {path}: run `python -m benchmarks corpus` first")

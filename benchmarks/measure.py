@@ -67,7 +67,17 @@ def peak_extra_bytes(prepare: Prepare, *arguments: object, device: str = "cpu") 
     """
     if device == "cuda":
         return _peak_on_gpu(prepare, arguments)
+    before, peak = peak_resident(prepare, *arguments)
+    return peak - before
 
+
+def peak_resident(prepare: Prepare, *arguments: object) -> tuple[int, int]:
+    """The resident memory of a process before a call, and its highest point in it.
+
+    Args:
+        prepare: builds the inputs and the calls.
+        *arguments: of ``prepare``.
+    """
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_peak, args=(sender, prepare, arguments))
@@ -108,12 +118,13 @@ def _send_peak(
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
-    before = _peak_resident_bytes()
+    before = peak_resident_bytes()
     call()
-    sender.send(_peak_resident_bytes() - before)
+    sender.send((before, peak_resident_bytes()))
 
 
-def _peak_resident_bytes() -> int:
+def peak_resident_bytes() -> int:
+    """The highest resident memory of this process so far."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024
@@ -158,12 +169,18 @@ def _git(*arguments: str) -> str:
 
 
 def side_by_side(
-    calls: Mapping[str, Callable[[], object]], *, rounds: int = 15, device: str = "cpu"
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 15,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Time calls in turns, after a round to warm up.
 
     A slow moment of the machine slows a whole round: compare within rounds
-    (``typical``), not the best time of one call with the best of another.
+    (``typical``), not the best time of one call with the best of another. Calls that
+    take long, and run on one thread, can be timed by ``time.process_time``, which does
+    not count the time that other processes have.
 
     Returns:
         The times of each call in seconds, round by round.
@@ -176,10 +193,10 @@ def side_by_side(
     for _ in range(rounds):
         for name, call in calls.items():
             wait()
-            start = time.perf_counter()
+            start = clock()
             call()
             wait()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return times
 
 

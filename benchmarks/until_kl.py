@@ -2,98 +2,136 @@
 
 Saves: its mean k on held-out text against the constant k at which the same tokens have
 the same mean KL, which lies between two whole k. Costs: generating with it against
-generating with the bare model.
+generating with the bare model, in processor time of one thread.
+
+The text is from ``python -m benchmarks corpus``.
 """
 
-import itertools
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
 
 import sae_lens_ext as sle
+from benchmarks.bundled_saes import beginnings, corpus_texts
 from benchmarks.measure import Mismatch, ratio, side_by_side, typical
-from sae_lens_ext.demo.sae import DEMO_SITE, demo_sae, held_out_tokens
-from sae_lens_ext.hosts import host_for
-from sae_lens_ext.interventions import Splice
+from sae_lens_ext.demo import DEMO_SITE
+from sae_lens_ext.hosts import Host, host_for
+from sae_lens_ext.interventions import ChosenK, Splice
 
 BOUNDS = (0.05, 0.2, 0.5)
-_ROWS = 4
-_PROMPT = 16
-_NEW = 48
+_MIDDLE = 0.2
+_TEXT = "fortunes"
+_ROWS = 6
+_LENGTH = 48
+_PROMPT = 8
+_NEW = 16
+# Shorter and longer lists of candidates than the default, to show what each saves.
+_LISTS = {
+    "few": (8, 16, 32, 64),
+    "many": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64),
+}
 
 
 def run() -> dict[str, float]:
     """Print the table; returns its numbers."""
+    torch.set_num_threads(1)
     model = sle.load_bundled(progress=False)
-    sae = demo_sae(model)
-    tokens = held_out_tokens(model.tokenizer, n_rows=_ROWS)
-    results: dict[str, float] = {}
+    sae = sle.demo_sae(model)
+    tokens = beginnings(corpus_texts(_TEXT), model.tokenizer, _ROWS)[:, :_LENGTH]
+    results = _overhead(model, sae, tokens[:1, :_PROMPT])
 
     with torch.no_grad(), sle.splice(model, sae) as spliced:
         print(
-            f"until_kl at {DEMO_SITE} of Gemma 3 270M, {_ROWS} rows of "
-            f"{tokens.shape[1]} held-out tokens, k up to {sae.config.k}"
+            f"until_kl at {DEMO_SITE} of Gemma 3 270M, {_ROWS} rows of {_LENGTH} "
+            f"held-out tokens, k up to {sae.config.k}"
         )
-        constant = _constant_kls(model, spliced, tokens)
-        for bound in BOUNDS:
-            spliced.k = sle.until_kl(bound)
+        rules = {f"{bound}": sle.until_kl(bound) for bound in BOUNDS}
+        for name, ks in _LISTS.items():
+            rules[f"{_MIDDLE}_{name}"] = sle.until_kl(_MIDDLE, ks=ks)
+        kl_at = None
+        for name, rule in rules.items():
+            spliced.k = rule
             model(tokens)
             chosen = spliced.chosen
-            same = same_kl_k(constant, chosen.mean_kl)
-            met = chosen.is_met[chosen.ks > 0].float().mean().item()
-            print(
-                f"{bound:>8}: mean k {chosen.mean_k:6.2f} at mean KL "
-                f"{chosen.mean_kl:.4f}; constant k {same:6.2f}; "
-                f"ratio {chosen.mean_k / same:.3f}; within the bound {met:.3f}"
-            )
-            results |= {
-                f"mean_k_{bound}": chosen.mean_k,
-                f"mean_kl_{bound}": chosen.mean_kl,
-                f"constant_k_{bound}": same,
-                f"within_{bound}": met,
-            }
-    return results | _overhead(model, sae, tokens[:1, :_PROMPT])
+            if kl_at is None:
+                kl_at = _kl_of_constant_k(host_for(model), spliced, tokens, chosen)
+            results |= _saved(name, chosen, kl_at, sae.config.trained_k)
+    return results
 
 
-def _constant_kls(model: object, spliced: Splice, tokens: Tensor) -> list[float]:
-    """The mean KL of the spliced tokens at every constant k, from k=1."""
-    (sae,) = spliced.saes.values()
-    host = host_for(model)
-    spliced.k = sle.until_kl(float("inf"), ks=[1])
-    host.logits(tokens)
-    is_spliced = spliced.chosen.ks > 0
+def _saved(
+    name: str, chosen: ChosenK, kl_at: Callable[[int], float], largest: int
+) -> dict[str, float]:
+    """Print what a bound has chosen beside a constant k, and return the numbers."""
+    same = same_kl_k(kl_at, chosen.mean_kl, largest)
+    met = chosen.is_met[chosen.ks > 0].float().mean().item()
+    print(
+        f"{name:>9}: mean k {chosen.mean_k:6.2f} at mean KL {chosen.mean_kl:.4f}; "
+        f"constant k {same:6.2f}; ratio {chosen.mean_k / same:.3f}; "
+        f"within the bound {met:.3f}",
+        flush=True,
+    )
+    return {
+        f"mean_k_{name}": chosen.mean_k,
+        f"mean_kl_{name}": chosen.mean_kl,
+        f"constant_k_{name}": same,
+        f"within_{name}": met,
+    }
+
+
+def _kl_of_constant_k(
+    host: Host, spliced: Splice, tokens: Tensor, chosen: ChosenK
+) -> Callable[[int], float]:
+    """The mean KL of the spliced tokens as a function of a constant k."""
+    # Rows are whole texts without padding, so positions are columns.
+    is_spliced = chosen.ks > 0
     spliced.detach()
-    bare = host.logits(tokens)[is_spliced].float().log_softmax(-1)
+    bare = [host.logits(row.unsqueeze(0))[0] for row in tokens]
     spliced.attach()
 
-    kls = []
-    for k in range(1, sae.config.k + 1):
+    @cache
+    def kl_at(k: int) -> float:
+        before = spliced.k
         spliced.k = k
-        own = host.logits(tokens)[is_spliced].float().log_softmax(-1)
-        kl = torch.linalg.vecdot(bare.exp(), bare - own)
-        kls.append(kl.double().mean().item())
-    return kls
+        kls = []
+        for row, reference, mask in zip(tokens, bare, is_spliced, strict=True):
+            own = host.logits(row.unsqueeze(0))[0, mask].float().log_softmax(-1)
+            log_probs = reference[mask].float().log_softmax(-1)
+            kls.append(torch.linalg.vecdot(log_probs.exp(), log_probs - own))
+        spliced.k = before
+        return torch.cat(kls).double().mean().item()
+
+    return kl_at
 
 
-def same_kl_k(constant: list[float], kl: float) -> float:
+def same_kl_k(kl_at: Callable[[int], float], kl: float, largest: int) -> float:
     """The constant k of a mean KL, between two whole k on the line through both.
 
-    >>> same_kl_k([1.0, 0.5, 0.1], 0.3)
+    >>> same_kl_k({1: 1.0, 2: 0.5, 3: 0.1}.__getitem__, 0.3, 3)
     2.5
 
     Args:
-        constant: the mean KL at every k, from k=1.
+        kl_at: the mean KL at a k, which falls where k rises.
         kl: the mean KL to have.
+        largest: the largest k.
 
     Raises:
         Mismatch: no constant k up to the largest has so small a mean KL.
     """
-    if kl >= constant[0]:
+    ks = range(1, largest + 1)
+    index = bisect_left(ks, -kl, key=lambda k: -kl_at(k))
+    if index == len(ks):
+        raise Mismatch("until_kl has a smaller mean KL than any constant k")
+    if index == 0:
         return 1.0
-    for k, (above, below) in enumerate(itertools.pairwise(constant), start=1):
-        if below <= kl:
-            return k + (above - kl) / (above - below)
-    raise Mismatch("until_kl has a smaller mean KL than any constant k; not compared")
+    k = ks[index - 1]
+    above = kl_at(k)
+    below = kl_at(k + 1)
+    return k + (above - kl) / (above - below)
 
 
 def _overhead(model: object, sae: sle.SAE, prompt: Tensor) -> dict[str, float]:
@@ -109,8 +147,9 @@ def _overhead(model: object, sae: sle.SAE, prompt: Tensor) -> dict[str, float]:
             verbose=False,
         )
 
-    def guarded() -> Tensor:
-        with sle.splice(model, sae, sle.until_kl(BOUNDS[0])):
+    def guarded(positions: slice | None = None, **options: object) -> Tensor:
+        rule = sle.until_kl(BOUNDS[0], **options)
+        with sle.splice(model, sae, rule, positions=positions):
             return generate()
 
     def constant() -> Tensor:
@@ -120,16 +159,19 @@ def _overhead(model: object, sae: sle.SAE, prompt: Tensor) -> dict[str, float]:
     # The same number of tokens, however they differ.
     if guarded().shape != generate().shape:
         raise Mismatch("a generation is shorter than the other; not timed")
-    calls = {"bare": generate, "constant": constant, "guarded": guarded}
-    times = side_by_side(calls, rounds=5)
-    overhead = ratio(times, "guarded", "bare")
-    constant_overhead = ratio(times, "constant", "bare")
-    print(
-        f"generating {_NEW} tokens after {_PROMPT}: bare {typical(times, 'bare'):.2f} "
-        f"s, a constant k {constant_overhead:.2f} times that, until_kl {overhead:.2f}"
-    )
-    return {
-        "bare_s": typical(times, "bare"),
-        "constant_overhead": constant_overhead,
-        "guarded_overhead": overhead,
+    new = slice(_PROMPT, None)
+    calls = {
+        "bare": generate,
+        "constant": constant,
+        "guarded": lambda: guarded(new),
+        "guarded_few": lambda: guarded(new, ks=_LISTS["few"]),
+        "guarded_one": lambda: guarded(new, ks=_LISTS["few"][-1:]),
+        "guarded_prompt": guarded,
     }
+    times = side_by_side(calls, rounds=2, clock=time.process_time)
+    print(f"generating {_NEW} tokens after {_PROMPT}: {typical(times, 'bare'):.2f} s")
+    results = {"bare_s": typical(times, "bare")}
+    for name in list(calls)[1:]:
+        results[f"{name}_overhead"] = ratio(times, name, "bare")
+        print(f"{name:>15}: {results[f'{name}_overhead']:.2f} times that", flush=True)
+    return results

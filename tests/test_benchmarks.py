@@ -80,7 +80,6 @@ def test_effects_of_a_k_that_differ_are_not_timed():
 
 
 def test_an_index_that_misses_an_activation_is_not_timed():
-    sae = SAE(SAEConfig(d_model=4, d_sae=6, k=2))
     tokens = torch.zeros(1, 3, dtype=torch.int64)
     everywhere = torch.ones(1, 3, dtype=torch.bool)
     values = torch.tensor([[2.0, 1.0], [3.0, 1.0], [4.0, 1.0]])
@@ -92,11 +91,11 @@ def test_an_index_that_misses_an_activation_is_not_timed():
         state.add(SparseCode(values, indices, 6), batch)
         return state
 
-    feature_index.refuse_miscount(state_of(values), sae, tokens)
+    feature_index.refuse_miscount(state_of(values), n_active=6, n_tokens=3)
     values = values.clone()
     values[1, 1] = 0
     with pytest.raises(measure.Mismatch, match="has 5 activations of 3 tokens"):
-        feature_index.refuse_miscount(state_of(values), sae, tokens)
+        feature_index.refuse_miscount(state_of(values), n_active=6, n_tokens=3)
 
 
 @pytest.mark.parametrize("module", [hierarchical_loss, sparse_decode, topk_encode])

@@ -269,4 +269,4 @@ def _texts(host: Host, tokens: TokenBatch) -> list[list[str]]:
 
 def _model_name(model: Any) -> str:
     """The name of a model, or of its class."""
-    return shown_name(name_of_model(model)) or type(model).__name__
+    return shown_name(name_of_model(model) or type(model).__name__)

@@ -3,6 +3,9 @@
 The activation at a site is handed on as it is, bit for bit, and the gradient is taken
 by it. So the gradient at a site is a total derivative: it counts every way to the
 logits, those through later sites included.
+
+Weights take no gradients meanwhile. Otherwise a run would keep what they need for
+theirs: the inputs of every product, and all that comes before the first site.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_lens_ext.circuits.measurement import Measurement
 from sae_lens_ext.errors import (
@@ -111,7 +114,7 @@ def gradient_run(
         return leaf.clone()
 
     # Also where the user has switched gradients off.
-    with torch.enable_grad():
+    with torch.enable_grad(), weights_held(host.model):
         with during or nullcontext(), _attached(host, tokens, sites, probe):
             logits = measurement.logits(tokens)
         values = measurement.values(logits)
@@ -148,9 +151,26 @@ def replaced_logits(
     def replace(site: Site, x: Tensor) -> Tensor | None:
         return replacements[site](x)
 
-    attached = _attached(host, tokens, replacements, replace)
-    with torch.set_grad_enabled(with_gradients), during or nullcontext(), attached:
+    with (
+        torch.set_grad_enabled(with_gradients),
+        weights_held(host.model),
+        during or nullcontext(),
+        _attached(host, tokens, replacements, replace),
+    ):
         return measurement.logits(tokens)
+
+
+@contextmanager
+def weights_held(model: nn.Module) -> Iterator[None]:
+    """While active, no weight of a model takes a gradient."""
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in trainable:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in trainable:
+            weight.requires_grad_()
 
 
 def _gradients(

@@ -35,7 +35,7 @@ from sae_lens_ext.features.neighbours import nearest_features
 from sae_lens_ext.features.reader import Reader
 from sae_lens_ext.features.state import IndexState, Sizes
 from sae_lens_ext.features.token_strings import token_strings
-from sae_lens_ext.hosts import name_of_model, shown_name
+from sae_lens_ext.hosts import name_of_model
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.interventions.sites import SAEs
 from sae_lens_ext.training.stream.cache.lock import writing
@@ -217,7 +217,7 @@ def _finish(
     about = {
         "settings": settings,
         "site": reader.place.site.name,
-        "model_name": model_name or shown_name(name_of_model(reader.host.model)),
+        "model_name": model_name or name_of_model(reader.host.model),
         "n_tokens": state.n_tokens,
         "n_rows": state.n_rows,
         "levels": levels_up_to(largest_k),

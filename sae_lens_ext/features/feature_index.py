@@ -14,7 +14,7 @@ from sae_lens_ext.features.labels import Labels, labels_in
 from sae_lens_ext.features.page import page_of
 from sae_lens_ext.features.reader import only_place
 from sae_lens_ext.features.search import active_features, only_on
-from sae_lens_ext.hosts import host_for
+from sae_lens_ext.hosts import host_for, shown_name
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.interventions.sites import SAEs
 from sae_lens_ext.training.stream.states import differences
@@ -269,7 +269,7 @@ class FeatureIndex:
         if title is None:
             title = f"Features at {self.site}"
             if self.model_name is not None:
-                title = f"{title} of {self.model_name}"
+                title = f"{title} of {shown_name(self.model_name)}"
         return write_dashboard(folder, self.pages(numbers), title)
 
     def _checked(self, features: Any) -> list[int]:

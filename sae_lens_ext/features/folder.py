@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_lens_ext.errors import FormatError, InvalidArgument
-from sae_lens_ext.formats.atomic import replacing, saving
+from sae_lens_ext.formats.atomic import delete_temporary, replacing, saving
 from sae_lens_ext.formats.reading import read_object, read_safetensors
 from sae_lens_ext.training.stream.cache.shards import digest_of
 from sae_lens_ext.training.stream.states import differences
@@ -90,7 +90,7 @@ def delete_unfinished(folder: Path) -> None:
     for path in folder.iterdir():
         # Files are written under hidden names first; see formats.atomic.
         if path.name.startswith(tuple(f".{name}." for name in _FILES)):
-            path.unlink()
+            delete_temporary(path)
 
 
 def write_checkpoint(

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sae_lens_ext.features.counts import histogram_edges
 from sae_lens_ext.features.folder import Contents
+from sae_lens_ext.hosts import shown_name
 from sae_lens_ext.viz.pages import Bin, Context, FeaturePage, Neighbour, Quantile
-from sae_lens_ext.viz.pages.text import model_text
 
 _N_QUANTILES = 5
 _PER_QUANTILE = 3
@@ -34,7 +34,7 @@ def page_of(
     n_tokens = int(about["n_tokens"])
     facts = {"site": str(about["site"]), "tokens": f"{n_tokens:,}"}
     if about["model_name"] is not None:
-        facts = {"model": model_text(str(about["model_name"])), **facts}
+        facts = {"model": shown_name(str(about["model_name"])), **facts}
 
     top = _contexts(contents, feature, "top")
     return FeaturePage(

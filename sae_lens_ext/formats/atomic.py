@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ from safetensors import SafetensorError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``.
+    """Yield a temporary path, in a hidden folder beside ``path``.
 
     It is moved to ``path`` when the block succeeds, and deleted when the block raises.
+    A process that is killed leaves the folder, ``.NAME.XXXXXXXX``, and nothing else,
+    also where the writer uses temporary files of its own, as safetensors does.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -24,13 +27,12 @@ def replacing(path: Path) -> Iterator[Path]:
     ('whole', 1)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    folder = tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(folder, path.name)
 
     try:
         yield temporary
-        # mkstemp makes private files.
+        # Temporary files of safetensors are private.
         make_ordinary(temporary)
         # On disk before it has the name, or a crash could leave an empty file there.
         with temporary.open("rb") as file:
@@ -38,7 +40,15 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder)
+
+
+def delete_temporary(path: Path) -> None:
+    """Delete what ``replacing`` left at a kill: a folder, or once a file."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def make_ordinary(path: Path) -> None:

@@ -19,7 +19,7 @@ def name_of_model(model: Any) -> str | None:
     return None
 
 
-def shown_name(name: str | None) -> str | None:
+def shown_name(name: str) -> str:
     """The name of a model for readers of a page or a figure.
 
     A model that was read from a folder is named by its path. Readers elsewhere do not
@@ -30,6 +30,5 @@ def shown_name(name: str | None) -> str | None:
     >>> shown_name("google/gemma-2-2b")
     'google/gemma-2-2b'
     """
-    if name is None or not PurePath(name).is_absolute():
-        return name
-    return PurePath(name).name
+    path = PurePath(name)
+    return path.name if path.is_absolute() else name

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sae_lens_ext.circuits import Graph, GraphNode
 from sae_lens_ext.errors import InvalidArgument
-from sae_lens_ext.viz.pages.text import model_text
+from sae_lens_ext.hosts import shown_name
 
 # Characters of a name that fit between two nodes side by side.
 _SHORT = 8
@@ -150,7 +150,7 @@ def heading(graph: Graph) -> str:
     values = sorted(set(graph.k.values()))
     ks = str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
     return (
-        f"{graph.metric} = {graph.metric_clean:.3g}, k={ks}, {model_text(graph.model)}"
+        f"{graph.metric} = {graph.metric_clean:.3g}, k={ks}, {shown_name(graph.model)}"
     )
 
 

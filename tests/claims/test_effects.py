@@ -285,3 +285,22 @@ def test_no_tensor_is_as_wide_as_the_dictionary(gemma2):
     wide = {shape for shape in shapes if d_sae in shape}
     # The weights, and no gradient, code or activation.
     assert wide <= {(d_sae,), (32, d_sae), (d_sae, 32)}
+
+
+def test_nothing_is_kept_for_gradients_of_weights():
+    """A run keeps as much as in a model whose weights take no gradients."""
+    n_kept = []
+    for requires_grad in (False, True):
+        model = tiny.hf_model("gemma2").requires_grad_(requires_grad)
+        sizes = []
+
+        def keep(tensor, sizes=sizes):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            sle.circuits.effects(model, tiny.sae(), tiny.tokens(2, 7), metric=METRIC)
+        n_kept.append(sum(sizes))
+        after = {weight.requires_grad for weight in model.parameters()}
+        assert after == {requires_grad}
+    assert n_kept[0] == n_kept[1] > 0

@@ -207,6 +207,16 @@ def test_killed_at_any_moment_and_resumed_it_is_the_undisturbed_index(tmp_path):
     assert contents(folder) == contents(whole)
 
 
+def test_deletes_what_a_kill_inside_of_a_writer_left(hf_model, sae, index, tmp_path):
+    folder = tmp_path / "i"
+    for name in (".checkpoint.safetensors.a1", ".features.safetensors.b2"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / ".tmpAbCdEf").write_bytes(b"half")
+    (folder / ".index.json.c3").write_bytes(b"{")
+    indexed(folder, hf_model, sae)
+    assert contents(folder) == contents(index.folder)
+
+
 def test_goes_on_behind_the_rows_of_the_checkpoint(
     hf_model, sae, tmp_path, monkeypatch
 ):
@@ -396,6 +406,16 @@ def test_an_index_without_its_model_says_what_search_needs(index, hf_model, sae)
     with pytest.raises(sle.InvalidArgument, match="give both"):
         sle.features.open(index.folder, hf_model)
     assert len(sle.features.open(index.folder, hf_model, sae).of([[2, 7]]))
+
+
+def test_pages_and_dashboards_show_no_path_of_this_machine(hf_model, sae, tmp_path):
+    folder = tmp_path / "i"
+    index = indexed(folder, hf_model, sae, model_name="/home/me/models/mine")
+    home = index.dashboard(tmp_path / "pages", n=2)
+    for page in home.parent.glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert "/home/me" not in text
+        assert "mine" in text
 
 
 def test_nearest_features_have_the_largest_cosines(index, sae):

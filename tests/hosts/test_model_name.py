@@ -21,7 +21,6 @@ def test_a_model_has_the_name_that_its_config_gives_it():
         ("/home/me/models/mine", "mine"),
         ("owner/model", "owner/model"),
         ("gpt2", "gpt2"),
-        (None, None),
     ],
 )
 def test_readers_see_no_path_of_this_machine(name, shown):

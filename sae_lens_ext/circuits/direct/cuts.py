@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_lens_ext.circuits.analysis import Analysis
+from sae_lens_ext.circuits.runs import weights_held
 from sae_lens_ext.errors import NonFinite
 from sae_lens_ext.hosts import Site, SiteFunction, run_to
 
@@ -102,7 +103,11 @@ class Cuts:
         last = next(
             site for key, site in self._sites.items() if self._depth[key] == depth
         )
-        with torch.enable_grad(), analysis.freezing.replaying(rows):
+        with (
+            torch.enable_grad(),
+            weights_held(analysis.host.model),
+            analysis.freezing.replaying(rows),
+        ):
             run_to(analysis.host, tokens, functions, last)
         return run
 
@@ -111,7 +116,7 @@ class Cuts:
         analysis = self._analysis
         tokens = analysis.prompts.clean
         run = CutRun()
-        with torch.enable_grad():
+        with torch.enable_grad(), weights_held(analysis.host.model):
             with ExitStack() as stack:
                 functions = self._functions(run, torch.arange(len(tokens)))
                 for site, function in functions.items():

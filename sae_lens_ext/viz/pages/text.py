@@ -1,7 +1,6 @@
 """Strings from anywhere as parts of an HTML page."""
 
 import html
-from pathlib import PurePath
 
 _SHOWN = {"\n": "\u21b5", "\t": "\u21e5", "\r": "\u240d"}
 
@@ -24,16 +23,6 @@ def token_text(token: str) -> str:
     if not token.isprintable():
         token = "".join(map(_visible, token))
     return escaped(token or "\u2205")
-
-
-def model_text(name: str) -> str:
-    """The name of a model; of one that was read from a folder, that of the folder.
-
-    >>> model_text("google/gemma-2-2b"), model_text("/home/me/models/gemma-2-2b")
-    ('google/gemma-2-2b', 'gemma-2-2b')
-    """
-    path = PurePath(name)
-    return path.name if path.is_absolute() else name
 
 
 def number_text(value: float) -> str:

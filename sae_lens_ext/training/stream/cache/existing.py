@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.formats.atomic import delete_temporary
 from sae_lens_ext.training.stream.cache.index import INDEX, STATISTICS, CacheIndex
 from sae_lens_ext.training.stream.states import differences
 
@@ -58,7 +59,7 @@ def delete_unfinished(folder: Path, index: CacheIndex | None) -> None:
         )
         is_unlisted = _is_ours(path.name) and path.name not in listed
         if is_temporary or is_unlisted:
-            path.unlink()
+            delete_temporary(path)
 
 
 def _is_ours(name: str, *, whole: bool = True) -> bool:

@@ -24,6 +24,9 @@ def test_unlisted_files_of_a_cache_are_deleted_and_no_others(tmp_path):
     unfinished = ["000001.safetensors", ".000001.safetensors.ab12", ".index.json.x9"]
     for name in {*kept, *unfinished} - {"index.json"}:
         (tmp_path / name).touch()
+    # What a kill leaves of a file that is being written.
+    (tmp_path / ".000002.safetensors.cd34").mkdir()
+    (tmp_path / ".000002.safetensors.cd34" / ".tmpAbCdEf").touch()
     index = existing_index(tmp_path, INDEX.settings)
     assert index == INDEX
     delete_unfinished(tmp_path, index)
