@@ -1,9 +1,10 @@
 """Reconstruction errors measured by what they do to the model's predictions.
 
 The squared error of a reconstruction counts all directions alike, and the model does
-not. After block 9 of Gemma 3 270M, half of the variance lies along one direction, to
-which the predictions are a hundred times less sensitive than on average: an SAE that
-minimises the squared error spends features on what the model hardly reads.
+not. After block 9 of Gemma 3 270M, more than half of the variance lies along one
+direction, to which the predictions are over a hundred times less sensitive than on
+average: an SAE that minimises the squared error spends features on what the model
+hardly reads.
 
 An error e at one token changes the next-token distributions, there and after it, by a
 KL divergence of e F e^T / 2 to second order, with F the Fisher information of these
