@@ -305,7 +305,11 @@ class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
             **kwargs,
         }
         outputs = self.model(
-            input_ids, attention_mask, past_key_values, inputs_embeds, **options
+            input_ids,
+            attention_mask,
+            past_key_values,
+            inputs_embeds,
+            **options,
         )
         hidden = inputs.select_positions(outputs.last_hidden_state, positions)
         logits = self.lm_head(hidden)

@@ -161,7 +161,12 @@ def effects(
     require("pandas", "circuits.effects")
     arguments.choice(method, "method", METHODS)
     _check_options(
-        method, k, steps=steps, budget=budget, nodes=nodes, batch_size=batch_size
+        method,
+        k,
+        steps=steps,
+        budget=budget,
+        nodes=nodes,
+        batch_size=batch_size,
     )
     frozen = checked_freeze(freeze)
     _check_gradient(method, metric, nodes)

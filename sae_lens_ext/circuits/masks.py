@@ -141,7 +141,12 @@ def learn_mask(
         }
         empty = runner.values([EMPTY], rows, runs.clean.logits, batch_size=len(rows))
         learned = _learned(
-            runner, gates, runs.clean.values, next(empty), budget, settings
+            runner,
+            gates,
+            runs.clean.values,
+            next(empty),
+            budget,
+            settings,
         )
     nodes = _table(gates, runner.spaces, learned, alignment)
     return Circuit(

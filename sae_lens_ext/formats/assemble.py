@@ -68,7 +68,11 @@ def assembled(
     if "W_skip" in weights and d_out is not None:
         expected_shapes["W_skip"] = [d_model, width]
     check_tensors(
-        where, weights, expected_shapes, by="W_enc", of_any_dtype=["threshold"]
+        where,
+        weights,
+        expected_shapes,
+        by="W_enc",
+        of_any_dtype=["threshold"],
     )
 
     if "threshold" in weights:

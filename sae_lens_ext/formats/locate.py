@@ -163,7 +163,11 @@ def _download_sae(repo: str, revision: str | None, subfolder: str | None) -> Pat
     except Exception:
         # No file is asked for by name: what an SAE needs, its reader will say.
         return _snapshot(
-            hub, repo, revision=revision, local_files_only=True, allow_patterns=[]
+            hub,
+            repo,
+            revision=revision,
+            local_files_only=True,
+            allow_patterns=[],
         )
 
     names = needed_files(repo, sorted(paths), subfolder)

@@ -88,7 +88,11 @@ def _from_goodfire(path: Path, tensors: Mapping[str, Tensor]) -> SAECheckpoint:
         metadata["model_name"] = f"meta-llama/{site[1]}"
         metadata["hook_name"] = f"blocks.{site[2]}.hook_resid_post"
     return _relu_of_linear_layers(
-        path, tensors, "encoder_linear", "decoder_linear", metadata
+        path,
+        tensors,
+        "encoder_linear",
+        "decoder_linear",
+        metadata,
     )
 
 

@@ -112,7 +112,11 @@ def spliced_activation(
     if error_term == "reference":
         k_to_encode = _larger(k_to_encode, sae.config.k)
     full_code = encode_at(
-        sae, encoded, window.mask, k_to_encode, extrapolate=extrapolate
+        sae,
+        encoded,
+        window.mask,
+        k_to_encode,
+        extrapolate=extrapolate,
     )
     code = code_at_k(sae, k, target, full_code, window)
 

@@ -101,7 +101,12 @@ class Replacement:
         window = Window(run.text(x.shape[0], x.shape[1]))
         mask = settings.positions.mask(window, run.tokens)
         out, code = spliced_at(
-            self._name, x, source, settings, window.within(mask), self._points
+            self._name,
+            x,
+            source,
+            settings,
+            window.within(mask),
+            self._points,
         )
         # After every operation: a repetition must save what the run has saved. It is
         # of an earlier run than the last, whose codes are asked for.

@@ -141,7 +141,12 @@ def _everywhere(
             mask,
             is_finite,
             lambda recorder: _spliced(
-                site, finite, settings, window.within(None), (), recorder
+                site,
+                finite,
+                settings,
+                window.within(None),
+                (),
+                recorder,
             ),
         )
         inputs = inputs.where(mask)

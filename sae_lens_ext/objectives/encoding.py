@@ -20,5 +20,10 @@ def encode(
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
     """Values and indices by ``topk_encode``; the SAE's own threshold is not used."""
     return topk_encode(
-        u, sae.W_enc, sae.b_enc, k, centre=pre_bias(sae), threshold=threshold
+        u,
+        sae.W_enc,
+        sae.b_enc,
+        k,
+        centre=pre_bias(sae),
+        threshold=threshold,
     )

@@ -65,6 +65,12 @@ class MultiTopK(MeanOverTokens, Stateless):
         levels = [k, many] if many > k else [k]
         weights = [1.0, self.weight] if many > k else None
         mean = hierarchical_loss(
-            code.values, code.indices, sae.W_dec, sae.b_dec, target, levels, weights
+            code.values,
+            code.indices,
+            sae.W_dec,
+            sae.b_dec,
+            target,
+            levels,
+            weights,
         )
         return Loss(mean * (1 + self.weight), code.prefix(k).detach())

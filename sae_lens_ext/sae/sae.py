@@ -96,7 +96,12 @@ class SAE(SavedSAE):
         W_enc, b_enc, b_dec, threshold = in_dtype(u.dtype, weights)
         centre = b_dec if self.config.apply_b_dec_to_input else None
         values, indices = topk_encode(
-            u, W_enc, b_enc, k, centre=centre, threshold=threshold
+            u,
+            W_enc,
+            b_enc,
+            k,
+            centre=centre,
+            threshold=threshold,
         )
         if exceeds_float16(values):
             return self.encode_normalized(u.float(), k)

@@ -233,7 +233,11 @@ class TrainConfig:
     def lr_at(self, step: int, n_steps: int) -> float:
         """The learning rate of a step, counted from 0; see ``learning_rate``."""
         return learning_rate(
-            step, n_steps, peak=self.lr, warmup=self.warmup, decay=self.decay
+            step,
+            n_steps,
+            peak=self.lr,
+            warmup=self.warmup,
+            decay=self.decay,
         )
 
     def k_at(self, step: int, n_steps: int) -> int:
@@ -241,7 +245,11 @@ class TrainConfig:
         if self.k_start is None:
             return self.k
         return active_features(
-            step, n_steps, first=self.k_start, last=self.k, share=self.k_decay
+            step,
+            n_steps,
+            first=self.k_start,
+            last=self.k,
+            share=self.k_decay,
         )
 
     def dead_after_of(self, n_tokens: int) -> int:

@@ -149,7 +149,11 @@ def new_trainer(
         is_frozen = config.freeze_decoder
         pre_bias = False if is_frozen else config.apply_b_dec_to_input
         sae = started(
-            start, sae_config, normalization, is_frozen=is_frozen, pre_bias=pre_bias
+            start,
+            sae_config,
+            normalization,
+            is_frozen=is_frozen,
+            pre_bias=pre_bias,
         )
         norms = decoder_norms(sae)[ranks.features(config.d_sae)].to(device)
         if is_frozen:

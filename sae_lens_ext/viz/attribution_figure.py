@@ -164,7 +164,13 @@ def _draw_nodes(
     for label, mask, marker, colour in kinds:
         if mask.any():
             axes.plot(
-                x[mask], y[mask], marker, color=colour, alpha=0.75, ms=5, label=label
+                x[mask],
+                y[mask],
+                marker,
+                color=colour,
+                alpha=0.75,
+                ms=5,
+                label=label,
             )
 
 

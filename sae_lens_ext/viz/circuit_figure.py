@@ -198,7 +198,11 @@ def _draw(
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.set_title(
-        panel.site, loc="left", fontsize=9, color=palette.muted, parse_math=False
+        panel.site,
+        loc="left",
+        fontsize=9,
+        color=palette.muted,
+        parse_math=False,
     )
 
 

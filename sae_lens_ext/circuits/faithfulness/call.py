@@ -226,14 +226,22 @@ class _Test:
 
     def _random(self, circuit: Draw, runner: CircuitRunner) -> list[Draw]:
         active = active_keys(
-            self._analysis, self._runs, runner, self._alignment, self._rows
+            self._analysis,
+            self._runs,
+            runner,
+            self._alignment,
+            self._rows,
         )
         pools = {
             name: torch.cat([keys, everywhere(keys, runner.spaces[name])]).unique()
             for name, keys in active.items()
         }
         return random_draws(
-            circuit, pools, runner.spaces, self._options.n_draws, self._options.seed
+            circuit,
+            pools,
+            runner.spaces,
+            self._options.n_draws,
+            self._options.seed,
         )
 
     def _splits(self, runner: CircuitRunner) -> list[Draw]:
@@ -301,7 +309,11 @@ class _Test:
         runs = analysis.runs(with_gradients=self._method == "attribution")
         runner = self._runner(analysis, runs)
         ranked_in = ranked_nodes(
-            analysis, runs, self._method, self._alignment, self._circuit.errors
+            analysis,
+            runs,
+            self._method,
+            self._alignment,
+            self._circuit.errors,
         )
         nodes = ranked_in(self._chosen_on).head(self._options.budgets[-1])
         sites, keys = ordered(nodes, runner.spaces, self._alignment)

@@ -79,7 +79,11 @@ def nodes_of(
     nodes = Nodes()
     for position, (token, effect) in enumerate(zip(tokens, token_effects, strict=True)):
         node = GraphNode(
-            kind="token", site=TOKENS, position=position, token=token, effect=effect
+            kind="token",
+            site=TOKENS,
+            position=position,
+            token=token,
+            effect=effect,
         )
         nodes.add((TOKENS, position, ERROR), node)
 

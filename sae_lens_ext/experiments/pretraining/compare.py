@@ -92,7 +92,11 @@ def compare_kernels(
 
     folder = _begin(out, config, text)
     rows, held_out = prepare_tokens(
-        out / "tokens", config, text, tokenizer, progress=progress
+        out / "tokens",
+        config,
+        text,
+        tokenizer,
+        progress=progress,
     )
 
     for kernel, shape in shapes.items():

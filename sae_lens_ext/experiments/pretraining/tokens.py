@@ -239,7 +239,11 @@ def _write_tokens(
             temporary = stack.enter_context(replacing(path))
             file = stack.enter_context(temporary.open("wb"))
             writers[side] = _TokenWriter(
-                file, limits[side], tokenizer, config.seq_len, dtype
+                file,
+                limits[side],
+                tokenizer,
+                config.seq_len,
+                dtype,
             )
 
         def is_full(side: Side) -> bool:

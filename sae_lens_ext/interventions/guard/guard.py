@@ -165,7 +165,11 @@ class Guard:
         candidates = until_kl.candidates(largest)
         worlds = Worlds(settings, guarded, window, ids)
         search = KSearch(
-            host, text, worlds, candidates=candidates, bound=until_kl.bound
+            host,
+            text,
+            worlds,
+            candidates=candidates,
+            bound=until_kl.bound,
         )
         search.run(self._placed, ids, position_ids)
 

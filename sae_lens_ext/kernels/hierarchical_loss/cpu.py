@@ -84,7 +84,11 @@ def _results(
             grad_target = walked.suffix.neg_()
     else:
         squares, error = chunked.squares_by_level(
-            wide_values, indices, wide_W, bias_error, task
+            wide_values,
+            indices,
+            wide_W,
+            bias_error,
+            task,
         )
 
     per_level = squares / target.numel()
@@ -122,5 +126,11 @@ def _walk(
 
     n_threads = torch.get_num_threads()
     return compiled.walk(
-        values, indices, W_dec, bias_error, weights, task.details, n_threads
+        values,
+        indices,
+        W_dec,
+        bias_error,
+        weights,
+        task.details,
+        n_threads,
     )

@@ -162,7 +162,16 @@ def quadratic_attention_with_state(
     """
     check_attention(q, k, v)
     out, final_state = _attend(
-        q, k, v, c, scale, form, backend, eps, state, wants_state=True
+        q,
+        k,
+        v,
+        c,
+        scale,
+        form,
+        backend,
+        eps,
+        state,
+        wants_state=True,
     )
     # Always there if it is wanted.
     assert final_state is not None

@@ -138,7 +138,11 @@ def _find_gradients(
     grad_initial_state = divisor.new_empty(0)
     if has_after or initial_state is not None:
         grad_states = prefix_sums(
-            layout, q, grad_sums, grad_final_state, is_reverse=True
+            layout,
+            q,
+            grad_sums,
+            grad_final_state,
+            is_reverse=True,
         )
         if initial_state is not None:
             grad_initial_state = grad_states.at(0)

@@ -177,7 +177,11 @@ def _backward(gradients_name: str) -> Callable[..., tuple[Any, ...]]:
             # For a second derivative, which the operator does not have.
             feature_map = _feature_map(c, scale, eps)
             gradients = _gradients_by_definition(
-                grad_out, grad_state, inputs, needs, feature_map
+                grad_out,
+                grad_state,
+                inputs,
+                needs,
+                feature_map,
             )
         else:
             gradients = _operator.call(
