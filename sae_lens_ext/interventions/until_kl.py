@@ -7,8 +7,8 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.sae import SAE
 
-# Values between them save nothing: at the same mean KL, a list with twice as many gives
-# the same mean k (`python -m benchmarks until_kl`). Beyond, an SAE keeps all the
+# Each costs a row of a batch, and values between them save little
+# (`python -m benchmarks until_kl` compares lists). Beyond, an SAE keeps all the
 # features it can.
 _LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
