@@ -170,7 +170,7 @@ class FeatureIndex:
             "feature": range(self.d_sae),
             "label": [self.labels.get(number) for number in range(self.d_sae)],
             "density": density.numpy(),
-            "largest": tensors["top.score"][:, 0].clamp(min=0).numpy(),
+            "largest": tensors["top.score"][:, 0].clamp(min=0).double().numpy(),
             "smallest_rank": ranks.numpy(),
         }
         return pandas.DataFrame(columns)

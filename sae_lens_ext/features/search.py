@@ -56,7 +56,8 @@ def active_features(
             "token": [strings[number] for number in ids],
             "feature": _column(entries.feature),
             "rank": _column(entries.rank),
-            "activation": _column(entries.value),
+            # A float32 that is rounded is shown with its digits beyond the decimals.
+            "activation": _column(entries.value.double()),
         },
         columns=list(COLUMNS),
     )

@@ -373,6 +373,13 @@ def test_features_of_a_text_are_those_of_a_run(index, hf_model, sae):
     assert "w3" in table.token.tolist()
 
 
+def test_rounded_activations_are_shown_rounded(index):
+    rounded = index.of([[2, 7, 8, 9]]).activation.round(1)
+    assert rounded.tolist() == [round(value, 1) for value in rounded.tolist()]
+    largest = index.table().largest.round(1)
+    assert largest.tolist() == [round(value, 1) for value in largest.tolist()]
+
+
 def test_search_finds_what_is_active_on_one_text_and_not_on_the_other(index):
     on = [[2, 7, 8, 30, 31]]
     off = [[2, 9, 10, 11]]

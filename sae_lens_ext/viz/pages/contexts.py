@@ -41,7 +41,7 @@ def _item(context: Context, largest: float) -> str:
     place = escaped(f"row {context.row}, position {context.position}")
     return (
         f'<li><span class="value" title="{place}">{number_text(context.activation)}'
-        f'</span><span class="tokens">{tokens}</span></li>'
+        f'</span> <span class="tokens">{tokens}</span></li>'
     )
 
 

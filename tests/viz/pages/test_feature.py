@@ -172,6 +172,12 @@ def test_the_style_of_a_notebook_s_output_stays_inside_of_it():
             assert ".sle-page" in selector
 
 
+def test_without_its_style_an_activation_stands_apart_from_its_context():
+    text = "".join(Tags(a_page().html()).text)
+    start = text[text.index("Strongest contexts") :]
+    assert f"2 {HOSTILE}" in start
+
+
 def test_a_page_prints_as_one_short_line():
     text = repr(a_page(label="towers"))
     assert text == "FeaturePage('Feature 981: towers', active on 12 tokens)"
