@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,7 +67,10 @@ def forked(folder, prepare=None):
             prepare()
         train(folder)
         status = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stderr.flush()
         os._exit(status)
 
 
@@ -75,7 +79,11 @@ def completed(folder):
     start = time.monotonic()
     _, status = os.waitpid(forked(folder), 0)
     if status:
-        raise RuntimeError(f"a run in {folder} ended with {status}")
+        code = os.waitstatus_to_exitcode(status)
+        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+        raise RuntimeError(
+            f"a run in {folder}, with {names}, ended with {code}; what it said is above"
+        )
     return time.monotonic() - start
 
 

@@ -36,7 +36,8 @@ def test_killed_runs_end_with_the_bits_of_an_undisturbed_one(tmp_path):
         },
         check=False,
     )
-    assert done.returncode == 0, f"seed {seed}: {done.stderr[-2000:]}"
+    # The traceback of a run, and then that of the script.
+    assert done.returncode == 0, f"seed {seed}: {done.stderr[-6000:]}"
     report = json.loads(done.stdout)
     assert report["equal"] == [True] * N_KILLS, f"seed {seed}: {report}"
     # In the middle of a checkpoint; and at moments, of which the last is as long as a

@@ -19,7 +19,7 @@ from typing import Any
 from warnings import warn
 
 from sae_lens_ext.errors import FormatError, InvalidArgument, RankLost
-from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.formats.atomic import delete_temporary, replacing
 from sae_lens_ext.formats.locks import locked_or_busy
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.training.checkpoints.facts import differences
@@ -104,9 +104,9 @@ class RunFolder:
                 f"{self.path} is not empty and holds no run; give another folder"
             )
         # Files that a process was writing when it was killed.
-        for pattern in (".run.json.*", ".result.json.*"):
-            for leftover in self.path.glob(pattern):
-                leftover.unlink(missing_ok=True)
+        for name in ("run.json", "result.json"):
+            for leftover in self.path.glob(f".{name}.*"):
+                delete_temporary(leftover)
         self.checkpoints.clean()
         if not run.exists():
             _write_json(run, self.facts)

@@ -1,12 +1,14 @@
 """The folder of a run belongs to one run and one process at a time."""
 
 import multiprocessing
+import shutil
 import sys
 
 import pytest
 import torch
 
 import sae_lens_ext as sle
+from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.training.checkpoints.folder import RunFolder
 from sae_lens_ext.training.checkpoints.store import Checkpoint
 
@@ -60,8 +62,16 @@ def test_rejects_a_folder_that_cannot_be_written_to(tmp_path):
         enter(tmp_path / "file" / "run")
 
 
+def half_written(path, name):
+    """Leave what a process leaves that is killed while it replaces a file."""
+    elsewhere = path.with_name(f"{path.name}-elsewhere")
+    with replacing(elsewhere / name) as temporary:
+        temporary.write_text("{")
+        shutil.copytree(temporary.parent, path / temporary.parent.name)
+
+
 def test_deletes_what_a_killed_process_was_writing(tmp_path):
-    (tmp_path / ".run.json.abc").write_text("{")
+    half_written(tmp_path, "run.json")
     (tmp_path / "checkpoints" / ".writing-abc").mkdir(parents=True)
     with pytest.raises(sle.InvalidArgument, match="holds no run"):
         enter(tmp_path)
@@ -69,7 +79,8 @@ def test_deletes_what_a_killed_process_was_writing(tmp_path):
     (tmp_path / "checkpoints").rmdir()
     enter(tmp_path)
 
-    (tmp_path / ".result.json.abc").write_text("{")
+    for name in ("run.json", "result.json"):
+        half_written(tmp_path, name)
     (tmp_path / "checkpoints" / ".writing-abc").mkdir(parents=True)
     enter(tmp_path)
     assert sorted(file.name for file in tmp_path.rglob("*")) == [
