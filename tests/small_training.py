@@ -5,7 +5,7 @@ import json
 import torch
 
 import sae_lens_ext as sle
-from sae_lens_ext.training import RunConfig, TrainConfig
+from sae_lens_ext.training import ErrorMetric, RunConfig, TrainConfig
 from sae_lens_ext.training.stream import SiteStatistics, StreamState
 
 SITE = "blocks.0.hook_resid_post"
@@ -31,6 +31,15 @@ def transcoder_values():
     x = values()
     y = torch.tanh(x[:, :10] - x.mean(0)[:10]) * 3 + 7
     return {SITE: x, SITE_OUT: y}
+
+
+def metric(site=SITE, width=WIDTH, seed=0):
+    """A metric of errors whose directions differ by a factor of about 30."""
+    generator = torch.Generator().manual_seed(seed)
+    root = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    identity = torch.eye(width, dtype=torch.float64)
+    mean = 5 * torch.randn(width, generator=generator, dtype=torch.float64)
+    return ErrorMetric(root @ root.T / width + 0.1 * identity, mean, site)
 
 
 class MemoryStream:
@@ -66,6 +75,9 @@ class MemoryStream:
             )
             for site, table in self.tensors.items()
         }
+
+    def first_tokens(self, site):
+        return self.tensors[site]
 
     def next_batch(self, n_tokens):
         if self.given == self.stops_at:

@@ -10,9 +10,10 @@ from sae_lens_ext.text import (
 from sae_lens_ext.training.activations import Activations, collect_activations
 from sae_lens_ext.training.agreement import FeatureAgreement, feature_agreement
 from sae_lens_ext.training.config import TrainConfig
-from sae_lens_ext.training.fisher import ErrorMetric, fisher_metric
+from sae_lens_ext.training.fisher import fisher_metric
 from sae_lens_ext.training.loop import train
 from sae_lens_ext.training.measures import recovered_ce
+from sae_lens_ext.training.metric import ErrorMetric
 from sae_lens_ext.training.result import Trained
 from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.step import train_step
@@ -22,6 +23,7 @@ from sae_lens_ext.training.stream import (
     CacheStream,
     IterableStream,
     ModelStream,
+    RemembersFirst,
     SiteStatistics,
     StreamState,
     TensorStream,
@@ -37,6 +39,7 @@ __all__ = [
     "FeatureAgreement",
     "IterableStream",
     "ModelStream",
+    "RemembersFirst",
     "RunConfig",
     "SiteStatistics",
     "StreamState",

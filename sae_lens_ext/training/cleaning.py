@@ -1,5 +1,7 @@
 """Outliers, and the constants that normalise activations."""
 
+from collections.abc import Callable, Iterator
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -47,8 +49,13 @@ def shrink_outliers(
 
 def mean_and_scale(
     values: Float[Tensor, "token d_model"],
+    change: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Float[Tensor, " d_model"], Float[Tensor, ""]]:
     """The constants that normalise activations before training.
+
+    Args:
+        values: the activations.
+        change: what is done to them first, to some tokens at a time.
 
     Returns:
         The mean of each coordinate, and the factor that gives the centred activations a
@@ -58,12 +65,15 @@ def mean_and_scale(
         NonFinite: the activations contain NaN or infinity.
         InvalidArgument: all activations are equal.
     """
-    parts = values.split(_TOKENS_PER_SUM)
+
+    def parts() -> Iterator[Tensor]:
+        for part in values.split(_TOKENS_PER_SUM):
+            yield (part if change is None else change(part)).double()
+
     n_tokens = torch.tensor(float(len(values)))
     n_values = torch.tensor(float(values.numel()))
-
-    mean = sum(part.double().sum(0) for part in parts) / n_tokens
-    squares = sum((part.double() - mean).square().sum() for part in parts)
+    mean = sum(part.sum(0) for part in parts()) / n_tokens
+    squares = sum((part - mean).square().sum() for part in parts())
     mean_square = squares / n_values
 
     # One number tells of all: NaN and infinity spread to the sum.

@@ -75,6 +75,10 @@ class Epochs:
         no_limit = torch.tensor(torch.inf)
         return {self.sites[0]: SiteStatistics(mean, scale, no_limit)}
 
+    def first_tokens(self, site: str) -> Float[Tensor, "token d"]:
+        """See ``RemembersFirst.first_tokens``: all of them."""
+        return self._activations.values
+
     def next_batch(self, n_tokens: int) -> Mapping[str, Float[Tensor, "token d"]]:
         """See ``ActivationStream.next_batch``."""
         is_over = self._position == len(self._order)

@@ -1,6 +1,6 @@
 """How much variance an SAE in training leaves unexplained, at several k."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -8,8 +8,7 @@ from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
 from sae_lens_ext.kernels import sparse_decode
-from sae_lens_ext.sae import SAE
-from sae_lens_ext.sae.prefixes import squared_errors
+from sae_lens_ext.sae import SAE, SparseCode
 from sae_lens_ext.training.activations import Activations
 from sae_lens_ext.training.normalization import Batch
 from sae_lens_ext.training.parallel import ALONE, Ranks
@@ -88,6 +87,10 @@ def _taken(stream: ActivationStream, n_tokens: int) -> Batch:
     }
 
 
+def _as_they_are(errors: Tensor) -> Tensor:
+    return errors
+
+
 @torch.no_grad()
 def fvu_at(
     sae: SAE,
@@ -95,6 +98,8 @@ def fvu_at(
     target: Float[Tensor, "token d_out"] | None,
     ks: Sequence[int | None],
     ranks: Ranks = ALONE,
+    *,
+    in_plain_units: Callable[[Tensor], Tensor] = _as_they_are,
 ) -> dict[int | None, float]:
     """The fraction of variance unexplained at several k.
 
@@ -108,6 +113,8 @@ def fvu_at(
         ks: the values of k; None stands for every active feature.
         ranks: the processes that share the training; each answers for a part of the
             tokens, which all of them have.
+        in_plain_units: takes the change of a metric's coordinates out of differences of
+            targets, ``[token, d_out]``; see ``Normalization.errors``.
     """
     target = u if target is None else target
     device = sae.b_dec.device
@@ -121,10 +128,15 @@ def fvu_at(
     for u_part, target_part in zip(
         u.split(_TOKENS_AT_ONCE), target.split(_TOKENS_AT_ONCE), strict=True
     ):
-        variance += (target_part.double() - mean).square().sum().item()
+        centred = in_plain_units(target_part.double() - mean)
+        variance += centred.double().square().sum().item()
         share = ranks.share(len(u_part))
         part_errors = _errors_at(
-            seen, share.of(u_part).to(device), share.of(target_part).to(device), ks
+            seen,
+            share.of(u_part).to(device),
+            share.of(target_part).to(device),
+            ks,
+            in_plain_units,
         )
         if share.weight:
             errors = {k: errors[k] + error for k, error in part_errors.items()}
@@ -141,6 +153,7 @@ def _errors_at(
     u: Float[Tensor, "token d_model"],
     target: Float[Tensor, "token d_out"],
     ks: Sequence[int | None],
+    in_plain_units: Callable[[Tensor], Tensor],
 ) -> dict[int | None, float]:
     """The summed squared error at several k."""
     residual = target - sae.b_dec
@@ -148,16 +161,18 @@ def _errors_at(
     if added is not None:
         residual = residual - added
 
-    errors: dict[int | None, float] = {}
+    codes: dict[int | None, SparseCode] = {}
     numbers = [k for k in ks if k is not None]
     if numbers:
         code = sae.encode_normalized(u, max(numbers))
-        sums = squared_errors(residual, code, sae.W_dec).double().sum(0)
-        errors |= {k: sums[k].item() for k in numbers}
+        codes |= {k: code.prefix(k) for k in numbers}
     if None in ks:
-        # Thousands of features may be active, too many for an error after each.
-        code = sae.encode_normalized(u, None)
-        without_bias = torch.zeros_like(sae.b_dec)
+        codes[None] = sae.encode_normalized(u, None)
+
+    without_bias = torch.zeros_like(sae.b_dec)
+    errors: dict[int | None, float] = {}
+    for k, code in codes.items():
         part = sparse_decode(code.values, code.indices, sae.W_dec, without_bias)
-        errors[None] = (residual - part).double().square().sum().item()
+        error = in_plain_units(residual - part)
+        errors[k] = error.double().square().sum().item()
     return errors

@@ -9,12 +9,10 @@ hardly reads.
 An error e at one token changes the next-token distributions, there and after it, by a
 KL divergence of e F e^T / 2 to second order, with F the Fisher information of these
 distributions with respect to the activation. ``fisher_metric`` estimates the mean of F
-over tokens, and ``ErrorMetric`` changes coordinates so that a plain squared error is
-one by it.
+over tokens, as a metric to train with.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,150 +21,13 @@ from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
-from sae_lens_ext.errors import InvalidArgument, NonFinite, ShapeMismatch, UnknownSite
+from sae_lens_ext.errors import InvalidArgument, NonFinite, UnknownSite
 from sae_lens_ext.hosts import TokenBatch, by_position
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.interventions.shapes import check_activation
-from sae_lens_ext.sae import SAE
-from sae_lens_ext.training.activations import Activations
 from sae_lens_ext.training.cleaning import largest_norm, shrink_outliers
 from sae_lens_ext.training.collecting import Collector
-
-# A float64 copy of all activations would be four times their size.
-_TOKENS_PER_PRODUCT = 1 << 14
-
-
-@dataclass(frozen=True, eq=False)
-class ErrorMetric:
-    """A squared error e G e^T in the place of e e^T.
-
-    ::
-
-        metric = fisher_metric(model, tokens, "blocks.9.hook_resid_post")
-        trained = sle.train(metric.apply(activations), config)
-        sae = metric.undo(trained.sae)  # an SAE of the activations as they are
-
-    With R the symmetric square root of G, the squared error in the coordinates
-    (x - mean) R is the one by G. An SAE that was trained in them is an SAE of x with
-    other weights: the same features are active, with the same values.
-    """
-
-    matrix: Float[Tensor, "d_model d_model"]
-    """G: symmetric and positive definite, in float64."""
-    mean: Float[Tensor, " d_model"]
-    """The centre of the coordinates, in float64."""
-    hook_name: str
-    """The site."""
-
-    def __post_init__(self) -> None:
-        """Check the matrix.
-
-        Raises:
-            InvalidArgument: it is not symmetric and positive definite.
-            ShapeMismatch: the mean has another width.
-            NonFinite: a number is NaN or infinite.
-        """
-        matrix = self.matrix
-        if not (torch.isfinite(matrix).all() and torch.isfinite(self.mean).all()):
-            raise NonFinite("the matrix and the mean of a metric must be finite")
-        if matrix.shape != (len(self.mean), len(self.mean)):
-            raise ShapeMismatch(
-                f"the matrix of a metric must be [d_model, d_model] for a mean of "
-                f"{len(self.mean)} numbers; got {list(matrix.shape)}"
-            )
-        is_symmetric = torch.allclose(matrix, matrix.T, rtol=1e-6, atol=0)
-        if not is_symmetric or not bool(torch.linalg.eigvalsh(matrix)[0] > 0):
-            raise InvalidArgument(
-                "the matrix of a metric must be symmetric and positive definite"
-            )
-
-    def apply(self, values: Activations | Tensor) -> Any:
-        """Activations in the coordinates whose squared error is the one by G.
-
-        Args:
-            values: activations of the site, ``[..., d_model]``, as a tensor or as
-                ``collect_activations`` returns them.
-
-        Returns:
-            The same kind of object, in the same dtype.
-
-        Raises:
-            InvalidArgument: activations of another site.
-            ShapeMismatch: activations of another width.
-        """
-        if isinstance(values, Activations):
-            if values.hook_name != self.hook_name:
-                raise InvalidArgument(
-                    f"the metric is of {self.hook_name} and the activations are of "
-                    f"{values.hook_name}"
-                )
-            return replace(values, values=self.apply(values.values))
-
-        d_model = len(self.mean)
-        if values.shape[-1:] != (d_model,):
-            raise ShapeMismatch(
-                f"the metric is of width {d_model}, and the activations are "
-                f"{list(values.shape)}"
-            )
-        root = self._power(0.5).to(values.device)
-        mean = self.mean.to(values.device)
-        flat = values.reshape(-1, d_model)
-        new = torch.empty_like(flat)
-        for start in range(0, len(flat), _TOKENS_PER_PRODUCT):
-            part = slice(start, start + _TOKENS_PER_PRODUCT)
-            new[part] = (flat[part].double() - mean) @ root
-        return new.reshape(values.shape)
-
-    def undo(self, sae: SAE) -> SAE:
-        """The SAE of activations as they are, of one that was trained in coordinates.
-
-        Its decoder rows have norms of their own: the features of a token keep their
-        values, and so their order.
-
-        Args:
-            sae: what was trained on ``apply(...)``.
-
-        Raises:
-            InvalidArgument: a transcoder, an SAE that normalises every token, or one of
-                another site.
-            ShapeMismatch: an SAE of another width.
-        """
-        config = sae.config
-        if config.is_transcoder or config.token_norm != "none":
-            raise InvalidArgument(
-                "a metric is for SAEs whose input and output are one activation, and "
-                "that do not normalise every token"
-            )
-        if config.hook_name not in (None, self.hook_name):
-            raise InvalidArgument(
-                f"the metric is of {self.hook_name} and the SAE is of "
-                f"{config.hook_name}"
-            )
-        if config.d_model != len(self.mean):
-            raise ShapeMismatch(
-                f"the metric is of width {len(self.mean)}, and the SAE has d_model="
-                f"{config.d_model}"
-            )
-        tensors = {
-            name: tensor.detach().to("cpu", torch.float64)
-            for name, tensor in sae.state_dict().items()
-        }
-        inverse = self._power(-0.5)
-        tensors["W_enc"] = self._power(0.5) @ tensors["W_enc"]
-        for name in ("W_dec", "b_dec", "activation_mean"):
-            tensors[name] = tensors[name] @ inverse
-        tensors["activation_mean"] += self.mean
-        dtype = sae.W_dec.dtype
-        new = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-        return SAE.from_tensors(config, **new).to(sae.W_dec.device).train(sae.training)
-
-    def _power(self, exponent: float) -> Float[Tensor, "d_model d_model"]:
-        values, vectors = torch.linalg.eigh(self.matrix.cpu())
-        return (vectors * values**exponent) @ vectors.T
-
-    def __repr__(self) -> str:
-        """The site and its width."""
-        return f"ErrorMetric({self.hook_name}, d_model={len(self.mean)})"
+from sae_lens_ext.training.metric import ErrorMetric
 
 
 def fisher_metric(
@@ -252,7 +113,9 @@ def fisher_metric(
         )
     factor = share * centred.square().sum() / by_fisher
     identity = torch.eye(x.shape[1], dtype=torch.float64)
-    return ErrorMetric((1 - share) * identity + factor * fisher, x.mean(0), hook_name)
+    about = f"Fisher information with a share of {share:g}, from {len(x)} tokens"
+    matrix = (1 - share) * identity + factor * fisher
+    return ErrorMetric(matrix, x.mean(0), hook_name, about)
 
 
 class _Gradients:

@@ -22,11 +22,12 @@ from sae_lens_ext.training.config import TrainConfig
 from sae_lens_ext.training.epochs import Epochs
 from sae_lens_ext.training.evaluation import HeldOut
 from sae_lens_ext.training.measures import Measure
+from sae_lens_ext.training.metric import ErrorMetric
 from sae_lens_ext.training.parallel.launched import device_of_rank, joined, shared
 from sae_lens_ext.training.result import Trained
 from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.session import Session
-from sae_lens_ext.training.setup import sites_of
+from sae_lens_ext.training.setup import check_metric, sites_of
 from sae_lens_ext.training.start import digest
 from sae_lens_ext.training.stream import ActivationStream
 
@@ -37,6 +38,7 @@ def train(
     folder: str | Path | None = None,
     *,
     start: SAE | None = None,
+    metric: ErrorMetric | None = None,
     run: RunConfig | None = None,
     held_out: HeldOut | None = None,
     measure: Measure | None = None,
@@ -65,6 +67,10 @@ def train(
         start: an SAE or transcoder to begin with, such as a published one; None begins
             with random weights. Before the first step, what is trained computes the
             same; ``docs/training.md`` says what is kept where the kinds differ.
+        metric: what errors of what is reconstructed count by, such as
+            ``fisher_metric(model, tokens, hook_name)``; of a transcoder, the site is
+            that of its output. None counts their squares. Only the loss is by the
+            metric: evaluations and the SAE are of activations as they are.
         run: how to save, evaluate and log.
         held_out: activations to evaluate on: a tensor, ``Activations``, tensors by
             site, or a stream to take some from.
@@ -78,7 +84,7 @@ def train(
 
     Raises:
         InvalidArgument: there are no activations, or they are all equal; the config
-            does not fit the stream, or the start does not fit either; the folder holds
+            does not fit the stream, or the start or the metric do not; the folder holds
             another run, or another process trains there, or it cannot be written to.
         InvalidK: the objective's levels do not fit k.
         NonFinite: the loss became NaN or infinite. The last checkpoint is kept.
@@ -87,7 +93,7 @@ def train(
         OSError: the disk is full. The last checkpoint is kept.
         MissingDependency: a logger, or averages in 8 bits, need a package.
     """
-    _check_inputs(activations, config, run, start)
+    _check_inputs(activations, config, run, start, metric)
     generator = torch.Generator().manual_seed(config.seed)
     stream: Any = activations
     if isinstance(activations, Activations):
@@ -106,20 +112,26 @@ def train(
             measure=measure,
             device=own_device,
             start=start,
+            metric=metric,
             progress=progress and ranks.is_first,
             ranks=ranks,
         )
         # A stream may have to run its model to know its widths.
+        sites = sites_of(stream, config)
+        if metric is not None:
+            check_metric(metric, stream, sites)
         start_digest = None if start is None else digest(start)
-        facts = run_facts(config, stream, sites_of(stream, config), start_digest)
+        facts = run_facts(config, stream, sites, start_digest, metric)
         ranks.check_same(facts)
         if folder is None:
             return session.in_memory()
-        with run_folder(Path(folder), facts, ranks) as opened:
+        with run_folder(Path(folder), facts, ranks, metric) as opened:
             return session.in_folder(opened)
 
 
-def _check_inputs(activations: Any, config: Any, run: Any, start: Any) -> None:
+def _check_inputs(
+    activations: Any, config: Any, run: Any, start: Any, metric: Any
+) -> None:
     if not isinstance(config, TrainConfig):
         raise InvalidArgument(
             f"config must be a TrainConfig; "
@@ -134,6 +146,11 @@ def _check_inputs(activations: Any, config: Any, run: Any, start: Any) -> None:
         raise InvalidArgument(
             "start must be an SAE, such as SAE.from_pretrained(folder); "
             f"got an object of type {type(start).__name__}"
+        )
+    if metric is not None and not isinstance(metric, ErrorMetric):
+        raise InvalidArgument(
+            "metric must be an ErrorMetric, such as fisher_metric(model, tokens, "
+            f"hook_name); got an object of type {type(metric).__name__}"
         )
     if config.freeze_decoder and start is None:
         raise InvalidArgument(

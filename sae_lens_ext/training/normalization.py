@@ -10,6 +10,9 @@ output as v = (y - n) * t,
 where the values are those of the pre-activations u @ W_enc + b_enc. Dividing these by
 the output's scale, thresholds included, changes neither which are active nor their
 order, and lets the decoder's rows keep their norm.
+
+With a metric of errors, all of that is about the activations in its coordinates: both
+sides of an SAE, the output of a transcoder. A trained SAE is brought back from them.
 """
 
 from collections.abc import Mapping
@@ -20,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_lens_ext.sae import SAE
+from sae_lens_ext.training.metric import ErrorMetric
 from sae_lens_ext.training.stream import SiteStatistics
 
 # The underscore: every site may have a width of its own.
@@ -35,7 +39,9 @@ class Normalization(NamedTuple):
     hook_name_out: str | None
     """The site of a transcoder's output; None for an SAE."""
     statistics: Mapping[str, SiteStatistics]
-    """The constants of the one or two sites."""
+    """The constants of the one or two sites, in the coordinates of the metric."""
+    metric: ErrorMetric | None = None
+    """What errors of what is reconstructed count by; None for their squares."""
 
     def pair(
         self, batch: Batch, device: torch.device | str
@@ -54,6 +60,8 @@ class Normalization(NamedTuple):
     ) -> Float[Tensor, "token d"]:
         statistics = self.statistics[site]
         x = batch[site].to(device, torch.float32)
+        if self.metric is not None and site == self.metric.hook_name:
+            x = self.metric.apply(x)
         mean = statistics.mean.to(device)
         scale = statistics.scale.to(device)
         return (x - mean) * scale
@@ -66,10 +74,22 @@ class Normalization(NamedTuple):
             sae.activation_scale = statistics.scale.to(sae.W_enc)
         return sae
 
+    def errors(self, errors: Float[Tensor, "*batch d_out"]) -> Tensor:
+        """Errors of what is reconstructed without the metric's change, up to a scale.
+
+        Args:
+            errors: as an SAE in training makes them.
+        """
+        return errors if self.metric is None else self.metric.errors(errors)
+
     def finished(self, sae: SAE) -> SAE:
         """What a trained SAE or transcoder is on activations as they are."""
-        if self.hook_name_out is None:
-            return sae
+        if self.hook_name_out is not None:
+            sae = self._folded(sae)
+        return sae if self.metric is None else self.metric.undo(sae)
+
+    def _folded(self, sae: SAE) -> SAE:
+        assert self.hook_name_out is not None
         source = self.statistics[self.hook_name]
         target = self.statistics[self.hook_name_out]
         # In float64, because means of residual streams are large.

@@ -110,8 +110,7 @@ class Reporter:
 
         u, target = pair
         sample_target = None if target is None else target[:_SAMPLE]
-        ranks = trainer.ranks
-        fvu = fvu_at(state.sae, u[:_SAMPLE], sample_target, self._ks, ranks)
+        fvu = self._fvu((u[:_SAMPLE], sample_target))
         loss = state.losses.mean_of_last(n_steps)
         dead = state.activity.dead_share()
         speed = (state.n_tokens - n_tokens) / (now - at)
@@ -127,7 +126,7 @@ class Reporter:
         counts = trainer.stream.counts
         metrics |= {f"tokens_{name}": count for name, count in counts.items()}
         if evaluates and self._held_out is not None:
-            self.held_out_fvu = fvu_at(state.sae, *self._held_out, self._ks, ranks)
+            self.held_out_fvu = self._fvu(self._held_out)
             metrics |= _named("held_out_fvu", self.held_out_fvu)
             self._keep_best(self.held_out_fvu[self._best_k])
         if evaluates and self._measure is not None:
@@ -136,6 +135,16 @@ class Reporter:
 
         self._bar.set_postfix_str(_in_short(loss, fvu, dead), refresh=False)
         self._write(state.step, metrics)
+
+    def _fvu(self, pair: Pair) -> dict[int | None, float]:
+        trainer = self._trainer
+        return fvu_at(
+            trainer.state.sae,
+            *pair,
+            self._ks,
+            trainer.ranks,
+            in_plain_units=trainer.normalization.errors,
+        )
 
     def _measured(self, measure: Measure) -> dict[str, float]:
         """What somebody wants to know of the SAE as it is now."""

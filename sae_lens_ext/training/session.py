@@ -30,6 +30,7 @@ from sae_lens_ext.training.logging import (
     open_loggers,
 )
 from sae_lens_ext.training.measures import Measure
+from sae_lens_ext.training.metric import ErrorMetric
 from sae_lens_ext.training.parallel import ALONE, Ranks
 from sae_lens_ext.training.plan import plan_of
 from sae_lens_ext.training.reporter import Reporter
@@ -61,6 +62,8 @@ class Session:
     """Where to train."""
     start: SAE | None
     """The SAE to begin with; None begins with random weights."""
+    metric: ErrorMetric | None
+    """What errors count by; None for their squares."""
     progress: bool
     """Whether to show the plan and a bar."""
     ranks: Ranks = ALONE
@@ -179,6 +182,7 @@ class Session:
             statistics,
             self.start,
             self.ranks,
+            self.metric,
         )
 
     def _go_on(self, trainer: Trainer, checkpoint: Checkpoint) -> int:

@@ -6,20 +6,26 @@ from collections.abc import Mapping
 
 import torch
 
-from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
 from sae_lens_ext.objectives import Shareable
 from sae_lens_ext.sae import SAE, SAEConfig
 from sae_lens_ext.training.activity import FeatureActivity
+from sae_lens_ext.training.cleaning import mean_and_scale
 from sae_lens_ext.training.config import TrainConfig
 from sae_lens_ext.training.epochs import Epochs
 from sae_lens_ext.training.frozen import freeze_directions
 from sae_lens_ext.training.losses import Losses
+from sae_lens_ext.training.metric import ErrorMetric
 from sae_lens_ext.training.normalization import Normalization
 from sae_lens_ext.training.optimizer import new_optimizer
 from sae_lens_ext.training.parallel import ALONE, Ranks
 from sae_lens_ext.training.start import decoder_norms, started
 from sae_lens_ext.training.state import TrainState
-from sae_lens_ext.training.stream import ActivationStream, SiteStatistics
+from sae_lens_ext.training.stream import (
+    ActivationStream,
+    RemembersFirst,
+    SiteStatistics,
+)
 from sae_lens_ext.training.trainer import Trainer
 
 
@@ -50,6 +56,42 @@ def sites_of(stream: ActivationStream, config: TrainConfig) -> tuple[str, ...]:
                 f"{', '.join(stream.sites)}"
             )
     return sites
+
+
+def check_metric(
+    metric: ErrorMetric, stream: ActivationStream, sites: tuple[str, ...]
+) -> None:
+    """Check that a metric is of what a training reconstructs.
+
+    Args:
+        metric: of the errors.
+        stream: the activations.
+        sites: of the input, and of a transcoder's output.
+
+    Raises:
+        InvalidArgument: it is of another site, or the stream cannot say what its
+            constants are of.
+        ShapeMismatch: it is of another width.
+    """
+    target = sites[-1]
+    if metric.hook_name != target:
+        what = "the SAE" if len(sites) == 1 else "the transcoder"
+        raise InvalidArgument(
+            f"metric is of {metric.hook_name}, and {what} reconstructs activations of "
+            f"{target}; give a metric of that site, such as fisher_metric(model, "
+            f"tokens, {target!r})"
+        )
+    if metric.d_model != stream.width(target):
+        raise ShapeMismatch(
+            f"metric is of width {metric.d_model}, and the activations of {target} "
+            f"have {stream.width(target)}"
+        )
+    if not isinstance(stream, RemembersFirst):
+        raise InvalidArgument(
+            f"metric needs the first tokens of the stream; give "
+            f"{type(stream).__name__} the method first_tokens of "
+            "sae_lens_ext.training.RemembersFirst"
+        )
 
 
 def length_of(stream: ActivationStream, config: TrainConfig) -> tuple[int, int]:
@@ -94,6 +136,7 @@ def new_trainer(
     statistics: Mapping[str, SiteStatistics] | None = None,
     start: SAE | None = None,
     ranks: Ranks = ALONE,
+    metric: ErrorMetric | None = None,
 ) -> Trainer:
     """A training before its first step.
 
@@ -105,6 +148,7 @@ def new_trainer(
         statistics: the constants of the sites; None takes the stream's.
         start: the SAE to begin with; None begins with random weights.
         ranks: the processes that share the training.
+        metric: of the errors; None for their squares.
 
     Raises:
         InvalidArgument: the config does not fit the stream, or the start neither.
@@ -121,11 +165,11 @@ def new_trainer(
     n_tokens, n_steps = length_of(stream, config)
 
     if statistics is None:
-        statistics = _statistics(stream, ranks)
+        statistics = _statistics(stream, metric, ranks)
     hook_name, *outputs = sites
     hook_name_out = outputs[0] if outputs else None
     normalization = Normalization(
-        hook_name, hook_name_out, {site: statistics[site] for site in sites}
+        hook_name, hook_name_out, {site: statistics[site] for site in sites}, metric
     )
 
     sae_config = SAEConfig(
@@ -182,9 +226,21 @@ def new_trainer(
     )
 
 
-def _statistics(stream: ActivationStream, ranks: Ranks) -> dict[str, SiteStatistics]:
-    """The constants of a stream's sites; those of the first process, for all."""
+def _statistics(
+    stream: ActivationStream, metric: ErrorMetric | None, ranks: Ranks
+) -> dict[str, SiteStatistics]:
+    """The constants of a stream's sites; those of the first process, for all.
+
+    Those of the metric's site are of the same tokens in its coordinates.
+    """
     statistics = dict(stream.statistics())
+    if metric is not None:
+        assert isinstance(stream, RemembersFirst)
+        site = metric.hook_name
+        mean, scale = mean_and_scale(
+            stream.first_tokens(site), lambda part: metric.apply(part.float())
+        )
+        statistics[site] = statistics[site]._replace(mean=mean.cpu(), scale=scale.cpu())
     for site, constants in statistics.items():
         tensors = ranks.tensors_from_first(constants._asdict())
         statistics[site] = SiteStatistics(**tensors)

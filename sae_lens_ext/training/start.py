@@ -158,15 +158,20 @@ def started(
         name: tensor.detach().to("cpu", torch.float64)
         for name, tensor in start.state_dict().items()
     }
-    mean = tensors.pop("activation_mean")
-    scale = tensors.pop("activation_scale")
     has_pre_bias = bool(start.config.apply_b_dec_to_input)
     if config.is_transcoder:
         # Its constants are 0 and 1. It is trained without a pre-bias.
-        weights = _without_pre_bias(tensors) if has_pre_bias else tensors
+        del tensors["activation_mean"], tensors["activation_scale"]
+        tensors = _without_pre_bias(tensors) if has_pre_bias else tensors
         has_pre_bias = False
-        weights = unfolded_transcoder(weights, *normalization.statistics.values())
+    if normalization.metric is not None:
+        tensors = normalization.metric.applied(tensors)
+
+    if config.is_transcoder:
+        weights = unfolded_transcoder(tensors, *normalization.statistics.values())
     else:
+        mean = tensors.pop("activation_mean")
+        scale = tensors.pop("activation_scale")
         weights = fold(tensors, mean, scale, has_pre_bias=has_pre_bias)
         (site,) = normalization.statistics.values()
         mean, scale = site.mean.to(mean), site.scale.to(mean)

@@ -5,7 +5,7 @@ import tiny
 import torch
 
 import sae_lens_ext as sle
-from sae_lens_ext.training import Activations, ErrorMetric, fisher_metric
+from sae_lens_ext.training import fisher_metric
 
 SITE = "blocks.1.hook_resid_post"
 
@@ -34,14 +34,6 @@ def exact_fisher(model, tokens):
     return total[1:].mean(0)
 
 
-def metric_of(d_model=32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    root = torch.randn(d_model, d_model, generator=generator, dtype=torch.float64)
-    matrix = root @ root.T / d_model + 0.1 * torch.eye(d_model, dtype=torch.float64)
-    mean = 10 * torch.randn(d_model, generator=generator, dtype=torch.float64)
-    return ErrorMetric(matrix, mean, SITE)
-
-
 def test_the_matrix_is_the_fisher_information_of_the_models_predictions(gpt2):
     row = torch.tensor([[2, 40, 9, 77]])
     expected = exact_fisher(gpt2, row)
@@ -63,43 +55,7 @@ def test_activations_have_the_same_variance_by_the_metric_as_without_it(gpt2):
     y = metric.apply(x)
     assert torch.allclose(y.var(0).sum(), x.var(0).sum(), rtol=1e-4)
     assert torch.allclose(y.mean(0), torch.zeros(32).double(), atol=1e-4)
-
-
-def test_the_squared_error_in_the_coordinates_is_the_one_by_the_matrix():
-    metric = metric_of()
-    x, error = torch.randn(2, 5, 32, dtype=torch.float64)
-    difference = metric.apply(x + error) - metric.apply(x)
-    by_matrix = torch.einsum("td,de,te->t", error, metric.matrix, error)
-    assert torch.allclose(difference.square().sum(1), by_matrix)
-
-
-@pytest.mark.parametrize("pre_bias", [False, True])
-@pytest.mark.parametrize("kind", ["topk", "batchtopk", "jumprelu", "relu"])
-def test_undo_gives_the_same_codes_and_reconstructions_of_plain_activations(
-    kind, pre_bias
-):
-    metric = metric_of()
-    sae = tiny.sae_of_kind(kind, apply_b_dec_to_input=pre_bias, hook_name=SITE)
-    sae.activation_mean = torch.randn(32, dtype=torch.float64)
-    sae.activation_scale = torch.tensor(0.7, dtype=torch.float64)
-    x = 10 + torch.randn(50, 32, dtype=torch.float64)
-    y = metric.apply(x)
-
-    plain = metric.undo(sae)
-    code = plain.encode(x)
-    expected = sae.encode(y)
-    assert torch.equal(code.indices, expected.indices)
-    assert torch.allclose(code.values, expected.values)
-    assert torch.allclose(metric.apply(plain.decode(code)), sae.decode(expected))
-    assert plain.config == sae.config
-
-
-def test_activations_keep_their_dtype_and_facts():
-    values = torch.randn(7, 32, dtype=torch.bfloat16)
-    activations = Activations(values, SITE, n_special=3, n_outliers=1)
-    new = metric_of().apply(activations)
-    assert new.values.dtype == torch.bfloat16
-    assert (new.hook_name, new.n_special, new.n_outliers) == (SITE, 3, 1)
+    assert metric.about == "Fisher information with a share of 0.5, from 180 tokens"
 
 
 def test_padding_changes_nothing(gpt2):
@@ -131,22 +87,3 @@ def test_rejects_a_share_outside_of_0_to_1(gpt2, share):
 def test_rejects_rows_of_special_tokens_alone(gpt2):
     with pytest.raises(sle.InvalidArgument, match="no token of these counts"):
         fisher_metric(gpt2, torch.full((2, 3), 2), SITE, progress=False)
-
-
-def test_rejects_activations_and_saes_of_other_sites_and_widths():
-    metric = metric_of()
-    other = "blocks.0.hook_resid_post"
-    with pytest.raises(sle.InvalidArgument, match="activations are of blocks.0"):
-        metric.apply(Activations(torch.randn(3, 32), other))
-    with pytest.raises(sle.InvalidArgument, match="the SAE is of blocks.0"):
-        metric.undo(tiny.sae(hook_name=other))
-    with pytest.raises(sle.ShapeMismatch, match="width 32"):
-        metric.apply(torch.randn(3, 31))
-    with pytest.raises(sle.ShapeMismatch, match="d_model=16"):
-        metric.undo(tiny.sae(d_model=16, hook_name=SITE))
-
-
-@pytest.mark.parametrize("matrix", [-torch.eye(2), torch.tensor([[1.0, 1], [0, 1]])])
-def test_rejects_a_matrix_that_is_not_a_metric(matrix):
-    with pytest.raises(sle.InvalidArgument, match="symmetric and positive definite"):
-        ErrorMetric(matrix.double(), torch.zeros(2).double(), SITE)

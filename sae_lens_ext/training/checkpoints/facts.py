@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from sae_lens_ext.training.config import TrainConfig
+from sae_lens_ext.training.metric import ErrorMetric
 from sae_lens_ext.training.stream import ActivationStream
 
 
@@ -14,6 +15,7 @@ def run_facts(
     stream: ActivationStream,
     sites: tuple[str, ...],
     start: str | None = None,
+    metric: ErrorMetric | None = None,
 ) -> dict[str, Any]:
     """The facts that have to be the same where a run is resumed.
 
@@ -22,6 +24,7 @@ def run_facts(
         stream: the activations.
         sites: those of the stream that are trained on.
         start: what tells the SAE that it starts from from others.
+        metric: of the errors.
     """
     described = {
         "config": _described(config),
@@ -31,9 +34,16 @@ def run_facts(
             "n_tokens": stream.n_tokens,
         },
         "start": {"start": start},
+        "metric": {"metric": None if metric is None else _told(metric)},
     }
     # As they come back from a file: tuples are lists, keys are strings.
     return json.loads(json.dumps(described))
+
+
+def _told(metric: ErrorMetric) -> str:
+    """What tells a metric from others, in words."""
+    about = f"{metric.about}, " if metric.about else ""
+    return f"{about}sha256 {metric.digest[:16]}"
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

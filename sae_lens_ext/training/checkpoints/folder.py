@@ -2,12 +2,13 @@
 
 ::
 
-    run.json        the settings; written first
-    metrics.jsonl   a line per record
-    checkpoints/    what an interrupted run goes on from
-    best/           the SAE with the least held-out error so far
-    sae/            the SAE, once the run is finished
-    result.json     written last
+    run.json            the settings; written first
+    metric.safetensors  what errors count by, if not by their squares
+    metrics.jsonl       a line per record
+    checkpoints/        what an interrupted run goes on from
+    best/               the SAE with the least held-out error so far
+    sae/                the SAE, once the run is finished
+    result.json         written last
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from sae_lens_ext.formats.locks import locked_or_busy
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.training.checkpoints.facts import differences
 from sae_lens_ext.training.checkpoints.store import Checkpoint, CheckpointStore
+from sae_lens_ext.training.metric import METRIC_FILE, ErrorMetric
 from sae_lens_ext.training.parallel import ALONE, Ranks
 
 _VERSION = 1
@@ -39,10 +41,13 @@ class RunFolder:
         facts: the settings of the run; JSON values.
     """
 
-    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, facts: Mapping[str, Any], metric: ErrorMetric | None = None
+    ) -> None:
         """Take a folder for a run with these facts; nothing is done yet."""
         self.path = path
         self.metrics = path / "metrics.jsonl"
+        self._metric = metric
         self.checkpoints = CheckpointStore(path / "checkpoints")
         self.facts = {"version": _VERSION, **facts}
         self._open = contextlib.ExitStack()
@@ -104,12 +109,15 @@ class RunFolder:
                 f"{self.path} is not empty and holds no run; give another folder"
             )
         # Files that a process was writing when it was killed.
-        for name in ("run.json", "result.json"):
+        for name in ("run.json", "result.json", METRIC_FILE):
             for leftover in self.path.glob(f".{name}.*"):
                 delete_temporary(leftover)
         self.checkpoints.clean()
         if not run.exists():
             _write_json(run, self.facts)
+        metric = self.path / METRIC_FILE
+        if self._metric is not None and not metric.exists():
+            self._metric.save(metric)
 
     def _compare(self, run: Path) -> None:
         try:
@@ -119,11 +127,16 @@ class RunFolder:
             raise FormatError(
                 f"{run} is damaged ({error}); give another folder, or delete this one"
             ) from error
-        if changes:
-            raise InvalidArgument(
-                f"{self.path} holds another run: {'; '.join(changes)}. Give another "
-                "folder, or the settings of that run to go on with it"
-            )
+        if not changes:
+            return
+        advice = ""
+        metric = self.path / METRIC_FILE
+        if metric.exists() and any(name.startswith("metric is ") for name in changes):
+            advice = f" (its metric is ErrorMetric.load({str(metric)!r}))"
+        raise InvalidArgument(
+            f"{self.path} holds another run: {'; '.join(changes)}. Give another "
+            f"folder, or the settings of that run to go on with it{advice}"
+        )
 
     def newest(self, ranks: Ranks = ALONE) -> Checkpoint | None:
         """The last checkpoint that can be read; None if there are none.
@@ -186,7 +199,10 @@ class RunFolder:
 
 @contextlib.contextmanager
 def run_folder(
-    path: Path, facts: Mapping[str, Any], ranks: Ranks = ALONE
+    path: Path,
+    facts: Mapping[str, Any],
+    ranks: Ranks = ALONE,
+    metric: ErrorMetric | None = None,
 ) -> Iterator[RunFolder]:
     """The folder of a run, for all processes that share it; the first one locks it.
 
@@ -195,7 +211,7 @@ def run_folder(
         FormatError: see ``RunFolder``.
         RankLost: with what is kept, and what to do.
     """
-    folder = RunFolder(path, facts)
+    folder = RunFolder(path, facts, metric)
     with contextlib.ExitStack() as stack:
         if ranks.is_first:
             stack.enter_context(folder)

@@ -112,8 +112,9 @@ class DataRanks(Ranks):
         n_others = sum(other for (other,) in self.group.counts([is_other]))
         if n_others:
             raise InvalidArgument(
-                f"{n_others} of {self.size} processes were called with another config "
-                "or stream than the first; call train alike on all of them"
+                f"{n_others} of {self.size} processes were called with another config, "
+                "stream, start or metric than the first; call train alike on all of "
+                "them"
             )
 
     def check_batch(self, batch: Shaped[Tensor, "token d"]) -> None:

@@ -23,6 +23,7 @@ fingerprint what tells one model from another
 
 from sae_lens_ext.training.stream.base import (
     ActivationStream,
+    RemembersFirst,
     SiteStatistics,
     StreamState,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "CacheStream",
     "IterableStream",
     "ModelStream",
+    "RemembersFirst",
     "SiteStatistics",
     "StreamState",
     "TensorStream",

@@ -32,7 +32,8 @@ class ActivationStream(Protocol):
     """Activations of one or several sites, token by token, in a fixed order.
 
     Two streams that are made alike give the same batches, and so does one that was
-    restored to the state of the other.
+    restored to the state of the other. Training with a metric of errors needs one more
+    method: see ``RemembersFirst``.
 
     Attributes:
         sites: the names of the sites.
@@ -93,5 +94,20 @@ class ActivationStream(Protocol):
 
         Raises:
             FormatError: it is the state of another stream.
+        """
+        ...
+
+
+@runtime_checkable
+class RemembersFirst(Protocol):
+    """A stream that can still give the tokens that its constants are of."""
+
+    def first_tokens(self, site: str) -> Float[Tensor, "token d"]:
+        """The tokens that ``statistics`` is of, outliers shrunk, in any order.
+
+        Called before the first batch. They are given in batches all the same.
+
+        Raises:
+            InvalidArgument: they are not there any more.
         """
         ...

@@ -118,6 +118,16 @@ class BufferedStream:
         self._begin()
         return dict(self._statistics)
 
+    def first_tokens(self, site: str) -> Float[Tensor, "token d"]:
+        """See ``RemembersFirst.first_tokens``: those that fill the buffer."""
+        self._check_site(site)
+        self._begin()
+        if self._n_given:
+            raise InvalidArgument(
+                f"the stream has given {self._n_given} tokens already; give a new one"
+            )
+        return self._buffer.values[site]
+
     def next_batch(self, n_tokens: int) -> Mapping[str, Float[Tensor, "token d"]]:
         """See ``ActivationStream.next_batch``."""
         n_tokens = arguments.positive_int(n_tokens, "n_tokens")

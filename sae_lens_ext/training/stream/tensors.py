@@ -138,6 +138,11 @@ class TensorStream:
         """See ``ActivationStream.statistics``."""
         return dict(self._statistics)
 
+    def first_tokens(self, site: str) -> Float[Tensor, "token d"]:
+        """See ``RemembersFirst.first_tokens``: all of them."""
+        self.width(site)
+        return self._values[site]
+
     def next_batch(self, n_tokens: int) -> Mapping[str, Float[Tensor, "token d"]]:
         """See ``ActivationStream.next_batch``."""
         missing = arguments.positive_int(n_tokens, "n_tokens")

@@ -79,7 +79,7 @@ def test_deletes_what_a_killed_process_was_writing(tmp_path):
     (tmp_path / "checkpoints").rmdir()
     enter(tmp_path)
 
-    for name in ("run.json", "result.json"):
+    for name in ("run.json", "metric.safetensors", "result.json"):
         half_written(tmp_path, name)
     (tmp_path / "checkpoints" / ".writing-abc").mkdir(parents=True)
     enter(tmp_path)

@@ -39,6 +39,7 @@ from sae_lens_ext.training import ModelStream, RunConfig
 # 5 steps, the last of a single token: with 3 processes, 2 have none of their own.
 N_TOKENS = 4 * 31 + 1
 SHORT = dataclasses.replace(CONFIG, batch_size=31, dead_after=40)
+BY_METRIC = 1
 OF_EVERYTHING = {"k_start": 8, "k_decay": 0.5, "clip": 0.05, "revive_every": 2}
 
 
@@ -60,8 +61,11 @@ ON_SLICES = {
     "topk": case(TopK()),
     "multitopk": case(MultiTopK()),
     "transcoder": TRANSCODER,
-    # Those with a learning rate of the encoder begin with another SAE here.
+    # Those with a learning rate of the encoder begin with another SAE here, and those
+    # with this seed count errors by a metric.
     "started": case(encoder_lr=1e-3),
+    "metric": case(seed=BY_METRIC),
+    "metric of a transcoder": dataclasses.replace(TRANSCODER, seed=BY_METRIC),
 }
 ON_SHARES = {
     **ON_SLICES,
@@ -95,14 +99,17 @@ def started():
     return sae
 
 
-def short(config, parallel="none"):
+def short(config, parallel="none", **options):
     """One of the short trainings."""
     tensors = small_training.transcoder_values()
     if config.hook_name_out is None:
         tensors = {SITE: tensors[SITE]}
     stream = MemoryStream(tensors, n_tokens=N_TOKENS, ends_after=N_TOKENS)
     start = None if config.encoder_lr is None else started()
-    options = {"run": RunConfig(parallel=parallel), "start": start}
+    options = {"run": RunConfig(parallel=parallel), "start": start, **options}
+    if config.seed == BY_METRIC:
+        site = list(tensors)[-1]
+        options["metric"] = small_training.metric(site, tensors[site].shape[1])
     return small_training.run(config=config, stream=stream, **options)
 
 
@@ -287,6 +294,9 @@ def other_cases(folder):
         report["configs"] = errors_of(
             lambda: short(dataclasses.replace(SHORT, lr=1e-3 * (rank + 1)), "data")
         )
+        report["metrics"] = errors_of(
+            lambda: short(SHORT, "data", metric=small_training.metric(seed=rank))
+        )
         (folder / f"report.{rank}").write_text(json.dumps(report))
 
     codes, _ = Processes(3, of_rank).statuses()
@@ -302,6 +312,7 @@ def other_cases(folder):
         + [report["next"] for report in reports],
         "batches": [report["batches"] for report in reports],
         "configs": [report["configs"] for report in reports],
+        "metrics": [report["metrics"] for report in reports],
     }
 
 

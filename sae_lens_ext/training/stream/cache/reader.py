@@ -120,6 +120,15 @@ class CacheStream:
         statistics = self.cache.statistics()
         return {site: statistics[site] for site in self.sites}
 
+    def first_tokens(self, site: str) -> Float[Tensor, "token d"]:
+        """See ``RemembersFirst.first_tokens``: those of the first shard.
+
+        Raises:
+            FormatError: the shard is damaged.
+        """
+        self._check_site(site, self.sites, "this stream")
+        return self.cache.open_shard(self.cache.shards[0], [site])[site]
+
     def next_batch(self, n_tokens: int) -> Mapping[str, Float[Tensor, "token d"]]:
         """See ``ActivationStream.next_batch``; in the dtype of the cache, on the CPU.
 
