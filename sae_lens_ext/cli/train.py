@@ -22,7 +22,14 @@ from sae_lens_ext.cli.train_options import TrainOptions, sites_of
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.interventions import sweep_k
 from sae_lens_ext.publishing import model_card, push_to_hub, save_results
-from sae_lens_ext.training import ModelStream, TrainConfig, Trained, train
+from sae_lens_ext.training import (
+    ErrorMetric,
+    ModelStream,
+    TrainConfig,
+    Trained,
+    train,
+)
+from sae_lens_ext.training.metric import METRIC_FILE
 from sae_lens_ext.viz import sweep_as_text
 
 
@@ -50,6 +57,13 @@ def _train(options: TrainOptions) -> None:
     # Before the training, so that a text without held-out rows is an error now.
     held_out = options.text.held_out_tokens(language_model.tokenizer, job.eval_rows)
 
+    metric = options.metric.chosen(
+        language_model,
+        options.text,
+        sites_of(config)[-1],
+        job.out / METRIC_FILE,
+        progress=progress,
+    )
     stream = options.stream.stream(
         language_model, options.text, config, progress=progress
     )
@@ -60,19 +74,21 @@ def _train(options: TrainOptions) -> None:
         run=run,
         held_out=_held_out_stream(options, language_model, config),
         start=start,
+        metric=metric,
         device=language_model.device,
         progress=progress,
     )
     if is_first:
-        _finish(options, config, language_model, held_out, trained)
+        facts = _facts(options, config, metric, trained)
+        _finish(options, language_model, held_out, trained, facts)
 
 
 def _finish(
     options: TrainOptions,
-    config: TrainConfig,
     language_model: LanguageModel,
     held_out: Tensor,
     trained: Trained,
+    facts: dict[str, Any],
 ) -> None:
     """Measure the SAE on held-out tokens, and write and upload the results."""
     job = options.job
@@ -80,7 +96,6 @@ def _finish(
     sweep = sweep_k(language_model.model, held_out, sae, progress=job.progress)
     echo(sweep_as_text(sweep))
     results = save_results(job.out, sweep)
-    facts = _facts(options, config, trained)
     card = job.out / "README.md"
     with replacing(card) as temporary:
         text = model_card(
@@ -123,12 +138,16 @@ def _held_out_stream(
 
 
 def _facts(
-    options: TrainOptions, config: TrainConfig, trained: Trained
+    options: TrainOptions,
+    config: TrainConfig,
+    metric: ErrorMetric | None,
+    trained: Trained,
 ) -> dict[str, Any]:
     """What the card says about the training."""
     facts = {
         "objective": repr(config.objective),
         "started from": options.job.start and _shown(options.job.start),
+        "errors": None if metric is None else metric.about,
         "text": _shown(options.text.text),
         "tokens": f"{config.n_tokens:,}" if config.n_tokens else "all of a cache, once",
         "tokens per step": f"{config.batch_size:,}",

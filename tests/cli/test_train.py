@@ -12,9 +12,10 @@ from paths import REPOSITORY
 import sae_lens_ext as sle
 from sae_lens_ext.cli import eval as eval_command
 from sae_lens_ext.cli import train as train_command
+from sae_lens_ext.cli import train_options
 from sae_lens_ext.cli.train_options import ObjectiveOptions
 from sae_lens_ext.objectives import HierarchicalTopK
-from sae_lens_ext.training import TrainConfig, checkpoints
+from sae_lens_ext.training import ErrorMetric, TrainConfig, checkpoints
 
 SITE = "blocks.1.hook_resid_post"
 
@@ -154,6 +155,44 @@ def test_a_training_starts_from_another_sae(inputs, run, tmp_path, capsys):
     assert "set --d-sae=48" in line
 
 
+def test_errors_can_count_by_the_fisher_information(inputs, run, capsys, monkeypatch):
+    out = inputs / "metric"
+    options = ["--out", out, "--metric", "fisher", "--metric-tokens", 320]
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.RunFolder, "finish", interrupted)
+        assert _train(inputs, *options) == 130
+    metric = ErrorMetric.load(out / "metric.safetensors")
+    assert metric.about == (
+        "Fisher information with a share of 0.5, from the first 320 tokens of the text"
+    )
+    # It is estimated once.
+    with monkeypatch.context() as patch:
+        patch.setattr(train_options, "fisher_metric", None)
+        assert _train(inputs, *options) == 0
+    assert f"| errors | {metric.about} |" in (out / "README.md").read_text()
+    by_squares = sle.SAE.from_pretrained(run / "sae")
+    trained = sle.SAE.from_pretrained(out / "sae")
+    assert not torch.allclose(trained.W_dec, by_squares.W_dec, atol=0.01)
+
+    capsys.readouterr()
+    line = _failure(capsys, inputs, *options, "--metric-share", 0.8)
+    assert "these options ask for 'Fisher information with a share of 0.8" in line
+    line = _failure(capsys, inputs, "--out", out)
+    assert "--metric is 'Fisher information with a share of 0.5" in line
+
+
+def test_a_metric_of_a_transcoder_is_of_what_it_writes(inputs, tmp_path):
+    options = ["--hook-name", "blocks.1.hook_mlp_in", "--metric", "fisher"]
+    options += ["--hook-name-out", "blocks.1.hook_mlp_out", "--out", tmp_path]
+    assert _train(inputs, *options, "--metric-tokens", 160) == 0
+    metric = ErrorMetric.load(tmp_path / "metric.safetensors")
+    assert metric.hook_name == "blocks.1.hook_mlp_out"
+
+
 def test_the_documented_recipe_runs_on_a_small_gemma_2(inputs, tmp_path):
     recipe = REPOSITORY / "docs" / "recipes" / "gemma-2-2b.yaml"
     # What fits a model of 4 blocks and a text of 40 lines.
@@ -199,6 +238,9 @@ def test_all_impossible_settings_are_named_at_once(inputs, capsys):
         (["--objective-options", "inverse"], "must be name=value pairs"),
         (["--objective-options", "foo=1"], "has no option 'foo'"),
         (["--auxk", -1], "--auxk must be a non-negative number"),
+        (["--metric", "squares"], "--metric must be one of fisher; got 'squares'"),
+        (["--metric-share", 1], "--metric-share must be"),
+        (["--metric-tokens", 0], "--metric-tokens must be a positive integer"),
         (["--device", "tpu"], "--device 'tpu' cannot be used here"),
         (
             ["--model-dtype", "float16"],
