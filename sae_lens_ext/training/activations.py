@@ -15,7 +15,7 @@ from torch import Tensor
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import FormatError, InvalidArgument
-from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.formats.atomic import replacing, saving
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.training.cleaning import (
     check_finite,
@@ -101,7 +101,7 @@ class Activations:
             "n_special": self.n_special,
             "n_outliers": self.n_outliers,
         }
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, saving(path):
             save_file(
                 {"values": self.values.contiguous()},
                 temporary,

@@ -4,7 +4,6 @@ A shard that the index does not list does not exist: it was not finished.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -78,12 +77,10 @@ class CacheIndex:
         return sum(shard.n_bytes for shard in self.shards)
 
     def write(self, folder: Path) -> None:
-        """Replace the index of a folder, after its files are on the disk."""
-        sync_folder(folder)
+        """Replace the index of a folder; its files are on the disk already."""
         content = {"kind": _KIND, "version": _VERSION, **asdict(self)}
         with replacing(folder / INDEX) as temporary:
             temporary.write_text(json.dumps(content), encoding="utf-8")
-        sync_folder(folder)
 
     @classmethod
     def read(cls, folder: Path) -> "CacheIndex":
@@ -117,17 +114,6 @@ class CacheIndex:
     def with_shard(self, shard: Shard, **changes: Any) -> "CacheIndex":
         """The index with one more shard."""
         return replace(self, shards=(*self.shards, shard), **changes)
-
-
-def sync_folder(folder: Path) -> None:
-    """Write the names of a folder to the disk, as far as the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _shard(path: Path, value: Any) -> Shard:

@@ -1,4 +1,9 @@
-"""Who writes a cache: one process, by a lock that ends with it."""
+"""Who writes a cache: one process, by a lock that ends with it.
+
+The lock is of a file and not of the folder, as in ``formats.locks``: file systems on a
+network lock only what is open for writing, and a reader on another machine has to know
+whether there is a writer.
+"""
 
 import contextlib
 import os

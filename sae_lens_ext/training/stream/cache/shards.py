@@ -10,11 +10,11 @@ import safetensors
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_lens_ext.errors import FormatError
-from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.formats.atomic import replacing, saving
+from sae_lens_ext.formats.writing import write_tensors
 from sae_lens_ext.training.stream.cache.index import Shard
 
 _ADVICE = "delete the folder and collect the activations again"
@@ -29,24 +29,12 @@ def write_shard(
         OSError: the file cannot be written, for instance because the disk is full.
     """
     path = folder / name
-    with replacing(path) as temporary:
-        write_tensors(tensors, temporary)
+    with replacing(path) as temporary, saving(path):
+        write_tensors(temporary, tensors)
         digest = digest_of(temporary)
         n_bytes = temporary.stat().st_size
     n_tokens = len(next(iter(tensors.values())))
     return Shard(name, n_tokens, n_bytes, digest)
-
-
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    try:
-        save_file({name: part.contiguous() for name, part in tensors.items()}, path)
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written ({error})") from error
 
 
 def check_size(folder: Path, shard: Shard) -> None:

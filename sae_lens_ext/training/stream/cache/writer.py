@@ -4,7 +4,8 @@
 2. Delete what the index does not list: it was not finished.
 3. Run the model from the position in the text that the index holds.
 4. For every shard: write the file, then the index that lists it, with the position in
-   the text behind it. A process that is killed loses what came after that.
+   the text behind it. A process that is killed loses what came after that: less than a
+   shard, and all of it before the first one is written.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ from torch import Tensor
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument
-from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.formats.atomic import replacing, saving
+from sae_lens_ext.formats.writing import write_tensors
 from sae_lens_ext.hosts import name_of_model
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.training.cleaning import (
@@ -38,11 +40,7 @@ from sae_lens_ext.training.stream.cache.existing import (
 from sae_lens_ext.training.stream.cache.folder import ActivationCache
 from sae_lens_ext.training.stream.cache.index import STATISTICS, CacheIndex
 from sae_lens_ext.training.stream.cache.lock import writing
-from sae_lens_ext.training.stream.cache.shards import (
-    digest_of,
-    write_shard,
-    write_tensors,
-)
+from sae_lens_ext.training.stream.cache.shards import digest_of, write_shard
 from sae_lens_ext.training.stream.chunks import Chunk
 from sae_lens_ext.training.stream.model import model_chunks
 from sae_lens_ext.training.stream.options import checked_dtype
@@ -93,7 +91,8 @@ def cache_activations(
         max_bytes: collection ends before the shards exceed it.
         batch_size: rows per forward pass.
         dtype: of the activations, float32 or bfloat16, which takes half the space.
-        shard_tokens: tokens of a shard, which ends with a batch of rows.
+        shard_tokens: tokens of a shard, which ends with a batch of rows; so many may be
+            computed again after an interruption.
         model_name: name of the model; by default what its config says.
         overlap: whether a thread runs the model while shards are written; by default if
             the model is on a GPU.
@@ -294,8 +293,8 @@ class _Writer:
             mean, scale = mean_and_scale(shrunk)
             statistics[site] = SiteStatistics(mean, scale, self._norms[site])
         path = self._folder / STATISTICS
-        with replacing(path) as temporary:
-            write_tensors(statistics_as_tensors(statistics), temporary)
+        with replacing(path) as temporary, saving(path):
+            write_tensors(temporary, statistics_as_tensors(statistics))
         widths = {site: part.shape[1] for site, part in values.items()}
         return CacheIndex(widths=widths, statistics=digest_of(path), **self._about)
 

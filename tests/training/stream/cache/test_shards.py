@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from full_disk import full_disk
 
 import sae_lens_ext as sle
 from sae_lens_ext.training.stream.cache.shards import (
@@ -10,7 +11,6 @@ from sae_lens_ext.training.stream.cache.shards import (
     check_size,
     map_shard,
     write_shard,
-    write_tensors,
 )
 
 VALUES = {"a": torch.randn(5, 3), "b": torch.randn(5, 2).bfloat16()}
@@ -38,5 +38,6 @@ def test_rejects_other_shapes_and_sites(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path):
-    with pytest.raises(OSError, match="cannot be written"):
-        write_tensors(VALUES, tmp_path / "no folder" / "x.safetensors")
+    with full_disk(100), pytest.raises(OSError, match="x.safetensors cannot be writt"):
+        write_shard(tmp_path, "x.safetensors", VALUES)
+    assert list(tmp_path.iterdir()) == []
