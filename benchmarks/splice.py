@@ -3,8 +3,6 @@
 And what a splice of SAELens adds, in an environment of its own.
 """
 
-import json
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,13 @@ import torch
 from torch import Tensor
 
 import sae_lens_ext as sle
-from benchmarks.measure import Mismatch, ratio, side_by_side, typical
+from benchmarks.measure import (
+    Mismatch,
+    in_environment,
+    ratio,
+    side_by_side,
+    typical,
+)
 from sae_lens_ext.hosts import Host, capture, host_for
 
 SITE = "blocks.9.hook_resid_post"
@@ -111,20 +115,11 @@ def run() -> dict[str, float]:
 
 def _beside_saelens(sae: sle.SAE) -> dict[str, float]:
     """Measure both libraries' splices in the environment of SAELens."""
-    if not _SAELENS_PYTHON.exists():
-        print("(SAELens is not measured: make test-saelens builds its environment)")
-        return {}
-
     with tempfile.TemporaryDirectory() as folder:
         sae.save_pretrained(folder)
-        command = [str(_SAELENS_PYTHON), "-m", "benchmarks.splice_saelens", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Mismatch(
-            f"the part that runs beside SAELens failed:\n{done.stderr[-2000:]}"
-        )
-
-    answer = json.loads(done.stdout.splitlines()[-1])
+        answer = in_environment(_SAELENS_PYTHON, "benchmarks.splice_saelens", folder)
+    if not answer:
+        return {}
     times = answer["times"]
     bare = 1e3 * typical(times, "bare")
     ours = 1e3 * typical(times, lambda row: row["ours"] - row["bare"])

@@ -10,8 +10,6 @@ On Gemma 3 270M after block 9, with 8,192 features and k = 64, side by side:
 """
 
 import copy
-import json
-import subprocess
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +21,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 import sae_lens_ext as sle
-from benchmarks.measure import Mismatch, ratio, side_by_side, typical
+from benchmarks.measure import (
+    Mismatch,
+    in_environment,
+    ratio,
+    side_by_side,
+    typical,
+)
 from benchmarks.train_step import SAELENS_PYTHON
 from sae_lens_ext.demo import DEMO_SITE, prepare_bundled
 from sae_lens_ext.demo.bundled import load_folder
@@ -149,18 +153,9 @@ def read(folder: str) -> None:
 
 def _beside(python: Path, folder: str) -> dict[str, Any]:
     """SAELens' trainer beside ours, in its environment."""
-    if not python.exists():
-        print(f"({python} is not there: make test-saelens builds it)")
+    answer = in_environment(python, "benchmarks.train_run_saelens", folder)
+    if not answer:
         return {}
-    done = subprocess.run(
-        [str(python), "-m", "benchmarks.train_run_saelens", folder],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise Mismatch(f"the part under {python} failed:\n{done.stderr[-2000:]}")
-    answer = json.loads(done.stdout.splitlines()[-1])
     times = answer.pop("times")
     answer |= {f"{name}_s": typical(times, name) for name in times}
     answer["saelens_over_ours"] = ratio(times, "saelens", "ours")

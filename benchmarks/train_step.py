@@ -4,8 +4,6 @@ Beside the steps of other libraries. Each library's step runs in an environment 
 own, turn by turn with ours in the same process.
 """
 
-import json
-import subprocess
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import (
-    Mismatch,
+    in_environment,
     milliseconds,
     ratio,
     refuse_mismatch,
@@ -109,27 +107,9 @@ def _check(x: Tensor) -> None:
 
 def _beside(python: Path) -> dict[str, Any]:
     """Measure the step of the library in another environment, beside ours there."""
-    if not python.exists():
-        print(
-            f"({python} is not there: "
-            "make test-saelens builds the environment of SAELens)"
-        )
+    answer = in_environment(python, "benchmarks.train_step_peer")
+    if not answer:
         return {}
-
-    done = subprocess.run(
-        [str(python), "-m", "benchmarks.train_step_peer"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise Mismatch(
-            f"the part that runs under {python} failed:\n{done.stderr[-2000:]}"
-        )
-    if not done.stdout:
-        raise Mismatch(f"{python} is not a Python: it printed nothing")
-
-    answer = json.loads(done.stdout.splitlines()[-1])
     times = answer.pop("times")
     answer |= {f"{name}_s": typical(times, name) for name in times}
     answer["peer_over_ours"] = ratio(times, "peer", "ours")

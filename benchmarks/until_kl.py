@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import sae_lens_ext as sle
-from benchmarks.bundled_saes import beginnings, corpus_texts
+from benchmarks.corpus.texts import beginnings, corpus_texts
 from benchmarks.measure import Mismatch, ratio, side_by_side, typical
 from sae_lens_ext.demo import DEMO_SITE
 from sae_lens_ext.hosts import Host, host_for
