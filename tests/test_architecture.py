@@ -13,8 +13,10 @@ FENCES = {
     "triton": ("kernels/*/gpu*.py",),
     "numba": (
         "kernels/*/compiled.py",
+        "kernels/topk_encode/candidates.py",
+        "kernels/topk_encode/sorting.py",
         "kernels/hierarchical_loss/walk.py",
-        "kernels/hierarchical_loss/prefetch.py",
+        "kernels/_prefetch.py",
         "kernels/hierarchical_loss/vectors.py",
     ),
     "transformer_lens": ("hosts/lens.py", "based/bridge.py"),

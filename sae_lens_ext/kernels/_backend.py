@@ -66,6 +66,13 @@ def has_numba() -> bool:
     return _can_import("numba")
 
 
+def has_matrix_units() -> bool:
+    """Whether the CPU computes products in bfloat16 by matrix units (Intel's AMX)."""
+    # Releases of torch that cannot tell do without.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return capabilities.get("amx_bf16", False) and torch.backends.mkldnn.is_available()
+
+
 def _obstacles(*tensors: Tensor) -> dict[Backend, str | None]:
     """Why each backend cannot run on these tensors; None where it can."""
     obstacles: dict[Backend, str | None] = {

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae_lens_ext.kernels._prefetch import LINE, prefetch
 from sae_lens_ext.kernels.hierarchical_loss.chunked import Walked
-from sae_lens_ext.kernels.hierarchical_loss.prefetch import LINE, prefetch
 from sae_lens_ext.kernels.hierarchical_loss.vectors import LANES
 from sae_lens_ext.kernels.hierarchical_loss.walk import WIDTH, walk_token
 

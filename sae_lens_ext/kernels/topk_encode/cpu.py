@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from sae_lens_ext.kernels._backend import has_numba
+from sae_lens_ext.kernels._backend import has_matrix_units, has_numba
 from sae_lens_ext.kernels._rows import cpu as cpu_rows
 from sae_lens_ext.kernels.topk_encode import gate, groups, operator
 from sae_lens_ext.kernels.topk_encode.ordered import first_in_order
@@ -18,6 +18,11 @@ _CHUNK_ELEMENTS = 1 << 23
 # Below this many pre-activations in all, a single thread ends before others have
 # started.
 _THREADS_FROM = 1 << 17
+
+# With fewer tokens, rounding the weights takes as long as their product in float32;
+# with fewer features per chosen one, the exact dot products do.
+_SCREENED_FROM = 256
+_SCREENED_COLUMNS = 48
 
 # Pre-activations that are counted at once, in elements: 2 MB of float32.
 _COUNTED_AT_ONCE = 1 << 19
@@ -53,8 +58,17 @@ def _encode(
     if k is None:
         return _encode_uncapped(x, W_enc, b_enc, floor)
 
-    n = x.shape[0]
-    d_sae = W_enc.shape[1]
+    if floor is None and _is_screened(x, W_enc, k):
+        # Loads numba, so only when needed.
+        from sae_lens_ext.kernels.topk_encode import screened
+
+        chunks = _chunks(*_sizes(x, W_enc))
+        selected = screened.encode(x, W_enc, b_enc, k, chunks)
+        if selected is not None:
+            values, indices = selected
+            return values.relu_(), indices
+
+    n, d_sae = _sizes(x, W_enc)
     values = x.new_empty(n, k)
     indices = torch.empty(n, k, dtype=torch.int64)
 
@@ -67,14 +81,27 @@ def _encode(
     return values.relu_(), indices
 
 
+def _is_screened(x: Tensor, W_enc: Tensor, k: int) -> bool:
+    """Whether a product in bfloat16, and exact dot products, are faster."""
+    n, d_sae = _sizes(x, W_enc)
+    return (
+        x.dtype == torch.float32
+        and n >= _SCREENED_FROM
+        and d_sae >= _SCREENED_COLUMNS * k
+        and groups.saves_work(d_sae, k)
+        and W_enc.T.is_contiguous()
+        and not torch.is_autocast_enabled("cpu")
+        and has_matrix_units()
+        and has_numba()
+    )
+
+
 def _encode_uncapped(
     x: Tensor, W_enc: Tensor, b_enc: Tensor, floor: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Encode with all features that are active, as many as each chunk needs."""
     assert floor is not None, "without k there is a floor"
-    n = x.shape[0]
-    d_sae = W_enc.shape[1]
-
+    n, d_sae = _sizes(x, W_enc)
     pieces = []
     for chunk in _chunks(n, d_sae):
         pre = torch.addmm(b_enc, x[chunk], W_enc)
@@ -103,6 +130,10 @@ def _widest(pre: Tensor, floor: Tensor) -> int:
         below = torch.le(piece, floor, out=is_below[: len(piece)])
         fewest_below = min(fewest_below, int(below.sum(dim=1).min()))
     return max(1, n_columns - fewest_below)
+
+
+def _sizes(x: Tensor, W_enc: Tensor) -> tuple[int, int]:
+    return x.shape[0], W_enc.shape[1]
 
 
 def _chunks(n: int, d_sae: int) -> list[slice]:

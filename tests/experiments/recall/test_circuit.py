@@ -206,8 +206,9 @@ def test_sae_of_the_residual_stream_is_spliced_at_every_k(
     for k in (2, 8, 16):
         with sle.splice(bridge, sae, k=k):
             accuracies.append(accuracy())
-    assert accuracies == sorted(accuracies)
     assert accuracies[0] < 0.6
     assert accuracies[1] > 0.75
     assert accuracies[2] > 0.85
+    # Both may be close to 1, in any order.
+    assert accuracies[2] > accuracies[1] - 0.02
     assert accuracy() > 0.95

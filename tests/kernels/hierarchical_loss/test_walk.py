@@ -6,7 +6,7 @@ Vectors and prefetching are tested by a walk too: they only exist inside compile
 import numba
 import numpy as np
 
-from sae_lens_ext.kernels.hierarchical_loss.prefetch import prefetch
+from sae_lens_ext.kernels._prefetch import prefetch
 from sae_lens_ext.kernels.hierarchical_loss.vectors import LANES
 from sae_lens_ext.kernels.hierarchical_loss.walk import WIDTH, walk_token
 
