@@ -2,6 +2,7 @@
 
 from sae_lens_ext.viz.attribution_figure import plot_attribution
 from sae_lens_ext.viz.circuit_figure import plot_circuit_by_k
+from sae_lens_ext.viz.faithfulness_figure import plot_faithfulness
 from sae_lens_ext.viz.features import FeatureOnText, strongest_features
 from sae_lens_ext.viz.frontier import plot_frontier
 from sae_lens_ext.viz.graph_figure import plot_graph
@@ -15,6 +16,7 @@ __all__ = [
     "Report",
     "plot_attribution",
     "plot_circuit_by_k",
+    "plot_faithfulness",
     "plot_frontier",
     "plot_graph",
     "prompt_page",

@@ -102,13 +102,14 @@ def _draw_nodes(
         if node.kind == "feature":
             is_positive = (node.effect or 0) >= 0
             colour = palette.positive if is_positive else palette.negative
+        radius = 3 + 3.5 * share
         axes.plot(
             [x],
             [y],
             _MARKERS[node.kind],
             color=colour,
             markeredgecolor=palette.paper,
-            markersize=6 + 7 * share,
+            markersize=2 * radius,
             zorder=3,
         )
         # The row of tokens is named below the axes.
@@ -117,7 +118,7 @@ def _draw_nodes(
         axes.annotate(
             node_text(node),
             (x, y),
-            xytext=(0, 8 + 9 * lift),
+            xytext=(0, radius + 4 + 9 * lift),
             textcoords="offset points",
             ha="center",
             color=palette.ink,

@@ -1,6 +1,7 @@
 """Where the nodes of a circuit graph stand in a picture, and how edges are drawn."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sae_lens_ext.circuits import Graph, GraphNode
@@ -40,7 +41,8 @@ class Layout:
             one node.
         width: of all columns.
         places: x and y of every node, in units of one node and of one row.
-        shares: the size of the effect of every node, as a share of the largest.
+        shares: the size of the effect of every node, as a share of the largest; 1 for
+            the metric.
         lifts: 1 for a node whose name stands a line higher than those beside it,
             because names of that row are longer than the way between two nodes.
         lines: the edges, the weakest first, so that the strongest are drawn on top.
@@ -95,7 +97,7 @@ class Layout:
             columns,
             max(1.0, width),
             places,
-            _shares([node.effect for node in graph.nodes]),
+            _shares(graph.nodes),
             _lifts(graph, places),
             _lines(graph, largest),
             largest,
@@ -125,9 +127,9 @@ def node_text(node: GraphNode) -> str:
     """The short name of a node in a picture."""
     if node.kind == "token":
         return shortened(token_text(node.token))
-    if node.label:
-        return label_text(node.label)
-    return node.kind if node.feature is None else str(node.feature)
+    if node.feature is None:
+        return node.kind
+    return label_text(f"{node.feature} {node.label or ''}")
 
 
 def node_details(node: GraphNode) -> str:
@@ -195,6 +197,10 @@ def _lines(graph: Graph, largest: float) -> list[Line]:
     return lines
 
 
-def _shares(effects: list[float | None]) -> list[float]:
-    largest = max((abs(effect) for effect in effects if effect is not None), default=0)
-    return [abs(effect or 0) / largest if largest else 0.0 for effect in effects]
+def _shares(nodes: Sequence[GraphNode]) -> list[float]:
+    largest = max((abs(node.effect or 0) for node in nodes), default=0)
+    shares = []
+    for node in nodes:
+        share = abs(node.effect or 0) / largest if largest else 0.0
+        shares.append(1.0 if node.kind == "metric" else share)
+    return shares

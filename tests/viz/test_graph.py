@@ -69,7 +69,7 @@ def test_long_names_side_by_side_stand_on_two_lines():
 
     short = heights("a")
     long = heights("cities in France")
-    assert long["cities in France"] == short["a"]
+    assert long["17 cities in Fran…"] == short["17 a"]
     assert short["error"] - long["error"] == pytest.approx(13)
 
 
@@ -81,7 +81,7 @@ def test_no_text_becomes_a_tag():
     assert "<img" not in page
     texts = texts_of(svg_of(page))
     assert graphs.SCRIPT in texts
-    assert "<img src=x onerro…" in texts
+    assert "17 <img src=x one…" in texts
 
 
 def test_the_page_asks_for_nothing_from_outside():
@@ -112,12 +112,35 @@ def test_the_figure_has_every_node_and_edge(theme, tmp_path):
     assert rows == ["tokens", graphs.FIRST, graphs.SECOND, "metric"]
     columns = [label.get_text() for label in axes.get_xticklabels()]
     assert columns == ["<bos>", graphs.SCRIPT]
-    assert "costs $5 and $6" in [text.get_text() for text in axes.texts]
+    assert "17 costs $5 and $6" in [text.get_text() for text in axes.texts]
 
     # Dollars of a token are not mathematics, which would raise here.
     figure.savefig(tmp_path / "graph.png")
     is_dark = sum(figure.get_facecolor()[:3]) < 1
     assert is_dark == (theme == "dark")
+
+
+def test_names_stand_above_their_markers():
+    (axes,) = plot_graph(graphs.graph()).axes
+    radii = {
+        (line.get_xdata()[0], line.get_ydata()[0]): line.get_markersize() / 2
+        for line in axes.lines
+        if len(line.get_xdata()) == 1
+    }
+    assert len(axes.texts) == 4
+    for text in axes.texts:
+        _, height = text.xyann
+        assert height > radii[text.xy]
+
+
+def test_the_metric_is_as_large_as_the_largest_node():
+    (axes,) = plot_graph(graphs.graph()).axes
+    sizes = {
+        line.get_marker(): line.get_markersize()
+        for line in axes.lines
+        if len(line.get_xdata()) == 1
+    }
+    assert sizes["*"] == max(sizes.values())
 
 
 def test_a_graph_without_edges_has_a_picture(tmp_path):
