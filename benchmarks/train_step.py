@@ -24,6 +24,8 @@ from benchmarks.sizes import Sizes
 from sae_lens_ext.kernels import hierarchical_loss, topk_encode
 from sae_lens_ext.objectives import HierarchicalTopK, Objective, TopK
 from sae_lens_ext.sae import SAE, SAEConfig
+from sae_lens_ext.training import TrainConfig
+from sae_lens_ext.training.optimizer import new_optimizer
 from sae_lens_ext.training.step import train_step
 
 SIZES = {
@@ -44,7 +46,8 @@ def batch(device: str = "cpu") -> Tensor:
 def our_step(objective: Objective, x: Tensor) -> Callable[[], object]:
     """A step of this package's training loop."""
     sae = _sae(x)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-4, fused=True)
+    config = TrainConfig(d_sae=sae.config.d_sae, k=K, lr=1e-4)
+    optimizer = new_optimizer(sae, config)
     return partial(train_step, sae, optimizer, objective, x, K)
 
 

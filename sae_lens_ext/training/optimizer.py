@@ -23,6 +23,29 @@ _ENCODER = ("W_enc", "b_enc", "threshold")
 _SHARE = "lr_share"
 
 
+class _Adam(torch.optim.Adam):
+    """Adam for weights that may be stored transposed, as ``W_enc`` is.
+
+    The fused step on a CPU copies such a weight, its gradient and its averages there
+    and back, which takes seven times as long as the step. Adam works number by number,
+    so the transposed tensors do as well.
+    """
+
+    def _init_group(self, group: Any, *lists: Any) -> Any:
+        has_complex = super()._init_group(group, *lists)
+        for tensors in lists:
+            tensors[:] = [_as_stored(tensor) for tensor in tensors]
+        return has_complex
+
+
+def _as_stored(tensor: Tensor) -> Tensor:
+    is_transposed = tensor.ndim == 2 and not tensor.is_contiguous()
+    # A tensor of several processes has no storage of its own.
+    if not is_transposed or is_distributed(tensor):
+        return tensor
+    return tensor.T
+
+
 def new_optimizer(sae: SAE, config: TrainConfig) -> Optimizer:
     """Adam for the weights of an SAE.
 
@@ -32,7 +55,7 @@ def new_optimizer(sae: SAE, config: TrainConfig) -> Optimizer:
     options: dict[str, Any] = {"lr": config.lr, "betas": config.betas}
     trained = _groups(sae, config)
     if not config.eight_bit:
-        return torch.optim.Adam(trained, fused=True, **options)
+        return _Adam(trained, fused=True, **options)
 
     optim = require("torchao.optim", "Averages of Adam in 8 bits (eight_bit=True)")
     return optim.Adam8bit(trained, **options)

@@ -90,6 +90,26 @@ def test_the_settings_reach_adam():
     assert optimizer.param_groups[0]["lr"] == 0.25
 
 
+def test_transposed_weights_are_changed_as_torch_changes_them_but_not_copied():
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
+    saes = [new_sae(), new_sae()]
+    plain = torch.optim.Adam(
+        saes[0].parameters(), lr=CONFIG.lr, betas=CONFIG.betas, fused=True
+    )
+    ours = new_optimizer(saes[1], CONFIG)
+    for _ in range(3):
+        for sae, optimizer in zip(saes, (plain, ours), strict=True):
+            train_step(sae, optimizer, HierarchicalTopK(), x, k=4)
+    for name, weight in saes[0].named_parameters():
+        assert torch.equal(weight, saes[1].get_parameter(name)), name
+
+    assert not saes[1].W_enc.is_contiguous()
+    saes[1].W_enc.grad = torch.zeros_like(saes[1].W_enc)
+    with torch.profiler.profile() as profile:
+        ours.step()
+    assert "aten::copy_" not in {event.key for event in profile.key_averages()}
+
+
 def test_a_restored_optimizer_takes_the_same_steps():
     sae, optimizer = trained()
     twin = new_sae()

@@ -11,7 +11,6 @@ saves; rows are then read where they are, each asked for one rank ahead
 (``_walk_rows``).
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, no_type_check
 
 import numba
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae_lens_ext.kernels import _threads
 from sae_lens_ext.kernels._prefetch import LINE, prefetch
 from sae_lens_ext.kernels.hierarchical_loss.chunked import Walked
 from sae_lens_ext.kernels.hierarchical_loss.vectors import LANES
@@ -74,21 +74,14 @@ def walk(
         for tensor in (values, indices, W_dec, bias_error, weights)
     ]
 
-    def run(part: int) -> None:
-        walk_part(
-            *inputs,
-            dots[part].numpy(),
-            squares[part].numpy(),
-            grad_W.numpy(),
-            suffix.numpy(),
-            last_error.numpy(),
-            part,
-            n_parts,
-        )
+    of_parts = (dots.numpy(), squares.numpy())
+    shared = (grad_W.numpy(), suffix.numpy(), last_error.numpy())
 
-    # As a list, because map raises a thread's error only when its result is asked for.
-    with ThreadPoolExecutor(n_parts) as pool:
-        list(pool.map(run, range(n_parts)))
+    def run(part: int) -> None:
+        own = (array[part] for array in of_parts)
+        walk_part(*inputs, *own, *shared, part, n_parts)
+
+    _threads.run(run, n_parts)
 
     total_squares = squares.sum(0)
     return Walked(

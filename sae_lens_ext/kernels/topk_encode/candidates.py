@@ -57,16 +57,16 @@ def _squares(row, rounded):
 def select(
     products,
     rows,
-    features,
-    bias,
     row_lengths,
     row_rests,
+    values,
+    indices,
+    features,
+    bias,
     feature_lengths,
     feature_rests,
     tiny,
     width,
-    values,
-    indices,
 ):
     """Write the first k of every row; arguments as in ``screened.encode``."""
     n_rows, n_columns = products.shape

@@ -16,11 +16,6 @@ infinity counts on from the last column, so that NaN comes before it.
 Maxima are kept by segments of a row, so that step 3 reads few segments again.
 """
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
 from typing import no_type_check
 
 import numba
@@ -28,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae_lens_ext.kernels import _threads
 from sae_lens_ext.kernels.topk_encode import groups
 from sae_lens_ext.kernels.topk_encode.groups import DEPTH
 from sae_lens_ext.kernels.topk_encode.sorting import (
@@ -39,27 +35,14 @@ from sae_lens_ext.kernels.topk_encode.sorting import (
 )
 
 
-@contextmanager
-def selection(
+def select(
     n_threads: int,
-) -> Iterator[Callable[[Tensor, Tensor | None, Tensor, Tensor], None]]:
-    """Yield a ``Select`` of ``cpu.py`` that works with ``n_threads`` threads."""
-    if n_threads == 1:
-        yield partial(_select_in_parts, map, 1)
-        return
-    with ThreadPoolExecutor(n_threads) as pool:
-        yield partial(_select_in_parts, pool.map, n_threads)
-
-
-def _select_in_parts(
-    run: Callable[..., Iterable[None]],
-    n_parts: int,
     pre: Tensor,
     floor: Tensor | None,
     values: Tensor,
     indices: Tensor,
 ) -> None:
-    """See ``Select`` in ``cpu.py``; ``run`` maps a function over parts of the rows."""
+    """A ``Select`` of ``cpu.py``, once it has a number of threads."""
     n_rows = len(pre)
     width = groups.width(values.shape[1])
 
@@ -72,22 +55,13 @@ def _select_in_parts(
     row_values = largest.numpy()
     row_indices = indices.numpy()
 
-    def select_part(part: tuple[int, int]) -> None:
-        first, last = part
-        _select(
-            rows[first:last],
-            floors,
-            row_values[first:last],
-            row_indices[first:last],
-            width,
-        )
+    pieces = _threads.pieces(n_rows, n_threads)
 
-    # Each thread gets as many rows as the others, or one more.
-    edges = [n_rows * part // n_parts for part in range(n_parts + 1)]
-    parts = itertools.pairwise(edges)
+    def select_part(part: int) -> None:
+        piece = pieces[part]
+        _select(rows[piece], floors, row_values[piece], row_indices[piece], width)
 
-    # As a list, because map raises a thread's error only when its result is asked for.
-    list(run(select_part, parts))
+    _threads.run(select_part, n_threads)
     values.copy_(largest)
 
 

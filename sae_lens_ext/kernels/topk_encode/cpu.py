@@ -1,7 +1,7 @@
 """``topk_encode`` on a CPU: the product and the selection in chunks of tokens."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -72,10 +72,10 @@ def _encode(
     values = x.new_empty(n, k)
     indices = torch.empty(n, k, dtype=torch.int64)
 
-    with _selection(n, d_sae, k) as select:
-        for chunk in _chunks(n, d_sae):
-            pre = torch.addmm(b_enc, x[chunk], W_enc)
-            select(pre, floor, values[chunk], indices[chunk])
+    select = _selection(n, d_sae, k)
+    for chunk in _chunks(n, d_sae):
+        pre = torch.addmm(b_enc, x[chunk], W_enc)
+        select(pre, floor, values[chunk], indices[chunk])
 
     # After the selection, when only k numbers per token are left.
     return values.relu_(), indices
@@ -109,8 +109,8 @@ def _encode_uncapped(
         values = x.new_empty(len(pre), width)
         indices = torch.empty(values.shape, dtype=torch.int64)
 
-        with _selection(len(pre), d_sae, width) as select:
-            select(pre, floor, values, indices)
+        select = _selection(len(pre), d_sae, width)
+        select(pre, floor, values, indices)
         pieces.append((values, indices))
     return gate.joined(pieces, x)
 
@@ -144,17 +144,17 @@ def _chunks(n: int, d_sae: int) -> list[slice]:
     return [slice(start, start + chunk_size) for start in range(0, n, chunk_size)]
 
 
-def _selection(n: int, d_sae: int, k: int) -> AbstractContextManager[Select]:
+def _selection(n: int, d_sae: int, k: int) -> Select:
     """The faster way to select for these sizes."""
     if not groups.saves_work(d_sae, k) or not has_numba():
-        return nullcontext(_select)
+        return _select
 
     # Loads numba, so only when needed.
     from sae_lens_ext.kernels.topk_encode import compiled
 
     n_elements = n * d_sae
     n_threads = torch.get_num_threads() if n_elements >= _THREADS_FROM else 1
-    return compiled.selection(n_threads)
+    return partial(compiled.select, n_threads)
 
 
 def _select(pre: Tensor, floor: Tensor | None, values: Tensor, indices: Tensor) -> None:

@@ -24,14 +24,13 @@ float32, in any order, and its sum rounded to bfloat16, which adds d_model 2^-23
 |w'| and 2^-8 of the result.
 """
 
-import itertools
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sae_lens_ext.kernels import _threads
 from sae_lens_ext.kernels.topk_encode import candidates, groups
 
 # Of a float32 sum: two roundings per product, each of half a unit in the last place.
@@ -63,81 +62,64 @@ def encode(
     bias = b_enc.detach().contiguous().numpy()
     n_threads = torch.get_num_threads()
 
-    with ThreadPoolExecutor(n_threads) as pool:
-        row_parts = _Rounded(rows, pool, n_threads)
-        feature_parts = _Rounded(features, pool, n_threads)
-        tiny = _smallest_distance(row_parts, feature_parts, bias)
-        if tiny is None:
-            return None
+    rounded_rows = _Rounded(rows, n_threads)
+    rounded_features = _Rounded(features, n_threads)
+    tiny = _smallest_distance(rounded_rows, rounded_features, bias)
+    if tiny is None:
+        return None
 
-        d_model = x.shape[1]
-        feature_lengths = _enlarged(feature_parts.lengths)
-        feature_rests = _enlarged(
-            feature_parts.rests + d_model * _SUM_ERROR * feature_parts.rounded_lengths
-        )
-        row_lengths = _enlarged(row_parts.rounded_lengths)
-        row_rests = _enlarged(row_parts.rests)
+    # What every row is screened by, and what the exact dot products are made of.
+    sum_error = x.shape[1] * _SUM_ERROR * rounded_features.rounded_lengths
+    of_features = (
+        features.numpy(),
+        bias,
+        _enlarged(rounded_features.lengths),
+        _enlarged(rounded_features.rests + sum_error),
+    )
+    values = torch.empty(len(x), k)
+    indices = torch.empty(len(x), k, dtype=torch.int64)
+    of_rows = (
+        rows.numpy(),
+        _enlarged(rounded_rows.rounded_lengths),
+        _enlarged(rounded_rows.rests),
+        values.numpy(),
+        indices.numpy(),
+    )
+    width = groups.width(k)
+    most = max(chunk.stop - chunk.start for chunk in chunks)
+    buffer = torch.empty(most, len(features), dtype=torch.bfloat16)
 
-        values = torch.empty(len(x), k)
-        indices = torch.empty(len(x), k, dtype=torch.int64)
-        n_most = max(chunk.stop - chunk.start for chunk in chunks)
-        products = torch.empty(n_most, len(features), dtype=torch.bfloat16)
-        width = groups.width(k)
+    for chunk in chunks:
+        part = rounded_rows.rounded[chunk]
+        product = buffer[: len(part)]
+        torch.mm(part, rounded_features.rounded.T, out=product)
+        of_chunk = (_bits(product), *(array[chunk] for array in of_rows))
+        pieces = _threads.pieces(len(part), n_threads)
 
-        for chunk in chunks:
-            part = row_parts.rounded[chunk]
-            product = torch.mm(part, feature_parts.rounded.T, out=products[: len(part)])
+        def select(part: int, arrays: Any = of_chunk, pieces: Any = pieces) -> None:
+            of_piece = (array[pieces[part]] for array in arrays)
+            candidates.select(*of_piece, *of_features, tiny, width)
 
-            def select(
-                piece: slice, first: int = chunk.start, product: Tensor = product
-            ) -> None:
-                here = slice(first + piece.start, first + piece.stop)
-                candidates.select(
-                    _bits(product[piece]),
-                    rows[here].numpy(),
-                    features.numpy(),
-                    bias,
-                    row_lengths[here],
-                    row_rests[here],
-                    feature_lengths,
-                    feature_rests,
-                    tiny,
-                    width,
-                    values[here].numpy(),
-                    indices[here].numpy(),
-                )
-
-            # As a list, because map raises a thread's error only when its result is
-            # asked for.
-            list(pool.map(select, _pieces(len(part), n_threads)))
+        _threads.run(select, n_threads)
     return values, indices
 
 
 class _Rounded:
     """Rows in bfloat16, with the lengths of rows and of what rounding takes away."""
 
-    def __init__(self, rows: Tensor, pool: ThreadPoolExecutor, n_threads: int) -> None:
+    def __init__(self, rows: Tensor, n_threads: int) -> None:
         self.rounded = rows.to(torch.bfloat16)
         self.lengths = np.empty(len(rows))
         self.rests = np.empty(len(rows))
+        arrays = (rows.numpy(), _bits(self.rounded), self.lengths, self.rests)
+        pieces = _threads.pieces(len(rows), n_threads)
 
-        def measure(piece: slice) -> None:
-            candidates.measure(
-                rows[piece].numpy(),
-                _bits(self.rounded[piece]),
-                self.lengths[piece],
-                self.rests[piece],
-            )
+        def measure(part: int) -> None:
+            candidates.measure(*(array[pieces[part]] for array in arrays))
 
-        list(pool.map(measure, _pieces(len(rows), n_threads)))
+        _threads.run(measure, n_threads)
         # At most, by the triangle inequality.
         self.rounded_lengths = self.lengths + self.rests
-
-
-def _pieces(n: int, n_pieces: int) -> list[slice]:
-    """As many rows for each thread as for the others, or one more."""
-    edges = [n * piece // n_pieces for piece in range(n_pieces + 1)]
-    return [slice(*edge) for edge in itertools.pairwise(edges)]
 
 
 def _bits(numbers: Tensor) -> Any:

@@ -41,8 +41,7 @@ def make_rows(kind, n, columns):
 def assert_selects_in_order(rows, k, n_threads):
     values = torch.full((len(rows), k), torch.nan, dtype=rows.dtype)
     indices = torch.full((len(rows), k), -1)
-    with compiled.selection(n_threads) as select:
-        select(rows, None, values, indices)
+    compiled.select(n_threads, rows, None, values, indices)
 
     expected = rows.sort(dim=1, descending=True, stable=True)
     assert torch.equal(indices, expected.indices[:, :k])
@@ -105,8 +104,7 @@ def test_with_a_floor_it_selects_from_the_numbers_above(
     floor = (torch.randn(columns, generator=g).round() + height).clamp_min(0)
     values = torch.full((7, K), torch.nan)
     indices = torch.full((7, K), -1)
-    with compiled.selection(n_threads) as select:
-        select(rows, floor, values, indices)
+    compiled.select(n_threads, rows, floor, values, indices)
 
     gated = torch.where(rows <= floor, 0, rows)
     expected = gated.sort(dim=1, descending=True, stable=True)
@@ -118,8 +116,7 @@ def test_with_a_floor_it_selects_from_the_numbers_above(
 
 def test_accepts_zero_rows():
     indices = torch.empty(0, 3, dtype=torch.int64)
-    with compiled.selection(2) as select:
-        select(torch.empty(0, 2048), None, torch.empty(0, 3), indices)
+    compiled.select(2, torch.empty(0, 2048), None, torch.empty(0, 3), indices)
 
 
 @pytest.mark.parametrize("k", [1, 31, 64])
@@ -129,13 +126,13 @@ def test_the_encoder_uses_it_for_long_rows_with_the_same_result(k, monkeypatch):
     b_enc = torch.randn(2048)
 
     calls = []
-    selection = compiled.selection
+    select = compiled.select
 
-    def recording(n_threads):
+    def recording(n_threads, *arguments):
         calls.append(n_threads)
-        return selection(n_threads)
+        select(n_threads, *arguments)
 
-    monkeypatch.setattr(compiled, "selection", recording)
+    monkeypatch.setattr(compiled, "select", recording)
     fast = topk_encode(x, W_enc, b_enc, k)
     assert calls
 
