@@ -97,8 +97,9 @@ def encode(
         pieces = _threads.pieces(len(part), n_threads)
 
         def select(part: int, arrays: Any = of_chunk, pieces: Any = pieces) -> None:
-            of_piece = (array[pieces[part]] for array in arrays)
-            candidates.select(*of_piece, *of_features, tiny, width)
+            arguments: Any = [array[pieces[part]] for array in arrays]
+            arguments += [*of_features, tiny, width]
+            candidates.select(*arguments)
 
         _threads.run(select, n_threads)
     return values, indices
