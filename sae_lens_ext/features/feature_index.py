@@ -220,7 +220,8 @@ class FeatureIndex:
             index.search(on=text, on_positions=[7], off=text, off_positions=slice(7))
 
         A row for each, with the columns of ``of`` for the token on which its activation
-        is largest; the largest first.
+        is largest, and ``n_rows``, the number of rows of ``on`` in which it is active;
+        the largest activation first.
 
         Args:
             on: tokens on at least one of which a feature must be active, in any form

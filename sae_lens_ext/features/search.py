@@ -66,10 +66,13 @@ def active_features(
 def only_on(on: pandas.DataFrame, off: pandas.DataFrame | None) -> pandas.DataFrame:
     """The features of one table that are not in another, strongest first.
 
-    A row for each: the place where it is strongest.
+    A row for each: the place where it is strongest, and in the column ``n_rows`` the
+    number of rows that it is active in.
     """
     strongest = on.sort_values("activation", ascending=False, kind="stable")
     strongest = strongest.drop_duplicates("feature")
+    n_rows = on.groupby("feature")["row"].nunique()
+    strongest = strongest.assign(n_rows=n_rows.loc[strongest.feature].to_numpy())
     if off is not None:
         strongest = strongest.loc[~strongest.feature.isin(off.feature), :]
     return strongest.reset_index(drop=True)

@@ -403,6 +403,15 @@ def test_search_finds_what_is_active_on_one_text_and_not_on_the_other(index):
     assert set(index.search(on=on, off=None).feature) == set(active_on.feature)
 
 
+def test_search_counts_the_rows_in_which_a_feature_is_active(index):
+    on = [[2, 7, 8, 30, 31], [2, 7, 9, 12, 5], [2, 20, 8, 14, 7]]
+    active = index.of(on)
+    rows = active.groupby("feature").row.agg(set)
+    found = index.search(on=on, off=[[2, 9, 10, 11]])
+    assert found.n_rows.tolist() == [len(rows[feature]) for feature in found.feature]
+    assert found.n_rows.nunique() > 1
+
+
 def test_an_index_without_its_model_says_what_search_needs(index, hf_model, sae):
     alone = sle.features.open(index.folder)
     assert alone.page(3) == index.page(3)

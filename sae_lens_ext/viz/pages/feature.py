@@ -134,6 +134,9 @@ def _columns(page: FeaturePage, pages: Mapping[int, str]) -> list[str]:
     parts = []
     for name, body in sections:
         kind = ' class="double"' if 'class="pair"' in body else ""
+        if "<svg" in body:
+            # Where a style is dropped, so are drawings, and their texts would be left.
+            kind = ' class="chart" hidden'
         parts.append(f"<section{kind}><h2>{name}</h2>{body}</section>")
     return parts
 

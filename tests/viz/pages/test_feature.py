@@ -178,6 +178,14 @@ def test_without_its_style_an_activation_stands_apart_from_its_context():
     assert f"2 {HOSTILE}" in start
 
 
+def test_without_its_style_a_page_hides_its_drawing_and_with_it_shows_it():
+    output = a_page()._repr_html_()
+    (section,) = re.findall(r"<section[^>]*>(?=<h2>Activations)", output)
+    assert section == '<section class="chart" hidden>'
+    assert ".sle-page .chart[hidden] { display:block; }" in output
+    assert output.count("hidden>") == 1
+
+
 def test_a_page_prints_as_one_short_line():
     text = repr(a_page(label="towers"))
     assert text == "FeaturePage('Feature 981: towers', active on 12 tokens)"
