@@ -59,7 +59,7 @@ def plot_faithfulness(
 
     figure_module = require("matplotlib.figure", "Plotting")
     figure = figure_module.Figure(
-        figsize=(10, 4), layout="constrained", facecolor=palette.paper
+        figsize=(10, 4.4), layout="constrained", facecolor=palette.paper
     )
     left, right = figure.subplots(1, 2)
     panels = (
@@ -77,7 +77,15 @@ def plot_faithfulness(
         _style(axes, curves, column, palette)
         axes.set_title(heading, fontsize=11)
         axes.set_ylabel(column)
-    left.legend(frameon=False, labelcolor=palette.ink, fontsize=9)
+    # Inside of a panel it would cover curves.
+    figure.legend(
+        *left.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=min(4, len(curves)),
+        frameon=False,
+        labelcolor=palette.ink,
+        fontsize=9,
+    )
     if title is not None:
         figure.suptitle(title, color=palette.ink, fontsize=13, parse_math=False)
     return figure

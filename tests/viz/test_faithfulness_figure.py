@@ -125,3 +125,9 @@ def test_the_theme_is_the_chosen_one(table, theme, is_dark):
 def test_rejects_other_tables(table, change, message):
     with pytest.raises(sle.InvalidArgument, match=message):
         plot_faithfulness(change(table))
+
+
+def test_the_legend_names_every_curve_once(table):
+    figure = plot_faithfulness(table)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["circuit", "random"]
