@@ -37,6 +37,7 @@ from sae_lens_ext.training import (
     ModelStream,
     TrainConfig,
     cache_activations,
+    collect_activations,
 )
 
 CONFIG = TrainConfig(d_sae=8192, k=64, batch_size=2048)
@@ -120,10 +121,12 @@ def forward(model: Any, rows: Int[Tensor, "row 128"]) -> Callable[[], None]:
 
 
 def _check_trunk(model: Any, trunk: Any, row: Int[Tensor, "1 128"]) -> None:
-    captured = sle.Run.capture(model, row, DEMO_SITE).activations[DEMO_SITE]
+    captured = collect_activations(
+        model, row, DEMO_SITE, positions="all", progress=False
+    )
     with torch.no_grad():
-        found = trunk(row, use_cache=False).last_hidden_state
-    if not torch.allclose(found, captured, rtol=1e-4, atol=1e-2):
+        found = trunk(row, use_cache=False).last_hidden_state[0]
+    if not torch.allclose(found, captured.values, rtol=1e-4, atol=1e-2):
         raise Mismatch("the layers up to the site give other activations; not timed")
 
 
