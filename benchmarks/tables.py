@@ -160,23 +160,6 @@ def _train_step(results: dict[str, dict[str, Any]]) -> list[str]:
     return _table(["step", "time", "of ours beside it", "on a GPU"], rows)
 
 
-def _train_run(results: dict[str, dict[str, Any]]) -> list[str]:
-    numbers = results["cpu"]
-    peer = numbers["saelens"]
-    rows = [
-        [
-            "from text to a trained SAE, of the model's forward pass to the site",
-            f"{numbers['whole_over_forward']:.2f}",
-        ],
-        ["reading a cache, of training on it", f"{numbers['read_share']:.3f}"],
-        [
-            f"the trainer of SAELens {peer['version']}, of training on a cache",
-            f"{peer['saelens_over_ours']:.1f}",
-        ],
-    ]
-    return _table(["time", "ratio"], rows)
-
-
 def _splice(results: dict[str, Row]) -> list[str]:
     numbers = results["cpu"]
     rows = [
@@ -397,7 +380,6 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "hierarchical_loss": _hierarchical_loss,
     "sparse_decode": _against("dense", "dense product"),
     "topk_encode": _against("plain", "torch.topk"),
-    "train_run": _train_run,
     "train_step": _train_step,
     "quadratic_attention": _quadratic_attention,
     "splice": _splice,
