@@ -92,13 +92,13 @@ def _strongest(
         bias = logits(rows.new_zeros(1, rows.shape[1]))
         for chunk in rows.split(max(1, _NUMBERS_AT_A_TIME // host.d_vocab)):
             directions = chunk if norm is None else norm(chunk)
-            changes = logits(directions) - bias
+            # Hundreds of millions of numbers: a copy of them takes as long as a search.
+            changes = logits(directions).sub_(bias)
             n_tokens = min(n, changes.shape[1])
-            for name, signed in (("promoted", changes), ("suppressed", -changes)):
-                strongest = signed.topk(n_tokens, dim=1)
-                effects = changes.gather(1, strongest.indices)
+            for name, is_largest in (("promoted", True), ("suppressed", False)):
+                strongest = changes.topk(n_tokens, dim=1, largest=is_largest)
                 _append(parts, f"{name}.ids", strongest.indices.int())
-                _append(parts, f"{name}.effects", effects)
+                _append(parts, f"{name}.effects", strongest.values)
     return {name: torch.cat(chunks) for name, chunks in parts.items()}
 
 
