@@ -51,9 +51,12 @@ class Activations:
         is_tensor = isinstance(self.values, Tensor)
         if not is_tensor or self.values.dtype not in _DTYPES:
             got = self.values.dtype if is_tensor else type(self.values).__name__
+            reason = ""
+            if got == torch.float16:
+                reason = ", which overflows on models of the Gemma family"
             raise InvalidArgument(
                 "activations must be a tensor of float32, bfloat16 or float64; "
-                f"got {got}"
+                f"got {got}{reason}"
             )
 
     def outliers_clipped(self) -> "Activations":

@@ -46,11 +46,11 @@ class TrainConfig:
     largest level."""
 
     n_tokens: int | None = None
-    """Tokens of a stream to train on; by default all that it has. Activations in memory
-    are gone through ``epochs`` times instead."""
+    """Tokens to train on; by default all that a stream has."""
 
-    epochs: int = 3
-    """Passes over activations in memory. A stream is read once."""
+    epochs: int | None = None
+    """Passes over activations in memory; by default 3, or as many as ``n_tokens``
+    takes. A stream says itself how often it is read."""
 
     batch_size: int = 512
     """Tokens per step. In a long training of a large dictionary, more are as good, and
@@ -168,9 +168,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check every field, then the relations between them."""
         with FieldChecks(self) as check:
-            check(arguments.positive_int, "d_sae", "k", "epochs", "batch_size")
+            check(arguments.positive_int, "d_sae", "k", "batch_size")
             check(
                 arguments.positive_int,
+                "epochs",
                 "dead_after",
                 "n_tokens",
                 "k_start",

@@ -8,6 +8,7 @@
 5. Now and then, where there is a folder: metrics, evaluations, a checkpoint.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from sae_lens_ext.sae import SAE
 from sae_lens_ext.training.activations import Activations
 from sae_lens_ext.training.checkpoints import run_facts, run_folder
 from sae_lens_ext.training.config import TrainConfig
-from sae_lens_ext.training.epochs import Epochs
 from sae_lens_ext.training.evaluation import HeldOut
 from sae_lens_ext.training.measures import Measure
 from sae_lens_ext.training.metric import ErrorMetric
@@ -29,7 +29,10 @@ from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.session import Session
 from sae_lens_ext.training.setup import check_metric, sites_of
 from sae_lens_ext.training.start import digest
-from sae_lens_ext.training.stream import ActivationStream
+from sae_lens_ext.training.stream import ActivationStream, TensorStream
+
+# Passes over activations in memory.
+_EPOCHS = 3
 
 
 def train(
@@ -93,12 +96,12 @@ def train(
         OSError: the disk is full. The last checkpoint is kept.
         MissingDependency: a logger, or averages in 8 bits, need a package.
     """
-    _check_inputs(activations, config, run, start, metric)
-    generator = torch.Generator().manual_seed(config.seed)
+    _check_inputs(activations, config, run, start, metric, measure)
     stream: Any = activations
     if isinstance(activations, Activations):
-        # The first weights and the orders are drawn from one generator, in this order.
-        stream = Epochs(activations, config.epochs, generator, model_name)
+        stream = _in_memory(activations, config, model_name)
+        if config.dead_after is None:
+            config = replace(config, dead_after=len(activations.values))
     run = RunConfig() if run is None else run
     own_device = device_of_rank(arguments.device(device))
 
@@ -107,7 +110,7 @@ def train(
             stream=stream,
             config=config,
             run=run,
-            generator=generator,
+            generator=torch.Generator().manual_seed(config.seed),
             held_out=held_out,
             measure=measure,
             device=own_device,
@@ -129,8 +132,25 @@ def train(
             return session.in_folder(opened)
 
 
+def _in_memory(
+    activations: Activations, config: TrainConfig, model_name: str | None
+) -> TensorStream:
+    """A stream of activations as they are, whose outliers may have been left alone."""
+    epochs = config.epochs
+    if epochs is None and config.n_tokens is None:
+        epochs = _EPOCHS
+    return TensorStream(
+        activations,
+        seed=config.seed,
+        epochs=epochs,
+        n_tokens=config.n_tokens,
+        model_name=model_name,
+        shrink=False,
+    )
+
+
 def _check_inputs(
-    activations: Any, config: Any, run: Any, start: Any, metric: Any
+    activations: Any, config: Any, run: Any, start: Any, metric: Any, measure: Any
 ) -> None:
     if not isinstance(config, TrainConfig):
         raise InvalidArgument(
@@ -152,6 +172,11 @@ def _check_inputs(
             "metric must be an ErrorMetric, such as fisher_metric(model, tokens, "
             f"hook_name); got an object of type {type(metric).__name__}"
         )
+    if measure is not None and not callable(measure):
+        raise InvalidArgument(
+            "measure must be a function of the SAE, such as recovered_ce(model, "
+            f"tokens); got an object of type {type(measure).__name__}"
+        )
     if config.freeze_decoder and start is None:
         raise InvalidArgument(
             "freeze_decoder=True keeps the decoder of another SAE; give it as start="
@@ -166,5 +191,8 @@ def _check_inputs(
             "train needs Activations with one row per token, or a stream of them; wrap "
             "a tensor [token, d_model] in Activations(values, hook_name)"
         )
-    if isinstance(activations, Activations) and not len(activations.values):
-        raise InvalidArgument("no activations to train on")
+    if config.epochs is not None and not isinstance(activations, Activations):
+        raise InvalidArgument(
+            f"epochs={config.epochs} is for activations in memory; a stream says "
+            "itself how often it is read, such as ModelStream(..., epochs=2)"
+        )

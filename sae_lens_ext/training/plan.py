@@ -10,6 +10,7 @@ from sae_lens_ext.training.optimizer import trained_weights
 from sae_lens_ext.training.parallel import ALONE, Ranks, local
 
 _FLOAT = 4
+_MEGABYTE = 1e6
 _GIGABYTE = 1e9
 
 
@@ -53,19 +54,16 @@ class Plan:
         lines = [
             f"training at {' -> '.join(self.sites)}: {self.parameters:,} parameters, "
             f"{self.tokens:,} tokens in {self.steps:,} steps",
-            f"{self._memory_of()}: {_gigabytes(self.memory)} "
-            f"(weights {_gigabytes(self.weights)}, gradients "
-            f"{_gigabytes(self.gradients)}, optimizer {_gigabytes(self.optimizer)}, "
-            f"batch {_gigabytes(self.batch)}{self._exchanged()})",
+            f"{self._memory_of()}: {_size(self.memory)} "
+            f"(weights {_size(self.weights)}, gradients "
+            f"{_size(self.gradients)}, optimizer {_size(self.optimizer)}, "
+            f"batch {_size(self.batch)}{self._exchanged()})",
         ]
         if folder is not None:
             # One more is there while the oldest is not deleted yet.
             needed = (keep_last + 1) * self.checkpoint + 2 * self.saved
             free = shutil.disk_usage(folder).free
-            line = (
-                f"disk in {folder}: {_gigabytes(needed)} of {_gigabytes(free)} that "
-                "are free"
-            )
+            line = f"disk in {folder}: {_size(needed)} of {_size(free)} that are free"
             if needed > free:
                 line += ": NOT ENOUGH; make room, or keep fewer checkpoints"
             lines.append(line)
@@ -77,7 +75,7 @@ class Plan:
         return f"memory of each of {self.processes} processes, without the model's"
 
     def _exchanged(self) -> str:
-        return f", exchanged {_gigabytes(self.exchanged)}" if self.exchanged else ""
+        return f", exchanged {_size(self.exchanged)}" if self.exchanged else ""
 
 
 def plan_of(
@@ -144,5 +142,12 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _gigabytes(n_bytes: int) -> str:
-    return f"{n_bytes / _GIGABYTE:.2f} GB"
+def _size(n_bytes: int) -> str:
+    """A size in words.
+
+    >>> _size(1_500_000_000), _size(800_000)
+    ('1.50 GB', '0.8 MB')
+    """
+    if n_bytes >= 0.1 * _GIGABYTE:
+        return f"{n_bytes / _GIGABYTE:.2f} GB"
+    return f"{n_bytes / _MEGABYTE:.1f} MB"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sae_lens_ext._optional import require
-from sae_lens_ext.errors import NonFinite
+from sae_lens_ext.errors import InvalidArgument, NonFinite
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.training.checkpoints import (
     Checkpoint,
@@ -134,6 +134,11 @@ class Session:
             interruption = stack.enter_context(Interruption())
             self._announce(trainer, bar, folder)
             self._run(trainer, reporter, saver, interruption, folder)
+            if interruption.signal is not None and not bar.disable:
+                bar.write(
+                    f"interrupted; the same call goes on after step "
+                    f"{trainer.state.step:,}, from {folder.path}"
+                )
 
         # It may have reached only some of the processes so far.
         interruption.agree(ranks)
@@ -257,13 +262,22 @@ def _take_steps(
     saver: Saver | None = None,
     interruption: Interruption | None = None,
 ) -> None:
-    """Take all steps that are left, or stop at an interruption."""
+    """Take all steps that are left, or stop at an interruption.
+
+    Raises:
+        InvalidArgument: the stream gave no tokens at all.
+    """
     pair: Pair | None = None
     is_interrupted = False
     ranks = trainer.ranks
     while trainer.has_steps_left() and not is_interrupted:
         batch = trainer.next_pair()
         if batch is None:
+            if not trainer.state.step:
+                raise InvalidArgument(
+                    "the stream gave no tokens: it may have been read to its end "
+                    "before; give a new one"
+                )
             if ranks.is_first:
                 warnings.warn(
                     f"the stream ended after {trainer.state.n_tokens:,} of "

@@ -12,7 +12,6 @@ from sae_lens_ext.sae import SAE, SAEConfig
 from sae_lens_ext.training.activity import FeatureActivity
 from sae_lens_ext.training.cleaning import mean_and_scale
 from sae_lens_ext.training.config import TrainConfig
-from sae_lens_ext.training.epochs import Epochs
 from sae_lens_ext.training.frozen import freeze_directions
 from sae_lens_ext.training.losses import Losses
 from sae_lens_ext.training.metric import ErrorMetric
@@ -99,17 +98,9 @@ def length_of(stream: ActivationStream, config: TrainConfig) -> tuple[int, int]:
 
     Raises:
         InvalidArgument: neither the config nor the stream has a number of tokens, or
-            the stream has too few; or the config has one for activations in memory.
+            the stream has too few.
     """
     available = stream.n_tokens
-    if isinstance(stream, Epochs):
-        if config.n_tokens is not None:
-            raise InvalidArgument(
-                f"n_tokens={config.n_tokens} is for a stream; activations in memory "
-                "are gone through epochs times"
-            )
-        return stream.n_tokens, stream.n_batches(config.batch_size)
-
     n_tokens = available if config.n_tokens is None else config.n_tokens
     if n_tokens is None:
         raise InvalidArgument(
@@ -208,9 +199,7 @@ def new_trainer(
         sae=sae,
         optimizer=new_optimizer(sae, config),
         objective=objective,
-        activity=FeatureActivity(
-            config.d_sae, _dead_after(stream, config, n_tokens), device
-        ),
+        activity=FeatureActivity(config.d_sae, config.dead_after_of(n_tokens), device),
         losses=Losses(advice=advice, device=device),
         generator=torch.Generator().manual_seed(config.seed),
     )
@@ -245,9 +234,3 @@ def _statistics(
         tensors = ranks.tensors_from_first(constants._asdict())
         statistics[site] = SiteStatistics(**tensors)
     return statistics
-
-
-def _dead_after(stream: ActivationStream, config: TrainConfig, n_tokens: int) -> int:
-    if isinstance(stream, Epochs) and config.dead_after is None:
-        return n_tokens // config.epochs
-    return config.dead_after_of(n_tokens)

@@ -187,7 +187,7 @@ def test_rejects_what_cannot_be_trained_on():
     ):
         train(torch.randn(5, 4), CONFIG, progress=False)
     nan = Activations(torch.full((5, 4), float("nan")), "x")
-    with pytest.raises(sle.NonFinite, match="the activations hold NaN or infinity"):
+    with pytest.raises(sle.NonFinite, match="20 of 20 numbers at x are NaN"):
         train(nan, CONFIG, progress=False)
     with pytest.raises(sle.InvalidArgument, match="no activations to train on"):
         train(Activations(torch.zeros(0, 4), "x"), CONFIG, progress=False)
@@ -207,12 +207,31 @@ def test_rejects_another_kind_of_config():
         train(sparse_activations(n=10), None, progress=False)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+def test_rejects_a_measure_that_cannot_be_called():
+    with pytest.raises(sle.InvalidArgument, match="measure must be a function of the"):
+        train(sparse_activations(n=10), CONFIG, measure=3, progress=False)
+
+
 def test_stops_when_the_loss_explodes():
     config = TrainConfig(d_sae=64, k=8, lr=1e37, warmup=0.0, batch_size=50)
     with pytest.raises(
         sle.NonFinite, match="the loss became .* at step .* try a smaller lr than 1e"
     ):
         train(sparse_activations(n=500), config, progress=False)
+
+
+def test_activations_in_memory_are_gone_through_as_often_as_is_asked():
+    activations = sparse_activations(n=100)
+    for settings, n_tokens in (
+        ({}, 300),
+        ({"epochs": 2}, 200),
+        ({"n_tokens": 350}, 350),
+        ({"epochs": 5, "n_tokens": 120}, 120),
+    ):
+        config = TrainConfig(d_sae=32, k=4, batch_size=32, **settings)
+        losses = train(activations, config, progress=False).losses
+        assert len(losses) == -(-n_tokens // 32)
 
 
 def test_trains_where_gradients_are_switched_off():

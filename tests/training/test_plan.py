@@ -51,4 +51,4 @@ def test_memory_is_that_of_each_process():
     assert plan.exchanged == 2 * 7 * SAE.config.d_model * 4
     line = plan.lines()[1]
     assert line.startswith("memory of each of 4 processes, without the model's: ")
-    assert line.endswith("exchanged 0.00 GB)")
+    assert line.endswith("exchanged 0.0 MB)")

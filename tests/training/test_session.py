@@ -134,16 +134,17 @@ def test_activations_in_memory_can_be_gone_on_with(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, stream=activations, config=config)
     resumed = run(tmp_path, stream=activations, config=config)
-    assert len(resumed.losses) == 20
+    # 500 tokens, 30 at a time.
+    assert len(resumed.losses) == 17
     assert same_weights(resumed.sae, expected.sae)
 
     other = Activations(small_training.values(100, seed=1), SITE)
     (tmp_path / "result.json").unlink()
-    with pytest.raises(sle.FormatError, match="the run was on other activations"):
+    with pytest.raises(sle.FormatError, match="the state is of another stream: scales"):
         run(tmp_path, stream=other, config=config)
 
 
-def test_the_first_ctrl_c_leaves_a_checkpoint_of_that_step(whole, tmp_path):
+def test_the_first_ctrl_c_leaves_a_checkpoint_of_that_step(whole, tmp_path, capsys):
     folder, trained = whole
 
     class Interrupting(MemoryStream):
@@ -155,8 +156,15 @@ def test_the_first_ctrl_c_leaves_a_checkpoint_of_that_step(whole, tmp_path):
     # A shell makes jobs in the background ignore it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, stream=Interrupting(n_tokens=N_TOKENS), held_out=HELD_OUT)
+        run(
+            tmp_path,
+            stream=Interrupting(n_tokens=N_TOKENS),
+            held_out=HELD_OUT,
+            progress=True,
+        )
     signal.signal(signal.SIGINT, before)
+    output = capsys.readouterr()
+    assert "interrupted; the same call goes on after step 8," in output.out + output.err
     assert (tmp_path / "checkpoints" / "step-00000008").is_dir()
     assert not (tmp_path / "result.json").exists()
     resumed = run(tmp_path, held_out=HELD_OUT)
@@ -238,9 +246,8 @@ def test_needs_a_length():
     config = dataclasses.replace(CONFIG, n_tokens=6)
     with pytest.raises(sle.InvalidArgument, match="at most the 5 tokens .*; got 6"):
         run(config=config, stream=MemoryStream(n_tokens=5))
-    activations = Activations(small_training.values(), SITE)
-    with pytest.raises(sle.InvalidArgument, match="n_tokens=6 is for a stream"):
-        run(config=config, stream=activations)
+    with pytest.raises(sle.InvalidArgument, match="epochs=2 is for activations in mem"):
+        run(config=dataclasses.replace(CONFIG, epochs=2))
     with pytest.raises(sle.InvalidArgument, match="the stream is empty"):
         run(stream=MemoryStream(n_tokens=0))
 
@@ -256,6 +263,13 @@ def test_a_stream_that_ends_early_is_warned_of_and_saved(tmp_path):
     assert metrics(tmp_path)[-1]["step"] == 11
     assert (tmp_path / "sae").is_dir()
     assert same_weights(run(tmp_path).sae, trained.sae)
+
+
+def test_a_stream_without_tokens_left_is_refused():
+    stream = MemoryStream(n_tokens=N_TOKENS)
+    run(stream=stream)
+    with pytest.raises(sle.InvalidArgument, match="read to its end before; give a new"):
+        run(stream=stream)
 
 
 def test_a_loss_of_nan_keeps_the_last_good_checkpoint(tmp_path):

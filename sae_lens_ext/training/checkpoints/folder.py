@@ -60,6 +60,8 @@ class RunFolder:
                 run or something else, or cannot be written to.
             FormatError: a broken ``run.json``.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise InvalidArgument(f"{self.path} is a file; give a folder for the run")
         with contextlib.ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)

@@ -58,6 +58,8 @@ def test_rejects_damaged_settings(tmp_path):
 
 def test_rejects_a_folder_that_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("")
+    with pytest.raises(sle.InvalidArgument, match="file is a file; give a folder for"):
+        enter(tmp_path / "file")
     with pytest.raises(sle.InvalidArgument, match="cannot be written to"):
         enter(tmp_path / "file" / "run")
 
