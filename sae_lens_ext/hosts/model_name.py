@@ -1,7 +1,6 @@
 """What a model is called."""
 
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import Any
 
 
@@ -20,15 +19,24 @@ def name_of_model(model: Any) -> str | None:
 
 
 def shown_name(name: str) -> str:
-    """The name of a model for readers of a page or a figure.
+    """The name of a model for readers of a page, a figure or a file.
 
     A model that was read from a folder is named by its path. Readers elsewhere do not
-    have that path, so they see its last part alone.
+    have that path, so they see its last part alone; for a folder of the Hugging Face
+    cache, the repository that it is a copy of.
 
-    >>> shown_name("/home/me/models/mine")
-    'mine'
+    >>> shown_name("/home/me/models/mine"), shown_name("../models/mine")
+    ('mine', 'mine')
     >>> shown_name("google/gemma-2-2b")
     'google/gemma-2-2b'
     """
-    path = PurePath(name)
-    return path.name if path.is_absolute() else name
+    # As one system writes paths or another: the model may come from elsewhere.
+    parts = name.replace("\\", "/").rstrip("/").split("/")
+    for part in reversed(parts[:-1]):
+        if part.startswith("models--"):
+            return part.removeprefix("models--").replace("--", "/")
+
+    # A repository is called "name" or "owner/name".
+    first = parts[0]
+    is_path = len(parts) > 2 or first in ("", ".", "..", "~") or first.endswith(":")
+    return parts[-1] if is_path else name

@@ -124,8 +124,9 @@ def test_a_norm_of_tokens_keeps_its_scale(model):
 
 
 def test_a_transcoder_reads_and_writes_at_its_own_sites():
-    # In float64, because effects of errors are sums of large numbers here.
-    model = tiny.hf_model("gpt2").double()
+    # Effects here are far larger than those at the first site, and float32 would round
+    # by as much as the bound below.
+    model = tiny.hf_model("gpt2", torch.float64)
     transcoder = tiny.sae_of_kind(
         "topk",
         d_out=32,
@@ -143,7 +144,7 @@ def test_a_transcoder_reads_and_writes_at_its_own_sites():
     sums = table.groupby(names).effect.sum().rename_axis(keys).reset_index()
     both = nodes.merge(sums, on=keys)
     assert set(both.site) == {FIRST, "blocks.1.hook_mlp_out"}
-    assert (both.effect_x - both.effect_y).abs().max() < 1e-9
+    assert (both.effect_x - both.effect_y).abs().max() < 1e-10
 
 
 def test_the_graph_has_chosen_nodes_tokens_and_the_metric(call):
@@ -195,6 +196,15 @@ def test_tokens_of_a_tokenizer_are_text():
     model = tiny.hosted("transformers_model", "gpt2")
     result = edges(model, tiny.sae(), "w1 w2", metric=METRIC, budget=2)
     assert result.tokens == [["<bos>", "w1", "w2"]]
+
+
+def test_a_graph_has_no_path_of_this_machine(model, tmp_path):
+    model.save_pretrained(tmp_path / "mine")
+    loaded = type(model).from_pretrained(tmp_path / "mine").eval()
+    result = edges(loaded, tiny.sae(), tiny.tokens(1, 4), metric=METRIC, budget=2)
+    graph = result.graph()
+    assert graph.model == "mine"
+    assert str(tmp_path) not in graph.to_json()
 
 
 @pytest.mark.parametrize(
