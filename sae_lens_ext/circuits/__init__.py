@@ -30,8 +30,9 @@ table         the same as flat arrays, from which a table at any k is read
 ------------- --------------------------------------------------------------------
 alignment     which tokens of different prompts are the same place
 selection     from effects of rows to an order of nodes
-choosing      from there to a circuit
+node_effects  what effects of every kind have in common, and circuits by them
 setting       the SAEs and rows that effects are of
+band          the band around a number that comes of many draws
 circuit_nodes the nodes of a circuit, and what they are nodes of
 running/      the model with the activations of some nodes only
 faithfulness/ curves of circuits and of controls

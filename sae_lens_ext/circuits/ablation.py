@@ -5,7 +5,7 @@ the error term kept, setting a node to its corrupted value changes the activatio
 vector that is known, so nothing is encoded again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,42 +14,34 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lens_ext.circuits.alignment import Align
 from sae_lens_ext.circuits.analysis import Analysis, Runs
-from sae_lens_ext.circuits.choosing import chosen
-from sae_lens_ext.circuits.circuit import Circuit
 from sae_lens_ext.circuits.encoded import Encoded
+from sae_lens_ext.circuits.node_effects import NodeEffects
 from sae_lens_ext.circuits.nodes import baseline
 from sae_lens_ext.circuits.runs import replaced_logits
-from sae_lens_ext.circuits.selection import Errors
-from sae_lens_ext.circuits.setting import Setting, written_site
+from sae_lens_ext.circuits.setting import written_site
 from sae_lens_ext.circuits.table import ERROR
 from sae_lens_ext.errors import InvalidK
 from sae_lens_ext.interventions.sites import Placement
 from sae_lens_ext.sae import SAE
 
 
-@dataclass(frozen=True, eq=False)
-class MeasuredEffects:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MeasuredEffects(NodeEffects):
     """Effects of some nodes at one k, each measured; made by ``circuits.effects``.
 
     Attributes:
         k: the k at which nodes are those of the code.
         table: see ``at``.
-        metric_clean: as in ``Effects``.
-        metric_corrupted: as in ``Effects``.
-        freeze: what was held at its values in the clean run.
         method: ``"ablation"``.
-        setting: the SAEs, and the rows of tokens.
+        setting: as in ``Effects``, and so are the others.
+        metric_clean: as there.
+        metric_corrupted: as there.
+        freeze: as there.
     """
 
     k: int
     table: Any
-    metric_clean: Float[Tensor, "*rows"]
-    metric_corrupted: Float[Tensor, "*rows"] | None = None
-    freeze: tuple[str, ...] = ()
-    method: str = "ablation"
-    setting: Setting | None = None
 
     def at(self, k: int | None = None) -> Any:
         """The measured effects, as a pandas DataFrame with one row per node.
@@ -67,36 +59,9 @@ class MeasuredEffects:
             )
         return self.table.copy()
 
-    def select(
-        self,
-        k: int | None = None,
-        *,
-        budget: int | None = None,
-        threshold: float | None = None,
-        cumulative: float | None = None,
-        align: Align = None,
-        errors: Errors = "ranked",
-        rows: Sequence[int] | None = None,
-    ) -> Circuit:
-        """The nodes of the largest measured effects; see ``Effects.select``.
-
-        Nodes that were not measured count as having no effect.
-        """
-        table = self.at(k)
-        setting = self.setting
-        saes = {} if setting is None else setting.saes
-        return chosen(
-            table,
-            setting,
-            dict.fromkeys(map(written_site, saes), self.k),
-            self.method,
-            budget=budget,
-            threshold=threshold,
-            cumulative=cumulative,
-            align=align,
-            errors=errors,
-            rows=rows,
-        )
+    def circuit_ks(self, k: int | None) -> dict[str, int | None]:
+        """See ``NodeEffects.circuit_ks``."""
+        return dict.fromkeys(map(written_site, self.setting.saes), self.k)
 
     def __repr__(self) -> str:
         """How many nodes, at which k."""

@@ -10,6 +10,7 @@ import numpy
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
 from sae_lens_ext.circuits.alignment import Align
+from sae_lens_ext.circuits.band import band
 from sae_lens_ext.circuits.circuit import Circuit, jaccard
 from sae_lens_ext.circuits.result import Effects
 from sae_lens_ext.circuits.selection import NODE, Errors, checked_rows, ranked
@@ -17,9 +18,6 @@ from sae_lens_ext.circuits.table import ERROR
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 
 Array = numpy.ndarray
-
-# The part of null circuits that is left out of a band at either end.
-_TAIL = 0.025
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +84,7 @@ class CircuitByK:
             both = (random[k] & random[other_k]).sum(axis=1)
             either = (random[k] | random[other_k]).sum(axis=1)
             null = both / either
-            low, high = numpy.quantile(null, [_TAIL, 1 - _TAIL])
+            low, high = band(null)
             rows.append(
                 {
                     "k": k,
@@ -186,13 +184,12 @@ def circuit_by_k(
     }
     largest = max(circuits)
     alignment = circuits[largest].alignment
-    setting = effects.setting
-    assert setting is not None
+    lengths = effects.setting.lengths
     births = ranked(
         effects.at(largest),
         alignment,
-        setting.lengths,
-        rows=checked_rows(rows, len(setting.lengths)),
+        lengths,
+        rows=checked_rows(rows, len(lengths)),
         errors=errors,
     )
     return CircuitByK(circuits, births, n_random, seed)

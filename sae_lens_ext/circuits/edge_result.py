@@ -14,7 +14,8 @@ from sae_lens_ext._optional import require
 from sae_lens_ext.circuits.direct import METRIC, TOKENS, Contributions, Target
 from sae_lens_ext.circuits.graphs import Graph
 from sae_lens_ext.circuits.graphs.build import Key, nodes_of
-from sae_lens_ext.circuits.result import Effects, EffectsK
+from sae_lens_ext.circuits.node_effects import EffectsK
+from sae_lens_ext.circuits.result import Effects
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 
 Array = numpy.ndarray

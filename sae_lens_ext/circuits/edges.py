@@ -25,7 +25,8 @@ from sae_lens_ext.circuits.freezing import checked_freeze
 from sae_lens_ext.circuits.measurement import Metric
 from sae_lens_ext.circuits.methods import effects_by_site
 from sae_lens_ext.circuits.metrics import TokenMetric, description, is_flat_at_clean
-from sae_lens_ext.circuits.result import Effects, EffectsK
+from sae_lens_ext.circuits.node_effects import EffectsK
+from sae_lens_ext.circuits.result import Effects
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.hosts import (
     Host,
@@ -157,12 +158,12 @@ def edges(
         runs = analysis.runs(with_gradients=True)
         sites, _ = effects_by_site(analysis, runs, "attribution")
         effects = Effects(
-            "attribution",
-            sites,
-            runs.clean.values,
-            runs.metric_corrupted,
-            frozen,
+            method="attribution",
             setting=analysis.setting,
+            metric_clean=runs.clean.values,
+            metric_corrupted=runs.metric_corrupted,
+            freeze=frozen,
+            sites=sites,
         )
 
         table = effects.at()

@@ -210,13 +210,13 @@ def _effects(
 ) -> Effects:
     sites, gaps = effects_by_site(analysis, runs, method, steps)
     return Effects(
-        method,
-        sites,
-        runs.clean.values,
-        runs.metric_corrupted,
-        frozen,
-        gaps,
-        analysis.setting,
+        method=method,
+        setting=analysis.setting,
+        metric_clean=runs.clean.values,
+        metric_corrupted=runs.metric_corrupted,
+        freeze=frozen,
+        sites=sites,
+        completeness_gap=gaps,
     )
 
 
@@ -232,14 +232,14 @@ def _ablation(
     table = _effects(analysis, runs, "attribution", frozen).at(k)
     lengths = analysis.setting.lengths
     chosen = chosen_nodes(table, budget=budget, nodes=nodes, k=k, lengths=lengths)
-    measured_table = measured(analysis, runs, chosen, k, batch_size=batch_size)
     return MeasuredEffects(
-        k,
-        measured_table,
-        runs.clean.values,
-        runs.metric_corrupted,
-        frozen,
+        method="ablation",
         setting=analysis.setting,
+        metric_clean=runs.clean.values,
+        metric_corrupted=runs.metric_corrupted,
+        freeze=frozen,
+        k=k,
+        table=measured(analysis, runs, chosen, k, batch_size=batch_size),
     )
 
 

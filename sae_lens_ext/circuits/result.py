@@ -1,6 +1,6 @@
 """The effects of every node at every k, and the tables of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,23 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
-from sae_lens_ext.circuits.alignment import Align
-from sae_lens_ext.circuits.choosing import chosen
-from sae_lens_ext.circuits.circuit import Circuit
+from sae_lens_ext.circuits.node_effects import EffectsK, NodeEffects, SiteK
 from sae_lens_ext.circuits.nodes import SiteEffects
-from sae_lens_ext.circuits.selection import Errors
-from sae_lens_ext.circuits.setting import Setting
 from sae_lens_ext.circuits.table import Columns, SiteTable, frame, joined
 from sae_lens_ext.errors import InvalidArgument, InvalidK, UnknownSite, closest
 from sae_lens_ext.hosts import spellings
 
-SiteK = int | None
-EffectsK = SiteK | Mapping[str, SiteK]
-"""A k for every site, or by site name; None stands for the largest."""
 
-
-@dataclass(frozen=True, eq=False)
-class Effects:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Effects(NodeEffects):
     """Effects of nodes on a metric, at every k; made by ``circuits.effects``.
 
     A node is a feature at a position of a row, or the error there. Its effect is the
@@ -36,25 +28,20 @@ class Effects:
 
     Attributes:
         method: how the effects were computed.
-        sites: the effects at each site as tensors by position of the text, by the name
-            of the site.
+        setting: the SAEs, and the rows of tokens.
         metric_clean: the metric of the clean run: one number, or one per row.
         metric_corrupted: that of the corrupted run; None without one.
         freeze: what was held at its values in the clean run.
+        sites: the effects at each site as tensors by position of the text, by the name
+            of the site.
         completeness_gap: for integrated gradients, by the name of each site: the sum of
             all effects at the site, less the measured change of the metric when the
             activation there goes from corrupted to clean, of the whole batch or per row
             as the metric is; None for other methods.
-        setting: the SAEs, and the rows of tokens.
     """
 
-    method: str
     sites: Mapping[str, SiteEffects]
-    metric_clean: Float[Tensor, "*rows"]
-    metric_corrupted: Float[Tensor, "*rows"] | None = None
-    freeze: tuple[str, ...] = ()
     completeness_gap: Mapping[str, Float[Tensor, "*rows"]] | None = None
-    setting: Setting | None = None
 
     @property
     def largest_k(self) -> dict[str, int]:
@@ -110,80 +97,14 @@ class Effects:
             columns[name] = numpy.concatenate([part[name] for part in parts])
         return frame(columns, self.sites)
 
-    def select(
-        self,
-        k: EffectsK = None,
-        *,
-        budget: int | None = None,
-        threshold: float | None = None,
-        cumulative: float | None = None,
-        align: Align = None,
-        errors: Errors = "ranked",
-        rows: Sequence[int] | None = None,
-    ) -> Circuit:
-        """The nodes of the largest effects, as a circuit that can be run and tested.
-
-        ::
-
-            circuit = effects.select(k=8, budget=50)
-            circuit.faithfulness(model, clean, corrupted, metric=metric).table()
-
-        ============== ================================================================
-        ``align``      nodes, and the score that they are chosen by
-        ============== ================================================================
-        ``"start"``    a feature at a position of the text, 0 being its first token;
-                       the mean of its effect over rows
-        ``"end"``      the same with -1 for the last token
-        ``{name: i}``  a feature at a named position, one for all rows or one per row
-                       (``{"subject": [3, 4, 3], "verb": -1}``); tokens without a name
-                       have no nodes, and are always ablated
-        ``"all"``      a feature wherever it is; the mean over rows of the sum over
-                       positions
-        ============== ================================================================
-
-        By default that is ``"start"`` where all rows have one length, as prompts of a
-        template do, and ``"all"`` where they differ. A feature that is not active in a
-        row counts as 0 there. Nodes are chosen by the absolute value.
-
-        Args:
-            k: as in ``at``.
-            budget: how many nodes to take, errors included; all where there are fewer.
-            threshold: take nodes whose score is at least this, by absolute value.
-            cumulative: take the fewest nodes with this share of the sum of absolute
-                scores, above 0 and up to 1. Without any of the three, all are taken.
-            align: a row of the table above.
-            errors: ``"ranked"`` for errors as nodes like any other; ``"all"`` for the
-                error of every site, everywhere, before any other node; ``"none"`` for
-                circuits of features alone.
-            rows: the rows that the mean is taken over; None means all. Others are left
-                for a test.
-
-        Raises:
-            InvalidK, UnknownSite: as in ``at``.
-            InvalidArgument: more than one of budget, threshold and cumulative; a
-                threshold above every effect; or an invalid option.
-
-        Source: Marks et al. 2024 (means over examples, by position in templates and
-            summed over positions elsewhere).
-        """
+    def circuit_ks(self, k: EffectsK) -> dict[str, int | None]:
+        """See ``NodeEffects.circuit_ks``."""
         ks = self.ks_at(k)
         # Where the codes hold every active feature here, other prompts may have more.
-        unbounded = {
+        return {
             name: None if site.is_whole and ks[name] >= site.k else ks[name]
             for name, site in self.sites.items()
         }
-        return chosen(
-            self.at(k),
-            self.setting,
-            unbounded,
-            self.method,
-            budget=budget,
-            threshold=threshold,
-            cumulative=cumulative,
-            align=align,
-            errors=errors,
-            rows=rows,
-        )
 
     def totals(self) -> dict[str, Float[Tensor, " batch"]]:
         """The sum of the effects of all nodes of a row, by site; the same at every k.

@@ -7,13 +7,12 @@ from typing import Any
 import numpy
 
 from sae_lens_ext._optional import require
+from sae_lens_ext.circuits.band import band
 
 Array = numpy.ndarray
 
-# Samples of prompts that bands are taken from, and the part that is left out at either
-# end of them.
+# Samples of prompts that bands are taken from.
 _N_SAMPLES = 1000
-_TAIL = 0.025
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +157,7 @@ class Faithfulness:
             for item, value in zip(items, values, strict=True)
         ]
         if len(items) > 1:
-            low, high = numpy.quantile(shares, [_TAIL, 1 - _TAIL])
-            return _mean(shares), float(low), float(high)
+            return _mean(shares), *band(shares)
 
         (item,) = items
         (value,) = values
@@ -170,8 +168,7 @@ class Faithfulness:
         samples = _share(
             value[chosen].mean(1), item.empty[chosen].mean(1), item.full[chosen].mean(1)
         )
-        low, high = numpy.quantile(samples, [_TAIL, 1 - _TAIL])
-        return shares[0], float(low), float(high)
+        return shares[0], *band(samples)
 
     def __repr__(self) -> str:
         """The ablation, and what was measured."""
