@@ -1,6 +1,6 @@
 """A set of nodes, and what it is worth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +17,7 @@ from sae_lens_ext.circuits.selection import NODE
 from sae_lens_ext.circuits.setting import written_site
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.interventions.positions import Positions
-from sae_lens_ext.interventions.sites import SAEs, SiteName
-from sae_lens_ext.sae import SAE
+from sae_lens_ext.interventions.sites import SAEs, saes_by_site
 
 # Rows of prompts in circuits that one run of the model has.
 _BATCH_SIZE = 16
@@ -70,10 +69,11 @@ class Circuit(CircuitNodes):
             positions: as in ``effects``.
 
         Raises:
-            InvalidArgument: a table of another form, or nodes of other SAEs.
+            InvalidArgument: a table of another form, nodes of other SAEs, or no SAEs.
+            UnknownSite: an SAE does not say where it belongs.
             InvalidK: an SAE cannot serve this k.
         """
-        by_site = _by_site(saes)
+        by_site = saes_by_site(saes)
         nodes = _checked_nodes(nodes)
         numbers = [
             position for position in nodes["position"] if not isinstance(position, str)
@@ -118,7 +118,15 @@ class Circuit(CircuitNodes):
         """The share of the nodes of either circuit that is in both.
 
         Nodes are the same where site, position and feature are.
+
+        Raises:
+            InvalidArgument: not a circuit.
         """
+        if not isinstance(other, Circuit):
+            raise InvalidArgument(
+                "other must be a circuit, such as effects.select(k=8, budget=20); got "
+                f"an object of type {type(other).__name__}"
+            )
         return jaccard(self.nodes, other.nodes)
 
     def faithfulness(
@@ -250,27 +258,6 @@ def jaccard(first: Any, second: Any) -> float:
     return n_common / (len(first) + len(second) - n_common)
 
 
-def _by_site(saes: SAEs) -> dict[SiteName, SAE]:
-    """SAEs by site, from any form of them, without a model."""
-    if isinstance(saes, Mapping):
-        return dict(saes)
-    if isinstance(saes, SAE):
-        saes = [saes]
-    by_site: dict[SiteName, SAE] = {}
-    for sae in saes:
-        config = sae.config
-        if config.hook_name is None:
-            raise InvalidArgument(
-                "this SAE does not say where it belongs (config.hook_name is None); "
-                "pass {'blocks.12.hook_resid_post': sae}"
-            )
-        if config.is_transcoder and config.hook_name_out is not None:
-            by_site[(config.hook_name, config.hook_name_out)] = sae
-        else:
-            by_site[config.hook_name] = sae
-    return by_site
-
-
 def _checked_nodes(nodes: Any) -> Any:
     """A table of nodes with all columns; a file has positions as text."""
     columns = getattr(nodes, "columns", ())
@@ -284,6 +271,12 @@ def _checked_nodes(nodes: Any) -> Any:
         nodes["position"] = "all"
     if "score" not in columns:
         nodes["score"] = numpy.nan
+    features = [arguments.as_integer(feature) for feature in nodes["feature"]]
+    if None in features:
+        wrong = nodes["feature"].iloc[features.index(None)]
+        raise InvalidArgument(
+            f"the column feature must hold integers, -1 for errors; got {wrong}"
+        )
     nodes["position"] = nodes["position"].map(_position).astype(object)
     return nodes[[*NODE, "score"]]
 

@@ -18,10 +18,29 @@ def clean_and_corrupted(clean: Any, corrupted: Any = None) -> tuple[Any, Any]:
 
     >>> clean_and_corrupted([("The key", "The keys"), ("A dog", "Two dogs")])
     (['The key', 'A dog'], ['The keys', 'Two dogs'])
+
+    Raises:
+        InvalidArgument: some of a list are pairs and others not, or corrupted rows
+            come twice.
     """
-    is_list = isinstance(clean, list | tuple) and len(clean) > 0
-    if corrupted is not None or not is_list or not all(map(_is_pair, clean)):
+    if not isinstance(clean, list | tuple):
         return clean, corrupted
+    are_pairs = [_is_tuple_of_rows(row) for row in clean]
+    if not any(are_pairs):
+        return clean, corrupted
+
+    if corrupted is not None:
+        raise InvalidArgument(
+            "clean has pairs of a clean and a corrupted row, and corrupted has rows as "
+            "well; pass corrupted=None, or the clean rows alone"
+        )
+    for number, (row, is_pair) in enumerate(zip(clean, are_pairs, strict=True)):
+        if not is_pair or len(row) != 2:
+            kind = f"a tuple of {len(row)}" if is_pair else "one row"
+            raise InvalidArgument(
+                "a list of pairs must have tuples (clean, corrupted) alone; "
+                f"item {number} is {kind}"
+            )
     return [first for first, _ in clean], [second for _, second in clean]
 
 
@@ -91,9 +110,9 @@ class Prompts:
         return masks
 
 
-def _is_pair(value: Any) -> bool:
-    """Whether a value is a tuple of two rows; one of two ids is a row itself."""
-    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_row, value))
+def _is_tuple_of_rows(value: Any) -> bool:
+    """Whether a value is a tuple of rows; one of ids is a row itself."""
+    return isinstance(value, tuple) and len(value) > 0 and all(map(_is_row, value))
 
 
 def _is_row(value: Any) -> bool:

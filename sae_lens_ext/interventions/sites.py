@@ -61,22 +61,46 @@ def placements(
             belongs.
         ShapeMismatch: an SAE has another width than its site.
     """
-    if isinstance(sae, Mapping):
-        _check_mapping(sae, sae_needed)
-        pairs = list(sae.items())
-    elif isinstance(sae, SAE):
-        pairs = [(None, sae)]
-    elif _are_saes(sae):
-        pairs = [(None, each) for each in sae]
-    else:
-        raise InvalidArgument(
-            "sae must be an SAE, a list of SAEs, or a mapping from site names to SAEs; "
-            f"got {_described(sae)}"
-        )
-
+    pairs = _named(sae, sae_needed=sae_needed)
     placed = [_placement(host, name, value) for name, value in pairs]
     _check_distinct(placed)
     return {placement.site.name: placement for placement in placed}
+
+
+def saes_by_site(saes: SAEs) -> dict[SiteName, SAE]:
+    """SAEs by the names of their sites, without a model in which to look for them.
+
+    Raises:
+        InvalidArgument: as in ``placements``.
+        UnknownSite: an SAE does not say where it belongs.
+    """
+    by_site: dict[SiteName, SAE] = {}
+    for name, sae in _named(saes):
+        assert sae is not None
+        if name is None:
+            (name, *_) = _own_names(sae, "hook_name", "hf_hook_name")
+            if sae.config.is_transcoder:
+                (writes, *_) = _own_names(sae, "hook_name_out", "hf_hook_name_out")
+                name = (name, writes)
+        by_site[name] = sae
+    return by_site
+
+
+def _named(
+    sae: Any, *, sae_needed: bool = True
+) -> list[tuple[SiteName | None, SAE | None]]:
+    """SAEs with the names that a mapping gives them; None for those of their own."""
+    if isinstance(sae, Mapping):
+        _check_mapping(sae, sae_needed)
+        return list(sae.items())
+    if isinstance(sae, SAE):
+        return [(None, sae)]
+    if _are_saes(sae):
+        return [(None, each) for each in sae]
+    raise InvalidArgument(
+        "sae must be an SAE, a list of SAEs, or a mapping from site names to SAEs; "
+        f"got {_described(sae)}"
+    )
 
 
 def _placement(host: Host, name: SiteName | None, sae: SAE | None) -> Placement:

@@ -95,6 +95,7 @@ def test_circuits_have_nodes_in_common(effects):
         ({"site": [SECOND]}, "columns site, feature"),
         ({"site": [], "feature": []}, "at least one node"),
         ({"site": ["blocks.9.hook_out"], "feature": [1]}, "there are SAEs at"),
+        ({"site": [SECOND], "feature": [1.5]}, "feature must hold integers.* got 1.5"),
         ({"site": [SECOND], "feature": [48]}, "feature 48 .* has features 0 to 47"),
         ({"site": [SECOND] * 2, "feature": [1, 1]}, "every node once"),
         (
@@ -106,6 +107,21 @@ def test_circuits_have_nodes_in_common(effects):
 def test_rejects_invalid_nodes(nodes, message):
     with pytest.raises(sle.InvalidArgument, match=message):
         Circuit.of(pandas.DataFrame(nodes), tiny.sae(), 2)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_rejects_what_is_not_a_circuit(effects):
+    with pytest.raises(sle.InvalidArgument, match="other must be a circuit.*type int"):
+        effects.select(2, budget=8).jaccard(3)
+    nodes = pandas.DataFrame({"site": [SECOND], "feature": [1]})
+    with pytest.raises(sle.InvalidArgument, match="sae must be an SAE, a list of SAEs"):
+        Circuit.of(nodes, "sae")
+
+
+def test_an_sae_must_say_where_it_belongs():
+    nodes = pandas.DataFrame({"site": [SECOND], "feature": [1]})
+    with pytest.raises(sle.UnknownSite, match="does not say where it belongs"):
+        Circuit.of(nodes, tiny.sae(hook_name=None), 2)
 
 
 def test_an_sae_must_serve_the_k():

@@ -117,6 +117,24 @@ def test_rejects_another_number_of_corrupted_rows(call):
         call(corrupted=tiny.tokens(3, 5))
 
 
+PAIR = ([5, 6], [5, 7])
+
+
+@pytest.mark.parametrize(
+    ("clean", "corrupted", "message"),
+    [
+        ([PAIR, [5, 6]], None, "item 1 is one row"),
+        ([PAIR, ([5], [6], [7])], None, "item 1 is a tuple of 3"),
+        ([PAIR], [[5, 6]], "and corrupted has rows as well"),
+        ([], None, "tokens must have at least one row"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_rejects_lists_that_are_not_of_pairs(model, clean, corrupted, message):
+    with pytest.raises(sle.InvalidArgument, match=message):
+        effects(model, tiny.sae(), clean, corrupted, metric=METRIC)
+
+
 def test_rejects_an_unknown_site(call):
     with pytest.raises(sle.UnknownSite, match="no site"):
         call({"blocks.1.hook_resid_pots": tiny.sae()})

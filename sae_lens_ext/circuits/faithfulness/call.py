@@ -87,8 +87,9 @@ class Options:
                 f"this circuit has; got {budgets!r}: select a larger circuit for a "
                 "longer curve"
             )
-        for name, value in (("controls", controls), ("neurons", neurons)):
-            if isinstance(value, str):
+        lists = {"controls": controls, "neurons": neurons, "other_saes": other_saes}
+        for name, value in lists.items():
+            if not isinstance(value, list | tuple):
                 raise InvalidArgument(f"{name} must be a list; got {value!r}")
         return cls(
             checked_ablation(ablation, has_corrupted=has_corrupted),

@@ -33,6 +33,7 @@ def circuit(model):
         ({"controls": ["others"]}, "controls must be one of random"),
         ({"controls": "random"}, "controls must be a list; got 'random'"),
         ({"neurons": "blocks.0"}, "neurons must be a list"),
+        ({"other_saes": tiny.sae()}, "other_saes must be a list; got SAE"),
         ({"n_draws": 0}, "n_draws must be a positive integer"),
         ({"seed": -1}, "seed must be a non-negative integer"),
         ({"batch_size": 1.5}, "batch_size must be a positive integer"),
