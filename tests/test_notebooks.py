@@ -8,7 +8,7 @@ import pytest
 from nbclient import NotebookClient
 from paths import REPOSITORY
 
-# The longest, which is the last by name, first.
+# The last by name first: on the whole they take longer.
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"), reverse=True)
 
 
