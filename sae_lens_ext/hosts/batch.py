@@ -108,14 +108,28 @@ class TokenBatch:
         There, columns are positions of the text, and padding is invisible to a causal
         model.
         """
+        return self._beginning_at(torch.zeros_like(self.lengths))
+
+    def left_padded(self) -> "TokenBatch":
+        """The same rows with their padding first, as generation needs them.
+
+        >>> ids = torch.tensor([[2, 5, 0], [2, 7, 8]])
+        >>> batch = TokenBatch(ids, torch.tensor([[1, 1, 0], [1, 1, 1]]).bool())
+        >>> batch.left_padded().ids.tolist()
+        [[0, 2, 5], [2, 7, 8]]
+        """
+        return self._beginning_at(self.lengths.max() - self.lengths)
+
+    def _beginning_at(self, starts: Int[Tensor, " batch"]) -> "TokenBatch":
+        """Rows as wide as the longest, whose text begins in these columns."""
         width = int(self.lengths.max())
-        columns = torch.arange(width, device=self.ids.device)
-        is_text = columns < self.lengths.unsqueeze(1)
+        position = torch.arange(width, device=self.ids.device) - starts.unsqueeze(1)
+        is_text = (position >= 0) & (position < self.lengths.unsqueeze(1))
         if self.shape[1] == width and torch.equal(is_text, self.mask):
             return self
 
-        # Rows are turned until their text comes first.
-        sources = (_starts(self.mask) + columns) % self.shape[1]
+        # Rows are turned until their text is there.
+        sources = (_starts(self.mask) + position) % self.shape[1]
         roles = {
             name: mask.gather(1, sources) & is_text for name, mask in self.roles.items()
         }

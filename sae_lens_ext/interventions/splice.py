@@ -4,25 +4,32 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from sae_lens_ext.errors import InvalidArgument, UnknownSite
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_lens_ext import _arguments as arguments
+from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.hosts import (
     CacheMemory,
     Host,
-    PassTracker,
     Seen,
-    Site,
-    SiteFunction,
     TracingHost,
     host_for,
+    token_rows,
 )
-from sae_lens_ext.interventions.arithmetic import POINTS, ErrorTerm
+from sae_lens_ext.interventions.arithmetic import ErrorTerm
+from sae_lens_ext.interventions.attaching import apply_now, attached
 from sae_lens_ext.interventions.controls import Controls, Edits
 from sae_lens_ext.interventions.dial import K
-from sae_lens_ext.interventions.guard import ChosenK, Guard
+from sae_lens_ext.interventions.guard import ChosenK, Guard, NextToken
 from sae_lens_ext.interventions.positions import Positions
-from sae_lens_ext.interventions.replacement import Codes, Replacement
+from sae_lens_ext.interventions.replacement import Codes
 from sae_lens_ext.interventions.sites import SiteName, placements
 from sae_lens_ext.sae import SAE, SparseCode
+
+
+def _likeliest(logits: Float[Tensor, "batch d_vocab"]) -> Int[Tensor, " batch"]:
+    return logits.argmax(-1)
 
 
 def splice(
@@ -221,6 +228,50 @@ class Splice:
         """The SAEs by site name."""
         return self._controls.saes
 
+    def generate(
+        self,
+        tokens: Any,
+        max_new_tokens: int = 20,
+        *,
+        next_token: NextToken = _likeliest,
+    ) -> Int[Tensor, "batch pos"]:
+        """Continue texts where k is ``until_kl``, with one run for every token.
+
+        ::
+
+            spliced = sle.splice(model, sae, k=sle.until_kl(0.05))
+            ids = spliced.generate("The Eiffel Tower is in", max_new_tokens=50)
+            spliced.chosen.ks  # of every token but the last, which was not read
+
+        A model's own ``generate`` runs it again at the k that was chosen, so that what
+        listens to it sees that run. Here the next token is taken from the logits by
+        which k is chosen: the tokens are the same, but for rounding where two are
+        equally likely, and a token takes one run in the place of two. ``codes`` stay
+        those of the last run of the model.
+
+        The splice need not be active. It always generates as many tokens as it is told.
+
+        Args:
+            tokens: the prompts, in any form that ``token_batch`` takes.
+            max_new_tokens: how many tokens to add to each.
+            next_token: chooses the ids ``[batch]`` of the next tokens by their logits
+                ``[batch, d_vocab]``; by default the likeliest.
+
+        Returns:
+            The ids of prompts and new tokens; rows of different lengths are padded on
+            the left.
+
+        Raises:
+            InvalidArgument: k is not ``until_kl``; an invalid option; an edit that
+                needs the mean of a run; or ``next_token`` returns something else.
+            UnsupportedHost: the model has no cache of transformers.
+            NonFinite: its logits hold NaN or infinity.
+        """
+        number = arguments.positive_int(max_new_tokens, "max_new_tokens")
+        host = self._host.plain()
+        batch = token_rows(host, tokens).left_padded()
+        return self._guard.generate(host, batch, number, next_token)
+
     def attach(self) -> "Splice":
         """Do what entering the ``with`` block does.
 
@@ -234,38 +285,9 @@ class Splice:
                 "this splice is active already; leave its with block, or detach it, "
                 "first"
             )
-        reached: set[str] = set()
-
-        def begin_run() -> None:
-            self._codes.clear()
-            reached.clear()
-
-        tracker = PassTracker(
-            self._guard.settings,
-            begin_run,
-            lambda: self._check_reached(reached),
-            memory=self._caches,
-            at_caches=self._guard.remember,
+        self._attached = attached(
+            self._host, self._placements, self._codes, self._guard, self._caches
         )
-        with ExitStack() as stack:
-            stack.callback(self._host.before_runs(self._guard.before_run))
-            stack.callback(self._host.watch(tracker))
-            for name, place in self._placements.items():
-                points, close_points = self._host.points(place.site, POINTS)
-                stack.callback(close_points)
-                replace = Replacement(
-                    name,
-                    self._codes,
-                    tracker=tracker,
-                    points=points,
-                    at_reach=reached.add,
-                    has_source=place.source is not None,
-                )
-                if place.source is not None:
-                    undo = self._host.attach(place.source, replace.read)
-                    stack.callback(undo)
-                stack.callback(self._host.attach(place.site, replace))
-            self._attached = stack.pop_all()
         return self
 
     def detach(self) -> None:
@@ -297,24 +319,7 @@ class Splice:
                 "apply() is for traces of nnsight models; on this one use the splice "
                 "as a with block, or attach()"
             )
-        tracker = PassTracker(
-            self._guard.settings, self._codes.clear, memory=self._caches
-        )
-        host.watch_now(tracker)
-
-        steps: list[tuple[Site, SiteFunction]] = []
-        for name, place in self._placements.items():
-            has_source = place.source is not None
-            replace = Replacement(
-                name, self._codes, tracker=tracker, has_source=has_source
-            )
-            if place.source is not None:
-                steps.append((place.source, replace.read))
-            steps.append((place.site, replace))
-        if all(site.when is not None for site, _ in steps):
-            steps.sort(key=lambda step: step[0].when or ())
-        for site, function in steps:
-            host.attach_now(site, function)
+        apply_now(host, self._placements, self._codes, self._guard, self._caches)
         return self
 
     def __enter__(self) -> "Splice":
@@ -337,13 +342,3 @@ class Splice:
         attached.
         """
         return {**self.__dict__, "_attached": None}
-
-    def _check_reached(self, reached: set[str]) -> None:
-        """Raise ``UnknownSite`` if a whole run has left out a site."""
-        silent = [name for name in self._placements if name not in reached]
-        if silent:
-            raise UnknownSite(
-                f"{', '.join(silent)} did not fire in this run, so nothing was spliced "
-                "there; choose a site that the model computes, and let it compute it "
-                "(a later start, compiled code and hooks that are reset leave it out)"
-            )

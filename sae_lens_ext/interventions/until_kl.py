@@ -7,10 +7,13 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.sae import SAE
 
-# Each costs a row of a batch, and values between them save little
-# (`python -m benchmarks until_kl` compares lists). Beyond, an SAE keeps all the
-# features it can.
-_LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# With the reference they are 16 rows, which products of matrices on a CPU take in less
+# time than 8; a token of a small k is rare, so they lie closer where k is large
+# (`python -m benchmarks until_kl` compares lists).
+_N_CANDIDATES = 15
+_EXPONENT = 1.5
+# Beyond, an SAE that was not trained at a k keeps all the features it can.
+_LARGEST = 256
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,10 @@ class UntilKL:
         """The values of k to choose from, rising, where ``largest`` is possible."""
         if self.ks is not None:
             return self.ks
-        return (*[k for k in _LADDER if k < largest], largest)
+        top = min(largest, _LARGEST)
+        shares = [number / _N_CANDIDATES for number in range(2, _N_CANDIDATES + 1)]
+        ks = {max(1, round(top * share**_EXPONENT)) for share in shares}
+        return tuple(sorted({1, *ks, largest}))
 
     def check(self, sae: SAE) -> None:
         """Check that an SAE can serve every k.
@@ -82,22 +88,24 @@ def until_kl(bound: int | float, *, ks: Iterable[int] | None = None) -> UntilKL:
     A token takes the smallest k at which KL(reference || spliced) of the next token is
     at most ``bound``, given the k of the tokens before it. The reference is the model
     with nothing left out of it: the bare model, or where there are edits the model with
-    the same edits and the error term. A token for which no k is enough keeps the
-    largest, and ``Splice.chosen`` says so.
+    the same edits and the error term. A token for which no k is enough takes the one
+    of the least divergence, and ``Splice.chosen`` says so.
 
     Before every run of the spliced model, the reference and the values of k run as rows
     of one batch, one column of spliced tokens after the other, each with the keys and
     values of the k that was chosen before. The run itself then is that of a splice
     with these k, so caches, hooks and codes are what they are with numbers.
+    ``Splice.generate`` generates without that run, in about half the time.
 
     Several sites share one k, up to what each SAE was trained at. In such a run an edit
     cannot take the mean of the run, and rows of a batch must not depend on each other.
 
     Args:
         bound: the divergence in nats, at least 0.
-        ks: the values of k to choose from; each costs a row of the batch. None for 1,
-            2, 4, 8, ... up to the k that the SAE was trained at; or, for an SAE that
-            was not trained at a k, up to 256 and every active feature.
+        ks: the values of k to choose from; each costs a row of the batch. None for 15
+            values from 1 to the k that the SAE was trained at, closer together where
+            they are large; for an SAE that was not trained at a k, to 256, and every
+            active feature.
 
     Raises:
         InvalidArgument: ``bound`` is not a number of at least 0.

@@ -23,7 +23,10 @@ def next_log_probs(model, ids, **options):
 
 
 def brute_force(model, sae, ids, bound, spliced, ks=KS, edits=(), error_term=False):
-    """The smallest k of every token of one row, by a run for each candidate."""
+    """The smallest k of every token of one row, by a run for each candidate.
+
+    Where none is enough, the one of the least divergence.
+    """
     n_tokens = ids.shape[1]
     chosen = [1] * n_tokens
     kls = [0.0] * n_tokens
@@ -36,15 +39,17 @@ def brute_force(model, sae, ids, bound, spliced, ks=KS, edits=(), error_term=Fal
                 reference = next_log_probs(model, prefix)
         else:
             reference = next_log_probs(model, prefix)
+        by_k = {}
         for k in ks:
-            chosen[position] = k
-            per_position = torch.tensor(chosen[: position + 1])
+            per_position = torch.tensor([*chosen[:position], k])
             options = {"edits": edits, "error_term": error_term}
             with sle.splice(model, sae, per_position, **options):
                 own = next_log_probs(model, prefix)
-            kls[position] = (reference.exp() * (reference - own)).sum().item()
-            if kls[position] <= bound:
+            by_k[k] = (reference.exp() * (reference - own)).sum().item()
+            if by_k[k] <= bound:
                 break
+        chosen[position] = min(by_k, key=by_k.__getitem__)
+        kls[position] = by_k[chosen[position]]
     ks = [k if is_spliced else 0 for k, is_spliced in zip(chosen, spliced, strict=True)]
     return ks, kls
 
@@ -66,11 +71,18 @@ def spliced_positions(ids):
 
 CASES = {
     "bare": {},
+    "none-is-enough": {},
     "steer": {"edits": [sle.Steer([5, 6], by=3.0)]},
     "steer-a-part": {"edits": [sle.Steer(5, by=4.0, positions=slice(2, 4))]},
     "error-term": {"edits": [sle.Ablate(range(24))], "error_term": True},
 }
-BOUND = {"bare": 0.6, "steer": 0.6, "steer-a-part": 0.6, "error-term": 0.02}
+BOUND = {
+    "bare": 0.6,
+    "none-is-enough": 1e-4,
+    "steer": 0.6,
+    "steer-a-part": 0.6,
+    "error-term": 0.02,
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -123,6 +135,44 @@ def test_generation_is_token_by_token(sae, by_brute_force, host, use_cache):
     assert chosen.ks.tolist() == [ks]
 
 
+@pytest.mark.parametrize("host", ["torch", "lens", "transformers_model"])
+def test_generation_by_the_search_alone_is_the_same(sae, by_brute_force, host):
+    spliced = sle.splice(tiny.hosted(host), sae, sle.until_kl(0.6, ks=KS))
+    ids, ks = by_brute_force
+    assert spliced.generate(PROMPT, N_NEW).tolist() == ids.tolist()
+    assert spliced.chosen.ks.tolist() == [ks]
+
+
+def test_generation_by_the_search_takes_one_run_for_every_token(model, sae):
+    n_runs = 0
+
+    def count(*_):
+        nonlocal n_runs
+        n_runs += 1
+
+    handle = model.register_forward_pre_hook(count)
+    spliced = sle.splice(model, sae, sle.until_kl(0.6), positions=slice(4, None))
+    spliced.generate(PROMPT, N_NEW)
+    handle.remove()
+    assert n_runs == N_NEW
+
+
+def test_the_next_token_can_be_chosen(model, sae):
+    spliced = sle.splice(model, sae, sle.until_kl(0.6, ks=KS))
+    with spliced:
+        ids = spliced.generate(PROMPT, 3, next_token=lambda logits: logits.argmin(-1))
+        log_probs = next_log_probs(model, ids[:, :-1])
+    assert ids[0, -1] == log_probs.argmin()
+    assert ids[0, :4].tolist() == PROMPT[0].tolist()
+    with pytest.raises(
+        sle.InvalidArgument, match=r"token ids \[1\].*returned \[1, 2\]"
+    ):
+        spliced.generate(PROMPT, 3, next_token=lambda logits: logits[:, :2].long())
+    spliced.k = 4
+    with pytest.raises(sle.InvalidArgument, match="call the model's own generate"):
+        spliced.generate(PROMPT)
+
+
 def _generated(model, ids, use_cache):
     options = {"max_new_tokens": N_NEW, "do_sample": False}
     if hasattr(model, "trace"):
@@ -160,19 +210,23 @@ def test_rows_of_different_lengths_are_each_as_if_alone(model, sae):
     assert chosen[0].tolist() == alone[0][1]
     assert chosen[1].tolist() == [*alone[1][1], 0, 0]
 
+    # Given in any form, and padded as they need to be.
+    rows = [long[0].tolist(), short[0].tolist()]
+    assert spliced.generate(rows, 3)[:, 2:].tolist() == both[:, 2:].tolist()
+    assert spliced.chosen.ks.tolist() == chosen.tolist()
 
-def test_an_infinite_bound_gives_the_smallest_k_and_0_the_largest(model, sae):
+
+def test_an_infinite_bound_gives_the_smallest_k(model, sae):
     ids = tiny.tokens(rows=2, length=5)
     with torch.no_grad(), sle.splice(model, sae, sle.until_kl(math.inf)) as spliced:
         model(ids)
         assert set(spliced.chosen.ks[:, 1:].flatten().tolist()) == {1}
         assert spliced.chosen.is_met.all()
-        spliced.k = sle.until_kl(0)
+        spliced.k = sle.until_kl(0, ks=[8])
         model(ids)
-        assert set(spliced.chosen.ks[:, 1:].flatten().tolist()) == {8}
         assert not spliced.chosen.is_met[:, 1:].any()
     assert repr(spliced.chosen).startswith("ChosenK(8 tokens, mean k 8, mean KL ")
-    assert repr(spliced.chosen).endswith("; 8 above 0 at the largest k)")
+    assert repr(spliced.chosen).endswith("; 8 above 0 at every k)")
 
 
 def test_several_sites_share_one_k_up_to_their_own(model):

@@ -13,9 +13,10 @@
 
 The run itself is then one with these numbers as k per position. What the search needs
 of the text is kept in a cache of its own, so the caches of users hold their run alone.
+``Splice.generate`` does without the run: it takes the next token from the search.
 """
 
 from sae_lens_ext.interventions.guard.chosen import ChosenK
-from sae_lens_ext.interventions.guard.guard import Guard
+from sae_lens_ext.interventions.guard.guard import Guard, NextToken
 
-__all__ = ["ChosenK", "Guard"]
+__all__ = ["ChosenK", "Guard", "NextToken"]

@@ -26,7 +26,7 @@ class ChosenK:
 
     @property
     def is_met(self) -> Bool[Tensor, "batch pos"]:
-        """Where the divergence is within the bound; elsewhere k is the largest."""
+        """Where the divergence is within the bound; elsewhere it is at no k."""
         return self.kls <= self.bound
 
     @property
@@ -47,6 +47,5 @@ class ChosenK:
         n_above = int((~self.is_met).sum())
         return (
             f"ChosenK({n_tokens} tokens, mean k {self.mean_k:.3g}, "
-            f"mean KL {self.mean_kl:.3g}; {n_above} above {self.bound:g} "
-            "at the largest k)"
+            f"mean KL {self.mean_kl:.3g}; {n_above} above {self.bound:g} at every k)"
         )

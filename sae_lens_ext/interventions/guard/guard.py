@@ -1,12 +1,13 @@
 """Chooses k before every run of a splice, and knows which text the run goes on with."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import get_ident
 from typing import Any
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument
@@ -16,6 +17,7 @@ from sae_lens_ext.hosts import (
     CallFacts,
     Host,
     Seen,
+    TokenBatch,
     text_positions,
 )
 from sae_lens_ext.interventions.controls import Controls
@@ -39,6 +41,9 @@ _KNOWN = (
     "labels",
     "logits_to_keep",
 )
+
+NextToken = Callable[[Float[Tensor, "batch d_vocab"]], Int[Tensor, " batch"]]
+"""Chooses the next token of every row."""
 
 # Who is searching, by thread. (A context variable would say the same, and could not be
 # sent to an nnsight server with a splice.)
@@ -100,9 +105,54 @@ class Guard:
                 position_ids = None
             self._search(host, until_kl, text, window, ids, position_ids)
         self._next = text
-        self.chosen = ChosenK(
-            text.by_position(text.ks), text.by_position(text.kls), until_kl.bound
-        )
+        self.chosen = _chosen(text, until_kl)
+
+    def generate(
+        self, host: Host, batch: TokenBatch, max_new_tokens: int, next_token: NextToken
+    ) -> Int[Tensor, "batch pos"]:
+        """Continue texts by runs of the search alone; see ``Splice.generate``.
+
+        Args:
+            host: the model.
+            batch: the texts, padded on the left.
+            max_new_tokens: how many tokens to add.
+            next_token: the ids of the next tokens, of their logits.
+
+        Returns:
+            The columns of the batch and those that were added.
+
+        Raises:
+            InvalidArgument: there is no bound, an edit that needs the whole run, or
+                ``next_token`` returns something else than ids.
+        """
+        until_kl = self._controls.until_kl
+        if until_kl is None:
+            raise InvalidArgument(
+                "generate is for splices whose k is until_kl(...), which chooses k by "
+                "runs of its own; with other k, call the model's own generate while "
+                "the splice is active"
+            )
+        self._check_edits()
+        self.chosen = None
+        text = GuardedText(len(batch), batch.ids.device)
+        ids, columns, mask = batch.ids, batch.ids, batch.mask
+        with self._searching():
+            for _ in range(max_new_tokens):
+                facts = CallFacts(attention_mask=mask, cached=text.shape[1])
+                width = columns.shape[1]
+                window = Window(text_positions(facts, len(ids), width))
+                text.extend(window.positions)
+                position_ids = None
+                if batch.is_padded:
+                    position_ids = window.positions.clamp(min=0)
+                logits = self._search(
+                    host, until_kl, text, window, columns, position_ids
+                )
+                columns = _checked_next(next_token(logits), columns)
+                ids = torch.cat([ids, columns], dim=1)
+                mask = torch.cat([mask, torch.ones_like(columns, dtype=mask.dtype)], 1)
+        self.chosen = _chosen(text, until_kl)
+        return ids
 
     def settings(self) -> dict[str, SiteSettings]:
         """What a run that begins now does at every site.
@@ -153,7 +203,7 @@ class Guard:
         window: Window,
         ids: Int[Tensor, "batch pos"],
         position_ids: Int[Tensor, "rows pos"] | None,
-    ) -> None:
+    ) -> Float[Tensor, "batch d_vocab"]:
         settings = {
             name: SiteSettings.of(self._controls, name) for name in self._placed
         }
@@ -171,7 +221,7 @@ class Guard:
             candidates=candidates,
             bound=until_kl.bound,
         )
-        search.run(self._placed, ids, position_ids)
+        return search.run(self._placed, ids, position_ids)
 
     @contextmanager
     def _searching(self) -> Iterator[None]:
@@ -229,6 +279,29 @@ class Guard:
     def __getstate__(self) -> dict[str, Any]:
         """The state without texts: on another machine there are other caches."""
         return {**self.__dict__, "_next": None, "_current": None, "chosen": None}
+
+
+def _chosen(text: GuardedText, until_kl: UntilKL) -> ChosenK:
+    return ChosenK(
+        text.by_position(text.ks), text.by_position(text.kls), until_kl.bound
+    )
+
+
+def _checked_next(ids: Any, before: Int[Tensor, "batch pos"]) -> Tensor:
+    """The next column, from what a user's function returned.
+
+    Raises:
+        InvalidArgument: it is not an id for every row.
+    """
+    n_rows = len(before)
+    is_ids = isinstance(ids, Tensor) and not ids.is_floating_point()
+    if not is_ids or ids.shape not in ((n_rows,), (n_rows, 1)):
+        got = list(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+        raise InvalidArgument(
+            f"next_token must return a tensor of token ids [{n_rows}], one for every "
+            f"row; it returned {got}"
+        )
+    return ids.reshape(n_rows, 1).to(before)
 
 
 def _checked_ids(arguments: Mapping[str, Any]) -> Int[Tensor, "batch pos"]:

@@ -47,13 +47,16 @@ class KSearch:
         placed: Mapping[str, Placement],
         ids: Int[Tensor, "batch pos"],
         position_ids: Int[Tensor, "rows pos"] | None,
-    ) -> None:
+    ) -> Float[Tensor, "batch d_vocab"]:
         """Choose the k of the columns of a run, and write them into the text.
 
         Args:
             placed: the sites and their SAEs.
             ids: the token ids of the run.
             position_ids: those that the run was called with, if it was.
+
+        Returns:
+            The next-token logits after the last column, at the k that were chosen.
         """
         is_chosen = self._worlds.is_chosen().to(self._text.ks.device)
         with ExitStack() as stack:
@@ -66,14 +69,18 @@ class KSearch:
                 replace = partial(self._worlds, name)
                 stack.callback(self._host.attach(place.site, replace))
 
+            logits = torch.empty(0)
             for columns in _steps(is_chosen):
                 is_chosen_here = is_chosen[:, columns.stop - 1]
                 if not is_chosen_here.any():
-                    self._step(columns, self._candidates[-1:], ids, position_ids)
+                    both = self._step(columns, self._candidates[-1:], ids, position_ids)
+                    _, logits = both.chunk(2)
                     continue
-                logits = self._step(columns, self._candidates, ids, position_ids)
+                all_logits = self._step(columns, self._candidates, ids, position_ids)
                 column = columns.stop - 1 - ids.shape[1]
-                self._choose(column, logits, is_chosen_here)
+                own_rows = self._choose(column, all_logits, is_chosen_here)
+                logits = all_logits[len(ids) + own_rows]
+        return logits
 
     def _step(
         self,
@@ -124,13 +131,16 @@ class KSearch:
         column: int,
         logits: Float[Tensor, "worlds_batch d_vocab"],
         is_chosen: Bool[Tensor, " batch"],
-    ) -> None:
-        """Take the smallest k that is enough, or else the largest, in every row.
+    ) -> Int[Tensor, " batch"]:
+        """Take the smallest k that is enough in every row, or else the closest.
 
         Args:
             column: of the text, counted from its end.
             logits: of the reference and all candidates.
             is_chosen: the rows that have a k here.
+
+        Returns:
+            The rows of the k that were taken, counted from the first candidate's.
         """
         n_candidates = len(self._candidates)
         kls = divergences(logits, n_candidates).to(self._text.kls)
@@ -140,9 +150,9 @@ class KSearch:
                 "model hold NaN or infinity"
             )
         is_enough = kls <= self._bound
-        # argmax finds the first True.
+        # argmax finds the first True, and argmin the first of the least.
         index = is_enough.byte().argmax(0)
-        index = torch.where(is_enough.any(0), index, n_candidates - 1)
+        index = torch.where(is_enough.any(0), index, kls.argmin(0))
 
         rows = torch.arange(len(index), device=index.device)
         own_rows = index * len(rows) + rows
@@ -153,6 +163,7 @@ class KSearch:
         self._text.kls[:, column] = kl.where(is_chosen, 0)
 
         self._text.keep(torch.cat([rows, len(rows) + own_rows]))
+        return own_rows
 
 
 def divergences(
