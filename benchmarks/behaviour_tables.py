@@ -179,7 +179,7 @@ def _by_method(results: Results) -> Table:
         "errors among them",
         "faithfulness",
         "completeness",
-        "shared with attribution",
+        "shared with the first",
     ]
     return (header, rows)
 

@@ -6,6 +6,8 @@ import tiny
 
 from benchmarks import behaviour_tables, behaviours
 from benchmarks.behaviour_pairs import Behaviour, agreement, pronouns
+from benchmarks.unfinished import Parts
+from sae_lens_ext.circuits import methods
 
 
 def test_pairs_differ_in_one_word_that_decides_the_next():
@@ -31,18 +33,21 @@ def test_no_pair_judges_a_circuit_that_it_chose():
     assert all(set(part).isdisjoint(other) for part, other in behaviours.splits())
 
 
-def test_the_benchmark_measures_every_cell_of_its_tables(gemma2, monkeypatch, capsys):
+def test_the_benchmark_measures_every_cell_of_its_tables(
+    gemma2, monkeypatch, capsys, tmp_path
+):
     small = {
         "KS": (4, 8),
         "N_PAIRS": 9,
         "N_JUDGES": 2,
         "SHARE": 0.1,
         "METHOD_K": 8,
-        "IG_STEPS": 1,
+        "STEPS": 1,
         "MASK_STEPS": 2,
-        "N_FEW": 2,
         "NEURONS": ["blocks.0.mlp.hook_post"],
     }
+    monkeypatch.setitem(behaviours.METHODS["integrated gradients"], "steps", 1)
+    monkeypatch.setitem(methods.STEPS, "joint", 1)
     for name, value in small.items():
         monkeypatch.setattr(behaviours, name, value)
     pairs = [
@@ -52,9 +57,13 @@ def test_the_benchmark_measures_every_cell_of_its_tables(gemma2, monkeypatch, ca
     behaviour = Behaviour("toy", pairs, ["w7"] * 9, ["w8"] * 9)
     saes = [tiny.sae(k=8), tiny.sae(k=8, hook_name="blocks.2.hook_resid_post", seed=1)]
 
-    results = {"toy": behaviours.Measurements(gemma2, saes, behaviour).run()}
-    results = json.loads(json.dumps(results))
+    parts = Parts(tmp_path / "toy")
+    results = {"toy": behaviours.Measurements(gemma2, saes, behaviour, parts).run()}
     assert "CPU seconds" in capsys.readouterr().out
+    # What is there is not measured again.
+    again = behaviours.Measurements(None, saes, behaviour, parts).run()
+    assert json.dumps({"toy": again}) == json.dumps(results)
+
     tables = list(behaviour_tables.tables(results))
     assert len(tables) == 6
     for _, header, rows in tables:

@@ -11,15 +11,15 @@ from sae_lens_ext.circuits.analysis import Analysis, Runs
 from sae_lens_ext.circuits.choice import chosen_nodes
 from sae_lens_ext.circuits.freezing import checked_freeze
 from sae_lens_ext.circuits.measurement import Metric
-from sae_lens_ext.circuits.methods import STEPS, effects_by_site
+from sae_lens_ext.circuits.methods import effects_by_site
 from sae_lens_ext.circuits.metrics import is_flat_at_clean
 from sae_lens_ext.circuits.result import Effects
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.interventions.sites import SAEs
 
-Method = Literal["attribution", "integrated_gradients", "ablation"]
-METHODS = ("attribution", "integrated_gradients", "ablation")
+Method = Literal["attribution", "integrated_gradients", "joint", "ablation"]
+METHODS = ("attribution", "integrated_gradients", "joint", "ablation")
 
 # Nodes that are ablated in one run.
 _BATCH_SIZE = 8
@@ -33,7 +33,7 @@ def effects(
     corrupted: Any = None,
     *,
     metric: Metric,
-    method: Literal["attribution", "integrated_gradients"] = "attribution",
+    method: Literal["attribution", "integrated_gradients", "joint"] = "attribution",
     k: int | None = None,
     freeze: Any = (),
     positions: Positions = None,
@@ -109,12 +109,16 @@ def effects(
                              the corrupted activation of a site to the clean one:
                              ``steps`` runs and one more per site, for all of its nodes
                              and every k
+    ``joint``                the change while all nodes of all sites go from corrupted
+                             to clean together, shared out among them: ``steps`` runs
+                             and one more, for every k; for choosing circuits
     ``ablation``             the change, measured: a forward pass of its row for every
                              node, at one k
     ======================== ===========================================================
 
     A gradient counts every way to the logits, those through later sites included. With
-    several sites, the effects of an earlier and a later one overlap.
+    several sites, the effects of an earlier and a later one overlap, except for
+    ``joint``, by which those of all sites add up to the whole change.
 
     Args:
         model: as in ``splice``. The model runs as it stands: splices and hooks that are
@@ -138,7 +142,8 @@ def effects(
         positions: whose nodes to look at, as in ``splice``: by default all but special
             tokens that an SAE was not trained on.
         extrapolate: allow a k above what an SAE was trained at.
-        steps: points on the path of integrated gradients; 16 by default.
+        steps: points on the path of integrated gradients, 16 by default, or of
+            ``joint``, 8 by default.
         budget: how many nodes to ablate, of all rows and sites: those with the largest
             attribution.
         nodes: the nodes to ablate instead: rows of a table that ``at(k)`` gave, or a
@@ -172,7 +177,8 @@ def effects(
     _check_gradient(method, metric, nodes)
 
     extrapolate = arguments.flag(extrapolate, "extrapolate")
-    steps = arguments.positive_int(STEPS if steps is None else steps, "steps")
+    if steps is not None:
+        steps = arguments.positive_int(steps, "steps")
     if budget is not None:
         budget = arguments.positive_int(budget, "budget")
     if batch_size is None:
@@ -193,7 +199,7 @@ def effects(
             extrapolate=extrapolate,
         )
 
-        is_path = method == "integrated_gradients"
+        is_path = method in ("integrated_gradients", "joint")
         runs = analysis.runs(with_gradients=not is_path)
         if method != "ablation":
             return _effects(analysis, runs, method, frozen, steps)
@@ -206,7 +212,7 @@ def _effects(
     runs: Runs,
     method: Method,
     frozen: tuple[str, ...],
-    steps: int = STEPS,
+    steps: int | None = None,
 ) -> Effects:
     sites, gaps = effects_by_site(analysis, runs, method, steps)
     return Effects(
@@ -254,14 +260,15 @@ def _check_options(
 ) -> None:
     """Check that each option belongs to the method."""
     options = {
-        "steps": (steps, "integrated_gradients"),
-        "budget": (budget, "ablation"),
-        "nodes": (nodes, "ablation"),
-        "batch_size": (batch_size, "ablation"),
+        "steps": (steps, ("integrated_gradients", "joint")),
+        "budget": (budget, ("ablation",)),
+        "nodes": (nodes, ("ablation",)),
+        "batch_size": (batch_size, ("ablation",)),
     }
-    for name, (value, owner) in options.items():
-        if value is not None and method != owner:
-            raise InvalidArgument(f"{name} is for method={owner!r}; got {method!r}")
+    for name, (value, owners) in options.items():
+        if value is not None and method not in owners:
+            methods = " and ".join(map(repr, owners))
+            raise InvalidArgument(f"{name} is for method={methods}; got {method!r}")
     if method != "ablation":
         return
 

@@ -80,13 +80,16 @@ class Encoded:
 
     def padded(self, k: int) -> "Encoded":
         """The same with a code of at least this width, which ends in zeros."""
-        n_missing = max(0, k - self.code.k)
-        code = replace(
-            self.code,
-            values=F.pad(self.code.values, (0, n_missing)),
-            indices=F.pad(self.code.indices, (0, n_missing)),
-        )
-        return replace(self, code=code)
+        return replace(self, code=padded_code(self.code, max(0, k - self.code.k)))
+
+
+def padded_code(code: SparseCode, n_missing: int) -> SparseCode:
+    """The same code with zeros at its end."""
+    return replace(
+        code,
+        values=F.pad(code.values, (0, n_missing)),
+        indices=F.pad(code.indices, (0, n_missing)),
+    )
 
 
 def _wide(tensor: Tensor) -> Tensor:

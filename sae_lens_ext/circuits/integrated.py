@@ -58,13 +58,14 @@ def mean_gradient(
         steps: the number of points on it.
     """
     total = None
-    for share, weight in _points(steps):
+    for share, weight in points(steps):
+        activation = path.at(share)
         run = gradient_run(
             analysis.host,
             analysis.prompts.clean,
             [site],
             analysis.measurement,
-            {site: path.at(share)},
+            lambda *_, activation=activation: activation,
             during=analysis.freezing.replaying(),
         )
         term = weight * run.gradients[site].double()
@@ -88,7 +89,7 @@ def metric_at_start(
     return analysis.measurement.values(logits)
 
 
-def _points(steps: int) -> Iterator[tuple[float, float]]:
+def points(steps: int) -> Iterator[tuple[float, float]]:
     """Points from 0 to 1, and weights that add up to 1."""
     points, weights = numpy.polynomial.legendre.leggauss(steps)
     for point, weight in zip(points, weights, strict=True):

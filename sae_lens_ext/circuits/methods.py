@@ -7,25 +7,30 @@ from torch import Tensor
 
 from sae_lens_ext.circuits.analysis import Analysis, Runs
 from sae_lens_ext.circuits.integrated import Path, mean_gradient, metric_at_start
+from sae_lens_ext.circuits.joint import joint_effects
 from sae_lens_ext.circuits.nodes import SiteEffects, baseline
 
-STEPS = 16
-"""Points on the path of integrated gradients."""
+STEPS = {"integrated_gradients": 16, "joint": 8}
+"""Points on the path of the methods that have one."""
 
 Gaps = Mapping[str, Float[Tensor, "*rows"]]
 
 
 def effects_by_site(
-    analysis: Analysis, runs: Runs, method: str, steps: int = STEPS
+    analysis: Analysis, runs: Runs, method: str, steps: int | None = None
 ) -> tuple[dict[str, SiteEffects], Gaps | None]:
     """The effects at each site, and for integrated gradients the completeness gaps.
 
     Args:
         analysis: the model, the rows and the metric.
         runs: its runs; those for ``"attribution"`` have gradients.
-        method: ``"attribution"`` or ``"integrated_gradients"``.
-        steps: points on the path of integrated gradients.
+        method: ``"attribution"``, ``"integrated_gradients"`` or ``"joint"``.
+        steps: points on the path of the latter two; None for the default.
     """
+    if steps is None:
+        steps = STEPS.get(method, 1)
+    if method == "joint":
+        return joint_effects(analysis, runs, steps)
     if method == "attribution":
         sites = {
             name: analysis.effects_at(name, runs, runs.clean.gradients[place.site])

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
-from sae_lens_ext.circuits.encoded import Encoded
+from sae_lens_ext.circuits.encoded import Encoded, padded_code
 from sae_lens_ext.circuits.projections import feature_gradients
 from sae_lens_ext.sae import SAE, SparseCode
 
@@ -36,6 +37,8 @@ class SiteEffects:
         corrupted_features: the part of each of those, with its sign.
         is_whole: whether the codes hold every active feature, so that every larger k
             has the same nodes.
+        between: of effects along a path of runs, the features of each of these runs and
+            the part of each feature.
     """
 
     mask: Bool[Tensor, "batch pos"]
@@ -45,6 +48,7 @@ class SiteEffects:
     corrupted_code: SparseCode | None = None
     corrupted_features: Float[Tensor, "batch pos k"] | None = None
     is_whole: bool = False
+    between: tuple[tuple[SparseCode, Float[Tensor, "batch pos k"]], ...] = ()
 
     @property
     def k(self) -> int:
@@ -53,10 +57,34 @@ class SiteEffects:
 
     def errors(self) -> Float[Tensor, "batch pos k"]:
         """The effect of the error node of every token at k = 1, 2, ..."""
-        features = self.features
-        if self.corrupted_features is not None:
-            features = features + self.corrupted_features
+        features = torch.stack([parts for _, parts in self.by_run()]).sum(dim=0)
         return self.totals.unsqueeze(-1) - features.cumsum(-1)
+
+    def by_run(self) -> list[tuple[SparseCode, Float[Tensor, "batch pos k"]]]:
+        """The features of every run, and the part of each: clean, corrupted, others."""
+        runs = [(self.code, self.features)]
+        if self.corrupted_code is not None:
+            assert self.corrupted_features is not None
+            runs.append((self.corrupted_code, self.corrupted_features))
+        return [*runs, *self.between]
+
+    def padded(self, k: int) -> "SiteEffects":
+        """The same with codes of at least this width, which end in zeros."""
+        n_missing = max(0, k - self.k)
+        if not n_missing:
+            return self
+        corrupted_code = self.corrupted_code
+        corrupted_features = self.corrupted_features
+        if corrupted_code is not None and corrupted_features is not None:
+            corrupted_code = padded_code(corrupted_code, n_missing)
+            corrupted_features = F.pad(corrupted_features, (0, n_missing))
+        return replace(
+            self,
+            code=padded_code(self.code, n_missing),
+            features=F.pad(self.features, (0, n_missing)),
+            corrupted_code=corrupted_code,
+            corrupted_features=corrupted_features,
+        )
 
 
 def baseline(

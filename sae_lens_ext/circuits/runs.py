@@ -83,7 +83,7 @@ def gradient_run(
     tokens: TokenBatch,
     sites: Iterable[Site],
     measurement: Measurement,
-    starts: Mapping[Site, Tensor] | None = None,
+    moved: Callable[[Site, Tensor], Tensor] | None = None,
     *,
     during: AbstractContextManager[object] | None = None,
 ) -> Recording:
@@ -94,7 +94,8 @@ def gradient_run(
         tokens: rows padded on the right.
         sites: where to take the gradient.
         measurement: the metric.
-        starts: activations to put in the place of those that the model computes.
+        moved: makes the activation to take the gradient by of that which the run has;
+            None leaves it.
         during: a context to run the model in.
 
     Raises:
@@ -102,11 +103,10 @@ def gradient_run(
         InvalidArgument: the metric has no gradient.
         NonFinite: the gradient holds NaN or infinity.
     """
-    starts = starts or {}
     leaves: dict[Site, Tensor] = {}
 
     def probe(site: Site, x: Tensor) -> Tensor:
-        x = starts.get(site, x)
+        x = x if moved is None else moved(site, x)
         # Upstream of the first site nothing needs a gradient, nor the memory for it.
         leaf = x.clone() if x.requires_grad else x.detach().clone().requires_grad_()
         leaves[site] = leaf

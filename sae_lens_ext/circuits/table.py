@@ -21,20 +21,19 @@ Columns = dict[str, Array]
 
 @dataclass(frozen=True, eq=False)
 class SiteTable:
-    """Every feature that is active in either run of a token, and the token's error.
+    """Every feature that is active in any run of a token, and the token's error.
 
-    Rows are by row, position and rank. The rank of a feature is the smaller of those
-    that it has in the clean and the corrupted code, so a node is there at every k above
-    its rank; the error comes first.
+    Rows are by row, position and rank. The rank of a feature is the smallest of those
+    that it has in the code of any run, clean, corrupted or between, so a node is there
+    at every k above its rank; the error comes first.
 
     Attributes:
         row: of the batch.
         position: in the text.
         feature: number of the feature.
         rank: see above.
-        ranks: the rank in the clean code and, with a corrupted run, in the corrupted
-            one, ``[runs, nodes]``; a number above every k where the feature is not in
-            that code.
+        ranks: the rank in the code of each run, ``[runs, nodes]``; a number above every
+            k where the feature is not in that code.
         parts: the part of the effect that each code has, ``[runs, nodes]``.
         errors: effects of error nodes at every k, ``[tokens, k]``.
         token: the row of ``errors`` that is of the same token.
@@ -58,20 +57,14 @@ class SiteTable:
 
         # A feature of a token has one number.
         d_sae = effects.code.d_sae
-        numbers, ranks, parts = _entries(effects.code, effects.features, effects.mask)
-        sources = torch.zeros_like(numbers)
-        n_runs = 1
-        if effects.corrupted_code is not None:
-            assert effects.corrupted_features is not None
-            others = _entries(
-                effects.corrupted_code, effects.corrupted_features, effects.mask
-            )
-            n_runs = 2
-            sources = torch.cat([sources, torch.ones_like(others[0])])
-            numbers = torch.cat([numbers, others[0]])
-            ranks = torch.cat([ranks, others[1]])
-            parts = torch.cat([parts, others[2]])
-
+        entries = [
+            _entries(code, parts, effects.mask) for code, parts in effects.by_run()
+        ]
+        n_runs = len(entries)
+        numbers, ranks, parts = (torch.cat(part) for part in zip(*entries, strict=True))
+        sources = torch.cat(
+            [torch.full_like(of_run, run) for run, (of_run, _, _) in enumerate(entries)]
+        )
         nodes, node_of = numbers.unique(return_inverse=True)
         never = effects.k
         ranks_of_nodes = ranks.new_full((n_runs, len(nodes)), never)

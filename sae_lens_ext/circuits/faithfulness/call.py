@@ -29,6 +29,7 @@ from sae_lens_ext.circuits.faithfulness.curve import (
 )
 from sae_lens_ext.circuits.faithfulness.result import Faithfulness, Measured
 from sae_lens_ext.circuits.measurement import Metric
+from sae_lens_ext.circuits.methods import STEPS
 from sae_lens_ext.circuits.metrics import is_flat_at_clean
 from sae_lens_ext.circuits.prompts import clean_and_corrupted
 from sae_lens_ext.circuits.running.ablated import ABLATIONS, Ablation
@@ -261,8 +262,7 @@ class _Test:
             n_chosen = len(shuffled) // 2
             nodes = ranked_in(shuffled[:n_chosen]).head(self._options.budgets[-1])
             sites, keys = ordered(nodes, runner.spaces, self._alignment)
-            tested_rows = tuple(sorted(shuffled[n_chosen:]))
-            draws.append(Draw(sites, keys, tested_rows, number))
+            draws.append(Draw(sites, keys, tuple(sorted(shuffled[n_chosen:])), number))
         return draws
 
     def _of_coordinates(
@@ -345,6 +345,6 @@ class _Test:
 
 def _method(method: str, metric: Metric) -> str:
     """By which gradient controls are chosen: that of the circuit, if it has one."""
-    if method == "integrated_gradients" or is_flat_at_clean(metric):
+    if method != "joint" and is_flat_at_clean(metric):
         return "integrated_gradients"
-    return "attribution"
+    return method if method in STEPS else "attribution"

@@ -1,6 +1,6 @@
 """What a circuit is compared with: orders of other nodes."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -11,7 +11,8 @@ from torch import Tensor
 from sae_lens_ext.circuits.alignment import Alignment
 from sae_lens_ext.circuits.analysis import Analysis, Runs
 from sae_lens_ext.circuits.faithfulness.curve import Draw
-from sae_lens_ext.circuits.integrated import Path, mean_gradient
+from sae_lens_ext.circuits.integrated import Path, mean_gradient, points
+from sae_lens_ext.circuits.joint import gradients_at, moved_to
 from sae_lens_ext.circuits.methods import STEPS, effects_by_site
 from sae_lens_ext.circuits.running.ablated import Ablation
 from sae_lens_ext.circuits.running.keys import KeySpace
@@ -152,6 +153,56 @@ def coordinate_nodes(
     return CoordinateNodes(site, mask, x_0)
 
 
+def coordinate_effects(
+    analysis: Analysis, clean: Recording, runner: CircuitRunner, method: str
+) -> dict[str, Float[Tensor, "batch pos d"]]:
+    """The effects of coordinates, by the name of their site; see ``circuits.effects``.
+
+    Args:
+        analysis: the model, the rows and the metric.
+        clean: the clean run, for ``"attribution"`` with gradients.
+        runner: its sites are coordinates.
+        method: by which gradient effects are taken.
+    """
+    if method == "joint":
+        return _joint_effects(analysis, runner)
+    effects = {}
+    for name, nodes in runner.sites.items():
+        assert isinstance(nodes, CoordinateNodes)
+        x = clean.activations[nodes.site]
+        if method == "attribution":
+            gradient = clean.gradients[nodes.site]
+        else:
+            path = Path(x, nodes.x_0, nodes.mask.to(x.device))
+            gradient = mean_gradient(analysis, nodes.site, path, STEPS[method])
+        effects[name] = (x.double() - nodes.x_0.double()) * gradient.double()
+    return effects
+
+
+def _joint_effects(
+    analysis: Analysis, runner: CircuitRunner
+) -> dict[str, Float[Tensor, "batch pos d"]]:
+    steps: dict[Site, Tensor] = {}
+
+    def move_at(nodes: CoordinateNodes) -> Callable[[Tensor, float], Tensor]:
+        def move(x: Tensor, share: float) -> Tensor:
+            steps[nodes.site] = (x.detach() - nodes.x_0).double()
+            return moved_to(x, nodes.x_0, nodes.mask, share)
+
+        return move
+
+    moves = {}
+    for nodes in runner.sites.values():
+        assert isinstance(nodes, CoordinateNodes)
+        moves[nodes.site] = move_at(nodes)
+    totals: dict[Site, Tensor] = {}
+    for share, weight in points(STEPS["joint"]):
+        for site, gradient in gradients_at(analysis, moves, share).items():
+            part = weight * gradient.double() * steps[site]
+            totals[site] = part if site not in totals else totals[site] + part
+    return {name: totals[nodes.site] for name, nodes in runner.sites.items()}
+
+
 def coordinate_order(
     analysis: Analysis,
     clean: Recording,
@@ -172,25 +223,17 @@ def coordinate_order(
         rows: the rows to test on.
         n_nodes: how many coordinates to take.
     """
+    of_sites = coordinate_effects(analysis, clean, runner, method)
     scores = []
-    for nodes in runner.sites.values():
-        assert isinstance(nodes, CoordinateNodes)
-        x = clean.activations[nodes.site]
-        mask = nodes.mask.to(x.device)
-        if method == "attribution":
-            gradient = clean.gradients[nodes.site]
-        else:
-            path = Path(x, nodes.x_0, mask)
-            gradient = mean_gradient(analysis, nodes.site, path, STEPS)
-        effects = (x.double() - nodes.x_0.double()) * gradient.double()
-
+    for name, nodes in runner.sites.items():
+        effects = of_sites[name]
+        mask = nodes.mask.to(effects.device)
         of_rows = torch.zeros_like(mask)
         of_rows[list(chosen_on)] = mask[list(chosen_on)]
         space = next(iter(runner.spaces.values()))
-        sums = effects.new_zeros(space.n_slots, x.shape[-1])
-        sums.index_add_(
-            0, runner.slots.to(x.device)[of_rows], effects[of_rows] / len(chosen_on)
-        )
+        sums = effects.new_zeros(space.n_slots, effects.shape[-1])
+        slots = runner.slots.to(effects.device)
+        sums.index_add_(0, slots[of_rows], effects[of_rows] / len(chosen_on))
         scores.append(sums.cpu())
 
     # One list of all sites, in which every site has a stretch.
