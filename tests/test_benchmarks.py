@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
+import toy
 
 from benchmarks import (
     circuit_tracer,
@@ -24,6 +25,8 @@ from benchmarks import (
 )
 from sae_lens_ext import SAE, SAEConfig, SparseCode
 from sae_lens_ext.features.state import IndexedBatch, IndexState, Sizes
+from sae_lens_ext.training.collecting import Collector
+from sae_lens_ext.training.stream.rows import FixedRows
 
 
 @pytest.fixture
@@ -96,6 +99,39 @@ def test_an_index_that_misses_an_activation_is_not_timed():
     values[1, 1] = 0
     with pytest.raises(measure.Mismatch, match="has 5 activations of 3 tokens"):
         feature_index.refuse_miscount(state_of(values), n_active=6, n_tokens=3)
+
+
+def test_an_index_that_goes_on_has_the_times_of_before(monkeypatch):
+    monkeypatch.setattr(feature_index, "EVERY", 2)
+    collector = Collector(toy.Toy(), toy.SITE)
+    n_runs = 0
+
+    def bare(rows):
+        nonlocal n_runs
+        n_runs += 1
+
+    def timed():
+        rows = FixedRows(collector.batch(toy.rows(8, 4)), collector, None)
+        return feature_index.TimedRows(rows, bare)
+
+    first = timed()
+    first.start(0)
+    for _ in range(3):
+        first.next_rows(2)
+    # Two batches, and the first one once more before it is timed.
+    assert n_runs == 3
+    before = first.times()
+    assert before.bare_tokens == 2 * 2 * 4
+
+    second = timed()
+    second.restore(first.state())
+    assert second.n_rows == 6
+    assert second.next_rows(2) is not None
+    assert second.next_rows(2) is None
+    after = second.times()
+    assert after.bare_tokens == before.bare_tokens + 2 * 4
+    assert after.index_s > before.index_s
+    assert after.peak >= before.peak > 0
 
 
 @pytest.mark.parametrize("module", [hierarchical_loss, sparse_decode, topk_encode])
