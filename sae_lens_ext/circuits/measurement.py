@@ -10,7 +10,7 @@ from torch import Tensor
 from sae_lens_ext.circuits.metrics import TokenMetric
 from sae_lens_ext.circuits.prompts import Prompts
 from sae_lens_ext.errors import InvalidArgument, NonFinite, ShapeMismatch
-from sae_lens_ext.hosts import Host, TokenBatch, next_token_logits
+from sae_lens_ext.hosts import Host, TokenBatch, long_rows, next_token_logits
 
 Metric = TokenMetric | Callable[[Float[Tensor, "batch pos d_vocab"]], Any]
 """A metric of this package, or a function of the logits, in the columns of the batch,
@@ -53,12 +53,13 @@ class Measurement:
 
         The rows are those of the prompts, or some of them in any order.
         """
-        if self._columns is None:
-            return self._host.logits(tokens)
-        if self._host.unembed is None:
-            logits = self._host.logits(tokens)
-            return logits[:, self._columns.to(logits.device)]
-        return next_token_logits(self._host, tokens, self._columns)
+        with long_rows(self._host, tokens):
+            if self._columns is None:
+                return self._host.logits(tokens)
+            if self._host.unembed is None:
+                logits = self._host.logits(tokens)
+                return logits[:, self._columns.to(logits.device)]
+            return next_token_logits(self._host, tokens, self._columns)
 
     def values(
         self, logits: Float[Tensor, "batch scored d_vocab"]

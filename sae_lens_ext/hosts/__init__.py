@@ -26,6 +26,7 @@ tracking    the run in progress
 partial     runs that stop early, or unembed only some positions
 embedding   where the embeddings of tokens are
 skipping    runs that skip the first blocks
+attention   attention over long rows in memory linear in tokens
 eager       compiled code is switched off while there are hooks
 devices     where a model takes its tokens
 =========== ======================================================================
@@ -34,6 +35,7 @@ devices     where a model takes its tokens
 from typing import Any
 
 from sae_lens_ext.errors import InvalidArgument, UnsupportedHost
+from sae_lens_ext.hosts.attention import attention_by_queries, long_rows
 from sae_lens_ext.hosts.base import (
     Arguments,
     Host,
@@ -77,6 +79,7 @@ __all__ = [
     "TokenBatch",
     "TracingHost",
     "as_batch",
+    "attention_by_queries",
     "by_position",
     "capture",
     "eager",
@@ -84,6 +87,7 @@ __all__ = [
     "evaluating",
     "has_hooks",
     "host_for",
+    "long_rows",
     "name_of_model",
     "next_token_logits",
     "recorded",

@@ -17,7 +17,7 @@ from torch import Tensor
 from sae_lens_ext.circuits.analysis import Analysis
 from sae_lens_ext.circuits.runs import weights_held
 from sae_lens_ext.errors import NonFinite
-from sae_lens_ext.hosts import Site, SiteFunction, run_to
+from sae_lens_ext.hosts import Site, SiteFunction, long_rows, run_to
 
 TOKENS = "tokens"
 """The name of the embedding as a site of nodes: every token is one."""
@@ -107,6 +107,7 @@ class Cuts:
             torch.enable_grad(),
             weights_held(analysis.host.model),
             analysis.freezing.replaying(rows),
+            long_rows(analysis.host, tokens),
         ):
             run_to(analysis.host, tokens, functions, last)
         return run

@@ -5,7 +5,8 @@ its MLPs. Nothing of a model is replaced for it: while a run is recorded or repe
 mode of torch sees every function that the model calls, and holds
 
 - a softmax over the keys of ``[batch, head, query, key]``, or the queries and keys of
-  ``scaled_dot_product_attention``, which are all that a pattern depends on,
+  ``scaled_dot_product_attention`` and of attention over long rows, which are all that a
+  pattern depends on,
 - roots and norms inside modules that are called norms, and the denominators of
   ``layer_norm`` and ``rms_norm``,
 - queries and keys of the linear attention of Based, by its taps.
@@ -29,7 +30,7 @@ from sae_lens_ext.circuits.freezing.functions import HeldFunctions
 from sae_lens_ext.circuits.freezing.linearity import N_ROWS, LinearityCheck
 from sae_lens_ext.circuits.freezing.tape import Tape
 from sae_lens_ext.errors import InvalidArgument
-from sae_lens_ext.hosts import Host, TokenBatch, unembedding_input
+from sae_lens_ext.hosts import Host, TokenBatch, long_rows, unembedding_input
 
 Freeze = Literal["attention", "norms"]
 FREEZE = ("attention", "norms")
@@ -133,10 +134,11 @@ class Freezing:
 
     def _run(self, tokens: TokenBatch) -> None:
         """Run the model, as far as its logits where it is known what makes them."""
-        if self._host.unembed is None:
-            self._host.logits(tokens)
-        else:
-            unembedding_input(self._host, tokens)
+        with long_rows(self._host, tokens):
+            if self._host.unembed is None:
+                self._host.logits(tokens)
+            else:
+                unembedding_input(self._host, tokens)
 
     @contextmanager
     def _active(self, tape: Tape) -> Iterator[Coverage]:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sae_lens_ext.circuits.freezing.tape import Tape
+from sae_lens_ext.hosts import attention_by_queries
 
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
 _ROOTS = {
@@ -62,6 +63,8 @@ class HeldFunctions(TorchFunctionMode):
                 return self._result("softmax", "attention", func, args, kwargs)
             if func is F.scaled_dot_product_attention:
                 return self._attention(*args, **kwargs)
+            if func is attention_by_queries:
+                return self._attention_by_queries(*args)
 
         if self._holds_norms:
             is_root = func in _ROOTS or (func in _POWERS and _is_root(*args, **kwargs))
@@ -93,6 +96,15 @@ class HeldFunctions(TorchFunctionMode):
             "scaled_dot_product_attention", "attention", lambda: (query, key)
         )
         return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+
+    def _attention_by_queries(
+        self, attention: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any
+    ) -> Tensor:
+        """The same of long rows."""
+        query, key = self._tape.held(
+            "attention by queries", "attention", lambda: (query, key)
+        )
+        return attention_by_queries(attention, query, key, value, mask)
 
     def _norm(
         self,
