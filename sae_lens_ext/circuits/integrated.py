@@ -5,16 +5,17 @@ mean of the gradient along it. The effects of all nodes then add up to the measu
 change of the metric, as exactly as the points on the path resolve it.
 
 Source: Sundararajan et al. 2017; Marks et al. 2024 (feature circuits), whose ten
-equally spaced points are replaced by those of Gauss and Legendre.
+equally spaced points are replaced by those of ``quadrature``.
 """
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
-import numpy
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_lens_ext.circuits.analysis import Analysis
+from sae_lens_ext.circuits.quadrature import N_PARTS, concentrated_points
 from sae_lens_ext.circuits.runs import gradient_run, replaced_logits
 from sae_lens_ext.hosts import Site
 
@@ -40,25 +41,53 @@ class Path:
         step = (clean.to(wide.dtype) - wide).where(mask.unsqueeze(-1), 0)
         self._step = step
 
-    def at(self, share: float) -> Float[Tensor, "batch pos d"]:
-        """The activations at 0, the beginning, to 1, the clean run."""
-        moved = self._clean.to(self._step.dtype) - (1 - share) * self._step
+    def at(self, share: float | Float[Tensor, "*rows"]) -> Float[Tensor, "batch pos d"]:
+        """The activations at 0, the beginning, to 1, the clean run.
+
+        Args:
+            share: of the way, one number or one per row.
+        """
+        left = _by_row(1 - torch.as_tensor(share), self._step)
+        moved = self._clean.to(self._step.dtype) - left * self._step
         return moved.to(self._clean.dtype)
 
 
-def mean_gradient(
-    analysis: Analysis, site: Site, path: Path, steps: int
-) -> Float[Tensor, "batch pos d"]:
-    """The mean gradient of the metric along a path, by Gauss-Legendre quadrature.
+@dataclass(frozen=True, eq=False)
+class AlongPath:
+    """What integrated gradients need of one path.
+
+    Attributes:
+        gradient: the mean gradient of the metric along the path.
+        change: of the metric, from the beginning of the path to its end.
+    """
+
+    gradient: Float[Tensor, "batch pos d"]
+    change: Float[Tensor, "*rows"]
+
+
+def along_path(
+    analysis: Analysis,
+    site: Site,
+    path: Path,
+    clean_values: Float[Tensor, "*rows"],
+    steps: int,
+) -> AlongPath:
+    """Run the model along a path.
+
+    Forward passes at equal distances say where the metric changes, and the gradient is
+    taken at points that are dense there.
 
     Args:
         analysis: the model, the rows and the metric.
         site: whose activations follow the path.
         path: the path.
-        steps: the number of points on it.
+        clean_values: the metric at its end.
+        steps: how many gradients to take.
     """
+    values = [_metric_at(analysis, site, path, n / N_PARTS) for n in range(N_PARTS)]
+    values = torch.stack([*values, clean_values], dim=-1)
     total = None
-    for share, weight in points(steps):
+    for share, weight in concentrated_points(values, steps):
         activation = path.at(share)
         run = gradient_run(
             analysis.host,
@@ -68,29 +97,28 @@ def mean_gradient(
             lambda *_, activation=activation: activation,
             during=analysis.freezing.replaying(),
         )
-        term = weight * run.gradients[site].double()
+        gradient = run.gradients[site].double()
+        term = _by_row(weight, gradient) * gradient
         total = term if total is None else total + term
     assert total is not None
-    return total
+    return AlongPath(total, clean_values - values[..., 0])
 
 
-def metric_at_start(
-    analysis: Analysis, site: Site, path: Path
+def _metric_at(
+    analysis: Analysis, site: Site, path: Path, share: float
 ) -> Float[Tensor, "*rows"]:
-    """The metric of a run in which a site has the activations where its path begins."""
-    start = path.at(0.0)
+    """The metric of a run that has the activations of a point of the path at a site."""
+    activation = path.at(share)
     logits = replaced_logits(
         analysis.host,
         analysis.prompts.clean,
-        {site: lambda _: start},
+        {site: lambda _: activation},
         analysis.measurement,
         during=analysis.freezing.replaying(),
     )
     return analysis.measurement.values(logits)
 
 
-def points(steps: int) -> Iterator[tuple[float, float]]:
-    """Points from 0 to 1, and weights that add up to 1."""
-    points, weights = numpy.polynomial.legendre.leggauss(steps)
-    for point, weight in zip(points, weights, strict=True):
-        yield float(point + 1) / 2, float(weight) / 2
+def _by_row(values: Tensor, like: Float[Tensor, "batch pos d"]) -> Tensor:
+    """One number, or one per row, in the form that multiplies activations."""
+    return values.to(like.device, like.dtype).reshape(-1, 1, 1)

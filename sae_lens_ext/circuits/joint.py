@@ -23,8 +23,8 @@ from torch import Tensor
 
 from sae_lens_ext.circuits.analysis import Analysis, Runs
 from sae_lens_ext.circuits.encoded import Encoded
-from sae_lens_ext.circuits.integrated import points
 from sae_lens_ext.circuits.nodes import SiteEffects, baseline, site_effects
+from sae_lens_ext.circuits.quadrature import gauss_points
 from sae_lens_ext.circuits.runs import gradient_run, replaced_logits
 from sae_lens_ext.hosts import Site
 from sae_lens_ext.interventions.sites import Placement
@@ -50,7 +50,7 @@ def joint_effects(
     """
     path = _FeaturePath(analysis, runs)
     parts: dict[str, list[SiteEffects]] = {name: [] for name in analysis.placed}
-    for share, weight in points(steps):
+    for share, weight in gauss_points(steps):
         gradients = gradients_at(analysis, path.moves, share)
         for name, place in analysis.placed.items():
             assert place.sae is not None

@@ -6,12 +6,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_lens_ext.circuits.analysis import Analysis, Runs
-from sae_lens_ext.circuits.integrated import Path, mean_gradient, metric_at_start
+from sae_lens_ext.circuits.integrated import Path, along_path
 from sae_lens_ext.circuits.joint import joint_effects
 from sae_lens_ext.circuits.nodes import SiteEffects, baseline
 
-STEPS = {"integrated_gradients": 16, "joint": 8}
-"""Points on the path of the methods that have one."""
+STEPS = {"integrated_gradients": 8, "joint": 8}
+"""Gradients along the path of the methods that have one."""
 
 Gaps = Mapping[str, Float[Tensor, "*rows"]]
 
@@ -45,10 +45,9 @@ def effects_by_site(
         x_0 = baseline(runs.clean_codes[name], runs.corrupted_codes[name])
         path = Path(x, x_0, analysis.masks[name].to(x.device))
 
-        gradient = mean_gradient(analysis, place.site, path, steps)
-        sites[name] = analysis.effects_at(name, runs, gradient)
-        start = metric_at_start(analysis, place.site, path)
-        gaps[name] = _gap(sites[name].totals, runs.clean.values - start)
+        along = along_path(analysis, place.site, path, runs.clean.values, steps)
+        sites[name] = analysis.effects_at(name, runs, along.gradient)
+        gaps[name] = _gap(sites[name].totals, along.change)
     return sites, gaps
 
 

@@ -62,7 +62,7 @@ def test_the_gap_is_of_the_positions_that_are_looked_at(model):
         tokens,
         metric=METRIC,
         method="integrated_gradients",
-        steps=4,
+        steps=1,
         positions=[3],
     )
     # An empty code: all that the SAE writes there is its bias.

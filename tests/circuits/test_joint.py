@@ -11,8 +11,8 @@ from sae_lens_ext.circuits.faithfulness.controls import (
     coordinate_effects,
     coordinate_nodes,
 )
-from sae_lens_ext.circuits.integrated import points
 from sae_lens_ext.circuits.joint import ALL_SITES
+from sae_lens_ext.circuits.quadrature import gauss_points
 from sae_lens_ext.circuits.running.keys import SiteWeights
 from sae_lens_ext.circuits.running.runner import CircuitRunner, feature_sites
 
@@ -55,7 +55,7 @@ def by_gates(model, saes, clean, corrupted, k, table, steps):
         of_circuit = torch.arange(space.n_features + 1, space.size)
         keys[name] = torch.cat([of_circuit, of_circuit + space.size])
     gradients = {name: torch.zeros(len(of_site)) for name, of_site in keys.items()}
-    for share, weight in points(steps):
+    for share, weight in gauss_points(steps):
         gates = {
             name: torch.full((len(of_site),), share, requires_grad=True)
             for name, of_site in keys.items()

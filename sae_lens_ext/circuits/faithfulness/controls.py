@@ -11,9 +11,10 @@ from torch import Tensor
 from sae_lens_ext.circuits.alignment import Alignment
 from sae_lens_ext.circuits.analysis import Analysis, Runs
 from sae_lens_ext.circuits.faithfulness.curve import Draw
-from sae_lens_ext.circuits.integrated import Path, mean_gradient, points
+from sae_lens_ext.circuits.integrated import Path, along_path
 from sae_lens_ext.circuits.joint import gradients_at, moved_to
 from sae_lens_ext.circuits.methods import STEPS, effects_by_site
+from sae_lens_ext.circuits.quadrature import gauss_points
 from sae_lens_ext.circuits.running.ablated import Ablation
 from sae_lens_ext.circuits.running.keys import KeySpace
 from sae_lens_ext.circuits.running.runner import CircuitRunner
@@ -174,7 +175,8 @@ def coordinate_effects(
             gradient = clean.gradients[nodes.site]
         else:
             path = Path(x, nodes.x_0, nodes.mask.to(x.device))
-            gradient = mean_gradient(analysis, nodes.site, path, STEPS[method])
+            along = along_path(analysis, nodes.site, path, clean.values, STEPS[method])
+            gradient = along.gradient
         effects[name] = (x.double() - nodes.x_0.double()) * gradient.double()
     return effects
 
@@ -196,7 +198,7 @@ def _joint_effects(
         assert isinstance(nodes, CoordinateNodes)
         moves[nodes.site] = move_at(nodes)
     totals: dict[Site, Tensor] = {}
-    for share, weight in points(STEPS["joint"]):
+    for share, weight in gauss_points(STEPS["joint"]):
         for site, gradient in gradients_at(analysis, moves, share).items():
             part = weight * gradient.double() * steps[site]
             totals[site] = part if site not in totals else totals[site] + part
