@@ -49,7 +49,6 @@ SIZES = (0.5, 1, 2, 4)
 STEPS = 8
 # Where other ways to choose are compared.
 METHOD_K = 16
-IG_STEPS = 3
 MASK_STEPS = 100
 BATCH_SIZE = 40
 NEURONS = [f"blocks.{block}.mlp.hook_post" for block in range(18)]
@@ -324,7 +323,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "joint": {},
     "attribution": {},
     "attention and norms held": {"freeze": ("attention", "norms")},
-    "integrated gradients": {"method": "integrated_gradients", "steps": IG_STEPS},
+    "integrated gradients": {"method": "integrated_gradients"},
     "learned mask": {},
 }
 COLUMNS = (
