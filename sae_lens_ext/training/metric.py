@@ -26,7 +26,9 @@ from sae_lens_ext.training.activations import Activations
 METRIC_FILE = "metric.safetensors"
 """The file in the folder of a run."""
 
-# A float64 copy of all activations would be four times their size.
+_CPU = torch.device("cpu")
+
+# A float32 copy of all activations would be twice their size.
 _TOKENS_PER_PRODUCT = 1 << 14
 
 
@@ -53,7 +55,7 @@ class ErrorMetric:
     """The site."""
     about: str = ""
     """What it is, in words; saved with it, and a part of what tells metrics apart."""
-    _powers: dict[tuple[float, torch.device], Tensor] = field(
+    _powers: dict[tuple[float, torch.device, torch.dtype], Tensor] = field(
         init=False, repr=False, default_factory=dict
     )
 
@@ -100,8 +102,8 @@ class ErrorMetric:
                 ``collect_activations`` returns them.
 
         Returns:
-            The same kind of object, in the same dtype. It is computed in float64 on a
-            CPU, and in float32 elsewhere.
+            The same kind of object, in the same dtype. It is computed in float32, or
+            for float64 in that.
 
         Raises:
             InvalidArgument: activations of another site.
@@ -120,7 +122,7 @@ class ErrorMetric:
                 f"the metric is of width {self.d_model}, and the activations are "
                 f"{list(values.shape)}"
             )
-        root = self._power(0.5, values.device)
+        root = self._power(0.5, values.device, _product_dtype(values))
         mean = self.mean.to(root)
         flat = values.reshape(-1, self.d_model)
         new = torch.empty_like(flat)
@@ -183,7 +185,7 @@ class ErrorMetric:
         Args:
             errors: differences of activations in the coordinates.
         """
-        inverse = self._power(-0.5, errors.device)
+        inverse = self._power(-0.5, errors.device, _product_dtype(errors))
         return errors.to(inverse.dtype) @ inverse
 
     def applied(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -254,15 +256,15 @@ class ErrorMetric:
             ) from error
 
     def _power(
-        self, exponent: float, device: torch.device | None = None
+        self,
+        exponent: float,
+        device: torch.device = _CPU,
+        dtype: torch.dtype = torch.float64,
     ) -> Float[Tensor, "d_model d_model"]:
-        device = torch.device("cpu") if device is None else device
-        key = (exponent, device)
+        key = (exponent, device, dtype)
         if key not in self._powers:
             values, vectors = torch.linalg.eigh(self.matrix.double().cpu())
             power = (vectors * values**exponent) @ vectors.T
-            # Few GPUs are fast in float64, and some do not have it.
-            dtype = torch.float64 if device.type == "cpu" else torch.float32
             self._powers[key] = power.to(device, dtype)
         return self._powers[key]
 
@@ -270,3 +272,8 @@ class ErrorMetric:
         """The site, its width, and what it is."""
         about = f": {self.about}" if self.about else ""
         return f"ErrorMetric({self.hook_name}, d_model={self.d_model}{about})"
+
+
+def _product_dtype(values: Tensor) -> torch.dtype:
+    """Of products with activations: float64 takes several times as long."""
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
