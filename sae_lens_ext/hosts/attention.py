@@ -14,12 +14,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.overrides import handle_torch_function, has_torch_function
-from torch.utils.checkpoint import checkpoint
 
 from sae_lens_ext._optional import require
 from sae_lens_ext.hosts.base import Host
@@ -33,6 +34,9 @@ LONG = 1024
 _QUERIES = 256
 # How Hugging Face implementations by some queries at a time are called.
 _PREFIX = "sae_lens_ext_"
+
+OfQueries = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""Attention of some queries, the first of which has this number."""
 
 
 @contextmanager
@@ -70,7 +74,8 @@ def attention_by_queries(
 ) -> Tensor:
     """Attention of some queries after the other; a backward pass computes it again.
 
-    Modes of torch see it as one function of queries, keys and values.
+    Modes of torch see it as one function of queries, keys and values, and these alone
+    have gradients: weights that take part in attention do not.
 
     Args:
         attention: of some queries: takes them, keys, values and their part of the mask;
@@ -96,18 +101,75 @@ def attention_by_queries(
         output, _ = attention(part, key, value, rows)
         return output
 
-    parts = [
-        checkpoint(
-            of_queries,
-            part,
-            key,
-            value,
-            number * _QUERIES,
-            use_reentrant=False,
-        )
-        for number, part in enumerate(query.split(_QUERIES, dim=2))
-    ]
-    return torch.cat(parts, dim=1)
+    return _ByQueries.apply(of_queries, query, key, value)
+
+
+class _ByQueries(torch.autograd.Function):
+    """Some queries after the other, forward and backward.
+
+    Results of all queries go into one tensor, as soon as they are there. Kept apart,
+    they would lie in the space that the large tensors of their queries have left, which
+    the next queries could then not use: memory would grow with the square of the length
+    although none of it is in use.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, of_queries: OfQueries, query: Tensor, key: Tensor, value: Tensor
+    ) -> Tensor:
+        ctx.of_queries = of_queries
+        ctx.save_for_backward(query, key, value)
+        device = query.device.type
+        ctx.autocast = {
+            "device_type": device,
+            "enabled": torch.is_autocast_enabled(device),
+            "dtype": torch.get_autocast_dtype(device),
+        }
+
+        output = query.new_empty(0)
+        for start, stop in _parts(query):
+            part = of_queries(query[:, :, start:stop], key, value, start)
+            if start == 0:
+                output = part.new_empty(len(part), query.shape[2], *part.shape[2:])
+            output[:, start:stop] = part
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        is_needed = ctx.needs_input_grad[1:]
+        totals = [torch.zeros_like(x) for x in inputs]
+        for start, stop in _parts(inputs[0]):
+            query, *others = inputs
+            leaves = [
+                x.detach().requires_grad_(needed)
+                for x, needed in zip(
+                    (query[:, :, start:stop], *others), is_needed, strict=True
+                )
+            ]
+            with torch.enable_grad(), torch.autocast(**ctx.autocast):
+                part = ctx.of_queries(*leaves, start)
+            by_leaf = torch.autograd.grad(
+                part,
+                [leaf for leaf in leaves if leaf.requires_grad],
+                gradient[:, start:stop],
+                materialize_grads=True,
+            )
+
+            of_query, *of_others = totals
+            places = (of_query[:, :, start:stop], *of_others)
+            for place, by_one in zip(compress(places, is_needed), by_leaf, strict=True):
+                place += by_one
+        results = zip(totals, is_needed, strict=True)
+        return None, *(total if needed else None for total, needed in results)
+
+
+def _parts(query: Tensor) -> Iterator[tuple[int, int]]:
+    """Where the queries of every call begin and end."""
+    n_queries = query.shape[2]
+    for start in range(0, n_queries, _QUERIES):
+        yield start, min(start + _QUERIES, n_queries)
 
 
 @dataclass(frozen=True)
