@@ -36,6 +36,7 @@ OTHERS = [
     "splice",
     "sweep",
     "circuits",
+    "circuit_memory",
     "lengths",
     "resources",
     "jumprelu",

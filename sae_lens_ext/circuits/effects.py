@@ -107,8 +107,8 @@ def effects(
                              run: one run for all nodes and every k
     ``integrated_gradients`` the same by the mean gradient along the straight line from
                              the corrupted activation of a site to the clean one:
-                             ``steps`` runs and one more per site, for all of its nodes
-                             and every k
+                             ``steps`` runs and eight forward passes per site, for all
+                             of its nodes and every k
     ``joint``                the change while all nodes of all sites go from corrupted
                              to clean together, shared out among them: ``steps`` runs
                              and one more, for every k; for choosing circuits
@@ -142,8 +142,8 @@ def effects(
         positions: whose nodes to look at, as in ``splice``: by default all but special
             tokens that an SAE was not trained on.
         extrapolate: allow a k above what an SAE was trained at.
-        steps: points on the path of integrated gradients, 16 by default, or of
-            ``joint``, 8 by default.
+        steps: points on the path of integrated gradients or of ``joint``, 8 by
+            default.
         budget: how many nodes to ablate, of all rows and sites: those with the largest
             attribution.
         nodes: the nodes to ablate instead: rows of a table that ``at(k)`` gave, or a
@@ -160,7 +160,8 @@ def effects(
             of another method, or an invalid option.
         NonFinite: an activation, the metric, or its gradient holds NaN or infinity.
 
-    Source: Syed et al. 2023 (attribution patching); Marks et al. 2024 (error nodes).
+    Source: Syed et al. 2023 (attribution patching); Marks et al. 2024 (error nodes);
+    Sundararajan et al. 2017 (integrated gradients).
     """
     # Here, so that a missing package is reported before any work is done.
     require("pandas", "circuits.effects")

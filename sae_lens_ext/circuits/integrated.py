@@ -8,6 +8,7 @@ Source: Sundararajan et al. 2017; Marks et al. 2024 (feature circuits), whose te
 equally spaced points are replaced by those of ``quadrature``.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,12 @@ from sae_lens_ext.circuits.analysis import Analysis
 from sae_lens_ext.circuits.quadrature import N_PARTS, concentrated_points
 from sae_lens_ext.circuits.runs import gradient_run, replaced_logits
 from sae_lens_ext.hosts import Site
+
+Share = float | Float[Tensor, "*rows"]
+"""One number, or one for every row."""
+
+Point = tuple[Share, Share]
+"""A share of the way, and its weight."""
 
 
 class Path:
@@ -41,11 +48,11 @@ class Path:
         step = (clean.to(wide.dtype) - wide).where(mask.unsqueeze(-1), 0)
         self._step = step
 
-    def at(self, share: float | Float[Tensor, "*rows"]) -> Float[Tensor, "batch pos d"]:
+    def at(self, share: Share) -> Float[Tensor, "batch pos d"]:
         """The activations at 0, the beginning, to 1, the clean run.
 
         Args:
-            share: of the way, one number or one per row.
+            share: of the way.
         """
         left = _by_row(1 - torch.as_tensor(share), self._step)
         moved = self._clean.to(self._step.dtype) - left * self._step
@@ -86,8 +93,24 @@ def along_path(
     """
     values = [_metric_at(analysis, site, path, n / N_PARTS) for n in range(N_PARTS)]
     values = torch.stack([*values, clean_values], dim=-1)
+    points = concentrated_points(values, steps)
+    gradient = mean_gradient(analysis, site, path, points)
+    return AlongPath(gradient, clean_values - values[..., 0])
+
+
+def mean_gradient(
+    analysis: Analysis, site: Site, path: Path, points: Iterable[Point]
+) -> Float[Tensor, "batch pos d"]:
+    """The mean gradient of the metric along a path, in float64.
+
+    Args:
+        analysis: the model, the rows and the metric.
+        site: whose activations follow the path.
+        path: the path.
+        points: shares of the way and their weights, of all rows or of each.
+    """
     total = None
-    for share, weight in concentrated_points(values, steps):
+    for share, weight in points:
         activation = path.at(share)
         run = gradient_run(
             analysis.host,
@@ -98,10 +121,10 @@ def along_path(
             during=analysis.freezing.replaying(),
         )
         gradient = run.gradients[site].double()
-        term = _by_row(weight, gradient) * gradient
+        term = _by_row(torch.as_tensor(weight), gradient) * gradient
         total = term if total is None else total + term
     assert total is not None
-    return AlongPath(total, clean_values - values[..., 0])
+    return total
 
 
 def _metric_at(
