@@ -46,7 +46,7 @@ def graph(**changes):
         "sites": (FIRST, SECOND),
         "tokens": ("<bos>", SCRIPT),
         "model": "tiny",
-        "metric": "LogitDifference(yes=(7,), no=(9,), position=-1)",
+        "metric": "logit_difference(7, 9)",
         "metric_clean": 1.5,
         "freeze": ("attention", "norms"),
     }

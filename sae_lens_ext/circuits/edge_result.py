@@ -41,7 +41,7 @@ class Edges:
         token_effects: the effect of each token's embedding on the metric, whole.
         tokens: the text of every token of every row.
         model: name of the model.
-        metric: the metric, in words.
+        metrics: the metric of each row, in words.
     """
 
     effects: Effects
@@ -54,7 +54,7 @@ class Edges:
     token_effects: Float[Tensor, "batch pos"]
     tokens: Sequence[Sequence[str]]
     model: str
-    metric: str
+    metrics: Sequence[str]
 
     def at(self, k: EffectsK = None) -> Any:
         """The edges at one k, as a pandas DataFrame with one row per edge.
@@ -172,7 +172,7 @@ class Edges:
             sites=tuple(self.sites),
             tokens=tuple(tokens),
             model=self.model,
-            metric=self.metric,
+            metric=self.metrics[number],
             metric_clean=value,
             metric_corrupted=corrupted,
             freeze=self.effects.freeze,

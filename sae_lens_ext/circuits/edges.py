@@ -223,7 +223,7 @@ def _edges(
         token_effects=token_effects(analysis, runs, embedding_gradient, rows),
         tokens=_texts(analysis.host, tokens),
         model=_model_name(analysis.host.model),
-        metric=description(metric),
+        metrics=[description(metric, row) for row in range(len(tokens))],
     )
 
 

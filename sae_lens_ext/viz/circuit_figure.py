@@ -69,7 +69,7 @@ def plot_circuit_by_k(
     n_rows = sum(len(panel.names) for panel in panels)
     figure = figure_module.Figure(
         figsize=(
-            max(5.5, 3.4 + _COLUMN * len(ks)),
+            max(6.0, 3.4 + _COLUMN * len(ks)),
             1.7 + _ROW * n_rows + 0.4 * len(panels),
         ),
         layout="constrained",
@@ -220,6 +220,8 @@ def _legend(figure: Any, palette: Palette) -> None:
         handles=handles,
         loc="outside lower center",
         ncols=3,
+        columnspacing=1.2,
+        handlelength=1.2,
         frameon=False,
         labelcolor=palette.ink,
         fontsize=8,

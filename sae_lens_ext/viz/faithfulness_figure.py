@@ -22,7 +22,7 @@ _COLUMNS = (
     "completeness_low",
     "completeness_high",
 )
-_LINE_STYLES = ("-", "--", ":")
+_LINE_STYLES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
 
 def plot_faithfulness(
@@ -98,7 +98,7 @@ class _Curve:
     name: str
     rows: Any
     colour: str
-    style: str
+    style: Any
     width: float
 
     def draw(self, axes: Any, column: str, band: tuple[str, str]) -> None:
@@ -134,11 +134,15 @@ def _curves(table: Any, palette: Palette) -> list[_Curve]:
     if not tables:
         raise InvalidArgument("no table to plot; give at least one, by name")
 
+    for name, rows in tables.items():
+        _check_table(rows, "this table" if name is None else f"the table {name!r}")
+    # A kind has one line style in all tables.
+    kinds = list(dict.fromkeys(kind for rows in tables.values() for kind in rows.nodes))
+
     curves = []
     for number, (name, rows) in enumerate(tables.items()):
-        _check_table(rows, "this table" if name is None else f"the table {name!r}")
-        kinds = rows.groupby("nodes", sort=False)
-        for kind_number, (kind, of_kind) in enumerate(kinds):
+        for kind, of_kind in rows.groupby("nodes", sort=False):
+            kind_number = kinds.index(kind)
             is_alone = name is None
             place = kind_number if is_alone else number
             style = 0 if is_alone else kind_number

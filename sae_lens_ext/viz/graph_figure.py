@@ -91,6 +91,9 @@ def _draw_nodes(
     layout: Layout,
     palette: Palette,
 ) -> None:
+    effects = require("matplotlib.patheffects", "Plotting")
+    # Paper around names, which edges pass behind.
+    halo = [effects.withStroke(linewidth=2, foreground=palette.paper)]
     for node, (x, y), share, lift in zip(
         graph.nodes,
         layout.places,
@@ -124,6 +127,7 @@ def _draw_nodes(
             color=palette.ink,
             fontsize=7,
             parse_math=False,
+            path_effects=halo,
             zorder=4,
         )
 
@@ -136,12 +140,12 @@ def _draw_axes(
 ) -> None:
     axes.set_facecolor(palette.paper)
     axes.set_xlim(-0.3, layout.width + 0.3)
-    axes.set_ylim(-0.5, len(layout.rows) - 0.4)
+    axes.set_ylim(-0.25, len(layout.rows) - 0.55)
     axes.set_yticks(range(len(layout.rows)), layout.rows)
     texts = [token_text(graph.tokens[position]) for position in layout.columns]
-    axes.set_xticks(list(layout.columns.values()), texts, rotation=45, ha="right")
+    axes.set_xticks(list(layout.columns.values()), texts)
     for label in axes.get_xticklabels():
-        label.set_parse_math(False)
+        label.set(rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
     axes.tick_params(colors=palette.ink, labelsize=8, length=0)
     axes.grid(axis="y", color=palette.line, linewidth=0.8)
     axes.set_axisbelow(True)

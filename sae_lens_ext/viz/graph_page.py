@@ -15,9 +15,9 @@ from sae_lens_ext.viz.theme import PALETTES, checked_theme
 # Pixels: one node across, one row up, and what is left free around them.
 _NODE = 64
 _ROW = 92
-_LEFT = 210
+_LEFT = 12
 _TOP = 46
-_BOTTOM = 64
+_BOTTOM = 56
 # Fields of a node in the table, before its label and after.
 _COLUMNS = ("kind", "site", "position", "token", "feature")
 _NUMBERS = ("activation", "effect")
@@ -33,13 +33,19 @@ h1 {{ font-size: 20px; margin: 0 0 4px; }}
 p {{ margin: 0 0 16px; color: var(--muted); font-size: 13px; }}
 h1 {{ overflow-wrap: anywhere; }}
 .scroll {{ overflow-x: auto; }}
+.graph {{ position: relative; width: max-content; }}
+.graph svg {{ display: block; }}
+/* Names of rows stay in sight when the graph is scrolled. */
+.rows {{ position: sticky; left: 0; width: 0; height: 0; }}
+.rows span {{ position: absolute; left: 0; white-space: nowrap; font-size: 11px;
+  line-height: 1; color: var(--muted); }}
 :focus-visible {{ outline: 2px solid var(--positive); outline-offset: 1px; }}
 summary {{ cursor: pointer; color: var(--muted); margin: 12px 0 4px; }}
 table {{ border-collapse: collapse; font-size: 13px; }}
 th, td {{ border-bottom: 1px solid var(--line); padding: 3px 12px 3px 0;
   text-align: left; font-variant-numeric: tabular-nums; }}
-svg text {{ font-size: 11px; fill: var(--ink); }}
-svg .row {{ fill: var(--muted); }}
+svg text {{ font-size: 11px; fill: var(--ink); paint-order: stroke;
+  stroke: var(--paper); stroke-width: 3px; stroke-linejoin: round; }}
 svg .grid {{ stroke: var(--line); }}
 svg .edge {{ fill: none; stroke-linecap: round; }}
 svg .edge:hover {{ stroke-opacity: 1; }}
@@ -64,7 +70,10 @@ _PAGE = """<!doctype html>
 <h1>{title}</h1>
 <p>{note}</p>
 <div class="scroll" tabindex="0" role="region" aria-label="The graph">
+<div class="graph">
+<div class="rows">{rows}</div>
 {svg}
+</div>
 </div>
 <details>
 <summary>Nodes as a table</summary>
@@ -122,32 +131,41 @@ def render_graph(
         title=escape(title or heading(graph)),
         style=_STYLE.format(**colours),
         note=escape(note),
+        rows=_row_names(layout),
         svg=_svg(graph, layout),
         table=_table(graph),
     )
 
 
+def _row_names(layout: Layout) -> str:
+    """The name of every row, below its line."""
+    bottom = _bottom_of(layout)
+    return "".join(
+        f'<span style="top: {bottom - _ROW * number + 14}px">{escape(name)}</span>'
+        for number, name in enumerate(layout.rows)
+    )
+
+
+def _bottom_of(layout: Layout) -> int:
+    """Where the row of tokens is."""
+    return _TOP + _ROW * (len(layout.rows) - 1)
+
+
 def _svg(graph: Graph, layout: Layout) -> str:
-    width = _LEFT + _NODE * layout.width + 40
-    bottom = _TOP + _ROW * (len(layout.rows) - 1)
+    width = 2 * _LEFT + _NODE * layout.width
+    bottom = _bottom_of(layout)
     height = bottom + _BOTTOM
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" '
         f'height="{height:g}" viewBox="0 0 {width:g} {height:g}" role="img">'
     ]
-    for number, name in enumerate(layout.rows):
+    for number in range(len(layout.rows)):
         y = bottom - _ROW * number
-        parts.append(
-            f'<line class="grid" x1="{_LEFT - 20}" y1="{y}" x2="{width:g}" y2="{y}"/>'
-        )
-        parts.append(
-            f'<text class="row" x="{_LEFT - 28}" y="{y + 4}" '
-            f'text-anchor="end">{escape(name)}</text>'
-        )
+        parts.append(f'<line class="grid" x1="0" y1="{y}" x2="{width:g}" y2="{y}"/>')
     for position, x in layout.columns.items():
         text = escape(token_text(graph.tokens[position]))
         parts.append(
-            f'<text x="{_LEFT + _NODE * x:g}" y="{bottom + 30}" '
+            f'<text x="{_LEFT + _NODE * x:g}" y="{bottom + 42}" '
             f'text-anchor="middle">{text}</text>'
         )
 

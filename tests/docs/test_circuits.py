@@ -12,7 +12,7 @@ import sae_lens_ext as sle
 # The tiny model's tokenizer knows no English.
 WORDS = {
     "The Eiffel Tower is in the city of": "w1 w2 w3 w4",
-    "The Colosseum Arch is in the city of": "w5 w6 w3 w4",
+    "The Colosseum is in the city of": "w5 w6 w3 w4",
     " Paris": "w7",
     " Rome": "w8",
 }

@@ -36,6 +36,11 @@ class TokenMetric(ABC):
         """
         ...
 
+    @abstractmethod
+    def described(self, row: int) -> str:
+        """The metric of a row in words: the call that makes it."""
+        ...
+
     def is_flat_at_clean(self) -> bool:
         """Whether the gradient at the clean run is zero by definition."""
         return False
@@ -46,12 +51,12 @@ def is_flat_at_clean(metric: object) -> bool:
     return isinstance(metric, TokenMetric) and metric.is_flat_at_clean()
 
 
-def description(metric: object) -> str:
-    """A metric in words: how it was made, or the name of the function.
+def description(metric: object, row: int) -> str:
+    """The metric of a row in words: the call that makes it, or a function's name.
 
-    >>> description(len)
+    >>> description(len, row=0)
     'len'
     """
     if isinstance(metric, TokenMetric):
-        return repr(metric)
+        return metric.described(row)
     return getattr(metric, "__name__", type(metric).__name__)

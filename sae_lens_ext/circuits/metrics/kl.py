@@ -48,6 +48,18 @@ class KLDivergence(TokenMetric):
         reference = self.reference if isinstance(self.reference, str) else "logits"
         return f"KLDivergence({reference!r}, position={self.position})"
 
+    def described(self, row: int) -> str:
+        """See ``TokenMetric.described``.
+
+        >>> kl("corrupted", position=3).described(row=0)
+        "kl('corrupted', position=3)"
+        """
+        reference = "logits"
+        if isinstance(self.reference, str):
+            reference = repr(self.reference)
+        place = "" if self.position == -1 else f", position={self.position}"
+        return f"kl({reference}{place})"
+
     def is_flat_at_clean(self) -> bool:
         """The divergence of a run from itself has its minimum there."""
         return isinstance(self.reference, str) and self.reference == "clean"

@@ -41,6 +41,17 @@ class LogitDifference(TokenMetric):
 
         return score
 
+    def described(self, row: int) -> str:
+        """See ``TokenMetric.described``.
+
+        >>> logit_difference([" is", " are"], " was").described(row=1)
+        "logit_difference(' are', ' was')"
+        """
+        yes = self.yes[row % len(self.yes)]
+        no = self.no[row % len(self.no)]
+        place = "" if self.position == -1 else f", position={self.position}"
+        return f"logit_difference({yes!r}, {no!r}{place})"
+
 
 def logit_difference(yes: Tokens, no: Tokens, *, position: int = -1) -> LogitDifference:
     """The logit of one token less that of another, for every row.
