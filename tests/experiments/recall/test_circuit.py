@@ -192,16 +192,21 @@ def test_state_holds_the_pairs(accuracy, questions, cache):
     assert accuracy(*original_state, tokens=swapped) > 0.95
 
 
-def test_sae_of_the_residual_stream_is_spliced_at_every_k(
-    trained_model, bridge, questions, accuracy
-):
-    site = "blocks.0.hook_resid_post"
+@pytest.fixture(scope="module")
+def sae(trained_model):
     rows, _ = TASK.sample(4000, np.random.default_rng(1))
     activations = collect_activations(
-        trained_model, rows, site, positions="all", batch_size=100, progress=False
+        trained_model,
+        rows,
+        "blocks.0.hook_resid_post",
+        positions="all",
+        batch_size=100,
+        progress=False,
     )
-    sae = train(activations, TrainConfig(d_sae=256, k=16), progress=False).sae
+    return train(activations, TrainConfig(d_sae=256, k=16), progress=False).sae
 
+
+def test_sae_of_the_residual_stream_is_spliced_at_every_k(bridge, sae, accuracy):
     accuracies = []
     for k in (2, 8, 16):
         with sle.splice(bridge, sae, k=k):
@@ -212,3 +217,60 @@ def test_sae_of_the_residual_stream_is_spliced_at_every_k(
     # Both may be close to 1, in any order.
     assert accuracies[2] > accuracies[1] - 0.02
     assert accuracy() > 0.95
+
+
+ASKED, OTHER = 1, 4
+"""Two pairs of the context, whose keys the corrupted prompts exchange."""
+VALUES = [2 * ASKED + 1, 2 * OTHER + 1]
+
+
+def question_pairs(tokens):
+    """Prompts that end in a key, the same with two keys exchanged, and the answers."""
+    pairs = tokens[:, CONTEXT].unflatten(1, (TASK.pairs, 2))
+    exchanged = pairs.clone()
+    exchanged[:, [ASKED, OTHER], 0] = pairs[:, [OTHER, ASKED], 0]
+    question = pairs[:, ASKED, :1]
+    clean, corrupted = (
+        torch.cat([context.flatten(1), question], dim=1)
+        for context in (pairs, exchanged)
+    )
+    answers = pairs[:, [ASKED, OTHER], 1].T.tolist()
+    return clean, corrupted, sle.circuits.logit_difference(*answers)
+
+
+def test_effects_and_edges_find_the_circuit(bridge, sae, questions):
+    tokens, _ = questions
+    chosen_on = question_pairs(tokens[:20])
+    clean, corrupted, metric = question_pairs(tokens[20:40])
+    effects = sle.circuits.effects(
+        bridge,
+        sae,
+        *chosen_on[:2],
+        metric=chosen_on[2],
+        method="integrated_gradients",
+    )
+    assert (effects.metric_clean > 0).all()
+    assert effects.metric_corrupted is not None
+    assert (effects.metric_corrupted < 0).all()
+
+    for k in (4, 16):
+        # Each key stands on the position of its value, and nowhere else.
+        table = effects.at(k)
+        sizes = table.effect.abs()
+        assert sizes[table.position.isin(VALUES)].sum() > 0.95 * sizes.sum()
+
+        circuit = effects.select(k, budget=16)
+        tested = circuit.faithfulness(
+            bridge, clean, corrupted, metric=metric, controls=("random",), n_draws=1
+        )
+        by_nodes = tested.table().groupby("nodes").faithfulness.last()
+        assert by_nodes["circuit"] > 0.9
+        assert by_nodes["random"] < 0.2
+
+    edges = sle.circuits.edges(bridge, sae, clean, corrupted, metric=metric, budget=40)
+    table = edges.at(sae.config.k)
+    read = table[table.source_site == "tokens"]
+    # The convolution brings them there from the position before.
+    is_key = read.source_position == read.target_position - 1
+    sizes = read.effect.abs()
+    assert sizes[is_key & read.target_position.isin(VALUES)].sum() > 0.99 * sizes.sum()
