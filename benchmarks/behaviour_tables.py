@@ -6,6 +6,7 @@ from typing import Any
 
 Table = tuple[list[str], list[list[str]]]
 ALONE = "features alone"
+PRUNED = "pruned"
 Results = dict[str, dict[str, Any]]
 
 
@@ -61,9 +62,12 @@ def _with_controls(results: Results) -> Table:
                 for kind in kinds
             }
             circuits = _distinct_splits(of_kind["circuit"])
+            of_kind[PRUNED] = _of_kind(behaviour, PRUNED, k)
             cells = [
-                _mean_and_lowest([row["faithfulness"] for row in _distinct_splits(of)])
-                for of in of_kind.values()
+                _mean_and_lowest(
+                    [row["faithfulness"] for row in _distinct_splits(of_kind[kind])]
+                )
+                for kind in (PRUNED, *kinds)
             ]
             n_errors = fmean(row["n_errors"] for row in circuits)
             completeness = fmean(row["completeness"] for row in circuits)
@@ -78,7 +82,7 @@ def _with_controls(results: Results) -> Table:
                     *cells,
                 ]
             )
-    return ([*header, *kinds.values()], rows)
+    return ([*header, PRUNED, *kinds.values()], rows)
 
 
 def _distinct_splits(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

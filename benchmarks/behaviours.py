@@ -8,7 +8,8 @@ one judge them:
 1. The circuit of 5% of the nodes that are active in a prompt, at k = 8, 16, 32 and 64,
    beside random nodes, coordinates of the residual stream, neurons of all MLPs and the
    features of untrained SAEs, as many and chosen on the same pairs by the same effects
-   (``method="joint"``).
+   (``method="joint"``); and the circuit of that size which ``Circuit.pruned`` makes of
+   one that is four times as large.
 2. Of the first split, curves by size; circuits without errors and with all errors;
    other ways to choose as many nodes from the same pairs: attribution, integrated
    gradients of each site, attention and norms held, a learned mask.
@@ -45,6 +46,8 @@ N_JUDGES = 10
 SHARE = 0.05
 # Of the budget that this gives, for curves.
 SIZES = (0.5, 1, 2, 4)
+# How many times as large circuits are before they are pruned.
+LARGER = 4
 # Points on the path by which circuits are chosen.
 STEPS = 8
 # Where other ways to choose are compared.
@@ -156,6 +159,7 @@ class Measurements:
         for number, split in enumerate(splits()):
             for k in KS:
                 yield f"split-{number}-{k}", partial(self._split, number, split, k)
+                yield f"pruned-{number}-{k}", partial(self._pruned, number, split, k)
             for errors in ("ranked", "none"):
                 name = f"split-{number}-controls-{errors}"
                 yield name, partial(self._controls, number, split, errors)
@@ -172,6 +176,17 @@ class Measurements:
         circuit = self._chosen(k, chosen_on)
         for row in self._judged(circuit, judged_on, controls=("random",)):
             yield {"split": number, **row}
+
+    def _pruned(self, number: int, split: Split, k: int) -> Iterator[dict[str, Any]]:
+        """A circuit of the same size that was pruned from a larger one."""
+        chosen_on, judged_on = split
+        larger = self._chosen(k, chosen_on, budget=LARGER * self.budgets[k])
+        some = self.behaviour.some(chosen_on)
+        circuit = larger.pruned(
+            self.model, some.pairs, metric=some.metric(), budget=self.budgets[k]
+        )
+        for row in self._judged(circuit, judged_on):
+            yield {"split": number, "kind": behaviour_tables.PRUNED, **row}
 
     def _sizes(self, split: Split, k: int) -> Iterator[dict[str, Any]]:
         """A curve by size."""

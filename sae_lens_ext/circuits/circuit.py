@@ -12,6 +12,7 @@ from sae_lens_ext.circuits.circuit_nodes import CircuitNodes
 from sae_lens_ext.circuits.faithfulness.call import tested
 from sae_lens_ext.circuits.faithfulness.result import Faithfulness
 from sae_lens_ext.circuits.measurement import Metric
+from sae_lens_ext.circuits.pruning import pruned_nodes
 from sae_lens_ext.circuits.running.ablated import Ablation
 from sae_lens_ext.circuits.selection import NODE
 from sae_lens_ext.circuits.setting import written_site
@@ -113,6 +114,64 @@ class Circuit(CircuitNodes):
         """
         n_nodes = arguments.integer(n_nodes, "n_nodes", at_least=1, at_most=len(self))
         return replace(self, nodes=self.nodes.head(n_nodes))
+
+    def pruned(
+        self,
+        model: Any,
+        clean: Any,
+        corrupted: Any = None,
+        *,
+        metric: Metric,
+        budget: int,
+        ablation: Ablation | None = None,
+        align: Align = None,
+        positions: Positions = None,
+    ) -> "Circuit":
+        """A smaller circuit, of the nodes that are worth most beside each other.
+
+        ::
+
+            circuit = effects.select(k=8, budget=28)
+            small = circuit.pruned(model, clean, corrupted, metric=metric, budget=7)
+
+        The nodes of the circuit come back together while all others stay ablated, and
+        the change of the metric is shared out among them, as by
+        ``effects(..., method="joint")``. A quarter of the nodes, those that bring the
+        metric least towards that of the model, is dropped, and those that are left are
+        looked at again, until there are ``budget``. A round costs four forward and
+        backward passes of all rows.
+
+        Args:
+            model: as in ``splice``.
+            clean: prompts to choose nodes on, as in ``effects``; test the result on
+                others.
+            corrupted: as in ``effects``.
+            metric: as in ``effects``, with a gradient.
+            budget: how many nodes to keep.
+            ablation: what nodes outside are set to, as in ``faithfulness``.
+            align: as in ``faithfulness``.
+            positions: as in ``faithfulness``.
+
+        Returns:
+            The circuit; the score of a node is its mean share of the change.
+
+        Raises:
+            UnknownSite, ShapeMismatch, NonFinite, UnsupportedHost: as in ``effects``.
+            InvalidArgument: an invalid option, or a metric that does not depend on the
+                nodes.
+        """
+        nodes = pruned_nodes(
+            self,
+            model,
+            clean,
+            corrupted,
+            metric=metric,
+            budget=budget,
+            ablation=ablation,
+            align=align,
+            positions=positions,
+        )
+        return replace(self, nodes=nodes)
 
     def jaccard(self, other: "Circuit") -> float:
         """The share of the nodes of either circuit that is in both.

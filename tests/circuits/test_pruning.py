@@ -1,0 +1,130 @@
+"""Pruned circuits are of the nodes that are worth most beside each other."""
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+import sae_lens_ext as sle
+
+D_MODEL = 6
+METRIC = sle.circuits.logit_difference(0, 1)
+SITES = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
+
+
+class Redundant(nn.Module):
+    """Any one of four coordinates does all that they do; two others add up."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(40, D_MODEL)
+        nn.init.ones_(self.embed.weight)
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        either = x[..., :4].sum(-1).clamp(max=1)
+        logit = either + 0.6 * x[..., 4] + 0.5 * x[..., 5]
+        return torch.stack([logit, torch.zeros_like(logit)], dim=-1)
+
+
+def identity_sae():
+    """Coordinates as features; nothing is left over."""
+    config = sle.SAEConfig(d_model=D_MODEL, d_sae=D_MODEL, k=D_MODEL, hook_name="embed")
+    identity = torch.eye(D_MODEL)
+    zeros = torch.zeros(D_MODEL)
+    return sle.SAE.from_tensors(
+        config, W_enc=identity, b_enc=zeros, W_dec=identity, b_dec=zeros
+    )
+
+
+MODEL = Redundant()
+TOKENS = torch.arange(12).reshape(4, 3)
+
+
+@pytest.fixture(scope="module")
+def redundant():
+    effects = sle.circuits.effects(
+        MODEL, identity_sae(), TOKENS, metric=METRIC, method="joint"
+    )
+    return effects.select(align="end", errors="none")
+
+
+def test_what_others_do_as_well_is_kept_once(redundant):
+    # By effects, one of four that share the same change is worth less than each of two.
+    assert set(redundant.first(2).nodes.feature) == {4, 5}
+    small = redundant.pruned(MODEL, TOKENS, metric=METRIC, budget=2)
+    first, second = small.nodes.feature
+    assert first in {0, 1, 2, 3}
+    assert second == 4
+    assert small.nodes.score.tolist() == pytest.approx([1, 0.6], abs=1e-5)
+
+
+def test_a_metric_that_falls_is_pruned_alike(redundant):
+    falling = sle.circuits.logit_difference(1, 0)
+    small = redundant.pruned(MODEL, TOKENS, metric=falling, budget=2)
+    expected = redundant.pruned(MODEL, TOKENS, metric=METRIC, budget=2)
+    assert small.nodes.equals(expected.nodes)
+
+
+def saes():
+    return [tiny.sae(k=8), tiny.sae(k=8, hook_name=SITES[1], seed=1)]
+
+
+@pytest.mark.parametrize("errors", ["ranked", "all", "none"])
+@pytest.mark.parametrize("ablation", [None, "mean"])
+def test_shares_add_up_to_what_the_circuit_does(errors, ablation):
+    model = tiny.hf_model("gpt2")
+    pairs = tiny.tokens(2, 5), tiny.tokens(2, 5, seed=1)
+    small = pruned_to_five(model, saes()[0], pairs, errors, ablation)
+    table = small.faithfulness(
+        model, *pairs, metric=METRIC, controls=(), budgets=[5], ablation=ablation
+    ).by_prompt()
+    done = table.metric - table.metric_empty
+    is_above = table.metric_model > table.metric_empty
+    towards = done.where(is_above, -done)
+    assert small.nodes.score.sum() == pytest.approx(towards.mean(), abs=2e-3)
+
+
+def test_several_sites_are_pruned_together():
+    model = tiny.hf_model("gpt2")
+    pairs = tiny.tokens(2, 5), tiny.tokens(2, 5, seed=1)
+    small = pruned_to_five(model, saes(), pairs, "all", None)
+    assert small.nodes.position[:2].tolist() == ["all", "all"]
+    assert set(small.nodes.site) == set(SITES)
+    assert (small.nodes.feature == -1).sum() == 2
+
+
+def pruned_to_five(model, saes, pairs, errors, ablation):
+    effects = sle.circuits.effects(model, saes, *pairs, metric=METRIC, method="joint")
+    circuit = effects.select(3, budget=16, errors=errors)
+    small = circuit.pruned(model, *pairs, metric=METRIC, budget=5, ablation=ablation)
+    assert len(small) == 5
+    assert small.errors == errors
+    nodes = ["site", "position", "feature"]
+    assert len(small.nodes.merge(circuit.nodes, on=nodes)) == 5
+    return small
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": 0}, "budget must be an integer from 1 to 18; got 0"),
+        ({"budget": 19}, "budget must be an integer from 1 to 18; got 19"),
+        ({"ablation": "resample"}, "takes values from the corrupted run"),
+        ({"metric": lambda z: 0 * z[:, 0, 0]}, "no node does anything"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_rejects_invalid_options(redundant, options, message):
+    with pytest.raises(sle.InvalidArgument, match=message):
+        redundant.pruned(MODEL, TOKENS, **{"metric": METRIC, "budget": 2, **options})
+
+
+def test_errors_that_a_circuit_always_has_need_room():
+    model = tiny.hf_model("gpt2")
+    tokens = tiny.tokens(1, 4)
+    effects = sle.circuits.effects(model, saes(), tokens, metric=METRIC)
+    circuit = effects.select(3, budget=6, errors="all")
+    message = "budget=1 is less than the 2 errors that this circuit always has"
+    with pytest.raises(sle.InvalidArgument, match=message):
+        circuit.pruned(model, tokens, metric=METRIC, budget=1)
