@@ -20,6 +20,7 @@ from sae_lens_ext.circuits.selection import (
 )
 from sae_lens_ext.circuits.setting import Setting
 from sae_lens_ext.circuits.table import ERROR
+from sae_lens_ext.errors import InvalidArgument
 
 SiteK = int | None
 EffectsK = SiteK | Mapping[str, SiteK]
@@ -106,7 +107,7 @@ class NodeEffects(ABC):
         Raises:
             InvalidK, UnknownSite: as in ``at``.
             InvalidArgument: more than one of budget, threshold and cumulative; a
-                threshold above every effect; or an invalid option.
+                threshold above every effect; no node at all; or an invalid option.
 
         Source: Marks et al. 2024 (means over examples, by position in templates and
             summed over positions elsewhere).
@@ -121,6 +122,12 @@ class NodeEffects(ABC):
             rows=checked_rows(rows, len(lengths)),
             errors=errors,
         )
+        if nodes.empty:
+            hint = "; errors='ranked' has errors as nodes" if errors == "none" else ""
+            raise InvalidArgument(
+                "there is no node to choose: no feature is active at the positions of "
+                f"these rows at k={k}{hint}"
+            )
 
         n_always = int((nodes["feature"] == ERROR).sum()) if errors == "all" else 0
         n_nodes = n_chosen(

@@ -45,8 +45,8 @@ def _write(options: DashboardOptions) -> None:
     features = None
     if options.features is not None:
         features = _numbers(options.features)
-    make_folder(options.out)
     index = FeatureIndex.open(options.index, labels=options.labels)
+    make_folder(options.out)
     page = index.dashboard(
         options.out,
         features,

@@ -29,12 +29,13 @@ from sae_lens_ext.features.folder import (
     write_checkpoint,
     write_index,
 )
-from sae_lens_ext.features.labels import Labels
+from sae_lens_ext.features.labels import Labels, labels_of
 from sae_lens_ext.features.logit_effects import direct_ids, logit_effects
 from sae_lens_ext.features.neighbours import nearest_features
 from sae_lens_ext.features.reader import Reader
 from sae_lens_ext.features.state import IndexState, Sizes
 from sae_lens_ext.features.token_strings import token_strings
+from sae_lens_ext.formats.paths import checked_path
 from sae_lens_ext.hosts import name_of_model
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.interventions.sites import SAEs
@@ -113,7 +114,9 @@ def index(
         NonFinite: the model produced NaN or infinity; the error names the site.
         FormatError: what is in the folder is damaged.
     """
-    folder = Path(folder)
+    folder = checked_path(folder, "folder")
+    # Read now, and not after hours of text.
+    texts = labels_of(labels)
     sizes = Sizes(
         arguments.positive_int(contexts, "contexts"),
         arguments.positive_int(sample, "sample"),
@@ -138,7 +141,7 @@ def index(
         if not is_complete(folder, settings):
             state = _read_text(reader, folder, settings, sizes, n_tokens, progress)
             _finish(reader, folder, settings, state, tokenizer, model_name)
-    return FeatureIndex.open(folder, model, sae, labels=labels, tokenizer=tokenizer)
+    return FeatureIndex.open(folder, model, sae, labels=texts, tokenizer=tokenizer)
 
 
 def _read_text(

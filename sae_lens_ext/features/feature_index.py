@@ -10,10 +10,11 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.features.folder import Contents, read_contents
 from sae_lens_ext.features.identity import sae_facts
-from sae_lens_ext.features.labels import Labels, labels_in
+from sae_lens_ext.features.labels import Labels, labels_of
 from sae_lens_ext.features.page import page_of
 from sae_lens_ext.features.reader import only_place
 from sae_lens_ext.features.search import active_features, only_on
+from sae_lens_ext.formats.paths import checked_path
 from sae_lens_ext.hosts import host_for, shown_name
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.interventions.sites import SAEs
@@ -74,7 +75,7 @@ class FeatureIndex:
             InvalidArgument: another SAE than that of the index, or a model without an
                 SAE.
         """
-        folder = Path(folder).expanduser()
+        folder = checked_path(folder, "folder")
         contents = read_contents(folder)
         placed = None
         if (model is None) != (sae is None):
@@ -93,15 +94,14 @@ class FeatureIndex:
 
         Raises:
             FormatError: the file does not hold labels.
+            InvalidArgument: neither labels by feature nor a file.
         """
-        if isinstance(labels, str | Path):
-            labels = labels_in(labels)
         return FeatureIndex(
             self.folder,
             self._contents,
             model=self._model,
             sae=self._sae,
-            labels=dict(labels or {}),
+            labels=labels_of(labels),
             tokenizer=self._tokenizer,
         )
 
@@ -136,7 +136,10 @@ class FeatureIndex:
         Raises:
             InvalidArgument: the SAE has no such feature.
         """
-        return page_of(self._contents, self._checked([feature])[0], self.labels)
+        number = arguments.integer(
+            feature, "feature", at_least=0, at_most=self.d_sae - 1
+        )
+        return page_of(self._contents, number, self.labels)
 
     def pages(self, features: Sequence[int]) -> list[FeaturePage]:
         """The pages of several features; see ``page``."""

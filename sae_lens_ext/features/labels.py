@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._labels import feature_labels
 from sae_lens_ext.errors import FormatError, InvalidArgument
 from sae_lens_ext.features.neuronpedia import fetched_labels
+from sae_lens_ext.formats.paths import checked_path
 from sae_lens_ext.formats.reading import read_object
 from sae_lens_ext.sae import SAE
 
@@ -48,6 +50,10 @@ def labels(
         MissingDependency: the extra ``labels`` is not installed, and labels are not in
             the cache.
     """
+    if not isinstance(sae, SAE):
+        raise InvalidArgument(
+            f"sae must be an SAE; got an object of type {type(sae).__name__}"
+        )
     numbers = arguments.features(features)
     d_sae = sae.config.d_sae
     if max(numbers) >= d_sae:
@@ -63,13 +69,25 @@ def labels(
     return fetched_labels(source, numbers)
 
 
+def labels_of(labels: Labels) -> dict[int, str]:
+    """Labels by feature, from the forms in which users pass them; None for none.
+
+    Raises:
+        InvalidArgument: neither labels by feature nor a file.
+        FormatError: a file that does not hold labels.
+    """
+    if isinstance(labels, str | Path):
+        return labels_in(labels)
+    return feature_labels(labels)
+
+
 def labels_in(file: str | Path) -> dict[int, str]:
     """The labels in a CSV or JSON file; see ``labels``.
 
     Raises:
         FormatError: it does not hold labels by feature.
     """
-    path = Path(file)
+    path = checked_path(file, "file")
     if path.suffix.lower() == ".json":
         content = read_object(path, "there are no labels")
         return dict(_label(path, key, text) for key, text in content.items())

@@ -17,7 +17,7 @@ from sae_lens_ext.formats.reading import read_object
 from sae_lens_ext.formats.user_cache import cache_folder
 
 _SECONDS_TO_WAIT = 5.0
-_SOURCE = re.compile(r"[\w.-]+/[\w.-]+")
+_SOURCE = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def fetched_labels(source: object, features: Sequence[int]) -> dict[int, str | None]:

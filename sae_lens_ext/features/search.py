@@ -6,6 +6,7 @@ from typing import Any
 import pandas
 from torch import Tensor
 
+from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.features.entries import Entries
 from sae_lens_ext.features.token_strings import token_strings
 from sae_lens_ext.hosts import TokenBatch, host_for, token_rows
@@ -34,6 +35,9 @@ def active_features(
         k: features per token; None for every active one.
         positions: the tokens to encode, as in ``splice``.
         tokenizer: what tells the text of tokens; by default the model's.
+
+    Raises:
+        InvalidArgument: no token is encoded.
     """
     host = host_for(model).plain()
     batch = token_rows(host, tokens)
@@ -41,6 +45,12 @@ def active_features(
     run = Run.capture(model, batch, sae, k, positions=positions)
     (code,) = run.codes.values()
     mask = run.mask(*run.codes).to(code.values.device)
+    if not mask.any():
+        raise InvalidArgument(
+            "positions chooses no token of these rows; positions count the tokens of "
+            "each row's text from 0, and by default the special tokens that the SAE "
+            "was not trained on are left out"
+        )
 
     chosen = SparseCode(code.values[mask], code.indices[mask], code.d_sae)
     entries = Entries.of(chosen, mask)

@@ -1,7 +1,7 @@
 """Batches of tokens from the forms in which users pass them."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ _SILENT = {
     "overflowing_tokens",
     "special_tokens_mask",
 }
+_KINDS_OF_TEXT = ("O", "T", "U")
 _TYPES = {"token_type_ids", "mm_token_type_ids"}
 
 
@@ -37,7 +38,8 @@ def token_rows(host: Host, tokens: Any) -> TokenBatch:
     Args:
         host: the model that the tokens are for.
         tokens: a tensor or an array of ids, ``[batch, pos]`` or ``[pos]``; lists of
-            ids, of any lengths; a text or texts, of any lengths; a chat (a list of
+            ids, of any lengths; a text or texts, of any lengths, also as an array or a
+            column of a DataFrame; a chat (a list of
             messages) or chats; a tokenizer's output, padded on either side; or a
             ``TokenBatch``.
 
@@ -60,6 +62,9 @@ def token_rows(host: Host, tokens: Any) -> TokenBatch:
 def _batch(host: Host, tokens: Any) -> TokenBatch:
     if isinstance(tokens, TokenBatch):
         return tokens
+    # Arrays of texts, and columns of a DataFrame.
+    if getattr(getattr(tokens, "dtype", None), "kind", None) in _KINDS_OF_TEXT:
+        tokens = tokens.tolist()
     if isinstance(tokens, str) or is_chat(tokens):
         return _of_texts(host, [tokens])
     if isinstance(tokens, Mapping):
@@ -234,9 +239,12 @@ def _tensor(tokens: Any, name: str = "tokens") -> Tensor:
     try:
         return torch.as_tensor(tokens)
     except (TypeError, ValueError, RuntimeError) as error:
+        what = error
+        if isinstance(tokens, Iterator):
+            what = "make a list of what it gives"
         raise InvalidArgument(
             f"{name} must be {_FORMS}; "
-            f"got an object of type {type(tokens).__name__} ({error})"
+            f"got an object of type {type(tokens).__name__} ({what})"
         ) from error
 
 

@@ -268,6 +268,11 @@ class Splice:
             NonFinite: its logits hold NaN or infinity.
         """
         number = arguments.positive_int(max_new_tokens, "max_new_tokens")
+        if not callable(next_token):
+            raise InvalidArgument(
+                "next_token must be a function from logits [batch, d_vocab] to ids "
+                f"[batch]; got an object of type {type(next_token).__name__}"
+            )
         host = self._host.plain()
         batch = token_rows(host, tokens).left_padded()
         return self._guard.generate(host, batch, number, next_token)

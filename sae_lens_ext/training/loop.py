@@ -16,6 +16,7 @@ import torch
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.formats.paths import checked_path
 from sae_lens_ext.sae import SAE
 from sae_lens_ext.training.activations import Activations
 from sae_lens_ext.training.checkpoints import run_facts, run_folder
@@ -128,7 +129,8 @@ def train(
         ranks.check_same(facts)
         if folder is None:
             return session.in_memory()
-        with run_folder(Path(folder), facts, ranks, metric) as opened:
+        path = checked_path(folder, "folder")
+        with run_folder(path, facts, ranks, metric) as opened:
             return session.in_folder(opened)
 
 

@@ -320,8 +320,9 @@ class Dial {
       return row;
     });
     const empty = make("div", "sle-note", "Nothing is spliced at this token.");
+    const order = view.sites.length > 1 ? "by site, strongest first" : "strongest first";
     this.features.replaceChildren(
-      make("h4", "", "Active features, strongest first"), ...(rows.length ? rows : [empty]),
+      make("h4", "", `Active features, ${order}`), ...(rows.length ? rows : [empty]),
     );
     if (focused !== null) {
       const buttons = [...this.features.querySelectorAll("button")];

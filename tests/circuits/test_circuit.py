@@ -3,6 +3,7 @@
 import pandas
 import pytest
 import tiny
+import torch
 
 import sae_lens_ext as sle
 from sae_lens_ext.circuits import Circuit, logit_difference
@@ -28,6 +29,17 @@ def test_a_circuit_says_what_it_is(effects):
     assert circuit.table().columns.tolist() == columns
     assert circuit.nodes.score.abs().is_monotonic_decreasing
     assert effects.select({FIRST: 2, SECOND: 5}).k == {FIRST: 2, SECOND: 5}
+
+
+def test_there_may_be_no_node_to_choose():
+    dead = tiny.sae()
+    torch.nn.init.constant_(dead.W_enc, 0)
+    torch.nn.init.constant_(dead.b_enc, -1)
+    model = tiny.hf_model("gpt2")
+    effects = sle.circuits.effects(model, dead, tiny.tokens(1, 3), metric=METRIC)
+    assert len(effects.select(4).nodes) == 3
+    with pytest.raises(sle.InvalidArgument, match="no node to choose.*k=4; errors="):
+        effects.select(4, errors="none")
 
 
 def test_the_score_is_the_mean_effect(effects):

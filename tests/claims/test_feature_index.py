@@ -497,4 +497,26 @@ def test_several_saes_are_an_error(hf_model, sae, tmp_path):
 
 def test_rejects_features_that_the_sae_does_not_have(index):
     with pytest.raises(sle.InvalidArgument, match="from 0 to 47 in this index; got 48"):
-        index.page(48)
+        index.pages([48])
+    with pytest.raises(sle.InvalidArgument, match="feature must be .* 0 to 47; got -1"):
+        index.page(-1)
+
+
+def test_positions_without_a_token_are_an_error(index):
+    with pytest.raises(sle.InvalidArgument, match="positions chooses no token"):
+        index.search(on=tiny.tokens(1), on_positions=[40])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"labels": 5}, "labels must be texts by feature number"),
+        ({"folder": None}, "folder must be a path; got None"),
+    ],
+)
+def test_labels_and_folder_are_checked_before_the_text_is_read(
+    option, message, hf_model, sae, tmp_path, without_shape_checks
+):
+    with pytest.raises(sle.InvalidArgument, match=message):
+        indexed(**{"folder": tmp_path / "i", "model": hf_model, "sae": sae, **option})
+    assert not (tmp_path / "i").exists()

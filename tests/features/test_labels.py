@@ -165,3 +165,11 @@ def test_a_file_without_labels_is_an_error(tmp_path, name, text, message):
 def test_rejects_features_that_the_sae_does_not_have():
     with pytest.raises(sle.InvalidArgument, match="from 0 to 47 for this SAE; got 48"):
         sle.labels(tiny.sae(), [48])
+
+
+@pytest.mark.parametrize("source", ["gemma", "../..", ".hidden/a"])
+def test_rejects_invalid_sources(source):
+    with pytest.raises(
+        sle.InvalidArgument, match="source must name a model and an SAE"
+    ):
+        sle.labels(tiny.sae(), [1], source=source)

@@ -1,6 +1,7 @@
 """Every form in which tokens can be passed becomes rows of ids with their text."""
 
 import numpy
+import pandas
 import pytest
 import tiny
 import torch
@@ -31,6 +32,8 @@ LEFT = {
         torch.tensor([2, 5, 6], dtype=torch.int32),
         "w1 w2",
         ["w1 w2"],
+        numpy.array(["w1 w2"]),
+        pandas.Series(["w1 w2"]),
         {"input_ids": [2, 5, 6]},
         {"input_ids": torch.tensor([2, 5, 6]), "attention_mask": [1, 1, 1]},
     ],
@@ -114,6 +117,7 @@ def test_any_id_of_the_model_stands_at_padding(pad_token_id):
         ([[5], [0.5]], r"tokens must be ids .*; got torch.float32 \[1, 1\]"),
         ([[5], []], "row 1 has no tokens"),
         ([[5], "w1"], "tokens must be ids .* or text; got an object of type list"),
+        (iter(["w1"]), "type list_iterator .make a list of what it gives"),
         (object(), "tokens must be ids .* or text; got an object of type object"),
         ([5, -1], "must be from 0 to 95 for this model; they run from -1 to 5"),
         ([[5], [96, 5]], "must be from 0 to 95 for this model; they run from 5 to 96"),

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.formats.paths import checked_path, writing_to
 from sae_lens_ext.viz.pages.document import asset, document
 from sae_lens_ext.viz.pages.feature import FeaturePage, feature_name
 from sae_lens_ext.viz.pages.text import (
@@ -39,20 +40,16 @@ def write_dashboard(
     Raises:
         InvalidArgument: the folder cannot be written to.
     """
-    folder = Path(folder).expanduser()
+    folder = checked_path(folder, "folder")
+    title = arguments.string(title, "title")
     addresses = {page.feature: f"feature-{page.feature}.html" for page in pages}
     contents = {addresses[page.feature]: page.html(addresses) for page in pages}
     # The last, so that it links to nothing that is not there.
     contents[INDEX] = index_html(pages, addresses, title)
-    try:
+    with writing_to(folder, "folder"):
         for name, content in contents.items():
             with replacing(folder / name) as temporary:
                 temporary.write_text(content, encoding="utf-8")
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise InvalidArgument(
-            f"{folder} cannot be written to ({error.strerror or error}); give another "
-            "folder"
-        ) from error
     return folder / INDEX
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sae_lens_ext.formats.atomic import replacing
+from sae_lens_ext.formats.paths import checked_path, writing_to
 from sae_lens_ext.viz.pages.charts import histogram_svg, shares_html
 from sae_lens_ext.viz.pages.contexts import contexts_html, quantile_html
 from sae_lens_ext.viz.pages.data import Bin, Context, Neighbour, Quantile
@@ -72,9 +73,13 @@ class FeaturePage:
         return document(self.title, back + _body(self, pages or {}))
 
     def save(self, path: str | Path) -> Path:
-        """Write the page as one HTML file; returns its path."""
-        path = Path(path).expanduser()
-        with replacing(path) as temporary:
+        """Write the page as one HTML file; returns its path.
+
+        Raises:
+            InvalidArgument: not a path, or one that cannot be written to.
+        """
+        path = checked_path(path, "path")
+        with writing_to(path, "file"), replacing(path) as temporary:
             temporary.write_text(self.html(), encoding="utf-8")
         return path
 

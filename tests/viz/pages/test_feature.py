@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.viz.pages import (
     Bin,
     Context,
@@ -194,6 +195,8 @@ def test_a_page_prints_as_one_short_line():
 def test_save_writes_the_file(tmp_path):
     path = a_page().save(tmp_path / "made" / "981.html")
     assert path.read_text(encoding="utf-8") == a_page().html()
+    with pytest.raises(InvalidArgument, match="cannot be written to .* another file"):
+        a_page().save(tmp_path)
 
 
 def test_a_hundred_pages_take_less_than_three_seconds(tmp_path, without_shape_checks):
