@@ -194,7 +194,7 @@ class Host(Protocol):
 
     def step(
         self, ids: Int[Tensor, "batch pos"], cache: Any, **options: Tensor
-    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+    ) -> tuple[Float[Tensor, "rows d_vocab"], Any]:
         """Run the model on some columns of a text, after those that a cache holds.
 
         Args:
@@ -204,8 +204,9 @@ class Host(Protocol):
                 these.
 
         Returns:
-            The logits at the last column, and the cache to go on with, which has
-            ``reorder_cache``; None where this model has no such cache.
+            The logits at the last column, of as many rows as reach the unembedding, and
+            the cache to go on with, which has ``reorder_cache``; None where this model
+            has no such cache.
         """
         ...
 

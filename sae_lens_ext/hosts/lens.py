@@ -188,7 +188,7 @@ class LensHost:
             new = function(activation)
             if new is None:
                 return None
-            return new.reshape(tensor.shape)
+            return new.reshape(-1, *tensor.shape[1:])
 
         try:
             self.model.add_hook(site.key, hook, dir="fwd", is_permanent=True)
@@ -285,7 +285,7 @@ class LensHost:
 
     def step(
         self, ids: Int[Tensor, "batch pos"], cache: Any, **options: Any
-    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+    ) -> tuple[Float[Tensor, "rows d_vocab"], Any]:
         """See ``Host.step``."""
         forward = inspect.signature(type(self.model).forward)
         # The bridge of TransformerLens 3 does not hand caches of transformers on.

@@ -10,7 +10,7 @@ from sae_lens_ext.errors import InvalidArgument
 
 def last_logits(
     output: Any, d_vocab: int | None
-) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+) -> tuple[Float[Tensor, "rows d_vocab"], Any]:
     """The logits at the last column, and the cache, or None without one.
 
     Args:

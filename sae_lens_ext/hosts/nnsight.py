@@ -207,7 +207,7 @@ class NNsightHost:
 
     def step(
         self, ids: Int[Tensor, "batch pos"], cache: Any, **options: Any
-    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+    ) -> tuple[Float[Tensor, "rows d_vocab"], Any]:
         """See ``Host.step``."""
         return self._torch.step(ids, cache, **options)
 

@@ -132,7 +132,7 @@ class TorchHost:
 
     def step(
         self, ids: Int[Tensor, "batch pos"], cache: Any, **options: Any
-    ) -> tuple[Float[Tensor, "batch d_vocab"], Any]:
+    ) -> tuple[Float[Tensor, "rows d_vocab"], Any]:
         """See ``Host.step``."""
         check_decoder_only(self._config)
         if not takes(self.module, "attention_mask"):

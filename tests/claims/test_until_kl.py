@@ -9,8 +9,10 @@ import math
 import pytest
 import tiny
 import torch
+from transformers import BloomConfig, BloomForCausalLM
 
 import sae_lens_ext as sle
+from sae_lens_ext.hosts import host_for
 
 SITE = "blocks.1.hook_resid_post"
 KS = (1, 2, 3, 4, 6, 8)
@@ -22,7 +24,9 @@ def next_log_probs(model, ids, **options):
         return model(ids, **options).logits[:, -1].double().log_softmax(-1)
 
 
-def brute_force(model, sae, ids, bound, spliced, ks=KS, edits=(), error_term=False):
+def brute_force(
+    model, sae, ids, bound, spliced, ks=KS, edits=(), error_term=False, positions=None
+):
     """The smallest k of every token of one row, by a run for each candidate.
 
     Where none is enough, the one of the least divergence.
@@ -42,7 +46,11 @@ def brute_force(model, sae, ids, bound, spliced, ks=KS, edits=(), error_term=Fal
         by_k = {}
         for k in ks:
             per_position = torch.tensor([*chosen[:position], k])
-            options = {"edits": edits, "error_term": error_term}
+            options = {
+                "edits": edits,
+                "error_term": error_term,
+                "positions": positions,
+            }
             with sle.splice(model, sae, per_position, **options):
                 own = next_log_probs(model, prefix)
             by_k[k] = (reference.exp() * (reference - own)).sum().item()
@@ -155,6 +163,53 @@ def test_generation_by_the_search_takes_one_run_for_every_token(model, sae):
     spliced.generate(PROMPT, N_NEW)
     handle.remove()
     assert n_runs == N_NEW
+
+
+@pytest.mark.parametrize("host", ["torch", "lens"])
+def test_blocks_below_the_site_run_one_row_for_all(sae, host):
+    """From the second run on, where the first has shown the model's cache."""
+    hosted = tiny.hosted(host)
+    blocks = host_for(hosted).blocks
+    n_rows = {index: [] for index in range(len(blocks))}
+    handles = [
+        block.register_forward_hook(
+            lambda _, __, output, index=index: n_rows[index].append(
+                len(output if isinstance(output, torch.Tensor) else output[0])
+            )
+        )
+        for index, block in enumerate(blocks)
+    ]
+    spliced = sle.splice(hosted, sae, sle.until_kl(0.6, ks=KS))
+    ids = spliced.generate(PROMPT, N_NEW)
+    for handle in handles:
+        handle.remove()
+    n_runs = ids.shape[1] - 1
+    # BOS is not spliced, and has no candidates.
+    assert n_rows[0] == [2, *[1] * (n_runs - 1)]
+    assert n_rows[2] == n_rows[3] == [2, *[1 + len(KS)] * (n_runs - 1)]
+
+
+def test_a_model_whose_biases_have_rows_of_their_own_runs_all_rows():
+    """ALiBi's are made for the rows that the model is called with."""
+    config = BloomConfig(vocab_size=96, hidden_size=32, n_layer=3, n_head=4)
+    torch.manual_seed(0)
+    model = BloomForCausalLM(config).eval()
+    model.config._attn_implementation = "eager"
+    site = "blocks.0.hook_resid_post"
+    sae = tiny.sae(hook_name=site)
+    spliced = sle.splice(model, sae, sle.until_kl(0.05, ks=KS), positions="all")
+    n_rows = []
+    handle = model.transformer.h[0].register_forward_pre_hook(
+        lambda _, arguments: n_rows.append(len(arguments[0]))
+    )
+    generated = spliced.generate(PROMPT, N_NEW)
+    handle.remove()
+    # One row is tried once.
+    assert n_rows == [7, 1, *[7] * 6]
+    expected, _ = brute_force(
+        model, sae, generated[:, :-1], 0.05, [True] * 7, positions="all"
+    )
+    assert spliced.chosen.ks.tolist() == [expected]
 
 
 def test_the_next_token_can_be_chosen(model, sae):

@@ -99,11 +99,12 @@ class Guard:
         text = self._text_before(facts, ids)
         text.extend(window.positions)
         _check_rows(text)
-        with self._searching():
-            position_ids = facts.position_ids
-            if position_ids is not None and position_ids.shape[1] != ids.shape[1]:
-                position_ids = None
-            self._search(host, until_kl, text, window, ids, position_ids)
+        position_ids = facts.position_ids
+        if position_ids is not None and position_ids.shape[1] != ids.shape[1]:
+            position_ids = None
+        search = KSearch(host, text, self._placed)
+        with self._searching(), search.attached():
+            search.run(self._worlds(window, ids), until_kl, ids, position_ids)
         self._next = text
         self.chosen = _chosen(text, until_kl)
 
@@ -136,7 +137,8 @@ class Guard:
         self.chosen = None
         text = GuardedText(len(batch), batch.ids.device)
         ids, columns, mask = batch.ids, batch.ids, batch.mask
-        with self._searching():
+        search = KSearch(host, text, self._placed)
+        with self._searching(), search.attached():
             for _ in range(max_new_tokens):
                 facts = CallFacts(attention_mask=mask, cached=text.shape[1])
                 width = columns.shape[1]
@@ -145,9 +147,8 @@ class Guard:
                 position_ids = None
                 if batch.is_padded:
                     position_ids = window.positions.clamp(min=0)
-                logits = self._search(
-                    host, until_kl, text, window, columns, position_ids
-                )
+                worlds = self._worlds(window, columns)
+                logits = search.run(worlds, until_kl, columns, position_ids)
                 columns = _checked_next(next_token(logits), columns)
                 ids = torch.cat([ids, columns], dim=1)
                 mask = torch.cat([mask, torch.ones_like(columns, dtype=mask.dtype)], 1)
@@ -195,33 +196,14 @@ class Guard:
         config = settings.sae.config
         return replace(settings, k=chosen.clamp(max=config.k or config.d_sae))
 
-    def _search(
-        self,
-        host: Host,
-        until_kl: UntilKL,
-        text: GuardedText,
-        window: Window,
-        ids: Int[Tensor, "batch pos"],
-        position_ids: Int[Tensor, "rows pos"] | None,
-    ) -> Float[Tensor, "batch d_vocab"]:
+    def _worlds(self, window: Window, ids: Int[Tensor, "batch pos"]) -> Worlds:
         settings = {
             name: SiteSettings.of(self._controls, name) for name in self._placed
         }
         guarded = frozenset(
             name for name, site in settings.items() if isinstance(site.k, UntilKL)
         )
-        configs = [self._controls.saes[name].config for name in guarded]
-        largest = max(config.k or config.d_sae for config in configs)
-        candidates = until_kl.candidates(largest)
-        worlds = Worlds(settings, guarded, window, ids)
-        search = KSearch(
-            host,
-            text,
-            worlds,
-            candidates=candidates,
-            bound=until_kl.bound,
-        )
-        return search.run(self._placed, ids, position_ids)
+        return Worlds(settings, guarded, window, ids)
 
     @contextmanager
     def _searching(self) -> Iterator[None]:

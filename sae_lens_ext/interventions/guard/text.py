@@ -21,6 +21,8 @@ class GuardedText:
         cache: what the model keeps of them, for the reference and after it for the rows
             at the k that was chosen; None before the first run, and where a model has
             no such cache.
+        n_shared: how many layers of the cache hold one row for all of these, because
+            nothing has changed below them; None while that is open.
     """
 
     def __init__(self, n_rows: int, device: torch.device) -> None:
@@ -31,6 +33,7 @@ class GuardedText:
         self.ks: Int[Tensor, "batch column"] = self.positions.clone()
         self.kls: Float[Tensor, "batch column"] = torch.empty(n_rows, 0, device=device)
         self.cache: Any = None
+        self.n_shared: int | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -62,8 +65,20 @@ class GuardedText:
 
     def keep(self, rows: Int[Tensor, " worlds_batch"]) -> None:
         """Go on with these rows of the cache in the place of the present ones."""
-        if self.cache is not None:
+        if self.cache is None:
+            return
+        if not self.n_shared:
             self.cache.reorder_cache(rows)
+            return
+        for layer in self.cache.layers[self.n_shared :]:
+            layer.reorder_cache(rows)
+
+    def share(self, n_layers: int) -> None:
+        """Let the first layers of the cache hold one row for all."""
+        first = torch.zeros(1, dtype=torch.int64, device=self.positions.device)
+        for layer in self.cache.layers[:n_layers]:
+            layer.reorder_cache(first)
+        self.n_shared = n_layers
 
     def repeat_spliced(self, n_candidates: int) -> None:
         """Make a copy of the rows after the reference's for every candidate k."""
@@ -84,7 +99,7 @@ class GuardedText:
             return True
         # The rows after the reference's are as the spliced run left its own.
         n_rows = len(self.positions)
-        own = own[n_rows : 2 * n_rows].float()
+        own = (own if self.n_shared else own[n_rows : 2 * n_rows]).float()
         if own.shape != other.shape:
             return True
         error = (other.to(own) - own).norm(dim=-1)

@@ -67,6 +67,12 @@ class Worlds:
         self._limit: Tensor | None = None
         self._read: dict[str, Tensor] = {}
 
+    @property
+    def largest_k(self) -> int:
+        """The largest k that a guarded site can have."""
+        saes = [self._settings[name].sae for name in self._guarded]
+        return max(sae.config.k or sae.config.d_sae for sae in saes if sae is not None)
+
     def is_chosen(self) -> Bool[Tensor, "batch pos"]:
         """The tokens that any guarded site splices, which are those that need a k."""
         is_text = self._window.is_text
@@ -116,6 +122,9 @@ class Worlds:
             )
         source = self._read.pop(name, None)
         n_rows = self._window.batch
+        if len(x) == n_rows:
+            # The blocks below have run one row for all.
+            x = x.repeat(1 + len(self._ks) // n_rows, 1, 1)
         spliced = partial(self._spliced, name, x, source)
 
         reference = x[:n_rows]
