@@ -10,7 +10,7 @@ The text is from ``python -m benchmarks corpus``.
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -148,16 +148,14 @@ def _overhead(model: object, sae: sle.SAE, prompt: Tensor) -> dict[str, float]:
 
     new = slice(_PROMPT, None)
 
-    def by_the_model(positions: slice | None = new) -> Tensor:
+    def by_the_model() -> Tensor:
         rule = sle.until_kl(BOUNDS[0])
-        with sle.splice(model, sae, rule, positions=positions):
+        with sle.splice(model, sae, rule, positions=new):
             return generate()
 
-    def by_the_splice(
-        positions: slice | None = new, ks: Sequence[int] | None = None
-    ) -> Tensor:
-        rule = sle.until_kl(BOUNDS[0], ks=ks)
-        return sle.splice(model, sae, rule, positions=positions).generate(prompt, _NEW)
+    def by_the_splice() -> Tensor:
+        rule = sle.until_kl(BOUNDS[0])
+        return sle.splice(model, sae, rule, positions=new).generate(prompt, _NEW)
 
     def constant() -> Tensor:
         with sle.splice(model, sae):
@@ -171,9 +169,6 @@ def _overhead(model: object, sae: sle.SAE, prompt: Tensor) -> dict[str, float]:
         "bare": generate,
         "constant": constant,
         "splice": by_the_splice,
-        "splice_powers": lambda: by_the_splice(ks=_POWERS),
-        "splice_one": lambda: by_the_splice(ks=_POWERS[-1:]),
-        "splice_prompt": lambda: by_the_splice(None),
         "model": by_the_model,
     }
     times = side_by_side(calls, rounds=2, clock=time.process_time)
