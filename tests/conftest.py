@@ -4,8 +4,11 @@ import importlib.util
 import os
 
 import pytest
+import shape_checks
 import tiny
 import torch
+
+shape_checks.install()
 
 # Tests in gpu run in a process of their own: kernels/test_gpu_interpreted.py.
 collect_ignore = ["gpu"]
