@@ -120,8 +120,10 @@ def load_folder(folder: Path) -> tuple[Any, Any]:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True
         )
+        # Reading it takes longer than reading the weights, and TransformerLens reads a
+        # tokenizer again that does not say that it adds a BOS.
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True
+            folder, local_files_only=True, add_bos_token=True
         )
         return model, tokenizer
     finally:
