@@ -7,6 +7,7 @@ dozens of times. ``install`` puts a decorator in its place that checks the same 
 a quarter of the time.
 """
 
+import dataclasses
 import functools
 import inspect
 import threading
@@ -36,7 +37,14 @@ def checked(function=_unset, *, typechecker=beartype):
     """As ``jaxtyping.jaxtyped``, by ``beartype``."""
     if function is _unset:
         return functools.partial(checked, typechecker=typechecker)
-    if not inspect.isfunction(function) or hasattr(function, "__no_type_check__"):
+    if hasattr(function, "__no_type_check__"):
+        return ORIGINAL(function, typechecker=typechecker)
+    if dataclasses.is_dataclass(function):
+        # Unless it is that of a parent.
+        if getattr(function.__init__, "__globals__", None) is not globals():
+            function.__init__ = _checked_once(function.__init__)
+        return function
+    if not inspect.isfunction(function):
         return ORIGINAL(function, typechecker=typechecker)
     if "<locals>" in function.__qualname__:
         return _checked_inside(function, typechecker)

@@ -1,5 +1,6 @@
 """What the tests put in the place of jaxtyping's decorator checks the same."""
 
+import dataclasses
 import gc
 import threading
 import weakref
@@ -77,6 +78,26 @@ def test_the_result_of_a_generator_is_checked(decorator):
     checked = DECORATORS[decorator](_generator)
     with pytest.raises(WRONG):
         checked(1)
+
+
+@pytest.mark.parametrize("decorator", DECORATORS)
+@pytest.mark.parametrize("arguments", [(ROWS, ROWS[0, :2]), (ROWS, [0, 0, 0])])
+def test_a_wrong_value_for_a_dataclass_is_an_error(decorator, arguments):
+    @DECORATORS[decorator]
+    @dataclasses.dataclass
+    class Pair:
+        x: Float[Tensor, "row n"]
+        y: Float[Tensor, " n"]
+
+    @DECORATORS[decorator]
+    class Child(Pair):
+        pass
+
+    for kind in (Pair, Child):
+        assert kind(ROWS, ROWS[0]).x is ROWS
+        with pytest.raises(WRONG):
+            kind(*arguments)
+    assert Child.__init__ is Pair.__init__
 
 
 @pytest.mark.usefixtures("without_shape_checks")
