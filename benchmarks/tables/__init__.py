@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import kernels, models, saes
+from benchmarks.tables import circuits, kernels, models, saes
 
 _ROOT = Path(__file__).parents[2]
 RESULTS = _ROOT / "benchmarks" / "results"
 PAGES = [
     _ROOT / "README.md",
+    _ROOT / "docs" / "behaviours.md",
+    _ROOT / "docs" / "circuits.md",
     _ROOT / "docs" / "features.md",
     _ROOT / "docs" / "interventions.md",
     _ROOT / "docs" / "published_saes.md",
@@ -66,5 +68,9 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "fisher_share": saes.fisher_share,
     "until_kl": models.until_kl,
     "feature_index": models.feature_index,
+    "circuits": circuits.circuits,
+    "circuit_memory": circuits.circuit_memory,
+    "behaviours": circuits.behaviours,
+    "train_run": saes.train_run,
     "circuit_tracer": models.circuit_tracer,
 }

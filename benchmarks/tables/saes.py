@@ -116,3 +116,28 @@ def fisher_share(results: dict[str, dict[str, Any]]) -> list[str]:
         "average."
     )
     return [*table(header, lines), "", sentence]
+
+
+def train_run(results: dict[str, dict[str, Any]]) -> list[str]:
+    """What a whole training takes."""
+    numbers = results["cpu"]
+    rows = [
+        [
+            "from a text, of the model's forward to the site alone",
+            f"{numbers['whole_over_forward']:.2f}",
+        ],
+        [
+            "reading a cache of activations, of a training from it",
+            f"{numbers['read_share']:.1%}",
+        ],
+    ]
+    peer = numbers["saelens"]
+    # Without its environment there is no comparison.
+    if peer:
+        rows.append(
+            [
+                f"SAELens {peer['version']} from a cache, of ours beside it",
+                f"{peer['saelens_over_ours']:.1f}",
+            ]
+        )
+    return table(["training", "ratio of times"], rows)
