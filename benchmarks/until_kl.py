@@ -10,7 +10,7 @@ The text is from ``python -m benchmarks corpus``.
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -29,8 +29,9 @@ _ROWS = 6
 _LENGTH = 48
 _PROMPT = 8
 _NEW = 16
-# In the place of the default.
+# In the place of the default, and with the reference twice as many rows.
 _POWERS = (1, 2, 4, 8, 16, 32, 64)
+_FINE = (1, 3, 6, 9, 12, 16, 20, 25, 30, 35, 40, 46, 52, 58, 64)
 
 
 def run() -> dict[str, float | None]:
@@ -50,6 +51,7 @@ def run() -> dict[str, float | None]:
         rules = {f"{bound}": sle.until_kl(bound) for bound in BOUNDS}
         for bound in BOUNDS[:2]:
             rules[f"{bound}_powers"] = sle.until_kl(bound, ks=_POWERS)
+            rules[f"{bound}_fine"] = sle.until_kl(bound, ks=_FINE)
         kl_at = None
         for name, rule in rules.items():
             spliced.k = rule
@@ -153,8 +155,8 @@ def _overhead(model: object, sae: sle.SAE, prompt: Tensor) -> dict[str, float]:
         with sle.splice(model, sae, rule, positions=new):
             return generate()
 
-    def by_the_splice() -> Tensor:
-        rule = sle.until_kl(BOUNDS[0])
+    def by_the_splice(ks: Sequence[int] | None = None) -> Tensor:
+        rule = sle.until_kl(BOUNDS[0], ks=ks)
         return sle.splice(model, sae, rule, positions=new).generate(prompt, _NEW)
 
     def constant() -> Tensor:
@@ -169,6 +171,7 @@ def _overhead(model: object, sae: sle.SAE, prompt: Tensor) -> dict[str, float]:
         "bare": generate,
         "constant": constant,
         "splice": by_the_splice,
+        "splice_fine": lambda: by_the_splice(_FINE),
         "model": by_the_model,
     }
     times = side_by_side(calls, rounds=2, clock=time.process_time)

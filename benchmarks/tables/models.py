@@ -79,7 +79,7 @@ def until_kl(results: dict[str, Row]) -> list[str]:
         "mean k",
         "mean KL",
         "constant k of that mean KL",
-        "mean k of it",
+        "mean k, of that",
         "within the bound",
     ]
     bounds = [name.removeprefix("mean_k_") for name in numbers if "mean_k_" in name]
@@ -90,7 +90,9 @@ def until_kl(results: dict[str, Row]) -> list[str]:
         has_constant = constant is not None
         rows.append(
             [
-                bound.replace("_powers", ", by powers of two"),
+                bound.replace("_powers", ", by powers of two").replace(
+                    "_fine", ", of 15 values of k"
+                ),
                 f"{mean_k:.1f}",
                 f"{numbers[f'mean_kl_{bound}']:.3f}",
                 f"{constant:.1f}" if has_constant else "none",
@@ -101,9 +103,10 @@ def until_kl(results: dict[str, Row]) -> list[str]:
     sentence = (
         "Generating with the bound 0.05 takes "
         f"{numbers['splice_overhead']:.2f} times the bare model's own generation by "
-        f"`Splice.generate`, and {numbers['model_overhead']:.2f} times by the model's "
-        f"`generate`; the splice at a constant k takes "
-        f"{numbers['constant_overhead']:.2f} times that."
+        f"`Splice.generate` ({numbers['splice_fine_overhead']:.2f} with 15 values of "
+        f"k), and {numbers['model_overhead']:.2f} times by the model's "
+        f"`generate`. The splice at a constant k takes "
+        f"{numbers['constant_overhead']:.2f} times the bare model's."
     )
     return [*table(header, rows), "", sentence]
 

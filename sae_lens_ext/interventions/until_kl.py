@@ -7,10 +7,10 @@ from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.sae import SAE
 
-# With the reference they are 16 rows, which products of matrices on a CPU take in less
-# time than 8; a token of a small k is rare, so they lie closer where k is large
-# (`python -m benchmarks until_kl` compares lists).
-_N_CANDIDATES = 15
+# With the reference they are 8 rows, which take well below the time of 16 on a CPU. A
+# token of a small k is rare, so they lie closer where k is large (`python -m benchmarks
+# until_kl` compares lists).
+_N_CANDIDATES = 7
 _EXPONENT = 1.5
 # Beyond, an SAE that was not trained at a k keeps all the features it can.
 _LARGEST = 256
@@ -102,7 +102,7 @@ def until_kl(bound: int | float, *, ks: Iterable[int] | None = None) -> UntilKL:
 
     Args:
         bound: the divergence in nats, at least 0.
-        ks: the values of k to choose from; each costs a row of the batch. None for 15
+        ks: the values of k to choose from; each costs a row of the batch. None for 7
             values from 1 to the k that the SAE was trained at, closer together where
             they are large; for an SAE that was not trained at a k, to 256, and every
             active feature.
