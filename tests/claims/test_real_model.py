@@ -35,7 +35,8 @@ def test_one_hierarchical_sae_is_as_good_as_a_topk_sae_at_its_own_k(gemma3_activ
             fvu.update(held_out, sae(held_out, k))
         return fvu.value()
 
-    common = {"d_sae": 1024, "epochs": 4, "batch_size": 1024, "lr": 3e-3}
+    # For fewer steps; the learning rate is that of the recipe.
+    common = {"d_sae": 1024, "epochs": 4, "batch_size": 1024}
     hierarchical = train(data, TrainConfig(k=32, **common), progress=False).sae
     for k in (16, 32):
         config = TrainConfig(k=k, objective=TopK(), **common)
