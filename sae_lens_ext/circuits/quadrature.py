@@ -20,8 +20,8 @@ from torch import Tensor
 N_PARTS = 8
 """Equal parts of the path, at whose ends the metric is looked at."""
 
-# Of the points, as many as by the change of the metric are placed by length, as a share
-# of all: a metric that changes at one end only still has points at the other.
+# This share of the points is placed by length and the rest by the change of the metric,
+# so that there are points where it does not change, too.
 _BY_LENGTH = 0.25
 
 
