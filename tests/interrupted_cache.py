@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import toy
+from forks import keep_progress_bars_apart
 
 from sae_lens_ext.training import TextRows, cache_activations
 
@@ -61,6 +62,7 @@ def in_a_child(work) -> int:
 def main():
     # The copies have no other threads than the one that makes them.
     torch.set_num_threads(1)
+    keep_progress_bars_apart()
     warnings.simplefilter("ignore")
     folder = Path(sys.argv[1])
 

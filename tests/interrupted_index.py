@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import toy
+from forks import keep_progress_bars_apart
 from interrupted_cache import in_a_child, kill_at, text
 
 import sae_lens_ext as sle
@@ -73,6 +74,7 @@ def write_killed_by_the_clock(folder, seconds):
 def main():
     # The copies have no other threads than the one that makes them.
     torch.set_num_threads(1)
+    keep_progress_bars_apart()
     warnings.simplefilter("ignore")
     build._SECONDS_BETWEEN = 0.0
     root = Path(sys.argv[1])

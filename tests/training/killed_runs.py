@@ -19,6 +19,7 @@ from pathlib import Path
 
 import small_training
 import torch
+from forks import keep_progress_bars_apart
 from safetensors.torch import load_file
 from small_training import CONFIG, N_TOKENS, MemoryStream
 
@@ -117,6 +118,7 @@ def main(folder, n, seed):
     rng = random.Random(seed)
     # What it loads and compiles, the others have from the start.
     torch.set_num_threads(1)
+    keep_progress_bars_apart()
     train(folder / "warm-up")
     seconds = completed(folder / "whole")
     expected = outcome(folder / "whole")

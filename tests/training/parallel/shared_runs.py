@@ -17,6 +17,7 @@ from pathlib import Path
 
 import small_training
 import torch
+from forks import keep_progress_bars_apart
 from processes import Processes
 from safetensors.torch import load_file, save_file
 from small_training import CONFIG, SITE, SITE_OUT, MemoryStream
@@ -323,6 +324,7 @@ def main(folder):
     import torch.distributed.tensor
 
     torch.set_num_threads(1)
+    keep_progress_bars_apart()
     report = {}
     for part in (exactness, runs, other_cases):
         path = folder / part.__name__
