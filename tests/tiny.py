@@ -276,6 +276,16 @@ def sae_of_kind(
     return sle.SAE.from_tensors(config, **tensors).eval()
 
 
+def identity_sae(width: int, **config) -> "sle.SAE":
+    """Coordinates as features, for activations that are not negative."""
+    config = sle.SAEConfig(d_model=width, d_sae=width, k=width, **config)
+    identity = torch.eye(width)
+    zeros = torch.zeros(width)
+    return sle.SAE.from_tensors(
+        config, W_enc=identity, b_enc=zeros, W_dec=identity, b_dec=zeros
+    )
+
+
 def hooks_of(model):
     """Everything that a splice could leave behind in a model."""
     return [

@@ -30,7 +30,8 @@ from sae_lens_ext.circuits.prompts import clean_and_corrupted
 from sae_lens_ext.circuits.quadrature import gauss_points
 from sae_lens_ext.circuits.running.ablated import Ablation
 from sae_lens_ext.circuits.running.keys import EMPTY, SiteWeights
-from sae_lens_ext.circuits.running.runner import CircuitRunner, feature_sites
+from sae_lens_ext.circuits.running.of_circuit import analysis_of, runner_of
+from sae_lens_ext.circuits.running.runner import CircuitRunner
 from sae_lens_ext.circuits.table import ERROR
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.interventions.positions import Positions
@@ -68,19 +69,15 @@ def pruned_nodes(
 
     # Tensors of inference mode, in which users may call this, take no gradients.
     with torch.inference_mode(False):
-        analysis = Analysis.of(
+        analysis, alignment = analysis_of(
+            circuit,
             model,
-            circuit.saes,
             clean,
             corrupted,
             metric=metric,
-            k=circuit.ks,
-            positions=circuit.positions if positions is None else positions,
-            extrapolate=True,
+            align=align,
+            positions=positions,
         )
-        alignment = circuit.alignment
-        if align is not None:
-            alignment = Alignment.of(align, analysis.setting.lengths)
         gates = _Gates.of(circuit, analysis, alignment, ablation)
         nodes = circuit.nodes.assign(always=is_always)
         while True:
@@ -122,10 +119,7 @@ class _Gates:
             InvalidArgument: a metric that does not depend on nodes.
         """
         runs = analysis.runs(with_gradients=False)
-        positions = circuit.nodes["position"].unique()
-        n_slots = 1 + max(alignment.slot_of(position) for position in positions)
-        sites = feature_sites(analysis, runs, ablation)
-        runner = CircuitRunner.of(analysis, sites, alignment, n_slots)
+        runner = runner_of(circuit, analysis, runs, alignment, ablation)
         rows = range(len(analysis.prompts.clean))
         (empty,) = runner.values([EMPTY], rows, runs.clean.logits, batch_size=len(rows))
         direction = (runs.clean.values - empty).sign()

@@ -31,17 +31,11 @@ class Planted(nn.Module):
         return self.out(self.embed(ids))
 
 
-def identity_sae():
-    """Coordinates as features; nothing is left over."""
-    config = sle.SAEConfig(d_model=D_MODEL, d_sae=D_MODEL, k=D_MODEL, hook_name="embed")
-    identity = torch.eye(D_MODEL)
-    zeros = torch.zeros(D_MODEL)
-    return sle.SAE.from_tensors(
-        config, W_enc=identity, b_enc=zeros, W_dec=identity, b_dec=zeros
-    )
-
-
-ARGUMENTS = (Planted(), identity_sae(), torch.arange(20).reshape(5, 4))
+ARGUMENTS = (
+    Planted(),
+    tiny.identity_sae(D_MODEL, hook_name="embed"),
+    torch.arange(20).reshape(5, 4),
+)
 METRIC = sle.circuits.logit_difference(0, 1)
 
 

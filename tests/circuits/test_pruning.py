@@ -27,16 +27,6 @@ class Redundant(nn.Module):
         return torch.stack([logit, torch.zeros_like(logit)], dim=-1)
 
 
-def identity_sae():
-    """Coordinates as features; nothing is left over."""
-    config = sle.SAEConfig(d_model=D_MODEL, d_sae=D_MODEL, k=D_MODEL, hook_name="embed")
-    identity = torch.eye(D_MODEL)
-    zeros = torch.zeros(D_MODEL)
-    return sle.SAE.from_tensors(
-        config, W_enc=identity, b_enc=zeros, W_dec=identity, b_dec=zeros
-    )
-
-
 MODEL = Redundant()
 TOKENS = torch.arange(12).reshape(4, 3)
 
@@ -44,7 +34,11 @@ TOKENS = torch.arange(12).reshape(4, 3)
 @pytest.fixture(scope="module")
 def redundant():
     effects = sle.circuits.effects(
-        MODEL, identity_sae(), TOKENS, metric=METRIC, method="joint"
+        MODEL,
+        tiny.identity_sae(D_MODEL, hook_name="embed"),
+        TOKENS,
+        metric=METRIC,
+        method="joint",
     )
     return effects.select(align="end", errors="none")
 

@@ -34,7 +34,8 @@ from sae_lens_ext.circuits.metrics import is_flat_at_clean
 from sae_lens_ext.circuits.prompts import clean_and_corrupted
 from sae_lens_ext.circuits.running.ablated import ABLATIONS, Ablation
 from sae_lens_ext.circuits.running.active import active_keys, everywhere
-from sae_lens_ext.circuits.running.runner import CircuitRunner, feature_sites
+from sae_lens_ext.circuits.running.of_circuit import analysis_of, runner_of
+from sae_lens_ext.circuits.running.runner import CircuitRunner
 from sae_lens_ext.circuits.runs import Recording
 from sae_lens_ext.circuits.selection import checked_rows
 from sae_lens_ext.errors import InvalidArgument
@@ -139,29 +140,23 @@ def tested(
     require("pandas", "Circuit.faithfulness")
     clean, corrupted = clean_and_corrupted(clean, corrupted)
     checked = Options.of(circuit, has_corrupted=corrupted is not None, **options)
-    if positions is None:
-        positions = circuit.positions
 
     # Tensors of inference mode, in which users may call this, take no gradients.
     with torch.inference_mode(False):
-        analysis = Analysis.of(
+        analysis, alignment = analysis_of(
+            circuit,
             model,
-            circuit.saes,
             clean,
             corrupted,
             metric=metric,
-            k=circuit.ks,
+            align=align,
             positions=positions,
-            extrapolate=True,
         )
         n_rows = len(analysis.prompts.clean)
         numbers = checked_rows(rows, n_rows)
         choosing = numbers
         if chosen_on is not None:
             choosing = checked_rows(chosen_on, n_rows, "chosen_on")
-        alignment = circuit.alignment
-        if align is not None:
-            alignment = Alignment.of(align, analysis.setting.lengths)
         test = _Test(circuit, analysis, alignment, numbers, choosing, checked)
         measured = tuple(test.measured())
     return Faithfulness(checked.ablation, measured, checked.seed)
@@ -321,10 +316,9 @@ class _Test:
         yield from self._curves.measured(kind, runner, [Draw(sites, keys, self._rows)])
 
     def _runner(self, analysis: Analysis, runs: Runs) -> CircuitRunner:
-        positions = self._circuit.nodes["position"].unique()
-        n_slots = 1 + max(self._alignment.slot_of(position) for position in positions)
-        sites = feature_sites(analysis, runs, self._options.ablation)
-        return CircuitRunner.of(analysis, sites, self._alignment, n_slots)
+        return runner_of(
+            self._circuit, analysis, runs, self._alignment, self._options.ablation
+        )
 
     def _check_rows(self) -> None:
         """Check that the metric is of rows where rows are looked at one by one."""

@@ -103,10 +103,10 @@ class Curves:
                         min(budget, len(draw.keys)),
                         draw.n_errors(budget, runner.spaces),
                         rows,
-                        full,
-                        empty,
-                        kept,
-                        left,
+                        metric_model=full,
+                        metric_empty=empty,
+                        metric=kept,
+                        metric_complement=left,
                     )
 
     def _values(

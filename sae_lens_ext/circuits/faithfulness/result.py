@@ -26,10 +26,10 @@ class Measured:
         n_nodes: the number of its nodes.
         n_errors: how many of them are errors.
         rows: the prompts that it was run on.
-        full: the metric of the model, of each of them.
-        empty: the metric with every node of this kind ablated.
-        kept: the metric with the nodes of the circuit alone.
-        left: the metric with the nodes of the circuit ablated.
+        metric_model: the metric of the model, of each of them.
+        metric_empty: the metric with every node of this kind ablated.
+        metric: the metric with the nodes of the circuit alone.
+        metric_complement: the metric with the nodes of the circuit ablated.
     """
 
     kind: str
@@ -38,10 +38,10 @@ class Measured:
     n_nodes: int
     n_errors: int
     rows: tuple[int, ...]
-    full: Array
-    empty: Array
-    kept: Array
-    left: Array
+    metric_model: Array
+    metric_empty: Array
+    metric: Array
+    metric_complement: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class Faithfulness:
         pandas = require("pandas", "Faithfulness.by_prompt")
         parts = []
         for item in self.measured:
-            rows = item.rows if item.kept.ndim else (-1,)
+            rows = item.rows if item.metric.ndim else (-1,)
             columns = {
                 "nodes": item.kind,
                 "draw": item.draw,
@@ -118,18 +118,20 @@ class Faithfulness:
                 "n_nodes": item.n_nodes,
                 "n_errors": item.n_errors,
                 "row": list(rows),
-                "metric": numpy.atleast_1d(item.kept),
-                "metric_complement": numpy.atleast_1d(item.left),
-                "metric_empty": numpy.atleast_1d(item.empty),
-                "metric_model": numpy.atleast_1d(item.full),
+                "metric": numpy.atleast_1d(item.metric),
+                "metric_complement": numpy.atleast_1d(item.metric_complement),
+                "metric_empty": numpy.atleast_1d(item.metric_empty),
+                "metric_model": numpy.atleast_1d(item.metric_model),
             }
             parts.append(pandas.DataFrame(columns))
         return pandas.concat(parts, ignore_index=True)
 
     def _row(self, kind: str, budget: int, items: Sequence[Measured]) -> dict[str, Any]:
-        faithfulness, low, high = self._with_band(items, [item.kept for item in items])
+        faithfulness, low, high = self._with_band(
+            items, [item.metric for item in items]
+        )
         completeness, completeness_low, completeness_high = self._with_band(
-            items, [item.left for item in items]
+            items, [item.metric_complement for item in items]
         )
         return {
             "nodes": kind,
@@ -143,9 +145,9 @@ class Faithfulness:
             "completeness": completeness,
             "completeness_low": completeness_low,
             "completeness_high": completeness_high,
-            "metric": _mean([item.kept.mean() for item in items]),
-            "metric_empty": _mean([item.empty.mean() for item in items]),
-            "metric_model": _mean([item.full.mean() for item in items]),
+            "metric": _mean([item.metric.mean() for item in items]),
+            "metric_empty": _mean([item.metric_empty.mean() for item in items]),
+            "metric_model": _mean([item.metric_model.mean() for item in items]),
         }
 
     def _with_band(
@@ -153,7 +155,7 @@ class Faithfulness:
     ) -> tuple[float, float, float]:
         """The mean share of the metric, and the band around it."""
         shares = [
-            _share(value.mean(), item.empty.mean(), item.full.mean())
+            _share(value.mean(), item.metric_empty.mean(), item.metric_model.mean())
             for item, value in zip(items, values, strict=True)
         ]
         if len(items) > 1:
@@ -166,7 +168,9 @@ class Faithfulness:
         generator = numpy.random.default_rng(self.seed)
         chosen = generator.integers(len(value), size=(_N_SAMPLES, len(value)))
         samples = _share(
-            value[chosen].mean(1), item.empty[chosen].mean(1), item.full[chosen].mean(1)
+            value[chosen].mean(1),
+            item.metric_empty[chosen].mean(1),
+            item.metric_model[chosen].mean(1),
         )
         return shares[0], *band(samples)
 

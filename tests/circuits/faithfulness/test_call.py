@@ -100,5 +100,6 @@ def test_names_are_given_again_where_prompts_differ(model):
     )
     expected = circuit.faithfulness(model, CLEAN, **options)
     assert torch.equal(
-        torch.tensor(result.measured[0].kept), torch.tensor(expected.measured[0].kept)
+        torch.tensor(result.measured[0].metric),
+        torch.tensor(expected.measured[0].metric),
     )

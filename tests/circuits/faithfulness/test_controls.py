@@ -85,4 +85,4 @@ def test_a_split_is_the_circuit_of_its_rows():
     )
     table = by_hand.by_prompt()
     assert table.row.tolist() == list(split.rows)
-    assert abs(table.metric - split.kept).max() < 1e-5
+    assert abs(table.metric - split.metric).max() < 1e-5

@@ -16,10 +16,10 @@ def measured(kept, left=(0.0, 0.0), *, kind="circuit", draw=0, rows=(0, 1)):
         4,
         0,
         rows,
-        full=numpy.array([2.0, 4.0]),
-        empty=numpy.array([0.0, 1.0]),
-        kept=numpy.array(kept),
-        left=numpy.array(left),
+        metric_model=numpy.array([2.0, 4.0]),
+        metric_empty=numpy.array([0.0, 1.0]),
+        metric=numpy.array(kept),
+        metric_complement=numpy.array(left),
     )
 
 
@@ -55,10 +55,10 @@ def test_one_number_has_no_band():
         1,
         0,
         (0, 1),
-        full=numpy.array(2.0),
-        empty=numpy.array(1.0),
-        kept=numpy.array(1.5),
-        left=numpy.array(1.0),
+        metric_model=numpy.array(2.0),
+        metric_empty=numpy.array(1.0),
+        metric=numpy.array(1.5),
+        metric_complement=numpy.array(1.0),
     )
     result = Faithfulness("mean", (item,))
     (row,) = result.table().to_dict("records")

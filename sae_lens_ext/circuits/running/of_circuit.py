@@ -1,0 +1,69 @@
+"""The analysis and the runner of a circuit that was chosen before."""
+
+from typing import Any
+
+from sae_lens_ext.circuits.alignment import Align, Alignment
+from sae_lens_ext.circuits.analysis import Analysis, Runs
+from sae_lens_ext.circuits.circuit_nodes import CircuitNodes
+from sae_lens_ext.circuits.measurement import Metric
+from sae_lens_ext.circuits.running.ablated import Ablation
+from sae_lens_ext.circuits.running.runner import CircuitRunner, feature_sites
+from sae_lens_ext.interventions.positions import Positions
+
+
+def analysis_of(
+    circuit: CircuitNodes,
+    model: Any,
+    clean: Any,
+    corrupted: Any,
+    *,
+    metric: Metric,
+    align: Align,
+    positions: Positions,
+) -> tuple[Analysis, Alignment]:
+    """An analysis with the SAEs and the k of a circuit.
+
+    Args:
+        circuit: the circuit.
+        model: a model of any host.
+        clean: tokens in any form.
+        corrupted: tokens in any form, or None.
+        metric: the metric.
+        align: what positions of nodes are counted from; None takes the circuit's.
+        positions: whose nodes to look at; None takes the circuit's.
+    """
+    analysis = Analysis.of(
+        model,
+        circuit.saes,
+        clean,
+        corrupted,
+        metric=metric,
+        k=circuit.ks,
+        positions=circuit.positions if positions is None else positions,
+        extrapolate=True,
+    )
+    if align is None:
+        return analysis, circuit.alignment
+    return analysis, Alignment.of(align, analysis.setting.lengths)
+
+
+def runner_of(
+    circuit: CircuitNodes,
+    analysis: Analysis,
+    runs: Runs,
+    alignment: Alignment,
+    ablation: Ablation,
+) -> CircuitRunner:
+    """A runner of circuits with nodes at the positions of this one.
+
+    Args:
+        circuit: the circuit.
+        analysis: the model, the rows and the SAEs, which need not be the circuit's.
+        runs: the runs that ablated values are taken from.
+        alignment: what positions of nodes are counted from.
+        ablation: what nodes outside of a circuit are set to.
+    """
+    positions = circuit.nodes["position"].unique()
+    n_slots = 1 + max(alignment.slot_of(position) for position in positions)
+    sites = feature_sites(analysis, runs, ablation)
+    return CircuitRunner.of(analysis, sites, alignment, n_slots)
