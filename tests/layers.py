@@ -47,6 +47,7 @@ LAYERS: list[dict[str, str]] = [
     {
         "_arguments": "what a user passes -> a checked value, or an error",
         "_fields": "the same for all fields of a config at once",
+        "_tokenizers": "the same for a tokenizer",
         "_optional": "import a package that may not be installed",
     },
     {"errors": "every error that is raised on purpose", "_types": "words of shapes"},

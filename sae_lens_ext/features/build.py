@@ -11,13 +11,14 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
+from sae_lens_ext._tokenizers import check_tokenizer
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.features.counts import levels_up_to
 from sae_lens_ext.features.feature_index import FeatureIndex
@@ -45,6 +46,14 @@ from sae_lens_ext.training.stream.cache.lock import writing
 _SECONDS_BETWEEN = 60.0
 _N_NEIGHBOURS = 8
 _N_LOGITS = 10
+
+
+class _Text(NamedTuple):
+    """What the text says of the features."""
+
+    n_rows: int
+    n_tokens: int
+    tensors: dict[str, Tensor]
 
 
 def index(
@@ -117,6 +126,8 @@ def index(
     folder = checked_path(folder, "folder")
     # Read now, and not after hours of text.
     texts = labels_of(labels)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer, "decode")
     sizes = Sizes(
         arguments.positive_int(contexts, "contexts"),
         arguments.positive_int(sample, "sample"),
@@ -136,11 +147,14 @@ def index(
     facts = {**reader.facts, "n_tokens": n_tokens, **sizes._asdict()}
     settings = json.loads(json.dumps(facts))
 
+    if folder.is_dir():
+        # Before the lock, which would be left in a folder of something else.
+        is_complete(folder, settings)
     with writing(folder):
         delete_unfinished(folder)
         if not is_complete(folder, settings):
-            state = _read_text(reader, folder, settings, sizes, n_tokens, progress)
-            _finish(reader, folder, settings, state, tokenizer, model_name)
+            text = _read_text(reader, folder, settings, sizes, n_tokens, progress)
+            _finish(reader, folder, settings, text, tokenizer, model_name)
     return FeatureIndex.open(folder, model, sae, labels=texts, tokenizer=tokenizer)
 
 
@@ -151,7 +165,7 @@ def _read_text(
     sizes: Sizes,
     n_tokens: int | None,
     progress: bool,
-) -> IndexState:
+) -> _Text:
     """Read the text from its beginning, or from where the checkpoint is."""
     config = reader.sae.config
     largest_k = config.d_sae if reader.k is None else reader.k
@@ -194,20 +208,21 @@ def _read_text(
             "there is nothing to index: no token of the text is encoded (positions= "
             "and the SAE's config say which are), or there is no text"
         )
-    return state
+    # The state, which is as large again, ends here.
+    return _Text(state.n_rows, state.n_tokens, state.tensors())
 
 
 def _finish(
     reader: Reader,
     folder: Path,
     settings: Mapping[str, Any],
-    state: IndexState,
+    text: _Text,
     tokenizer: Any,
     model_name: str | None,
 ) -> None:
     """Write the index of what was read."""
     sae = reader.sae
-    tensors = state.tensors()
+    tensors = text.tensors
     effects = logit_effects(reader.host, reader.place, _N_LOGITS)
     numbers, cosines = nearest_features(sae.W_dec, _N_NEIGHBOURS)
     tensors |= {"nearest.features": numbers, "nearest.cosines": cosines}
@@ -221,8 +236,8 @@ def _finish(
         "settings": settings,
         "site": reader.place.site.name,
         "model_name": model_name or name_of_model(reader.host.model),
-        "n_tokens": state.n_tokens,
-        "n_rows": state.n_rows,
+        "n_tokens": text.n_tokens,
+        "n_rows": text.n_rows,
         "levels": levels_up_to(largest_k),
         "logit_note": effects.note,
     }

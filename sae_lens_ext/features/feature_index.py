@@ -7,6 +7,7 @@ from typing import Any
 import pandas
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._tokenizers import check_tokenizer
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.features.folder import Contents, read_contents
 from sae_lens_ext.features.identity import sae_facts
@@ -65,17 +66,20 @@ class FeatureIndex:
 
         Args:
             folder: where ``index`` wrote it.
-            model: for ``of`` and ``search``.
+            model: for ``of`` and ``search``. It may be another one than that of the
+                index, such as its fine-tuned version.
             sae: the SAE of the index, for the same.
             labels: as in ``labelled``.
             tokenizer: for a model that has none.
 
         Raises:
             FormatError: not a complete index, or a damaged one.
-            InvalidArgument: another SAE than that of the index, or a model without an
-                SAE.
+            InvalidArgument: another SAE than that of the index; a model without an SAE;
+                or not a tokenizer.
         """
         folder = checked_path(folder, "folder")
+        if tokenizer is not None:
+            check_tokenizer(tokenizer, "decode")
         contents = read_contents(folder)
         placed = None
         if (model is None) != (sae is None):

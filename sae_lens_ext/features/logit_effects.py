@@ -99,6 +99,8 @@ def _strongest(
                 strongest = changes.topk(n_tokens, dim=1, largest=is_largest)
                 _append(parts, f"{name}.ids", strongest.indices.int())
                 _append(parts, f"{name}.effects", strongest.values)
+            # Else they would be in memory beside the next ones.
+            del changes
     return {name: torch.cat(chunks) for name, chunks in parts.items()}
 
 

@@ -34,7 +34,8 @@ devices     where a model takes its tokens
 
 from typing import Any
 
-from sae_lens_ext.errors import InvalidArgument, UnsupportedHost
+from sae_lens_ext._tokenizers import check_tokenizer
+from sae_lens_ext.errors import UnsupportedHost
 from sae_lens_ext.hosts.attention import attention_by_queries, long_rows
 from sae_lens_ext.hosts.base import (
     Arguments,
@@ -167,14 +168,10 @@ def token_batch(model: Any, tokens: Any, *, tokenizer: Any = None) -> TokenBatch
         UnsupportedHost: no adapter knows the model.
     """
     host = host_for(model)
-    if tokenizer is not None and not callable(tokenizer):
-        raise InvalidArgument(
-            "tokenizer must be a tokenizer of transformers, such as "
-            "AutoTokenizer.from_pretrained(name); got an object of type "
-            f"{type(tokenizer).__name__}"
-        )
-    if tokenizer is not None and host.tokenizer is None:
-        host = _with_tokenizer(host, tokenizer)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer, "__call__")
+        if host.tokenizer is None:
+            host = _with_tokenizer(host, tokenizer)
     return token_rows(host, tokens)
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._tokenizers import check_tokenizer
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.text.checks import checked_documents
 from sae_lens_ext.text.decoding import without_surrogates
@@ -50,7 +51,7 @@ class Packer:
                 has no end-of-text token to join documents with.
         """
         self.context = arguments.integer(context, "context", at_least=2)
-        _check_tokenizer(tokenizer)
+        check_tokenizer(tokenizer, "__call__", "bos_token_id")
         self._tokenizer = tokenizer
         self._options: dict[str, Any] = {"add_special_tokens": False}
         # Tokenizers of other libraries need not know this option.
@@ -154,13 +155,3 @@ def too_short(packer: Packer) -> InvalidArgument:
         f"{subject} the {packer.n_text} tokens of a single row; give longer documents "
         "or a smaller context"
     )
-
-
-def _check_tokenizer(tokenizer: Any) -> None:
-    if not callable(tokenizer) or not hasattr(tokenizer, "bos_token_id"):
-        kind = f"an object of type {type(tokenizer).__name__}"
-        raise InvalidArgument(
-            "tokenizer must be a tokenizer of transformers, such as "
-            "AutoTokenizer.from_pretrained(name); got "
-            f"{'None' if tokenizer is None else kind}"
-        )

@@ -496,6 +496,7 @@ def test_other_files_in_the_folder_are_an_error(hf_model, sae, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(sle.InvalidArgument, match=r"it holds notes\.txt"):
         indexed(tmp_path, hf_model, sae)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_a_folder_is_not_taken_for_a_text(hf_model, sae, tmp_path):
@@ -525,10 +526,11 @@ def test_positions_without_a_token_are_an_error(index):
     ("option", "message"),
     [
         ({"labels": 5}, "labels must be texts by feature number"),
+        ({"tokenizer": 5}, "tokenizer must be .* of transformers.* of type int"),
         ({"folder": None}, "folder must be a path; got None"),
     ],
 )
-def test_labels_and_folder_are_checked_before_the_text_is_read(
+def test_options_are_checked_before_the_text_is_read(
     option, message, hf_model, sae, tmp_path, without_shape_checks
 ):
     with pytest.raises(sle.InvalidArgument, match=message):

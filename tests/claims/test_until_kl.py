@@ -223,6 +223,11 @@ def test_the_next_token_can_be_chosen(model, sae):
         sle.InvalidArgument, match=r"token ids \[1\].*returned \[1, 2\]"
     ):
         spliced.generate(PROMPT, 3, next_token=lambda logits: logits[:, :2].long())
+    for outside in (-1, len(tiny.WORDS)):
+        with pytest.raises(sle.InvalidArgument, match=rf"from 0 to .* \[{outside}\]"):
+            spliced.generate(
+                PROMPT, 3, next_token=lambda _, outside=outside: torch.tensor([outside])
+            )
     spliced.k = 4
     with pytest.raises(sle.InvalidArgument, match="call the model's own generate"):
         spliced.generate(PROMPT)

@@ -149,7 +149,7 @@ class Guard:
                     position_ids = window.positions.clamp(min=0)
                 worlds = self._worlds(window, columns)
                 logits = search.run(worlds, until_kl, columns, position_ids)
-                columns = _checked_next(next_token(logits), columns)
+                columns = _checked_next(next_token(logits), columns, host.d_vocab)
                 ids = torch.cat([ids, columns], dim=1)
                 mask = torch.cat([mask, torch.ones_like(columns, dtype=mask.dtype)], 1)
         self.chosen = _chosen(text, until_kl)
@@ -269,11 +269,13 @@ def _chosen(text: GuardedText, until_kl: UntilKL) -> ChosenK:
     )
 
 
-def _checked_next(ids: Any, before: Int[Tensor, "batch pos"]) -> Tensor:
+def _checked_next(
+    ids: Any, before: Int[Tensor, "batch pos"], d_vocab: int | None
+) -> Tensor:
     """The next column, from what a user's function returned.
 
     Raises:
-        InvalidArgument: it is not an id for every row.
+        InvalidArgument: it is not an id of the vocabulary for every row.
     """
     n_rows = len(before)
     is_ids = isinstance(ids, Tensor) and not ids.is_floating_point()
@@ -283,7 +285,14 @@ def _checked_next(ids: Any, before: Int[Tensor, "batch pos"]) -> Tensor:
             f"next_token must return a tensor of token ids [{n_rows}], one for every "
             f"row; it returned {got}"
         )
-    return ids.reshape(n_rows, 1).to(before)
+    ids = ids.reshape(n_rows, 1).to(before)
+    if int(ids.min()) < 0 or (d_vocab is not None and int(ids.max()) >= d_vocab):
+        most = "" if d_vocab is None else f" to {d_vocab - 1}"
+        raise InvalidArgument(
+            f"next_token must return token ids from 0{most}; it returned "
+            f"{ids.flatten().tolist()}"
+        )
+    return ids
 
 
 def _checked_ids(arguments: Mapping[str, Any]) -> Int[Tensor, "batch pos"]:
