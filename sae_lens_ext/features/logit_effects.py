@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_lens_ext.features.final_norm import FinalNorm, final_norm
+from sae_lens_ext.features.unembedding import Unembedding
 from sae_lens_ext.hosts import Host
 from sae_lens_ext.interventions.sites import Placement
 
@@ -80,32 +81,37 @@ def _strongest(
 ) -> dict[str, Tensor]:
     assert host.unembed is not None
     assert host.d_vocab is not None
-    parameter = next(host.unembed.parameters(), rows)
+    unembedding = Unembedding.of(host.unembed, host.d_vocab, rows.shape[1])
     parts: dict[str, list[Tensor]] = {}
-
-    def logits(directions: Float[Tensor, "batch d_model"]) -> Tensor:
-        assert host.unembed is not None
-        hidden = directions.unsqueeze(0).to(parameter)
-        return host.unembed(hidden)[0].float()
-
-    with torch.no_grad():
-        bias = logits(rows.new_zeros(1, rows.shape[1]))
-        for chunk in rows.split(max(1, _NUMBERS_AT_A_TIME // host.d_vocab)):
-            directions = chunk if norm is None else norm(chunk)
-            # Hundreds of millions of numbers: a copy of them takes as long as a search.
-            changes = logits(directions).sub_(bias)
-            n_tokens = min(n, changes.shape[1])
-            for name, is_largest in (("promoted", True), ("suppressed", False)):
-                strongest = changes.topk(n_tokens, dim=1, largest=is_largest)
-                _append(parts, f"{name}.ids", strongest.indices.int())
-                _append(parts, f"{name}.effects", strongest.values)
-            # Else they would be in memory beside the next ones.
-            del changes
+    for chunk in rows.split(max(1, _NUMBERS_AT_A_TIME // unembedding.n_tokens)):
+        directions = chunk if norm is None else norm(chunk)
+        for name, part in _strongest_of(unembedding, directions, n).items():
+            parts.setdefault(name, []).append(part.cpu())
     return {name: torch.cat(chunks) for name, chunks in parts.items()}
 
 
-def _append(parts: dict[str, list[Tensor]], name: str, chunk: Tensor) -> None:
-    parts.setdefault(name, []).append(chunk.cpu())
+def _strongest_of(
+    unembedding: Unembedding, directions: Float[Tensor, "features d_model"], n: int
+) -> dict[str, Tensor]:
+    """The tokens that some directions change most: the best of the best of blocks."""
+    kinds = (("promoted", True), ("suppressed", False))
+    effects: dict[str, list[Tensor]] = {name: [] for name, _ in kinds}
+    ids: dict[str, list[Tensor]] = {name: [] for name, _ in kinds}
+    for start, end in unembedding.blocks():
+        changes = unembedding.changes(directions, start, end)
+        for name, is_largest in kinds:
+            best = changes.topk(min(n, end - start), dim=1, largest=is_largest)
+            effects[name].append(best.values)
+            ids[name].append(best.indices + start)
+
+    strongest = {}
+    for name, is_largest in kinds:
+        values = torch.cat(effects[name], dim=1)
+        best = values.topk(min(n, unembedding.d_vocab), dim=1, largest=is_largest)
+        chosen = torch.cat(ids[name], dim=1).gather(1, best.indices)
+        strongest[f"{name}.ids"] = chosen.int()
+        strongest[f"{name}.effects"] = best.values
+    return strongest
 
 
 def direct_ids(effects: LogitEffects) -> Int[Tensor, " token"]:
