@@ -21,18 +21,24 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
+# Files with a test that takes a minute or more.
+LONG = ("test_gpu_interpreted", "test_shared_runs")
+
+
 def pytest_collection_modifyitems(items):
     """Give workers whole files, and one worker all tests that need the real model.
 
-    Those come first: the model is prepared, and its SAE trained, once, and nothing else
-    takes as long. Notebooks, each on a worker that is free, come last and find both in
-    the cache.
+    Those come first, because the model is prepared, and activations are collected,
+    once; then what takes long, so that no worker waits for another at the end.
+    Notebooks, each on a worker that is free, find the model in the cache.
     """
 
     def turn(item):
-        if item.path.stem == "test_notebooks":
-            return 2
-        return 0 if "gemma3" in getattr(item, "fixturenames", ()) else 1
+        if "gemma3" in getattr(item, "fixturenames", ()):
+            return 0
+        if item.path.stem in LONG:
+            return 1
+        return 2 if item.path.stem == "test_notebooks" else 3
 
     items.sort(key=turn)
     for item in items:
