@@ -2,12 +2,12 @@
 
 Numbers go to ``benchmarks/results``, and ``tables`` puts those of there into the
 README and the docs. ``all`` runs everything that needs no GPU, except ``behaviours``,
-which runs many circuits, ``corpus``, which fetches packages, ``feature_index`` and
-``until_kl``, which read what it fetches, ``bundled_saes``, ``fisher_share``, ``recipe``
-and ``retrofit``, which train for long, and ``circuit_tracer``, which needs an
-environment of its own. ``gpu`` checks the Triton kernels on a GPU and runs their
-benchmarks there; it needs no more than torch, triton, einops, jaxtyping, safetensors
-and pytest.
+which runs many circuits; ``corpus``, which fetches packages; ``demo_saes``,
+``feature_index`` and ``until_kl``, which read what it fetches; ``bundled_saes``,
+``fisher_share``, ``recipe`` and ``retrofit``, which train for long; and
+``circuit_tracer``, which needs an environment of its own. ``gpu`` checks the Triton
+kernels on a GPU and runs their benchmarks there; it needs no more than torch, triton,
+einops, jaxtyping, safetensors and pytest.
 """
 
 import argparse
@@ -48,6 +48,7 @@ LONG = [
     "bundled_saes",
     "circuit_tracer",
     "corpus",
+    "demo_saes",
     "feature_index",
     "fisher_share",
     "recipe",

@@ -65,6 +65,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "retrofit": saes.retrofit,
     "recipe": saes.recipe,
     "bundled_saes": saes.bundled_saes,
+    "demo_saes": saes.demo_saes,
     "fisher_share": saes.fisher_share,
     "until_kl": models.until_kl,
     "feature_index": models.feature_index,

@@ -87,6 +87,22 @@ def bundled_saes(results: dict[str, list[dict[str, Any]]]) -> list[str]:
     return table(header, lines)
 
 
+def demo_saes(results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The SAE of the demo on more rows of the same text."""
+    rows = [
+        [
+            row["text"],
+            str(row["rows"]),
+            str(row["k"]),
+            f"{row['ce_recovered']:.3f}",
+            f"{row['fvu']:.3f}",
+            f"{row['kl']:.3f}",
+        ]
+        for row in results["cpu"]
+    ]
+    return table(["text", "rows", "k", "CE recovered", "FVU", "KL"], rows)
+
+
 def fisher_share(results: dict[str, dict[str, Any]]) -> list[str]:
     """SAEs whose loss takes the Fisher information into account, by its share."""
     numbers = results["cpu"]

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy
-
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.circuits.alignment import Align, Alignment
-from sae_lens_ext.circuits.circuit_nodes import CircuitNodes
+from sae_lens_ext.circuits.circuit_nodes import CircuitNodes, checked_nodes
 from sae_lens_ext.circuits.faithfulness.call import tested
 from sae_lens_ext.circuits.faithfulness.result import Faithfulness
 from sae_lens_ext.circuits.measurement import Metric
@@ -52,6 +50,7 @@ class Circuit(CircuitNodes):
         *,
         align: Align = None,
         positions: Positions = None,
+        extrapolate: bool = False,
     ) -> "Circuit":
         """A circuit of nodes that were written down, or read from a file.
 
@@ -68,6 +67,7 @@ class Circuit(CircuitNodes):
             align: ``"start"``, ``"end"`` or positions by name, as in ``select``; None
                 means ``"start"``, or ``"end"`` where a position is negative.
             positions: as in ``effects``.
+            extrapolate: as in ``effects``.
 
         Raises:
             InvalidArgument: a table of another form, nodes of other SAEs, or no SAEs.
@@ -75,7 +75,8 @@ class Circuit(CircuitNodes):
             InvalidK: an SAE cannot serve this k.
         """
         by_site = saes_by_site(saes)
-        nodes = _checked_nodes(nodes)
+        extrapolate = arguments.flag(extrapolate, "extrapolate")
+        nodes = checked_nodes(nodes)
         numbers = [
             position for position in nodes["position"] if not isinstance(position, str)
         ]
@@ -84,7 +85,8 @@ class Circuit(CircuitNodes):
             if numbers:
                 align = "end" if min(numbers) < 0 else "start"
         ks = {
-            written_site(key): sae.config.checked_k(k) for key, sae in by_site.items()
+            written_site(key): sae.config.checked_k(k, extrapolate=extrapolate)
+            for key, sae in by_site.items()
         }
         return cls(
             nodes,
@@ -123,6 +125,7 @@ class Circuit(CircuitNodes):
         *,
         metric: Metric,
         budget: int,
+        rows: Any = None,
         ablation: Ablation | None = None,
         align: Align = None,
         positions: Positions = None,
@@ -136,10 +139,13 @@ class Circuit(CircuitNodes):
 
         The nodes of the circuit come back together while all others stay ablated, and
         the change of the metric is shared out among them, as by
-        ``effects(..., method="joint")``. A quarter of the nodes, those that bring the
-        metric least towards that of the model, is dropped, and those that are left are
-        looked at again, until there are ``budget``. A round costs four forward and
-        backward passes of all rows.
+        ``effects(..., method="joint")``. A quarter of them, those that bring the metric
+        least towards that of the model, is dropped, or fewer where much would be lost,
+        and those that are left are looked at again. A round costs four forward and
+        backward passes of the rows, and at small sizes some forward passes.
+
+        On these rows, the result does at least as much as the first ``budget`` nodes.
+        Its own beginnings need not do anything: they may cut a chain.
 
         Args:
             model: as in ``splice``.
@@ -148,17 +154,19 @@ class Circuit(CircuitNodes):
             corrupted: as in ``effects``.
             metric: as in ``effects``, with a gradient.
             budget: how many nodes to keep.
+            rows: the prompts that choose; None means all.
             ablation: what nodes outside are set to, as in ``faithfulness``.
             align: as in ``faithfulness``.
             positions: as in ``faithfulness``.
 
         Returns:
-            The circuit; the score of a node is its mean share of the change.
+            The circuit; the score of a node is its mean share of the change. Scores of
+            0 say that no circuit of this size was found that changes the metric.
 
         Raises:
             UnknownSite, ShapeMismatch, NonFinite, UnsupportedHost: as in ``effects``.
-            InvalidArgument: an invalid option, or a metric that does not depend on the
-                nodes.
+            InvalidArgument: an invalid option, prompts without the positions of the
+                nodes, or a metric that does not depend on the nodes.
         """
         nodes = pruned_nodes(
             self,
@@ -167,6 +175,7 @@ class Circuit(CircuitNodes):
             corrupted,
             metric=metric,
             budget=budget,
+            rows=rows,
             ablation=ablation,
             align=align,
             positions=positions,
@@ -315,31 +324,3 @@ def jaccard(first: Any, second: Any) -> float:
     """The share of the nodes of either table that is in both."""
     n_common = len(first[NODE].merge(second[NODE], on=NODE))
     return n_common / (len(first) + len(second) - n_common)
-
-
-def _checked_nodes(nodes: Any) -> Any:
-    """A table of nodes with all columns; a file has positions as text."""
-    columns = getattr(nodes, "columns", ())
-    if "site" not in columns or "feature" not in columns:
-        raise InvalidArgument(
-            "nodes must be a DataFrame with the columns site, feature and, except "
-            "where nodes are everywhere, position"
-        )
-    nodes = nodes.reset_index(drop=True).copy()
-    if "position" not in columns:
-        nodes["position"] = "all"
-    if "score" not in columns:
-        nodes["score"] = numpy.nan
-    features = [arguments.as_integer(feature) for feature in nodes["feature"]]
-    if None in features:
-        wrong = nodes["feature"].iloc[features.index(None)]
-        raise InvalidArgument(
-            f"the column feature must hold integers, -1 for errors; got {wrong}"
-        )
-    nodes["position"] = nodes["position"].map(_position).astype(object)
-    return nodes[[*NODE, "score"]]
-
-
-def _position(value: Any) -> Any:
-    text = str(value)
-    return int(text) if text.lstrip("-").isdigit() else value

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
+
+from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.circuits.alignment import Alignment
-from sae_lens_ext.circuits.selection import Errors
+from sae_lens_ext.circuits.selection import NODE, Errors
 from sae_lens_ext.circuits.setting import written_site
 from sae_lens_ext.circuits.table import ERROR
 from sae_lens_ext.errors import InvalidArgument
@@ -67,3 +70,35 @@ class CircuitNodes:
             raise InvalidArgument(
                 "a circuit has every node once; got some of them twice"
             )
+
+
+def checked_nodes(nodes: Any) -> Any:
+    """A table of nodes with all columns; a file has positions as text.
+
+    Raises:
+        InvalidArgument: a table of another form.
+    """
+    columns = getattr(nodes, "columns", ())
+    if "site" not in columns or "feature" not in columns:
+        raise InvalidArgument(
+            "nodes must be a DataFrame with the columns site, feature and, except "
+            "where nodes are everywhere, position"
+        )
+    nodes = nodes.reset_index(drop=True).copy()
+    if "position" not in columns:
+        nodes["position"] = "all"
+    if "score" not in columns:
+        nodes["score"] = numpy.nan
+    features = [arguments.as_integer(feature) for feature in nodes["feature"]]
+    if None in features:
+        wrong = nodes["feature"].iloc[features.index(None)]
+        raise InvalidArgument(
+            f"the column feature must hold integers, -1 for errors; got {wrong}"
+        )
+    nodes["position"] = nodes["position"].map(_position).astype(object)
+    return nodes[[*NODE, "score"]]
+
+
+def _position(value: Any) -> Any:
+    text = str(value)
+    return int(text) if text.lstrip("-").isdigit() else value

@@ -7,10 +7,15 @@ together, all others stay closed, and the mean derivative of the metric by a gat
 node's share of what the circuit does. The nodes of the smallest shares are dropped, a
 quarter at a time, and those that are left are looked at again.
 
+A share is not all that is lost with its node: without the first node of a chain, the
+others do nothing. Where a drop loses much, fewer nodes are dropped, and where a single
+one does, every node is left out once, and the one that is missed least goes.
+
 Source: Sundararajan et al. 2017 (integrated gradients), here by gates; Conmy et al.
 2023 (nodes are dropped one after the other, and the rest is run).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +30,7 @@ from sae_lens_ext.circuits.analysis import Analysis
 from sae_lens_ext.circuits.circuit_nodes import CircuitNodes
 from sae_lens_ext.circuits.faithfulness.call import checked_ablation
 from sae_lens_ext.circuits.faithfulness.controls import ordered
+from sae_lens_ext.circuits.faithfulness.curve import Draw
 from sae_lens_ext.circuits.measurement import Metric
 from sae_lens_ext.circuits.prompts import clean_and_corrupted
 from sae_lens_ext.circuits.quadrature import gauss_points
@@ -32,6 +38,7 @@ from sae_lens_ext.circuits.running.ablated import Ablation
 from sae_lens_ext.circuits.running.keys import EMPTY, SiteWeights
 from sae_lens_ext.circuits.running.of_circuit import analysis_of, runner_of
 from sae_lens_ext.circuits.running.runner import CircuitRunner
+from sae_lens_ext.circuits.selection import checked_rows
 from sae_lens_ext.circuits.table import ERROR
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.interventions.positions import Positions
@@ -40,6 +47,8 @@ from sae_lens_ext.interventions.positions import Positions
 _STEPS = 4
 # The share of the nodes that is left after a round.
 _KEPT = 0.75
+# The share of what they do that a round may lose, if fewer nodes can be dropped.
+_LOSS = 0.25
 
 
 def pruned_nodes(
@@ -50,6 +59,7 @@ def pruned_nodes(
     *,
     metric: Metric,
     budget: int,
+    rows: Any,
     ablation: Ablation | None,
     align: Align,
     positions: Positions,
@@ -78,17 +88,39 @@ def pruned_nodes(
             align=align,
             positions=positions,
         )
-        gates = _Gates.of(circuit, analysis, alignment, ablation)
-        nodes = circuit.nodes.assign(always=is_always)
-        while True:
-            nodes = nodes.assign(score=gates.shares(nodes).numpy())
-            nodes = nodes.sort_values(
-                ["always", "score"], ascending=False, kind="stable"
-            )
-            if len(nodes) == budget:
-                break
-            nodes = nodes.head(max(budget, int(_KEPT * len(nodes))))
+        numbers = checked_rows(rows, len(analysis.prompts.clean))
+        gates = _Gates.of(circuit, analysis, alignment, ablation, numbers)
+        nodes = gates.ordered(circuit.nodes.assign(always=is_always))
+        while len(nodes) > budget:
+            nodes = _smaller(nodes, gates, budget)
+
+        # What is best at every round need not be at the end.
+        first = circuit.nodes.assign(always=is_always).head(budget)
+        if first.always.sum() == is_always.sum():
+            done, done_by_first = gates.done([nodes, first])
+            if done_by_first > done:
+                nodes = gates.ordered(first)
     return nodes.drop(columns="always").reset_index(drop=True)
+
+
+def _smaller(nodes: Any, gates: "_Gates", budget: int) -> Any:
+    """The nodes, with their shares, that are left after a round."""
+    least = (1 - _LOSS) * nodes.score.sum()
+    n_left = max(budget, int(_KEPT * len(nodes)))
+    while len(nodes) - n_left > 1:
+        left = gates.ordered(nodes.head(n_left))
+        if left.score.sum() >= least:
+            return left
+        n_left = (len(nodes) + n_left + 1) // 2
+
+    left = gates.ordered(nodes.head(len(nodes) - 1))
+    if left.score.sum() >= least:
+        return left
+    without = [
+        nodes.drop(index=number) for number in nodes.index[~nodes.always].tolist()
+    ]
+    done = gates.done(without)
+    return gates.ordered(without[done.index(max(done))])
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +130,19 @@ class _Gates:
     Attributes:
         runner: of circuits of these nodes.
         alignment: what their positions are counted from.
-        direction: by row, the sign of what the model's metric is above that of no node.
+        clean_logits: logits of the clean run.
+        empty: the metric of no node.
+        direction: by row, the sign of what the model's metric is above that; 0 for rows
+            that do not count.
+        rows: those that count.
     """
 
     runner: CircuitRunner
     alignment: Alignment
+    clean_logits: Float[Tensor, "batch scored d_vocab"]
+    empty: Float[Tensor, "*rows"]
     direction: Float[Tensor, "*rows"]
+    rows: tuple[int, ...]
 
     @classmethod
     def of(
@@ -112,16 +151,24 @@ class _Gates:
         analysis: Analysis,
         alignment: Alignment,
         ablation: Ablation,
+        rows: tuple[int, ...],
     ) -> "_Gates":
         """Gates of the nodes of a circuit.
 
         Raises:
-            InvalidArgument: a metric that does not depend on nodes.
+            InvalidArgument: a metric that does not depend on nodes, or one number for
+                all rows where some of them count.
         """
         runs = analysis.runs(with_gradients=False)
+        n_rows = len(analysis.prompts.clean)
+        if runs.clean.values.ndim == 0 and len(rows) < n_rows:
+            raise InvalidArgument(
+                "the metric is one number for all rows, and some of the rows are to "
+                "count; use a metric that returns one number per row"
+            )
         runner = runner_of(circuit, analysis, runs, alignment, ablation)
-        rows = range(len(analysis.prompts.clean))
-        (empty,) = runner.values([EMPTY], rows, runs.clean.logits, batch_size=len(rows))
+        logits = runs.clean.logits
+        (empty,) = runner.values([EMPTY], rows, logits, batch_size=len(rows))
         direction = (runs.clean.values - empty).sign()
         if not direction.any():
             raise InvalidArgument(
@@ -129,7 +176,37 @@ class _Gates:
                 "ablated, so no node does anything; choose another ablation, metric "
                 "or site"
             )
-        return cls(runner, alignment, direction)
+        return cls(runner, alignment, logits, empty, direction, rows)
+
+    def ordered(self, nodes: Any) -> Any:
+        """The nodes with their shares, those that always stay first, then by shares.
+
+        Args:
+            nodes: a DataFrame with the columns site, position, feature and always.
+        """
+        nodes = nodes.assign(score=self.shares(nodes).numpy())
+        by = ["always", "score"]
+        return nodes.sort_values(by, ascending=False, kind="stable", ignore_index=True)
+
+    def done(self, circuits: Sequence[Any]) -> list[float]:
+        """The change of the metric by some circuits, the mean over rows."""
+        sets = []
+        for nodes in circuits:
+            sites, keys = ordered(nodes, self.runner.spaces, self.alignment)
+            sets.append(Draw(sites, keys, self.rows).first(len(keys)))
+        values = self.runner.values(
+            sets, self.rows, self.clean_logits, batch_size=len(self.rows)
+        )
+        return [
+            float(((of_set - self.empty) * self.direction).double().sum())
+            / self._n_values
+            for of_set in values
+        ]
+
+    @property
+    def _n_values(self) -> int:
+        """How many numbers of the metric count."""
+        return len(self.rows) if self.direction.ndim else 1
 
     def shares(self, nodes: Any) -> Float[Tensor, " nodes"]:
         """What each node adds, on the mean over rows, while all of them come back.
@@ -143,13 +220,13 @@ class _Gates:
         for share, weight in gauss_points(_STEPS):
             gates = torch.full((len(nodes),), share, requires_grad=True)
             total += weight * self._gradient(nodes, keys, gates).double()
-        return total / max(1, self.direction.numel())
+        return total / self._n_values
 
     def _gradient(
         self, nodes: Any, keys: Int[Tensor, " nodes"], gates: Float[Tensor, " nodes"]
     ) -> Float[Tensor, " nodes"]:
         runner = self.runner
-        rows = torch.arange(len(runner.analysis.prompts.clean))
+        rows = torch.tensor(self.rows)
         with torch.enable_grad():
             weights = {}
             for name, space in runner.spaces.items():
@@ -165,7 +242,11 @@ class _Gates:
             logits = runner.logits(
                 weights, torch.zeros_like(rows), rows, with_gradients=True
             )
-            values = runner.analysis.measurement.values(logits)
+            # Rows that do not count are those of the clean run.
+            all_logits = self.clean_logits.detach().index_put(
+                (rows.to(logits.device),), logits
+            )
+            values = runner.analysis.measurement.values(all_logits)
             towards = (values * self.direction.to(values.device)).sum()
             (gradient,) = torch.autograd.grad(towards, [gates])
         return gradient

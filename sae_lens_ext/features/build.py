@@ -154,7 +154,7 @@ def index(
         delete_unfinished(folder)
         if not is_complete(folder, settings):
             text = _read_text(reader, folder, settings, sizes, n_tokens, progress)
-            _finish(reader, folder, settings, text, tokenizer, model_name)
+            _finish(reader, folder, settings, text, tokenizer, model_name, progress)
     return FeatureIndex.open(folder, model, sae, labels=texts, tokenizer=tokenizer)
 
 
@@ -193,6 +193,9 @@ def _read_text(
         while n_tokens is None or state.n_tokens < n_tokens:
             step = reader.next_batch()
             if step is None:
+                # Tokens that do not count were never added.
+                bar.total = bar.n
+                bar.refresh()
                 break
             n_before = state.n_tokens
             code, batch = step
@@ -219,11 +222,12 @@ def _finish(
     text: _Text,
     tokenizer: Any,
     model_name: str | None,
+    progress: bool,
 ) -> None:
     """Write the index of what was read."""
     sae = reader.sae
     tensors = text.tensors
-    effects = logit_effects(reader.host, reader.place, _N_LOGITS)
+    effects = logit_effects(reader.host, reader.place, _N_LOGITS, progress=progress)
     numbers, cosines = nearest_features(sae.W_dec, _N_NEIGHBOURS)
     tensors |= {"nearest.features": numbers, "nearest.cosines": cosines}
     tensors |= effects.tensors

@@ -98,14 +98,21 @@ class FeatureIndex:
 
         Raises:
             FormatError: the file does not hold labels.
-            InvalidArgument: neither labels by feature nor a file.
+            InvalidArgument: neither labels by feature nor a file, or labels of features
+                that the SAE does not have.
         """
+        texts = labels_of(labels)
+        if texts and max(texts) >= self.d_sae:
+            raise InvalidArgument(
+                f"labels name feature {max(texts)}, and this index has features 0 to "
+                f"{self.d_sae - 1}; give the labels of its SAE"
+            )
         return FeatureIndex(
             self.folder,
             self._contents,
             model=self._model,
             sae=self._sae,
-            labels=labels_of(labels),
+            labels=texts,
             tokenizer=self._tokenizer,
         )
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_lens_ext._optional import require
 from sae_lens_ext.features.final_norm import FinalNorm, final_norm
 from sae_lens_ext.features.unembedding import Unembedding
 from sae_lens_ext.hosts import Host
@@ -37,13 +38,16 @@ class LogitEffects:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
-def logit_effects(host: Host, place: Placement, n: int) -> LogitEffects:
+def logit_effects(
+    host: Host, place: Placement, n: int, *, progress: bool = False
+) -> LogitEffects:
     """The n tokens that each feature promotes and suppresses most.
 
     Args:
         host: the model.
         place: the SAE at its site.
         n: tokens of either kind.
+        progress: whether to show a progress bar.
     """
     sae = place.sae
     assert sae is not None
@@ -59,7 +63,7 @@ def logit_effects(host: Host, place: Placement, n: int) -> LogitEffects:
         )
     norm = final_norm(host)
     rows = (sae.W_dec / sae.activation_scale).detach().float()
-    return LogitEffects(_note(norm), _strongest(host, norm, rows, n))
+    return LogitEffects(_note(norm), _strongest(host, norm, rows, n, progress))
 
 
 def _note(norm: FinalNorm | None) -> str:
@@ -77,16 +81,26 @@ def _note(norm: FinalNorm | None) -> str:
 
 
 def _strongest(
-    host: Host, norm: FinalNorm | None, rows: Float[Tensor, "d_sae d_model"], n: int
+    host: Host,
+    norm: FinalNorm | None,
+    rows: Float[Tensor, "d_sae d_model"],
+    n: int,
+    progress: bool,
 ) -> dict[str, Tensor]:
     assert host.unembed is not None
     assert host.d_vocab is not None
     unembedding = Unembedding.of(host.unembed, host.d_vocab, rows.shape[1])
     parts: dict[str, list[Tensor]] = {}
-    for chunk in rows.split(max(1, _NUMBERS_AT_A_TIME // unembedding.n_tokens)):
-        directions = chunk if norm is None else norm(chunk)
-        for name, part in _strongest_of(unembedding, directions, n).items():
-            parts.setdefault(name, []).append(part.cpu())
+    n_at_a_time = max(1, _NUMBERS_AT_A_TIME // unembedding.n_tokens)
+    tqdm = require("tqdm.auto", "Showing progress").tqdm
+    with tqdm(
+        total=len(rows), desc="logits", unit="feature", disable=not progress
+    ) as bar:
+        for chunk in rows.split(n_at_a_time):
+            directions = chunk if norm is None else norm(chunk)
+            for name, part in _strongest_of(unembedding, directions, n).items():
+                parts.setdefault(name, []).append(part.cpu())
+            bar.update(len(chunk))
     return {name: torch.cat(chunks) for name, chunks in parts.items()}
 
 

@@ -121,8 +121,8 @@ def _tokenized(host: Host, text: Any) -> Chat:
     if host.tokenizer is None:
         raise InvalidArgument(
             f"a {type(host.model).__name__} has no tokenizer; give token ids "
-            "[batch, pos] in place of text, or make a batch by token_batch(texts, "
-            "tokenizer=...)"
+            "[batch, pos] in place of text, or make a batch by sle.token_batch(model, "
+            "texts, tokenizer=...)"
         )
     if isinstance(text, str):
         # Tokenizers do not accept halves of characters.

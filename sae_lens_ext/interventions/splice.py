@@ -254,8 +254,8 @@ class Splice:
         Args:
             tokens: the prompts, in any form that ``token_batch`` takes.
             max_new_tokens: how many tokens to add to each.
-            next_token: chooses the ids ``[batch]`` of the next tokens by their logits
-                ``[batch, d_vocab]``; by default the likeliest.
+            next_token: chooses the ids ``[batch]`` (or ``[batch, 1]``) of the next
+                tokens by their logits ``[batch, d_vocab]``; by default the likeliest.
 
         Returns:
             The ids of prompts and new tokens; rows of different lengths are padded on

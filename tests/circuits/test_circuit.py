@@ -140,3 +140,4 @@ def test_an_sae_must_serve_the_k():
     nodes = pandas.DataFrame({"site": [SECOND], "feature": [1]})
     with pytest.raises(sle.InvalidK, match="k=9 is above k=8"):
         Circuit.of(nodes, tiny.sae(), 9)
+    assert Circuit.of(nodes, tiny.sae(), 9, extrapolate=True).k == 9

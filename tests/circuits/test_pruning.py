@@ -27,6 +27,21 @@ class Redundant(nn.Module):
         return torch.stack([logit, torch.zeros_like(logit)], dim=-1)
 
 
+class Chained(nn.Module):
+    """Three coordinates do nothing but together; the first of them takes most."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(40, D_MODEL)
+        nn.init.ones_(self.embed.weight)
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        chain = x[..., 0].pow(0.01) * x[..., 1].pow(4) * x[..., 2].pow(4)
+        logit = 4 * chain + 0.3 * x[..., 3] + 0.2 * x[..., 4] + 0.1 * x[..., 5]
+        return torch.stack([logit, torch.zeros_like(logit)], dim=-1)
+
+
 MODEL = Redundant()
 TOKENS = torch.arange(12).reshape(4, 3)
 
@@ -58,6 +73,66 @@ def test_a_metric_that_falls_is_pruned_alike(redundant):
     small = redundant.pruned(MODEL, TOKENS, metric=falling, budget=2)
     expected = redundant.pruned(MODEL, TOKENS, metric=METRIC, budget=2)
     assert small.nodes.equals(expected.nodes)
+
+
+def of_chain(**options):
+    model = Chained()
+    sae = tiny.identity_sae(D_MODEL, hook_name="embed")
+    effects = sle.circuits.effects(model, sae, TOKENS, metric=METRIC, **options)
+    return model, effects.select(align="end", errors="none")
+
+
+@pytest.mark.parametrize("method", ["joint", "attribution"])
+def test_a_chain_is_not_cut_for_the_small_share_of_its_first_node(method):
+    model, circuit = of_chain(method=method)
+    small = circuit.pruned(model, TOKENS, metric=METRIC, budget=3)
+    assert set(small.nodes.feature) == {0, 1, 2}
+    assert small.nodes.score.sum() == pytest.approx(4, abs=0.2)
+
+
+@pytest.mark.parametrize("budget", range(1, 7))
+def test_no_budget_does_less_than_as_many_first_nodes(budget):
+    model, circuit = of_chain(method="joint")
+    small = circuit.pruned(model, TOKENS, metric=METRIC, budget=budget)
+    done, done_by_first = (
+        nodes.faithfulness(model, TOKENS, metric=METRIC, controls=(), budgets=[budget])
+        .table()
+        .metric.item()
+        for nodes in (small, circuit.first(budget))
+    )
+    assert done >= done_by_first - 1e-6
+
+
+def test_chosen_rows_choose():
+    model = tiny.hf_model("gpt2")
+    pairs = tiny.tokens(3, 5), tiny.tokens(3, 5, seed=1)
+    options = {"metric": METRIC, "budget": 4}
+    circuit = sle.circuits.effects(model, saes()[0], *pairs, metric=METRIC).select(
+        3, budget=12
+    )
+    of_rows = circuit.pruned(model, *pairs, rows=[0, 2], **options)
+    alone = circuit.pruned(model, *(part[[0, 2]] for part in pairs), **options)
+    assert of_rows.nodes.drop(columns="score").equals(alone.nodes.drop(columns="score"))
+    assert of_rows.nodes.score.tolist() == pytest.approx(alone.nodes.score.tolist())
+
+    with pytest.raises(sle.InvalidArgument, match="rows must be numbers from 0 to 2"):
+        circuit.pruned(model, *pairs, rows=[3], **options)
+    options["metric"] = lambda logits: logits[:, -1, 0].mean()
+    with pytest.raises(sle.InvalidArgument, match="one number for all rows"):
+        circuit.pruned(model, *pairs, rows=[0], **options)
+
+
+def test_prompts_have_the_positions_of_the_nodes():
+    model = tiny.hf_model("gpt2")
+    circuit = sle.circuits.effects(
+        model, saes()[0], tiny.tokens(2, 5), metric=METRIC
+    ).select(3, budget=4, align="start")
+    shorter = tiny.tokens(2, 5)[:, : int(circuit.nodes.position.max())]
+    message = "no prompt has that position .the longest has"
+    with pytest.raises(sle.InvalidArgument, match=message):
+        circuit.pruned(model, shorter, metric=METRIC, budget=2)
+    with pytest.raises(sle.InvalidArgument, match=message):
+        circuit.faithfulness(model, shorter, metric=METRIC, controls=())
 
 
 def saes():

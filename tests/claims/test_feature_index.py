@@ -431,6 +431,8 @@ def test_an_index_without_its_model_says_what_search_needs(index, hf_model, sae)
     assert alone.page(3) == index.page(3)
     with pytest.raises(sle.InvalidArgument, match="needs the model and the SAE"):
         alone.search(on="w1")
+    with pytest.raises(sle.InvalidArgument, match="labels name feature 48, .* 0 to 47"):
+        alone.labelled({48: "of another SAE"})
     with pytest.raises(sle.InvalidArgument, match="of another SAE: digest is"):
         sle.features.open(index.folder, hf_model, tiny.sae(k=K, seed=5))
     with pytest.raises(sle.InvalidArgument, match="give both"):

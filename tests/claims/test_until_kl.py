@@ -220,9 +220,11 @@ def test_the_next_token_can_be_chosen(model, sae):
     assert ids[0, -1] == log_probs.argmin()
     assert ids[0, :4].tolist() == PROMPT[0].tolist()
     with pytest.raises(
-        sle.InvalidArgument, match=r"token ids \[1\].*returned \[1, 2\]"
+        sle.InvalidArgument, match=r"token ids \[1\].* torch.int64 tensor \[1, 2\]"
     ):
         spliced.generate(PROMPT, 3, next_token=lambda logits: logits[:, :2].long())
+    with pytest.raises(sle.InvalidArgument, match=r"a torch.bool tensor \[1\]"):
+        spliced.generate(PROMPT, 3, next_token=lambda logits: logits[:, 0] > 0)
     for outside in (-1, len(tiny.WORDS)):
         with pytest.raises(sle.InvalidArgument, match=rf"from 0 to .* \[{outside}\]"):
             spliced.generate(

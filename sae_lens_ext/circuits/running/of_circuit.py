@@ -8,6 +8,7 @@ from sae_lens_ext.circuits.circuit_nodes import CircuitNodes
 from sae_lens_ext.circuits.measurement import Metric
 from sae_lens_ext.circuits.running.ablated import Ablation
 from sae_lens_ext.circuits.running.runner import CircuitRunner, feature_sites
+from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.interventions.positions import Positions
 
 
@@ -62,8 +63,19 @@ def runner_of(
         runs: the runs that ablated values are taken from.
         alignment: what positions of nodes are counted from.
         ablation: what nodes outside of a circuit are set to.
+
+    Raises:
+        InvalidArgument: a node is at a position that no row has.
     """
-    positions = circuit.nodes["position"].unique()
-    n_slots = 1 + max(alignment.slot_of(position) for position in positions)
+    lengths = analysis.prompts.clean.lengths.tolist()
+    slots = alignment.slots(lengths).unique().tolist()
+    for position in circuit.nodes["position"].unique():
+        slot = alignment.slot_of(position)
+        if slot and slot not in slots:
+            raise InvalidArgument(
+                f"the circuit has nodes at position {position}, and no prompt has that "
+                f"position (the longest has {max(lengths)} tokens); give prompts like "
+                "those that the circuit was chosen on, or choose it with another align"
+            )
     sites = feature_sites(analysis, runs, ablation)
-    return CircuitRunner.of(analysis, sites, alignment, n_slots)
+    return CircuitRunner.of(analysis, sites, alignment)

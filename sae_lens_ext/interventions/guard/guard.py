@@ -278,9 +278,11 @@ def _checked_next(
         InvalidArgument: it is not an id of the vocabulary for every row.
     """
     n_rows = len(before)
-    is_ids = isinstance(ids, Tensor) and not ids.is_floating_point()
+    is_ids = isinstance(ids, Tensor) and ids.dtype in (torch.int64, torch.int32)
     if not is_ids or ids.shape not in ((n_rows,), (n_rows, 1)):
-        got = list(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+        got = f"an object of type {type(ids).__name__}"
+        if isinstance(ids, Tensor):
+            got = f"a {ids.dtype} tensor {list(ids.shape)}"
         raise InvalidArgument(
             f"next_token must return a tensor of token ids [{n_rows}], one for every "
             f"row; it returned {got}"
