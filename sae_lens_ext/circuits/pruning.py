@@ -49,6 +49,8 @@ _STEPS = 4
 _KEPT = 0.75
 # The share of what they do that a round may lose, if fewer nodes can be dropped.
 _LOSS = 0.25
+# Rows, each in one circuit, of a run of the model.
+_BATCH_SIZE = 32
 
 
 def pruned_nodes(
@@ -105,22 +107,22 @@ def pruned_nodes(
 
 def _smaller(nodes: Any, gates: "_Gates", budget: int) -> Any:
     """The nodes, with their shares, that are left after a round."""
-    least = (1 - _LOSS) * nodes.score.sum()
-    n_left = max(budget, int(_KEPT * len(nodes)))
-    while len(nodes) - n_left > 1:
-        left = gates.ordered(nodes.head(n_left))
-        if left.score.sum() >= least:
-            return left
-        n_left = (len(nodes) + n_left + 1) // 2
+    n_nodes = len(nodes)
+    sizes = [max(budget, int(_KEPT * n_nodes))]
+    while sizes[-1] < n_nodes - 1:
+        sizes.append((n_nodes + sizes[-1] + 1) // 2)
 
-    left = gates.ordered(nodes.head(len(nodes) - 1))
-    if left.score.sum() >= least:
-        return left
+    smaller = [nodes.head(size) for size in sizes]
+    done, *done_by_smaller = gates.done([nodes, *smaller])
+    for left, done_by_left in zip(smaller, done_by_smaller, strict=True):
+        if done_by_left >= (1 - _LOSS) * done:
+            return gates.ordered(left)
+
     without = [
         nodes.drop(index=number) for number in nodes.index[~nodes.always].tolist()
     ]
-    done = gates.done(without)
-    return gates.ordered(without[done.index(max(done))])
+    done_without = gates.done(without)
+    return gates.ordered(without[done_without.index(max(done_without))])
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +197,7 @@ class _Gates:
             sites, keys = ordered(nodes, self.runner.spaces, self.alignment)
             sets.append(Draw(sites, keys, self.rows).first(len(keys)))
         values = self.runner.values(
-            sets, self.rows, self.clean_logits, batch_size=len(self.rows)
+            sets, self.rows, self.clean_logits, batch_size=_BATCH_SIZE
         )
         return [
             float(((of_set - self.empty) * self.direction).double().sum())
