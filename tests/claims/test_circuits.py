@@ -220,7 +220,7 @@ def test_a_list_of_pairs_is_clean_and_corrupted_rows(gemma2):
     assert masks[0].equals(masks[2])
     # Two ids are a row, and so are two texts.
     for rows in ([(1, 2), (3, 4)], ("w1 w2", "w3 w4")):
-        result = effects.select(5, budget=2).faithfulness(
+        result = effects.select(5, budget=2, align="all").faithfulness(
             gemma2, rows, metric=METRIC, controls=()
         )
         assert result.ablation == "zero"

@@ -93,10 +93,10 @@ def test_draws_what_a_test_of_a_circuit_returns(tmp_path):
         n_nodes=3,
         n_errors=1,
         rows=(0,),
-        full=numpy.array([4.0]),
-        empty=numpy.array([0.0]),
-        kept=numpy.array([3.0]),
-        left=numpy.array([1.0]),
+        metric_model=numpy.array([4.0]),
+        metric_empty=numpy.array([0.0]),
+        metric=numpy.array([3.0]),
+        metric_complement=numpy.array([1.0]),
     )
     result = Faithfulness("zero", (measured,))
     figure = plot_faithfulness(result.table(), title="One circuit")

@@ -65,17 +65,17 @@ def runner_of(
         ablation: what nodes outside of a circuit are set to.
 
     Raises:
-        InvalidArgument: a node is at a position that no row has.
+        InvalidArgument: a node is at a position from the start that no row has.
     """
     lengths = analysis.prompts.clean.lengths.tolist()
-    slots = alignment.slots(lengths).unique().tolist()
-    for position in circuit.nodes["position"].unique():
-        slot = alignment.slot_of(position)
-        if slot and slot not in slots:
-            raise InvalidArgument(
-                f"the circuit has nodes at position {position}, and no prompt has that "
-                f"position (the longest has {max(lengths)} tokens); give prompts like "
-                "those that the circuit was chosen on, or choose it with another align"
-            )
+    positions = circuit.nodes["position"].unique()
+    n_slots = 1 + max(alignment.slot_of(position) for position in positions)
+    # Counted from the end, a short row just begins later.
+    if alignment.kind == "start" and n_slots > max(lengths) + 1:
+        raise InvalidArgument(
+            f"the circuit has nodes at position {n_slots - 2}, and no prompt has that "
+            f"position (the longest has {max(lengths)} tokens); give prompts like "
+            "those that the circuit was chosen on, or choose it with another align"
+        )
     sites = feature_sites(analysis, runs, ablation)
-    return CircuitRunner.of(analysis, sites, alignment)
+    return CircuitRunner.of(analysis, sites, alignment, n_slots)

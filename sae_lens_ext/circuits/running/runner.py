@@ -50,6 +50,7 @@ class CircuitRunner:
         analysis: Analysis,
         sites: Mapping[str, SiteNodes],
         alignment: Alignment,
+        n_slots: int = 0,
     ) -> "CircuitRunner":
         """A runner of circuits whose nodes have positions of an alignment.
 
@@ -57,9 +58,11 @@ class CircuitRunner:
             analysis: the model, the rows and the metric.
             sites: the nodes of each site, by its name.
             alignment: what positions of nodes are counted from.
+            n_slots: more than the largest slot of any node; that of the rows counts
+                anyway.
         """
         slots = alignment.slots(analysis.prompts.clean.lengths.tolist())
-        n_slots = int(slots.max()) + 1
+        n_slots = max(n_slots, int(slots.max()) + 1)
         spaces = {
             name: KeySpace(n_slots, nodes.n_features) for name, nodes in sites.items()
         }
