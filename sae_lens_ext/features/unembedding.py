@@ -40,22 +40,21 @@ class Unembedding:
             d_vocab: how many.
             d_model: width of the activations.
         """
+        as_it_is = cls(module, None, d_vocab)
         weight = getattr(module, "weight", None)
         if not isinstance(weight, Tensor) or weight.shape != (d_vocab, d_model):
-            return cls(module, None, d_vocab)
+            return as_it_is
         if not weight.is_floating_point():
-            return cls(module, None, d_vocab)
+            return as_it_is
 
-        found = cls(module, weight.detach(), d_vocab)
+        by_matrix = cls(module, weight.detach(), d_vocab)
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn(1, d_model, generator=generator).to(weight.device)
-        actual = cls(module, None, d_vocab).changes(probe, 0, d_vocab)
-        difference = found.changes(probe, 0, d_vocab) - actual
-        tolerance = 16 * torch.finfo(weight.dtype).eps * float(actual.norm())
+        expected = as_it_is.changes(probe, 0, d_vocab)
+        difference = by_matrix.changes(probe, 0, d_vocab) - expected
+        tolerance = 16 * torch.finfo(weight.dtype).eps * float(expected.norm())
         # In this form NaN is no match.
-        if float(difference.norm()) <= tolerance:
-            return found
-        return cls(module, None, d_vocab)
+        return by_matrix if float(difference.norm()) <= tolerance else as_it_is
 
     @property
     def n_tokens(self) -> int:

@@ -12,13 +12,17 @@ METRIC = sle.circuits.logit_difference(0, 1)
 SITES = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
 
 
-class Redundant(nn.Module):
-    """Any one of four coordinates does all that they do; two others add up."""
+class Ones(nn.Module):
+    """Every coordinate of every token is 1."""
 
     def __init__(self):
         super().__init__()
         self.embed = nn.Embedding(40, D_MODEL)
         nn.init.ones_(self.embed.weight)
+
+
+class Redundant(Ones):
+    """Any one of four coordinates does all that they do; two others add up."""
 
     def forward(self, ids):
         x = self.embed(ids)
@@ -27,13 +31,8 @@ class Redundant(nn.Module):
         return torch.stack([logit, torch.zeros_like(logit)], dim=-1)
 
 
-class Chained(nn.Module):
-    """Three coordinates do nothing but together; the first of them takes most."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(40, D_MODEL)
-        nn.init.ones_(self.embed.weight)
+class Chained(Ones):
+    """Three coordinates do nothing but together, and the first has a small share."""
 
     def forward(self, ids):
         x = self.embed(ids)
