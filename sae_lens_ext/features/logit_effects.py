@@ -117,6 +117,8 @@ def _strongest_of(
             best = changes.topk(min(n, end - start), dim=1, largest=is_largest)
             effects[name].append(best.values)
             ids[name].append(best.indices + start)
+        # Else they would be in memory beside those of the next block.
+        del changes
 
     strongest = {}
     for name, is_largest in kinds:
