@@ -6,6 +6,7 @@ them. Every process that notices a failure signs there. Who does not is gone, an
 ended by an error of its own has left it there.
 """
 
+import contextlib
 import os
 import time
 from datetime import timedelta
@@ -36,19 +37,32 @@ class RollCall:
 
     def leave(self, error: BaseException) -> None:
         """Say why this process ends."""
-        if self._store is not None:
-            self._sign("failed", f"{type(error).__name__}: {error}")
+        if self._store is None:
+            return
+        with contextlib.suppress(RuntimeError, OSError):
+            self._store.set(f"failed/{self._rank}", f"{type(error).__name__}: {error}")
 
     def missing(self) -> str:
         """Who is gone, and why, as far as it is known; a sentence."""
         if self._store is None:
             return "another process of this training is gone"
-        if not self._sign("here", "yes"):
-            # The store is gone with the process that it lived in.
-            keeper = "torchrun" if _is_kept_by_launcher() else f"rank 0 of {self._size}"
-            return f"{keeper} is gone"
+        gone: dict[int, str | None] = {}
+        try:
+            gone |= dict.fromkeys(self._silent(gone))
+        except (RuntimeError, OSError):
+            # The store is gone with the process that it lived in. The first to notice
+            # may be a later question: what is set is sent without waiting for a reply.
+            if not gone:
+                by_launcher = _is_kept_by_launcher()
+                keeper = "torchrun" if by_launcher else f"rank 0 of {self._size}"
+                return f"{keeper} is gone"
+        if not gone:
+            return "the connection between the processes of this training broke"
+        return "; ".join(self._described(rank, gone[rank]) for rank in sorted(gone))
 
-        reasons: dict[int, str | None] = {}
+    def _silent(self, reasons: dict[int, str | None]) -> set[int]:
+        """Who does not answer; who has left a reason is put into ``reasons``."""
+        self._store.set(f"here/{self._rank}", "yes")
         others = set(range(self._size)) - {self._rank}
         deadline = time.monotonic() + _SECONDS
         while others and time.monotonic() < deadline:
@@ -59,29 +73,15 @@ class RollCall:
                     reasons[rank] = reason
                 if reason is not None or self._read("here", rank) is not None:
                     others.remove(rank)
-
-        gone = {**dict.fromkeys(others), **reasons}
-        if not gone:
-            return "the connection between the processes of this training broke"
-        return "; ".join(self._described(rank, gone[rank]) for rank in sorted(gone))
+        return others
 
     def _described(self, rank: int, reason: str | None) -> str:
         name = f"rank {rank} of {self._size}"
         return f"{name} is gone" if reason is None else f"{name} ended by {reason}"
 
-    def _sign(self, word: str, value: str) -> bool:
-        try:
-            self._store.set(f"{word}/{self._rank}", value)
-        except (RuntimeError, OSError):
-            return False
-        return True
-
     def _read(self, word: str, rank: int) -> str | None:
         key = f"{word}/{rank}"
-        try:
-            return self._store.get(key).decode() if self._store.check([key]) else None
-        except (RuntimeError, OSError):
-            return None
+        return self._store.get(key).decode() if self._store.check([key]) else None
 
 
 def _is_kept_by_launcher() -> bool:
