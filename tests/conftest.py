@@ -25,6 +25,8 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 LONG = ("test_gpu_interpreted", "test_shared_runs")
 
 
+# Before xdist's own hook, which reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Give workers whole files, and one worker all tests that need the real model.
 
