@@ -47,9 +47,9 @@ def active_features(
     mask = run.mask(*run.codes).to(code.values.device)
     if not mask.any():
         raise InvalidArgument(
-            "positions chooses no token of these rows; positions count the tokens of "
-            "each row's text from 0, and by default the special tokens that the SAE "
-            "was not trained on are left out"
+            "no token of this text is encoded: positions count the tokens of each "
+            "row from 0, and by default the special tokens that the SAE was not "
+            "trained on are left out"
         )
 
     chosen = SparseCode(code.values[mask], code.indices[mask], code.d_sae)

@@ -520,7 +520,7 @@ def test_rejects_features_that_the_sae_does_not_have(index):
 
 
 def test_positions_without_a_token_are_an_error(index):
-    with pytest.raises(sle.InvalidArgument, match="positions chooses no token"):
+    with pytest.raises(sle.InvalidArgument, match="no token of this text is encoded"):
         index.search(on=tiny.tokens(1), on_positions=[40])
 
 

@@ -8,7 +8,8 @@
    shard, and all of it before the first one is written.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,8 @@ def cache_activations(
             no token is left.
         NonFinite: the model produced NaN or infinity; the error names the site.
         FormatError: the cache that is there is damaged.
+        OSError: the folder cannot be written to, for instance because the disk is full;
+            the shards before are kept.
     """
     folder = Path(folder)
     limits = _Limits.checked(n_tokens, max_bytes)
@@ -271,14 +274,16 @@ class _Writer:
             n_outliers[site] = n_outliers.get(site, 0) + int(n_shrunk)
 
         name = name_of_shard(len(index.shards))
-        shard = write_shard(self._folder, name, values)
-        self._index = index.with_shard(
-            shard,
-            source=self._parts[-1].after,
-            n_special=index.n_special + sum(part.n_special for part in self._parts),
-            n_outliers=n_outliers,
-        )
-        self._index.write(self._folder)
+        with self._saying_what_is_kept():
+            shard = write_shard(self._folder, name, values)
+            index = index.with_shard(
+                shard,
+                source=self._parts[-1].after,
+                n_special=index.n_special + sum(part.n_special for part in self._parts),
+                n_outliers=n_outliers,
+            )
+            index.write(self._folder)
+        self._index = index
         self._n_before += self._n_gathered
         self._n_gathered = 0
         self._parts = []
@@ -293,7 +298,11 @@ class _Writer:
             mean, scale = mean_and_scale(shrunk)
             statistics[site] = SiteStatistics(mean, scale, self._norms[site])
         path = self._folder / STATISTICS
-        with replacing(path) as temporary, saving(path):
+        with (
+            self._saying_what_is_kept(),
+            replacing(path) as temporary,
+            saving(path),
+        ):
             write_tensors(temporary, statistics_as_tensors(statistics))
         widths = {site: part.shape[1] for site, part in values.items()}
         return CacheIndex(widths=widths, statistics=digest_of(path), **self._about)
@@ -306,5 +315,18 @@ class _Writer:
                 reason = "max_bytes is less than the first shard takes"
             raise InvalidArgument(f"there are no activations to keep: {reason}")
         self._index = replace(self._index, is_complete=True, is_exhausted=is_exhausted)
-        self._index.write(self._folder)
+        with self._saying_what_is_kept():
+            self._index.write(self._folder)
         self.is_done = True
+
+    @contextlib.contextmanager
+    def _saying_what_is_kept(self) -> Iterator[None]:
+        """Raise errors of the disk with what is whole, and what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                f"the cache in {self._folder} cannot be written ({error}); "
+                f"{self._n_before:,} tokens are kept there: make room, and call "
+                "again to go on"
+            ) from error

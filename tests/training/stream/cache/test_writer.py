@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import interrupted_cache
 import pytest
 import tiny
 import torch
+from full_disk import full_disk
 from interrupted_cache import SITES, text, write
 from paths import REPOSITORY
 from safetensors.torch import load_file
@@ -19,7 +21,9 @@ from sae_lens_ext.training import (
     cache_activations,
     collect_activations,
 )
+from sae_lens_ext.training.stream.cache import writer
 from sae_lens_ext.training.stream.cache.lock import writing
+from sae_lens_ext.training.stream.cache.shards import write_shard
 
 
 def contents(folder):
@@ -68,6 +72,27 @@ def test_constants_are_those_of_the_first_shard_and_outliers_are_shrunk(tmp_path
     torch.testing.assert_close(values_of(cache)[:72], clipped.values)
     assert cache.counts["outliers"] == 2
     assert values_of(cache).norm(dim=1).max() < constants.largest_norm * 1.001
+
+
+def test_what_was_written_before_a_disk_was_full_is_kept(tmp_path, monkeypatch):
+    cached(tmp_path / "whole")
+    folder = tmp_path / "full"
+    n_written = 0
+
+    def write_while_there_is_room(*args):
+        nonlocal n_written
+        n_written += 1
+        with full_disk(100) if n_written == 3 else nullcontext():
+            return write_shard(*args)
+
+    monkeypatch.setattr(writer, "write_shard", write_while_there_is_room)
+    kept = "144 tokens are kept there: make room, and call again to go on"
+    with pytest.raises(OSError, match=rf"full cannot be written \(.*; {kept}"):
+        cached(folder)
+
+    assert ActivationCache(folder).n_tokens == 144
+    cached(folder)
+    assert contents(folder) == contents(tmp_path / "whole")
 
 
 def test_killed_at_any_moment_and_resumed_it_is_the_undisturbed_cache(tmp_path):
