@@ -5,7 +5,9 @@ import os
 import re
 import select
 import sys
-from collections.abc import Callable, Collection
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 from sae_lens_ext.errors import SaeLensExtError
 
@@ -31,8 +33,8 @@ def exit_code(
 
     0 where it succeeds (or what it returns), 2 after an error of this package or of the
     operating system, 130 after control-C, 141 if nobody reads its output any more, as
-    after ``| head``. Errors and control-C write one line to standard error. Any other
-    exception is a defect and leaves with its traceback.
+    after ``| head``. Errors, control-C and warnings for users write one line each to
+    standard error. Any other exception is a defect and leaves with its traceback.
 
     Args:
         command: what to call.
@@ -41,7 +43,8 @@ def exit_code(
             control-C; None if nothing is there to go on from.
     """
     try:
-        return _flushed(command)
+        with _warnings_as_lines():
+            return _flushed(command)
     except (SaeLensExtError, OSError) as error:
         if isinstance(error, BrokenPipeError) and _is_output_closed():
             return _BROKEN_PIPE
@@ -52,6 +55,24 @@ def exit_code(
         hint = f"; the same command goes on from {place}" if place else ""
         complain(f"interrupted{hint}")
         return 130
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Write warnings for users without the line of code that they come from."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_in_one_line(
+            message: Warning | str, category: type[Warning], *rest: Any
+        ) -> None:
+            if issubclass(category, UserWarning):
+                complain(f"warning: {message}")
+            else:
+                show(message, category, *rest)
+
+        warnings.showwarning = show_in_one_line
+        yield
 
 
 def in_options(message: str, names: Collection[str]) -> str:

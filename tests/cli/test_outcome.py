@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -27,6 +28,17 @@ def test_returns_what_the_command_returns():
 def test_an_error_is_one_line(error, capsys):
     assert exit_code(raising(error)) == 2
     assert capsys.readouterr().err == "sae-lens-ext: too much\n"
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_for_users_is_one_line_without_code(capsys):
+    def command():
+        warnings.warn("2 files\n are left out", UserWarning, stacklevel=1)
+        warnings.warn("use another", FutureWarning, stacklevel=1)
+
+    with pytest.warns(FutureWarning, match="use another"):
+        assert exit_code(command) == 0
+    assert capsys.readouterr().err == "sae-lens-ext: warning: 2 files are left out\n"
 
 
 def test_an_interruption_says_where_the_command_goes_on(capsys):
