@@ -13,7 +13,7 @@ from sae_lens_ext.training.measures import Measure
 from sae_lens_ext.training.plan import duration
 from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.state import Best
-from sae_lens_ext.training.trainer import Pair, Trainer
+from sae_lens_ext.training.trainer import Batch, Pair, Trainer
 
 # Tokens of a batch that the metrics of its step are measured on.
 _SAMPLE = 512
@@ -78,10 +78,10 @@ class Reporter:
         (watched,) = trainer.ranks.largest(has_readers or not bar.disable)
         self._is_silent = not watched
 
-    def after_step(self, pair: Pair) -> None:
+    def after_step(self, batch: Batch) -> None:
         """Report what is due after a step."""
         state = self._trainer.state
-        self._bar.update(len(pair[0]))
+        self._bar.update(batch.n_tokens)
         self._time_first_steps()
 
         is_last = not self._trainer.has_steps_left()
@@ -89,16 +89,16 @@ class Reporter:
         if self._is_silent:
             return
         if evaluates or state.step % self._run.log_every == 0:
-            self.record(pair, evaluates=evaluates)
+            self.record(batch, evaluates=evaluates)
 
-    def finish(self, pair: Pair | None) -> None:
+    def finish(self, batch: Batch | None) -> None:
         """Report the last step, where a stream has ended before its time."""
         state = self._trainer.state
         is_recorded = state.recorded_step == state.step
-        if pair is not None and not is_recorded and not self._is_silent:
-            self.record(pair, evaluates=True)
+        if batch is not None and not is_recorded and not self._is_silent:
+            self.record(batch, evaluates=True)
 
-    def record(self, pair: Pair, *, evaluates: bool) -> None:
+    def record(self, batch: Batch, *, evaluates: bool) -> None:
         """Write the metrics of the step that was just taken, and evaluate."""
         trainer = self._trainer
         state = trainer.state
@@ -108,9 +108,7 @@ class Reporter:
         now = time.perf_counter()
         self._measured_from = (state.n_tokens, now)
 
-        u, target = pair
-        sample_target = None if target is None else target[:_SAMPLE]
-        fvu = self._fvu((u[:_SAMPLE], sample_target))
+        fvu = self._fvu(batch.pair(slice(_SAMPLE)))
         loss = state.losses.mean_of_last(n_steps)
         dead = state.activity.dead_share()
         speed = (state.n_tokens - n_tokens) / (now - at)

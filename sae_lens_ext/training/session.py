@@ -39,7 +39,7 @@ from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.saver import Saver
 from sae_lens_ext.training.setup import new_trainer
 from sae_lens_ext.training.stream import ActivationStream
-from sae_lens_ext.training.trainer import Pair, Trainer
+from sae_lens_ext.training.trainer import Batch, Pair, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,12 +267,12 @@ def _take_steps(
     Raises:
         InvalidArgument: the stream gave no tokens at all.
     """
-    pair: Pair | None = None
+    batch: Batch | None = None
     is_interrupted = False
     ranks = trainer.ranks
     while trainer.has_steps_left() and not is_interrupted:
-        batch = trainer.next_pair()
-        if batch is None:
+        next_batch = trainer.next_batch()
+        if next_batch is None:
             if not trainer.state.step:
                 raise InvalidArgument(
                     "the stream gave no tokens: it may have been read to its end "
@@ -285,12 +285,12 @@ def _take_steps(
                     "to 0",
                     stacklevel=4,
                 )
-            reporter.finish(pair)
+            reporter.finish(batch)
             break
 
-        pair = batch
-        trainer.step(pair)
-        reporter.after_step(pair)
+        batch = next_batch
+        trainer.step(batch)
+        reporter.after_step(batch)
         if saver is not None and interruption is not None:
             (is_late,) = interruption.agree(ranks, saver.is_late())
             saver.after_step(is_late=bool(is_late))

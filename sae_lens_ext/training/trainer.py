@@ -1,5 +1,7 @@
 """The steps of a training, from batches of a stream to changed weights."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +15,7 @@ from sae_lens_ext.training.revival import revive
 from sae_lens_ext.training.state import TrainState
 from sae_lens_ext.training.step import train_step
 from sae_lens_ext.training.stream import ActivationStream
+from sae_lens_ext.training.stream.lazy import LazyBatch
 
 Pair = tuple[Float[Tensor, "token d_model"], Float[Tensor, "token d_out"] | None]
 """Inputs and targets, centred and scaled; a target of None is the input itself."""
@@ -61,40 +64,40 @@ class Trainer:
         """Whether the training is not over yet."""
         return self.state.step < self.n_steps
 
-    def next_pair(self) -> Pair | None:
-        """The next batch, on the device; None if the stream has ended."""
+    def next_batch(self) -> "Batch | None":
+        """The next batch; None if the stream has ended."""
         n_left = self.n_tokens - self.state.n_tokens
-        batch = self.stream.next_batch(min(self.config.batch_size, n_left))
+        values = self.stream.next_batch(min(self.config.batch_size, n_left))
         if not self._is_checked:
-            self.ranks.check_batch(batch[self.normalization.hook_name])
+            self.ranks.check_batch(values[self.normalization.hook_name])
             self._is_checked = True
-        pair = self.normalization.pair(batch, self._device)
-        return pair if len(pair[0]) else None
+        batch = Batch(values, self.normalization, self._device)
+        return batch if batch.n_tokens else None
 
-    def step(self, pair: Pair) -> None:
+    def step(self, batch: "Batch") -> None:
         """Change the weights once, and count what was active.
 
         Args:
-            pair: the whole batch, of which each process takes its share.
+            batch: the whole batch, of which each process takes its share.
 
         Raises:
             NonFinite: the loss became NaN or infinite; see ``Losses.add``.
         """
-        u, target = pair
         config = self.config
         state = self.state
         number = state.step
         k = config.k_at(number, self.n_steps)
         set_learning_rate(state.optimizer, config.lr_at(number, self.n_steps))
-        share = self.ranks.begin_step(len(u))
+        share = self.ranks.begin_step(batch.n_tokens)
+        u, target = batch.pair(share.rows)
 
         loss, code = train_step(
             state.sae,
             state.optimizer,
             state.objective,
-            share.of(u),
+            u,
             k,
-            target=None if target is None else share.of(target),
+            target=target,
             is_dead=state.activity.known_dead(),
             clip=config.clip,
             dtype=self._dtype,
@@ -102,29 +105,62 @@ class Trainer:
             ranks=self.ranks,
         )
         state.losses.add(loss)
-        state.activity.count(self.ranks.active(active_in(code)), len(u))
+        state.activity.count(self.ranks.active(active_in(code)), batch.n_tokens)
 
         if self._revives_after(number + 1):
-            self._revive(u, u if target is None else target, k)
+            self._revive(batch, k)
 
     def _revives_after(self, n_steps: int) -> bool:
         every = self.config.revive_every
         is_falling = n_steps > (1 - self.config.decay) * self.n_steps
         return every is not None and n_steps % every == 0 and not is_falling
 
-    def _revive(self, u: Tensor, target: Tensor, k: int) -> None:
+    def _revive(self, batch: "Batch", k: int) -> None:
         state = self.state
         is_dead = state.activity.known_dead()
         if is_dead is None:
             return
+        u, target = batch.pair()
         is_revived = revive(
             state.sae,
             state.optimizer,
             is_dead,
             u,
-            target,
+            u if target is None else target,
             k,
             state.generator,
             ranks=self.ranks,
         )
         state.activity.revived(is_revived)
+
+
+class Batch:
+    """The tokens of a step, centred, scaled and on the device as they are asked for.
+
+    Attributes:
+        n_tokens: how many these are.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        normalization: Normalization,
+        device: torch.device,
+    ) -> None:
+        """Take a batch of a stream."""
+        self._values = values
+        self._normalization = normalization
+        self._device = device
+        self.n_tokens = (
+            values.n_tokens
+            if isinstance(values, LazyBatch)
+            else len(values[normalization.hook_name])
+        )
+
+    def pair(self, rows: slice = slice(None)) -> Pair:
+        """The input, and a transcoder's target, of some consecutive tokens."""
+        if isinstance(self._values, LazyBatch):
+            part = self._values.part(rows)
+        else:
+            part = {site: values[rows] for site, values in self._values.items()}
+        return self._normalization.pair(part, self._device)

@@ -164,7 +164,7 @@ def test_frozen_directions_take_no_memory_of_the_optimizer():
             torch.device("cpu"),
             start=published(),
         )
-        trainer.step(trainer.next_pair())
+        trainer.step(trainer.next_batch())
         state = trainer.state
         averages = optimizer_tensors(state.optimizer, state.sae)
         assert ("exp_avg.W_dec" in averages) == (not config.freeze_decoder)

@@ -9,6 +9,7 @@ cache       ``cache_activations``, ``CacheStream``: all of them on disk
 ----------- ----------------------------------------------------------------------
 buffered    what the first two share: outliers, constants, a shuffle buffer
 buffer      the buffer
+lazy        batches of the last two, read as they are asked for
 length      when a stream ends
 states      what states have in common
 ----------- ----------------------------------------------------------------------

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
@@ -19,6 +19,7 @@ from sae_lens_ext.training.cleaning import (
 )
 from sae_lens_ext.training.stream.base import SiteStatistics, StreamState
 from sae_lens_ext.training.stream.chunks import checked_activations
+from sae_lens_ext.training.stream.lazy import LazyBatch, Piece
 from sae_lens_ext.training.stream.length import Length
 from sae_lens_ext.training.stream.states import check_identity
 
@@ -143,7 +144,7 @@ class TensorStream:
         self.width(site)
         return self._values[site]
 
-    def next_batch(self, n_tokens: int) -> Mapping[str, Float[Tensor, "token d"]]:
+    def next_batch(self, n_tokens: int) -> LazyBatch:
         """See ``ActivationStream.next_batch``."""
         missing = arguments.positive_int(n_tokens, "n_tokens")
         left = self._length.left(self._n_given)
@@ -162,9 +163,12 @@ class TensorStream:
             missing -= len(rows)
             parts.append(rows)
 
-        chosen = torch.cat(parts)
+        return LazyBatch(self.sites, [Piece(torch.cat(parts), self._tokens)])
+
+    def _tokens(self, rows: Int[Tensor, " token"]) -> dict[str, Tensor]:
+        """Tokens by their numbers."""
         return {
-            site: values[chosen.to(values.device)]
+            site: values[rows.to(values.device)]
             for site, values in self._values.items()
         }
 

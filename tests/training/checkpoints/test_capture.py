@@ -52,7 +52,7 @@ def trainer_for(config, stream=None):
 
 def take_steps(trainer, n):
     for _ in range(n):
-        trainer.step(trainer.next_pair())
+        trainer.step(trainer.next_batch())
 
 
 def test_a_restored_training_takes_the_same_steps():

@@ -23,6 +23,7 @@ from sae_lens_ext.training.stream.base import SiteStatistics, StreamState
 from sae_lens_ext.training.stream.cache.folder import ActivationCache
 from sae_lens_ext.training.stream.cache.index import Shard
 from sae_lens_ext.training.stream.cache.shards import announce
+from sae_lens_ext.training.stream.lazy import LazyBatch, Piece
 from sae_lens_ext.training.stream.length import Length
 from sae_lens_ext.training.stream.states import check_identity
 
@@ -129,7 +130,7 @@ class CacheStream:
         self._check_site(site, self.sites, "this stream")
         return self.cache.open_shard(self.cache.shards[0], [site])[site]
 
-    def next_batch(self, n_tokens: int) -> Mapping[str, Float[Tensor, "token d"]]:
+    def next_batch(self, n_tokens: int) -> LazyBatch:
         """See ``ActivationStream.next_batch``; in the dtype of the cache, on the CPU.
 
         Raises:
@@ -140,23 +141,15 @@ class CacheStream:
         if left is not None:
             missing = min(missing, left)
 
-        parts: list[dict[str, Tensor]] = []
+        pieces = []
         while missing and self._open():
+            assert self._opened is not None
             rows = self._order[self._position : self._position + missing]
-            parts.append(self._gathered(rows))
+            pieces.append(Piece(rows, self._opened.tokens))
             self._position += len(rows)
             self._n_given += len(rows)
             missing -= len(rows)
-
-        if len(parts) == 1:
-            return parts[0]
-        if not parts:
-            dtype = self.cache.dtype
-            return {
-                site: torch.empty(0, self.width(site), dtype=dtype)
-                for site in self.sites
-            }
-        return {site: torch.cat([part[site] for part in parts]) for site in self.sites}
+        return LazyBatch(self.sites, pieces or [Piece(self._order[:0], self._none)])
 
     def state(self) -> StreamState:
         """See ``ActivationStream.state``; a few numbers."""
@@ -195,7 +188,7 @@ class CacheStream:
         self._epoch = epoch
         self._window = window
         self._position = position
-        self._opened: list[dict[str, Tensor]] | None = None
+        self._opened: _Window | None = None
         self._order: Int[Tensor, " token"] = torch.empty(0, dtype=torch.int64)
 
     def _open(self) -> bool:
@@ -213,9 +206,9 @@ class CacheStream:
             shards = self._shards_of_window()
         for shard in shards:
             announce(self.cache.folder / shard.name)
-        self._opened = [self.cache.open_shard(shard, self.sites) for shard in shards]
+        opened = [self.cache.open_shard(shard, self.sites) for shard in shards]
         lengths = [shard.n_tokens for shard in shards]
-        self._ends = torch.tensor(lengths).cumsum(0)
+        self._opened = _Window(opened, lengths)
         place = [self._seed, _TOKENS, self._epoch, self._window]
         order = np.random.default_rng(place).permutation(sum(lengths))
         self._order = torch.from_numpy(order)
@@ -241,24 +234,44 @@ class CacheStream:
             self._shards = self.cache.shards
         return self._shards
 
-    def _gathered(self, rows: Int[Tensor, " token"]) -> dict[str, Tensor]:
-        """Tokens of the window by their numbers in it."""
-        assert self._opened is not None
-        number_of_shard = torch.bucketize(rows, self._ends, right=True)
-        values = {
-            site: part.new_empty(len(rows), part.shape[1])
-            for site, part in self._opened[0].items()
+    def _none(self, rows: Int[Tensor, " token"]) -> dict[str, Tensor]:
+        """Activations of no token."""
+        dtype = self.cache.dtype
+        return {
+            site: torch.empty(len(rows), self.width(site), dtype=dtype)
+            for site in self.sites
         }
-        starts = [0, *self._ends.tolist()]
-        for number, tensors in enumerate(self._opened):
-            places = (number_of_shard == number).nonzero().flatten()
-            local = rows[places] - starts[number]
-            for site, part in tensors.items():
-                values[site].index_copy_(0, places, part.index_select(0, local))
-        return values
 
     def _check_site(self, site: str, sites: Sequence[str], subject: str) -> None:
         if site not in sites:
             raise InvalidArgument(
                 f"{subject} has the sites {', '.join(sites)}; got {site!r}"
             )
+
+
+class _Window:
+    """Some shards whose tokens are mixed.
+
+    A batch keeps the window that its tokens are in.
+    """
+
+    def __init__(
+        self, shards: Sequence[dict[str, Tensor]], lengths: Sequence[int]
+    ) -> None:
+        self._shards = shards
+        self._ends = torch.tensor(lengths).cumsum(0)
+
+    def tokens(self, rows: Int[Tensor, " token"]) -> dict[str, Tensor]:
+        """Tokens by their numbers in the window."""
+        number_of_shard = torch.bucketize(rows, self._ends, right=True)
+        values = {
+            site: part.new_empty(len(rows), part.shape[1])
+            for site, part in self._shards[0].items()
+        }
+        starts = [0, *self._ends.tolist()]
+        for number, tensors in enumerate(self._shards):
+            places = (number_of_shard == number).nonzero().flatten()
+            local = rows[places] - starts[number]
+            for site, part in tensors.items():
+                values[site].index_copy_(0, places, part.index_select(0, local))
+        return values
