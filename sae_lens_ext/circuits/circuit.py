@@ -144,8 +144,10 @@ class Circuit(CircuitNodes):
         and those that are left are looked at again. A round costs four forward and
         backward passes of the rows, and at small sizes some forward passes.
 
-        On these rows, the result does at least as much as the first ``budget`` nodes.
-        Its own beginnings need not do anything: they may cut a chain.
+        What nodes do is how far they bring the metric from that of no node towards that
+        of the model, the mean over these rows. By that, the result does at least as
+        much as the first ``budget`` nodes; too much counts as more, not as less. Its
+        own beginnings need not do anything: they may cut a chain.
 
         Args:
             model: as in ``splice``.
@@ -180,7 +182,9 @@ class Circuit(CircuitNodes):
             align=align,
             positions=positions,
         )
-        return replace(self, nodes=nodes)
+        if positions is None:
+            positions = self.positions
+        return replace(self, nodes=nodes, positions=positions)
 
     def jaccard(self, other: "Circuit") -> float:
         """The share of the nodes of either circuit that is in both.

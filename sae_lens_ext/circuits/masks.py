@@ -241,7 +241,7 @@ def _learned(
                 for name, of_site in zip(gates, mask.split(sizes), strict=True)
             }
             logits = runner.logits(weights, circuits, rows, with_gradients=True)
-            values = runner.analysis.measurement.values(logits)
+            values = runner.analysis.measurement.differentiable(logits)
             distance = (values - full).square().mean() / scale
 
             target = _target(step / settings.steps, len(parameters), budget)

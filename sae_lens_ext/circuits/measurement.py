@@ -80,6 +80,24 @@ class Measurement:
             values = self.metric(logits)
         return self._checked(values)
 
+    def differentiable(
+        self, logits: Float[Tensor, "batch scored d_vocab"]
+    ) -> Float[Tensor, "*rows"]:
+        """The metric of all rows, with a gradient by logits that take one.
+
+        Raises:
+            InvalidArgument: as ``values``, or there is no gradient.
+            ShapeMismatch, NonFinite: as ``values``.
+        """
+        values = self.values(logits)
+        if not values.requires_grad:
+            raise InvalidArgument(
+                "the metric has no gradient by the logits: compute it from them by "
+                "differentiable operations (.item(), argmax and detach() end a "
+                "gradient)"
+            )
+        return values
+
     def _selected(self, logits: Tensor) -> Float[Tensor, "batch d_vocab"]:
         """The logits at the one position of every row."""
         rows = torch.arange(len(logits), device=logits.device)

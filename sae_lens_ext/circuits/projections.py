@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_lens_ext.errors import NonFinite
 from sae_lens_ext.sae import SAE, SparseCode, TokenStatistics, gradient_by_token
 
 
@@ -28,6 +29,9 @@ def feature_gradients(
         sae: the SAE of the code.
         code: the code, in float32 or wider.
         gradient: of the metric by the activation that the SAE writes.
+
+    Raises:
+        NonFinite: they are NaN or infinite.
     """
     # The same weights without gradients: that of a decoder would be a dense one.
     frozen = sae.with_config().requires_grad_(False)
@@ -39,6 +43,11 @@ def feature_gradients(
     (gradients,) = torch.autograd.grad(
         written, values, gradient.to(written.device, written.dtype)
     )
+    if not bool(torch.isfinite(gradients).all()):
+        raise NonFinite(
+            f"effects of features at {sae.config.hook_name} are NaN or infinite; check "
+            "the weights of the SAE there"
+        )
     return gradients
 
 

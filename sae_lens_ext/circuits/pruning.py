@@ -248,7 +248,7 @@ class _Gates:
             all_logits = self.clean_logits.detach().index_put(
                 (rows.to(logits.device),), logits
             )
-            values = runner.analysis.measurement.values(all_logits)
+            values = runner.analysis.measurement.differentiable(all_logits)
             towards = (values * self.direction.to(values.device)).sum()
             (gradient,) = torch.autograd.grad(towards, [gates])
         return gradient

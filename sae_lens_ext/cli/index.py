@@ -14,6 +14,7 @@ from sae_lens_ext.cli.inputs import CorpusOptions, ModelOptions, load_sae, place
 from sae_lens_ext.cli.outcome import echo, exit_code
 from sae_lens_ext.cli.parsing import default_of, make_folder, option_names, parse
 from sae_lens_ext.features import index as index_features
+from sae_lens_ext.features.folder import has_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code(
         lambda: _index(options),
         options=option_names(IndexOptions),
-        goes_on_from=lambda: options.out,
+        # Until the first checkpoint, the command starts again.
+        goes_on_from=lambda: options.out if has_progress(options.out) else None,
     )
 
 

@@ -30,7 +30,8 @@ class ModelOptions:
     """A language model, which the SAE may name."""
 
     model: str | None = None
-    """As for the train command; by default the model that the first SAE names."""
+    """Folder or hub name of a model of transformers, or gemma-3-270m, which comes with
+    the demo extra; by default the model that the first SAE names."""
     model_dtype: str = "float32"
     """float32 or bfloat16, for the model's own weights."""
     device: str | None = None
@@ -85,7 +86,12 @@ def _load(path: str | Path, dtype: torch.dtype) -> tuple[Any, Any]:
     # What may be wrong with a folder or a repository has many errors there.
     except Exception as error:
         (first, *_) = str(error).strip().splitlines() or [type(error).__name__]
-        raise FormatError(f"the model {path} cannot be loaded: {first}") from error
+        hint = ""
+        if str(path).endswith("gemma-3-270m"):
+            hint = "; --model gemma-3-270m is the one that comes with the demo extra"
+        raise FormatError(
+            f"the model {path} cannot be loaded: {first}{hint}"
+        ) from error
     return model, tokenizer
 
 

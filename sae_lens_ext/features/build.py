@@ -19,7 +19,7 @@ from torch import Tensor
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._optional import require
 from sae_lens_ext._tokenizers import check_tokenizer
-from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.errors import InvalidArgument, NonFinite
 from sae_lens_ext.features.counts import levels_up_to
 from sae_lens_ext.features.feature_index import FeatureIndex
 from sae_lens_ext.features.folder import (
@@ -110,7 +110,8 @@ def index(
             contexts of its quantiles are taken.
         window: tokens on either side of an activation.
         batch_size: rows per forward pass.
-        tokenizer: for a model that has none, so that pages show words.
+        tokenizer: for a model that has none, so that pages show words. Texts that are
+            not token ids yet need the model's own.
         model_name: name of the model; by default what its config says.
         labels: as in ``FeatureIndex.labelled``.
         progress: whether to show a progress bar.
@@ -120,7 +121,8 @@ def index(
         InvalidArgument: an invalid option; a folder of something else, or of an index
             with other settings (the error lists them); another process writes there; or
             no token of the text is encoded.
-        NonFinite: the model produced NaN or infinity; the error names the site.
+        NonFinite: the model produced NaN or infinity, and the error names the site; or
+            the SAE's decoder holds them.
         FormatError: what is in the folder is damaged.
     """
     folder = checked_path(folder, "folder")
@@ -143,6 +145,11 @@ def index(
         positions=positions,
         batch_size=arguments.positive_int(batch_size, "batch_size"),
     )
+    if not bool(torch.isfinite(reader.sae.W_dec).all()):
+        raise NonFinite(
+            "the decoder of the SAE holds NaN or infinity, so it has no nearest "
+            "features and promotes no tokens; load it again"
+        )
     # As they are read from a file, to be compared with one.
     facts = {**reader.facts, "n_tokens": n_tokens, **sizes._asdict()}
     settings = json.loads(json.dumps(facts))

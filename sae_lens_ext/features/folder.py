@@ -83,6 +83,11 @@ def is_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
     return False
 
 
+def has_progress(folder: Path) -> bool:
+    """Whether a folder holds an index, or a part of one to go on from."""
+    return (folder / INDEX).exists() or (folder / CHECKPOINT).exists()
+
+
 def delete_unfinished(folder: Path) -> None:
     """Delete files that were being written, or not yet deleted, at a kill."""
     if (folder / INDEX).exists():
@@ -174,7 +179,10 @@ def _check_digest(path: Path, sha256: object) -> None:
     try:
         digest = digest_of(path)
     except OSError as error:
-        raise FormatError(f"{path} cannot be read: {error}") from error
+        raise FormatError(
+            f"{path} cannot be read ({error}); delete the folder and make the index "
+            "again"
+        ) from error
     if digest != sha256:
         raise FormatError(
             f"{path} holds other bytes than were written (its sha256 differs); delete "
@@ -183,6 +191,8 @@ def _check_digest(path: Path, sha256: object) -> None:
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
+    if folder.exists() and not folder.is_dir():
+        raise FormatError(f"{folder} is a file; give the folder of an index")
     path = folder / INDEX
     content = read_object(path, _LACKING)
     is_index = content.get("kind") == _KIND and content.get("version") == _VERSION

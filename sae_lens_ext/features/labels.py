@@ -1,7 +1,7 @@
 """Short texts that say what features are about: from Neuronpedia, or from a file."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,9 @@ def labels_in(file: str | Path) -> dict[int, str]:
     path = checked_path(file, "file")
     if path.suffix.lower() == ".json":
         content = read_object(path, "there are no labels")
-        return dict(_label(path, key, text) for key, text in content.items())
+        # None is no label, as in what ``labels`` returns.
+        given = ((key, text) for key, text in content.items() if text is not None)
+        return _labels(path, given)
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
@@ -103,7 +105,20 @@ def labels_in(file: str | Path) -> dict[int, str]:
             f"{path} must have the columns feature and label; its first line has "
             f"{', '.join(columns) or 'none'}"
         )
-    return dict(_label(path, row["feature"], row["label"]) for row in rows)
+    return _labels(path, ((row["feature"], row["label"]) for row in rows))
+
+
+def _labels(path: Path, pairs: Iterable[tuple[Any, Any]]) -> dict[int, str]:
+    """Labels by feature; of a feature that comes twice there must be one label."""
+    labels: dict[int, str] = {}
+    for key, text in pairs:
+        number, label = _label(path, key, text)
+        if labels.setdefault(number, label) != label:
+            raise FormatError(
+                f"{path} has two labels of feature {number}, {labels[number]!r} and "
+                f"{label!r}; keep one"
+            )
+    return labels
 
 
 def _label(path: Path, key: Any, text: Any) -> tuple[int, str]:

@@ -101,6 +101,7 @@ def test_masks_take_every_ablation_and_several_sites(errors, ablation):
         ({"errors": "some"}, "errors must be one of"),
         ({"ablation": "resample"}, "takes values from the corrupted run"),
         ({"metric": lambda z: 0 * z[:, 0, 0]}, "no mask can be learned"),
+        ({"metric": lambda z: z[:, -1, 0].detach()}, "no gradient by the logits"),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")

@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 
+import sae_lens_ext as sle
 from sae_lens_ext.circuits.projections import feature_gradients
 
 
@@ -24,6 +25,17 @@ def test_they_are_those_of_the_dense_decoder(token_norm):
     gradients = feature_gradients(sae, code, gradient)
     assert torch.allclose(gradients, expected, rtol=0, atol=1e-12)
     assert not gradients.requires_grad
+
+
+def test_weights_that_are_nan_are_an_error_that_names_the_site():
+    sae = tiny.sae(k=3)
+    code = sae.encode(torch.randn(4, sae.config.d_model))
+    with torch.no_grad():
+        sae.W_dec[code.indices[2, 0]] = float("nan")
+    gradient = torch.randn(4, sae.config.d_model)
+    message = f"effects of features at {sae.config.hook_name} are NaN"
+    with pytest.raises(sle.NonFinite, match=message):
+        feature_gradients(sae, code, gradient)
 
 
 def test_the_weights_keep_their_gradients():

@@ -180,12 +180,33 @@ def pruned_to_five(model, saes, pairs, errors, ablation):
         ({"budget": 19}, "budget must be an integer from 1 to 18; got 19"),
         ({"ablation": "resample"}, "takes values from the corrupted run"),
         ({"metric": lambda z: 0 * z[:, 0, 0]}, "no node does anything"),
+        ({"metric": lambda z: z[:, -1, 0].detach()}, "no gradient by the logits"),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")
 def test_rejects_invalid_options(redundant, options, message):
     with pytest.raises(sle.InvalidArgument, match=message):
         redundant.pruned(MODEL, TOKENS, **{"metric": METRIC, "budget": 2, **options})
+
+
+def test_positions_have_the_nodes_of_the_circuit_and_are_kept():
+    model = tiny.hf_model("gpt2")
+    tokens = tiny.tokens(2, 5)
+    effects = sle.circuits.effects(model, saes()[0], tokens, metric=METRIC)
+    circuit = effects.select(3, budget=6, align="start")
+    at = int(circuit.nodes.position.max())
+    for call in (
+        lambda: circuit.pruned(model, tokens, metric=METRIC, budget=2, positions=[0]),
+        lambda: circuit.faithfulness(model, tokens, metric=METRIC, positions=[0]),
+    ):
+        with pytest.raises(sle.InvalidArgument, match="positions leaves out in every"):
+            call()
+
+    some = slice(0, at + 1)
+    small = circuit.pruned(model, tokens, metric=METRIC, budget=2, positions=some)
+    assert small.positions == some
+    small = circuit.pruned(model, tokens, metric=METRIC, budget=2)
+    assert small.positions is circuit.positions
 
 
 def test_errors_that_a_circuit_always_has_need_room():

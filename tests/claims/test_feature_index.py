@@ -13,6 +13,7 @@ import interrupted_index
 import pytest
 import tiny
 import torch
+from pandas.testing import assert_frame_equal
 from paths import REPOSITORY
 from safetensors.torch import load_file
 
@@ -295,6 +296,17 @@ def test_other_settings_are_an_error_that_lists_them(
     assert contents(index.folder) == before
 
 
+def test_an_iterator_is_told_from_another_by_its_first_tokens(hf_model, sae, tmp_path):
+    whole = indexed(tmp_path / "list", hf_model, sae)
+    made = indexed(tmp_path / "i", hf_model, sae, iter(texts()))
+    assert made.n_tokens == whole.n_tokens
+    # It may be read once, and is, from its first text.
+    assert_frame_equal(made.table(), whole.table())
+    indexed(tmp_path / "i", hf_model, sae, iter(texts()))
+    with pytest.raises(sle.InvalidArgument, match="text: first is"):
+        indexed(tmp_path / "i", hf_model, sae, iter(texts()[1:]))
+
+
 def test_memory_does_not_grow_with_the_text(hf_model, sae, tmp_path):
     folders = []
     for n_times in (1, 4):
@@ -331,6 +343,15 @@ def test_nan_is_an_error_that_names_the_site(sae, tmp_path):
         model.transformer.h[1].mlp.c_proj.bias[0] = float("nan")
     with pytest.raises(sle.NonFinite, match="numbers at blocks.1.hook_resid_post"):
         indexed(tmp_path / "i", model, sae)
+
+
+def test_a_decoder_with_nan_is_an_error(hf_model, tmp_path):
+    sae = tiny.sae(k=K)
+    with torch.no_grad():
+        sae.W_dec[3] = float("nan")
+    with pytest.raises(sle.NonFinite, match="the decoder of the SAE holds NaN"):
+        indexed(tmp_path / "i", hf_model, sae)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["jumprelu", "relu"])
@@ -471,6 +492,11 @@ def test_a_damaged_index_is_an_error(hf_model, sae, tmp_path):
     path.write_bytes(damaged)
     with pytest.raises(sle.FormatError, match="sha256 differs"):
         sle.features.open(folder)
+    path.unlink()
+    with pytest.raises(sle.FormatError, match="cannot be read .* make the index again"):
+        sle.features.open(folder)
+    with pytest.raises(sle.FormatError, match="is a file; give the folder of an ind"):
+        sle.features.open(folder / "index.json")
     (folder / "index.json").unlink()
     with pytest.raises(sle.FormatError, match=r"holds no index\.json"):
         sle.features.open(folder)

@@ -45,6 +45,19 @@ def dashboard_of(*arguments):
     return dashboard_command.main([str(argument) for argument in arguments])
 
 
+def test_an_interruption_says_whether_there_is_something_to_go_on_from(
+    inputs, made, tmp_path, monkeypatch, capsys
+):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(index_command, "index_features", interrupt)
+    assert index_of(inputs, tmp_path / "new", "--hook-name", SITE) == 130
+    assert capsys.readouterr().err.endswith("sae-lens-ext: interrupted\n")
+    assert index_of(inputs, made, "--hook-name", SITE) == 130
+    assert f"the same command goes on from {made}" in capsys.readouterr().err
+
+
 def test_a_text_becomes_an_index(made, inputs, capsys):
     index = sle.features.open(made)
     # Twelve documents of 40 words, in rows of a BOS and fifteen of them.

@@ -133,6 +133,8 @@ def test_a_damaged_cache_is_asked_for_again(sae, tmp_path, monkeypatch):
     [
         ("a.json", '{"3": "cities, <b>", "4": "x"}'),
         ("a.csv", 'feature,label\n3,"cities, <b>"\n4,x\n'),
+        ("a.json", '{"3": "cities, <b>", "9": null}'),
+        ("a.csv", 'feature,label\n3,"cities, <b>"\n3,"cities, <b>"\n'),
         ("a.csv", '\ufefflabel,more,feature\n"cities, <b>",1,3\n'),
     ],
 )
@@ -151,6 +153,7 @@ def test_labels_of_a_file(tmp_path, name, text):
         ("a.csv", "number,text\n1,x\n", "must have the columns feature and label"),
         ("a.csv", "", "its first line has none"),
         ("a.csv", "feature,label\n1\n", "got None for '1'"),
+        ("a.csv", "feature,label\n1,x\n1,y\n", "two labels of feature 1, 'x' and 'y'"),
         ("missing.csv", None, "cannot be read"),
         ("missing.json", None, "there are no labels"),
     ],

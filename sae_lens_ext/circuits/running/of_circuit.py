@@ -77,5 +77,31 @@ def runner_of(
             f"position (the longest has {max(lengths)} tokens); give prompts like "
             "those that the circuit was chosen on, or choose it with another align"
         )
+    _check_looked_at(circuit, analysis, alignment)
     sites = feature_sites(analysis, runs, ablation)
     return CircuitRunner.of(analysis, sites, alignment, n_slots)
+
+
+def _check_looked_at(
+    circuit: CircuitNodes, analysis: Analysis, alignment: Alignment
+) -> None:
+    """Check that every node is at a token that is looked at, in some row.
+
+    Raises:
+        InvalidArgument: a node is nowhere, so it would do nothing.
+    """
+    slots = alignment.slots(analysis.prompts.clean.lengths.tolist())
+    for site, nodes in circuit.nodes.groupby("site", sort=False):
+        mask = analysis.masks.get(site)
+        if mask is None:
+            # Another SAE's site.
+            continue
+        looked_at = set(slots[mask.cpu()].tolist())
+        for position in nodes["position"].unique():
+            slot = alignment.slot_of(position)
+            if slot and slot not in looked_at:
+                raise InvalidArgument(
+                    f"the circuit has nodes at position {position!r} of {site}, which "
+                    "positions leaves out in every prompt; choose positions with all "
+                    "nodes of the circuit"
+                )

@@ -1,7 +1,8 @@
 """Rows of tokens for a model to run on, with a position that can be saved."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -66,6 +67,12 @@ def row_source(tokens: Any, collector: Collector, seed: int | None) -> RowSource
     return FixedRows(collector.batch(tokens), collector, seed)
 
 
+def digest_of(tokens: TokenBatch) -> str:
+    """What tells some rows from others."""
+    text = tokens.ids.where(tokens.mask, -1).cpu().numpy()
+    return hashlib.sha256(text.tobytes()).hexdigest()[:16]
+
+
 class FixedRows:
     """Rows in memory; each pass may have an order of its own."""
 
@@ -81,9 +88,10 @@ class FixedRows:
         """
         self._tokens = tokens
         self._seed = seed
-        text = tokens.ids.where(tokens.mask, -1).cpu().numpy()
-        digest = hashlib.sha256(text.tobytes()).hexdigest()[:16]
-        self.facts: Mapping[str, Any] = {"rows": list(text.shape), "ids": digest}
+        self.facts: Mapping[str, Any] = {
+            "rows": list(tokens.ids.shape),
+            "ids": digest_of(tokens),
+        }
         self.tokens_per_epoch: int | None = int(collector.mask_of(tokens).sum())
         self.start(0)
 
@@ -125,9 +133,16 @@ class IteratedRows:
                 function that returns one.
             collector: the model that the tokens are for.
         """
-        self._batches = Resumable(batches, "tokens")
         self._collector = collector
-        self.facts: Mapping[str, Any] = {"tokens": type(batches).__name__}
+        facts = {"tokens": type(batches).__name__}
+        if isinstance(batches, Iterator):
+            # Its type says nothing of the text. What is read here comes first again.
+            first = list(islice(batches, 1))
+            batches = chain(first, batches)
+            for tokens in first:
+                facts["first"] = digest_of(collector.batch(tokens))
+        self._batches = Resumable(batches, "tokens")
+        self.facts: Mapping[str, Any] = facts
         self.tokens_per_epoch: int | None = None
         self.start(0)
 
