@@ -13,7 +13,7 @@ from sae_lens_ext.training.measures import Measure
 from sae_lens_ext.training.plan import duration
 from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.state import Best
-from sae_lens_ext.training.trainer import Batch, Pair, Trainer
+from sae_lens_ext.training.trainer import Pair, StepBatch, Trainer
 
 # Tokens of a batch that the metrics of its step are measured on.
 _SAMPLE = 512
@@ -78,7 +78,7 @@ class Reporter:
         (watched,) = trainer.ranks.largest(has_readers or not bar.disable)
         self._is_silent = not watched
 
-    def after_step(self, batch: Batch) -> None:
+    def after_step(self, batch: StepBatch) -> None:
         """Report what is due after a step."""
         state = self._trainer.state
         self._bar.update(batch.n_tokens)
@@ -91,14 +91,14 @@ class Reporter:
         if evaluates or state.step % self._run.log_every == 0:
             self.record(batch, evaluates=evaluates)
 
-    def finish(self, batch: Batch | None) -> None:
+    def finish(self, batch: StepBatch | None) -> None:
         """Report the last step, where a stream has ended before its time."""
         state = self._trainer.state
         is_recorded = state.recorded_step == state.step
         if batch is not None and not is_recorded and not self._is_silent:
             self.record(batch, evaluates=True)
 
-    def record(self, batch: Batch, *, evaluates: bool) -> None:
+    def record(self, batch: StepBatch, *, evaluates: bool) -> None:
         """Write the metrics of the step that was just taken, and evaluate."""
         trainer = self._trainer
         state = trainer.state

@@ -39,7 +39,7 @@ from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.saver import Saver
 from sae_lens_ext.training.setup import new_trainer
 from sae_lens_ext.training.stream import ActivationStream
-from sae_lens_ext.training.trainer import Batch, Pair, Trainer
+from sae_lens_ext.training.trainer import Pair, StepBatch, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +267,7 @@ def _take_steps(
     Raises:
         InvalidArgument: the stream gave no tokens at all.
     """
-    batch: Batch | None = None
+    batch: StepBatch | None = None
     is_interrupted = False
     ranks = trainer.ranks
     while trainer.has_steps_left() and not is_interrupted:

@@ -21,6 +21,38 @@ Pair = tuple[Float[Tensor, "token d_model"], Float[Tensor, "token d_out"] | None
 """Inputs and targets, centred and scaled; a target of None is the input itself."""
 
 
+class StepBatch:
+    """The tokens of a step, centred, scaled and on the device as they are asked for.
+
+    Attributes:
+        n_tokens: how many these are.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        normalization: Normalization,
+        device: torch.device,
+    ) -> None:
+        """Take a batch of a stream."""
+        self._values = values
+        self._normalization = normalization
+        self._device = device
+        self.n_tokens = (
+            values.n_tokens
+            if isinstance(values, LazyBatch)
+            else len(values[normalization.hook_name])
+        )
+
+    def pair(self, rows: slice = slice(None)) -> Pair:
+        """The input, and a transcoder's target, of some consecutive tokens."""
+        if isinstance(self._values, LazyBatch):
+            part = self._values.part(rows)
+        else:
+            part = {site: values[rows] for site, values in self._values.items()}
+        return self._normalization.pair(part, self._device)
+
+
 class Trainer:
     """Takes the steps of one training.
 
@@ -64,17 +96,17 @@ class Trainer:
         """Whether the training is not over yet."""
         return self.state.step < self.n_steps
 
-    def next_batch(self) -> "Batch | None":
+    def next_batch(self) -> StepBatch | None:
         """The next batch; None if the stream has ended."""
         n_left = self.n_tokens - self.state.n_tokens
         values = self.stream.next_batch(min(self.config.batch_size, n_left))
         if not self._is_checked:
             self.ranks.check_batch(values[self.normalization.hook_name])
             self._is_checked = True
-        batch = Batch(values, self.normalization, self._device)
+        batch = StepBatch(values, self.normalization, self._device)
         return batch if batch.n_tokens else None
 
-    def step(self, batch: "Batch") -> None:
+    def step(self, batch: StepBatch) -> None:
         """Change the weights once, and count what was active.
 
         Args:
@@ -115,7 +147,7 @@ class Trainer:
         is_falling = n_steps > (1 - self.config.decay) * self.n_steps
         return every is not None and n_steps % every == 0 and not is_falling
 
-    def _revive(self, batch: "Batch", k: int) -> None:
+    def _revive(self, batch: StepBatch, k: int) -> None:
         state = self.state
         is_dead = state.activity.known_dead()
         if is_dead is None:
@@ -132,35 +164,3 @@ class Trainer:
             ranks=self.ranks,
         )
         state.activity.revived(is_revived)
-
-
-class Batch:
-    """The tokens of a step, centred, scaled and on the device as they are asked for.
-
-    Attributes:
-        n_tokens: how many these are.
-    """
-
-    def __init__(
-        self,
-        values: Mapping[str, Tensor],
-        normalization: Normalization,
-        device: torch.device,
-    ) -> None:
-        """Take a batch of a stream."""
-        self._values = values
-        self._normalization = normalization
-        self._device = device
-        self.n_tokens = (
-            values.n_tokens
-            if isinstance(values, LazyBatch)
-            else len(values[normalization.hook_name])
-        )
-
-    def pair(self, rows: slice = slice(None)) -> Pair:
-        """The input, and a transcoder's target, of some consecutive tokens."""
-        if isinstance(self._values, LazyBatch):
-            part = self._values.part(rows)
-        else:
-            part = {site: values[rows] for site, values in self._values.items()}
-        return self._normalization.pair(part, self._device)

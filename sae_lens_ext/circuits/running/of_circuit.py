@@ -85,12 +85,14 @@ def runner_of(
 def _check_looked_at(
     circuit: CircuitNodes, analysis: Analysis, alignment: Alignment
 ) -> None:
-    """Check that every node is at a token that is looked at, in some row.
+    """Check that positions leave no node out in all rows that have its position.
 
     Raises:
-        InvalidArgument: a node is nowhere, so it would do nothing.
+        InvalidArgument: they do, so the node would do nothing.
     """
-    slots = alignment.slots(analysis.prompts.clean.lengths.tolist())
+    clean = analysis.prompts.clean
+    slots = alignment.slots(clean.lengths.tolist())
+    present = set(slots[clean.mask.cpu()].tolist())
     for site, nodes in circuit.nodes.groupby("site", sort=False):
         mask = analysis.masks.get(site)
         if mask is None:
@@ -99,7 +101,7 @@ def _check_looked_at(
         looked_at = set(slots[mask.cpu()].tolist())
         for position in nodes["position"].unique():
             slot = alignment.slot_of(position)
-            if slot and slot not in looked_at:
+            if slot in present - looked_at:
                 raise InvalidArgument(
                     f"the circuit has nodes at position {position!r} of {site}, which "
                     "positions leaves out in every prompt; choose positions with all "

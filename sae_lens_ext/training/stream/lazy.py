@@ -5,7 +5,6 @@ of most of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -41,13 +40,16 @@ class LazyBatch(Mapping[str, Tensor]):
         """
         self._sites = tuple(sites)
         self._pieces = pieces
+        # Not a cached_property: that of Python 3.11 holds a lock, with which nnsight
+        # cannot send this package to another process.
+        self._all: Values | None = None
         self.n_tokens = sum(len(piece.rows) for piece in pieces)
 
     def part(self, rows: slice) -> Values:
         """The activations of some consecutive tokens, by site."""
         start, end, _ = rows.indices(self.n_tokens)
         if (start, end) == (0, self.n_tokens):
-            return self._whole
+            return self._whole()
 
         parts = []
         for piece in self._pieces:
@@ -61,9 +63,10 @@ class LazyBatch(Mapping[str, Tensor]):
             parts.append(first.read(first.rows[:0]))
         return self._joined(parts)
 
-    @cached_property
     def _whole(self) -> Values:
-        return self._joined([piece.read(piece.rows) for piece in self._pieces])
+        if self._all is None:
+            self._all = self._joined([piece.read(piece.rows) for piece in self._pieces])
+        return self._all
 
     def _joined(self, parts: Sequence[Values]) -> Values:
         if len(parts) == 1:
@@ -72,7 +75,7 @@ class LazyBatch(Mapping[str, Tensor]):
 
     def __getitem__(self, site: str) -> Tensor:
         """The activations of all tokens at a site."""
-        return self._whole[site]
+        return self._whole()[site]
 
     def __iter__(self) -> Iterator[str]:
         """The names of the sites."""

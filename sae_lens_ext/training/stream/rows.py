@@ -135,7 +135,7 @@ class IteratedRows:
         """
         self._collector = collector
         facts = {"tokens": type(batches).__name__}
-        if isinstance(batches, Iterator):
+        if isinstance(batches, Iterator) and not hasattr(batches, "state_dict"):
             # Its type says nothing of the text. What is read here comes first again.
             first = list(islice(batches, 1))
             batches = chain(first, batches)
