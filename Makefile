@@ -56,6 +56,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN)/python $(PIP) -c constraints.txt --upgrade pip
+# All versions are known, so pip need not find any; the second line adds what a system
+# needs beside them.
+	@$(RUN)/python $(PIP) --no-deps -r constraints.txt
 	@$(RUN)/python $(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
