@@ -46,16 +46,18 @@ class RollCall:
         """Who is gone, and why, as far as it is known; a sentence."""
         if self._store is None:
             return "another process of this training is gone"
-        gone: dict[int, str | None] = {}
+        reasons: dict[int, str | None] = {}
+        silent: set[int] = set()
         try:
-            gone |= dict.fromkeys(self._silent(gone))
+            silent = self._silent(reasons)
         except (RuntimeError, OSError):
             # The store is gone with the process that it lived in. The first to notice
             # may be a later question: what is set is sent without waiting for a reply.
-            if not gone:
+            if not reasons:
                 by_launcher = _is_kept_by_launcher()
                 keeper = "torchrun" if by_launcher else f"rank 0 of {self._size}"
                 return f"{keeper} is gone"
+        gone = {**dict.fromkeys(silent), **reasons}
         if not gone:
             return "the connection between the processes of this training broke"
         return "; ".join(self._described(rank, gone[rank]) for rank in sorted(gone))
