@@ -135,6 +135,8 @@ def index(
         arguments.positive_int(sample, "sample"),
         arguments.integer(window, "window", at_least=0),
     )
+    if model_name is not None:
+        model_name = arguments.string(model_name, "model_name")
     if n_tokens is not None:
         n_tokens = arguments.positive_int(n_tokens, "n_tokens")
     reader = Reader(

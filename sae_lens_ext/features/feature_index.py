@@ -244,9 +244,16 @@ class FeatureIndex:
             on_positions: the tokens of ``on`` that count, as in ``splice``.
             off_positions: those of ``off``.
 
-        Raises: as ``of``.
+        Raises:
+            InvalidArgument: ``off_positions`` without ``off``; or as ``of``.
+            UnknownSite, ShapeMismatch, NonFinite: as ``of``.
         """
         absent = None
+        if off is None and off_positions is not None:
+            raise InvalidArgument(
+                "off_positions chooses tokens of off, which is missing: give off= too, "
+                "the same text as on if both are in one"
+            )
         present = self.of(on, positions=on_positions)
         if off is not None:
             absent = self.of(off, positions=off_positions)

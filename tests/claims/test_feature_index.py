@@ -438,6 +438,11 @@ def test_search_finds_what_is_active_on_one_text_and_not_on_the_other(index):
     assert set(index.search(on=on, off=None).feature) == set(active_on.feature)
 
 
+def test_positions_to_leave_out_need_the_text_that_they_are_of(index):
+    with pytest.raises(sle.InvalidArgument, match="give off= too"):
+        index.search(on=[[2, 7, 8]], off_positions=[1])
+
+
 def test_search_counts_the_rows_in_which_a_feature_is_active(index):
     on = [[2, 7, 8, 30, 31], [2, 7, 9, 12, 5], [2, 20, 8, 14, 7]]
     active = index.of(on)
@@ -556,6 +561,7 @@ def test_positions_without_a_token_are_an_error(index):
         ({"labels": 5}, "labels must be texts by feature number"),
         ({"tokenizer": 5}, "tokenizer must be .* of transformers.* of type int"),
         ({"folder": None}, "folder must be a path; got None"),
+        ({"model_name": 5}, "model_name must be a string; got 5"),
     ],
 )
 def test_options_are_checked_before_the_text_is_read(
