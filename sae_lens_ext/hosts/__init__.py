@@ -63,6 +63,7 @@ from sae_lens_ext.hosts.skipping import RunRecord, recorded, resume, skip_blocks
 from sae_lens_ext.hosts.text_positions import TextPositions, text_positions
 from sae_lens_ext.hosts.tokens import token_rows
 from sae_lens_ext.hosts.tracking import Pass, PassTracker
+from sae_lens_ext.sae import SAE
 
 __all__ = [
     "Arguments",
@@ -110,8 +111,13 @@ def host_for(model: Any) -> Host:
     The classes that it inherits from count too, so a user's subclass is recognised.
 
     Raises:
-        UnsupportedHost: no adapter handles this kind of object.
+        UnsupportedHost: no adapter handles this kind of object, or it is an SAE.
     """
+    if isinstance(model, SAE):
+        raise UnsupportedHost(
+            "got an SAE in the place of the model: give the language model first, and "
+            "then its SAE"
+        )
     libraries = {cls.__module__.split(".")[0] for cls in type(model).__mro__}
 
     # Imported here, because each adapter loads the library it is for. Models of the

@@ -36,3 +36,9 @@ def test_rejects_an_object_of_no_supported_library(model):
         "model, an nnsight model, or a",
     ):
         host_for(model)
+
+
+def test_an_sae_in_the_place_of_the_model_is_named():
+    sae = tiny.sae()
+    with pytest.raises(sle.UnsupportedHost, match="give the language model first"):
+        sle.splice(sae, sae)
