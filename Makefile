@@ -25,9 +25,10 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: venv
 	$(RUN)/sae-lens-ext demo
 
-# What keeps one core busy runs side by side; the tests then have all cores.
+# What keeps one core busy runs side by side, what takes longest first; the tests then
+# have all cores.
 test: venv
-	@$(MAKE) --no-print-directory --jobs=2 lint types site wheel $(SAELENS_VENV)/.installed
+	@$(MAKE) --no-print-directory --jobs=2 types $(SAELENS_VENV)/.installed site wheel lint
 	@$(MAKE) --no-print-directory unit test-saelens
 	@echo "make test: all green"
 

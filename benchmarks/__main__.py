@@ -166,4 +166,5 @@ def _run(name: str, device: str, peers: list[Path] | None) -> Any:
     return module.run(device)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -148,7 +148,6 @@ model = BasedForCausalLM(BasedConfig(layer_types=layers, **shape)).eval()
 x = torch.randint(50, (2, 11))
 compiled = torch.compile(model, backend="eager", fullgraph=True)
 for options in (
-    {},
     {"logits_to_keep": 2, "return_dict": False},
     {"position_ids": torch.arange(11)[None], "labels": x},
 ):

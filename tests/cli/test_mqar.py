@@ -1,6 +1,7 @@
 """`sae-lens-ext mqar` trains, tabulates, draws, and goes on where it stopped."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas
@@ -8,7 +9,7 @@ import pytest
 
 from sae_lens_ext.cli import mqar
 from sae_lens_ext.cli.app import app
-from sae_lens_ext.experiments.recall import MQAR, Recipe
+from sae_lens_ext.experiments.recall import MQAR, Recipe, workers
 
 # Small enough for seconds, in everything.
 TASK = "--seq-len 8 --pairs 2 --vocab-size 10"
@@ -71,7 +72,9 @@ def test_trains_tabulates_draws_and_keeps_results(tmp_path, capsys):
     assert (out / "mqar.csv").read_bytes() == written
 
 
-def test_names_the_models_that_diverged(tmp_path, capsys):
+def test_names_the_models_that_diverged(tmp_path, capsys, monkeypatch):
+    # The test above starts processes.
+    monkeypatch.setattr(workers, "process_pool", ThreadPoolExecutor)
     options = ["--kernel", "rebased", "--lr", "1e38", "--seeds", "1"]
     assert app(["mqar", *SMALL, *options, "--out", str(tmp_path)]) == 0
     assert (

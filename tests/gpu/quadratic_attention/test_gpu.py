@@ -31,7 +31,7 @@ def assert_agrees(case, name, form, with_state, dtype, device):
 @pytest.mark.parametrize(
     ("case", "form", "with_state"),
     [
-        (Case(2, 1, 70, 4, 2), "chunked", True),
+        (Case(2, 1, 66, 3, 2), "chunked", True),
         (Case(1, 1, 33, 5, 18), "chunked", False),
         (Case(1, 2, 18, 5, 2), "dense", False),
         (Case(1, 1, 20, 6, 3, blind=True), "dense", True),
