@@ -57,9 +57,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN)/python $(PIP) -c constraints.txt --upgrade pip
-# All versions are known, so pip need not find any; the second line adds what a system
-# needs beside them.
-	@$(RUN)/python $(PIP) --no-deps -r constraints.txt
+# All versions are known, so pip need not find any. torch is as large as a third of the
+# others, which are unpacked meanwhile; the last line adds what a system needs beside them.
+	@grep -v '^torch==' constraints.txt > $(VENV)/others.txt
+	@$(RUN)/python $(PIP) --no-deps -c constraints.txt torch & \
+	$(RUN)/python $(PIP) --no-deps -r $(VENV)/others.txt && wait $$!
 	@$(RUN)/python $(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
