@@ -155,7 +155,8 @@ for options in (
     expected = model(x, use_cache=False, **options)
     torch.testing.assert_close(outputs[0], expected[0])
 
-model = BasedForCausalLM(BasedConfig(layer_types=layers[:2] * 2, **shape)).eval()
+shape["num_hidden_layers"] = 2
+model = BasedForCausalLM(BasedConfig(layer_types=layers[:2], **shape)).eval()
 compiled = torch.compile(model, backend="eager", fullgraph=True)
 cache = compiled(x[:, :6]).past_key_values
 logits = compiled(x[:, 6:], past_key_values=cache).logits
