@@ -31,6 +31,7 @@ from sae_lens_ext.training.session import Session
 from sae_lens_ext.training.setup import check_metric, sites_of
 from sae_lens_ext.training.start import digest
 from sae_lens_ext.training.stream import ActivationStream, TensorStream
+from sae_lens_ext.training.stream.base import pausing
 
 # Passes over activations in memory.
 _EPOCHS = 3
@@ -106,7 +107,12 @@ def train(
     run = RunConfig() if run is None else run
     own_device = device_of_rank(arguments.device(device))
 
-    with joined(config, run, own_device) as ranks, shared(ranks, stream, held_out):
+    # Whoever called may use the model of the stream for something else afterwards.
+    with (
+        pausing(stream),
+        joined(config, run, own_device) as ranks,
+        shared(ranks, stream, held_out),
+    ):
         session = Session(
             stream=stream,
             config=config,

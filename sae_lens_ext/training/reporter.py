@@ -13,6 +13,7 @@ from sae_lens_ext.training.measures import Measure
 from sae_lens_ext.training.plan import duration
 from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.state import Best
+from sae_lens_ext.training.stream.base import pause
 from sae_lens_ext.training.trainer import Pair, StepBatch, Trainer
 
 # Tokens of a batch that the metrics of its step are measured on.
@@ -150,6 +151,8 @@ class Reporter:
         sae = trainer.normalization.finished(trainer.ranks.whole(trainer.state.sae))
         if not trainer.ranks.is_first:
             return {}
+        # It may run the same model.
+        pause(trainer.stream)
         with torch.no_grad():
             return {name: float(value) for name, value in measure(sae).items()}
 

@@ -39,6 +39,7 @@ from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.saver import Saver
 from sae_lens_ext.training.setup import new_trainer
 from sae_lens_ext.training.stream import ActivationStream
+from sae_lens_ext.training.stream.base import pause
 from sae_lens_ext.training.trainer import Pair, StepBatch, Trainer
 
 
@@ -221,7 +222,10 @@ class Session:
             return None
         normalization = trainer.normalization
         widths = {site: self.stream.width(site) for site in normalization.statistics}
+        # They may be of a stream that runs the same model.
+        pause(self.stream)
         batch = held_out_batch(self.held_out, widths, self.run.eval_tokens)
+        pause(self.held_out)
         # On the CPU: it goes to the device piece by piece.
         return normalization.pair(batch, "cpu")
 

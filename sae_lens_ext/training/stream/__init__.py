@@ -24,6 +24,7 @@ fingerprint what tells one model from another
 
 from sae_lens_ext.training.stream.base import (
     ActivationStream,
+    Pausable,
     RemembersFirst,
     SiteStatistics,
     StreamState,
@@ -43,6 +44,7 @@ __all__ = [
     "CacheStream",
     "IterableStream",
     "ModelStream",
+    "Pausable",
     "RemembersFirst",
     "SiteStatistics",
     "StreamState",

@@ -1,6 +1,7 @@
 """The interface of every stream of activations."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -33,7 +34,8 @@ class ActivationStream(Protocol):
 
     Two streams that are made alike give the same batches, and so does one that was
     restored to the state of the other. Training with a metric of errors needs one more
-    method: see ``RemembersFirst``.
+    method: see ``RemembersFirst``. A stream with a thread of its own has another: see
+    ``Pausable``.
 
     Attributes:
         sites: the names of the sites.
@@ -111,3 +113,37 @@ class RemembersFirst(Protocol):
             InvalidArgument: they are not there any more.
         """
         ...
+
+
+@runtime_checkable
+class Pausable(Protocol):
+    """A stream that may run its model in a thread of its own.
+
+    ``train`` pauses it before the model is used for something else: for held-out
+    tokens, for a measure, and when the training ends.
+    """
+
+    def pause(self) -> None:
+        """Return when the model is not running.
+
+        It does not run again before the next batch is asked for.
+        """
+        ...
+
+
+def pause(stream: Any) -> None:
+    """Let no thread of a stream run its model before the next batch is asked for.
+
+    Nothing happens to what has no thread: other streams, or tensors.
+    """
+    if isinstance(stream, Pausable):
+        stream.pause()
+
+
+@contextmanager
+def pausing(stream: ActivationStream) -> Iterator[None]:
+    """Pause a stream at the end of a block, however it ends."""
+    try:
+        yield
+    finally:
+        pause(stream)
