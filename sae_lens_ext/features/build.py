@@ -3,7 +3,8 @@
 1. Take the lock of the folder; compare the settings with those of what is there.
 2. Go on from the checkpoint, if there is one.
 3. Run the model on the text, encode, and take what is among the best of each feature.
-   Every minute, replace the checkpoint: a process that is killed loses what came after.
+   Every minute, and before an interruption, replace the checkpoint: a process that is
+   killed loses what came after.
 4. At the end of the text: what each feature writes, and the files of the index.
 """
 
@@ -40,6 +41,7 @@ from sae_lens_ext.formats.paths import checked_path
 from sae_lens_ext.hosts import name_of_model
 from sae_lens_ext.interventions.positions import Positions
 from sae_lens_ext.interventions.sites import SAEs
+from sae_lens_ext.training.interruption import Interruption
 from sae_lens_ext.training.stream.cache.lock import writing
 
 # Between two checkpoints.
@@ -198,7 +200,7 @@ def _read_text(
         disable=not progress,
     )
     last = time.monotonic()
-    with bar, torch.no_grad():
+    with bar, torch.no_grad(), Interruption() as interruption:
         while n_tokens is None or state.n_tokens < n_tokens:
             step = reader.next_batch()
             if step is None:
@@ -211,10 +213,14 @@ def _read_text(
             state.add(code, batch)
             bar.update(state.n_tokens - n_before)
 
-            if time.monotonic() - last >= _SECONDS_BETWEEN:
+            is_late = time.monotonic() - last >= _SECONDS_BETWEEN
+            if is_late or interruption.signal is not None:
                 at = Progress(reader.state(), state.n_rows, state.n_tokens)
                 write_checkpoint(folder, settings, at, state.tensors())
                 last = time.monotonic()
+            if interruption.signal is not None:
+                break
+    interruption.deliver()
     if not state.n_tokens:
         raise InvalidArgument(
             "there is nothing to index: no token of the text is encoded (positions= "

@@ -5,6 +5,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections import defaultdict
@@ -260,6 +261,30 @@ def test_goes_on_behind_the_rows_of_the_checkpoint(
         "index.json",
         "tokens.json",
     ]
+
+
+def test_an_interruption_waits_for_the_batch_and_keeps_it(
+    hf_model, sae, index, tmp_path
+):
+    n_passes = 0
+
+    def interrupt_the_fourth(*_):
+        nonlocal n_passes
+        n_passes += 1
+        if n_passes == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    handle = hf_model.transformer.h[0].register_forward_pre_hook(interrupt_the_fourth)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            indexed(tmp_path / "i", hf_model, sae)
+        assert n_passes == 4
+        indexed(tmp_path / "i", hf_model, sae)
+    finally:
+        handle.remove()
+    # The other two of six batches, and the one that finds the final norm.
+    assert n_passes == 4 + 2 + 1
+    assert contents(tmp_path / "i") == contents(index.folder)
 
 
 def test_an_index_that_is_there_is_not_made_again(hf_model, sae, tmp_path):
