@@ -13,6 +13,7 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
+from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.demo.bundled import load_folder, prepare_bundled
 from sae_lens_ext.errors import FormatError, InvalidArgument
 from sae_lens_ext.formats.user_cache import cache_folder
@@ -27,8 +28,6 @@ DEMO_SAES: Mapping[int, str] = MappingProxyType(
 """The sites of the bundled SAEs, by their block."""
 
 DEMO_SITE = DEMO_SAES[9]
-# 472 rows are 60,000 tokens: a minute to collect.
-_N_ROWS = 472
 # (d_model, layers, words) of the model.
 _SIZES = (640, 18, 262_144)
 # Increased with every change of the rows, or of how they are collected.
@@ -63,7 +62,9 @@ def check_block(block: int) -> None:
         )
 
 
-def demo_activations(model: Any, *, progress: bool = True) -> Activations:
+def demo_activations(
+    model: Any, *, n_rows: int = 472, progress: bool = True
+) -> Activations:
     """60,000 activations of the bundled model after block 9, outliers clipped.
 
     For small trainings: the text is the standard library's documentation. They are
@@ -71,13 +72,15 @@ def demo_activations(model: Any, *, progress: bool = True) -> Activations:
 
     Args:
         model: what ``load_bundled()`` returned, on any library.
+        n_rows: rows of text, of 127 activations each; fewer take less time and space.
         progress: whether to show progress bars.
 
     Raises:
         InvalidArgument: the model is another one.
     """
     _check_model(model)
-    name = f"gemma-3-270m-block-9-v{_VERSION}.safetensors"
+    n_rows = arguments.positive_int(n_rows, "n_rows")
+    name = f"gemma-3-270m-block-9-{n_rows}-rows-v{_VERSION}.safetensors"
     path = cache_folder() / "activations" / name
     try:
         return Activations.load(path)
@@ -90,7 +93,7 @@ def demo_activations(model: Any, *, progress: bool = True) -> Activations:
     if tokenizer is None:
         _, tokenizer = load_folder(prepare_bundled(progress=progress))
     documents = split_documents(default_documents(), held_out=False)
-    tokens = pack(documents, tokenizer, n_rows=_N_ROWS)
+    tokens = pack(documents, tokenizer, n_rows=n_rows)
     collected = collect_activations(model, tokens, DEMO_SITE, progress=progress)
     activations = collected.outliers_clipped()
     activations.save(path)

@@ -23,7 +23,6 @@ def collected(gemma2, monkeypatch, tmp_path):
     monkeypatch.setenv("SAE_LENS_EXT_CACHE", str(tmp_path))
     monkeypatch.setattr(demo, "_SIZES", (32, 4, len(tiny.WORDS)))
     monkeypatch.setattr(demo, "DEMO_SITE", "blocks.1.hook_resid_post")
-    monkeypatch.setattr(demo, "_N_ROWS", 20)
     monkeypatch.setattr(demo, "default_documents", lambda: iter(DOCUMENTS))
     monkeypatch.setattr(demo, "docstrings", lambda: iter(DOCUMENTS))
 
@@ -90,16 +89,22 @@ def test_an_unknown_block_lists_the_known_ones(gemma2, block):
 
 
 def test_collects_once_and_keeps_the_activations(gemma2, collected, tmp_path):
-    first = demo.demo_activations(gemma2, progress=False)
-    second = demo.demo_activations(gemma2, progress=False)
+    first = demo.demo_activations(gemma2, n_rows=20, progress=False)
+    second = demo.demo_activations(gemma2, n_rows=20, progress=False)
     assert collected == ["blocks.1.hook_resid_post"]
     assert torch.equal(first.values, second.values)
 
     (path,) = tmp_path.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-1])
-    again = demo.demo_activations(gemma2, progress=False)
+    again = demo.demo_activations(gemma2, n_rows=20, progress=False)
     assert len(collected) == 2
     assert torch.equal(first.values, again.values)
+
+    fewer = demo.demo_activations(gemma2, n_rows=8, progress=False)
+    assert len(fewer.values) == 8 * 127
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    with pytest.raises(sle.InvalidArgument, match="n_rows must be a positive integer"):
+        demo.demo_activations(gemma2, n_rows=0)
 
 
 @pytest.mark.usefixtures("collected")
@@ -117,4 +122,4 @@ def test_rejects_another_model(gemma2):
     ):
         sle.demo_sae(gemma2)
     with pytest.raises(sle.InvalidArgument, match="the demo's SAEs belong to"):
-        demo.demo_activations(gemma2, progress=False)
+        demo.demo_activations(gemma2, n_rows=20, progress=False)
