@@ -41,6 +41,12 @@ class Alignment:
     kind: Kind
     names: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
+    def described(self) -> str:
+        """What positions are counted from, in words."""
+        if self.kind == "names":
+            return f"align={sorted(self.names)}"
+        return f"align={self.kind!r}"
+
     @classmethod
     def of(cls, align: Align, lengths: Sequence[int]) -> "Alignment":
         """What the user chose; by default the start where all rows have one length.

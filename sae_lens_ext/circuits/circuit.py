@@ -192,12 +192,18 @@ class Circuit(CircuitNodes):
         Nodes are the same where site, position and feature are.
 
         Raises:
-            InvalidArgument: not a circuit.
+            InvalidArgument: not a circuit, or one whose positions count from elsewhere.
         """
         if not isinstance(other, Circuit):
             raise InvalidArgument(
                 "other must be a circuit, such as effects.select(k=8, budget=20); got "
                 f"an object of type {type(other).__name__}"
+            )
+        here, there = (circuit.alignment.described() for circuit in (self, other))
+        if here != there:
+            raise InvalidArgument(
+                f"the positions of these circuits count from different places, {here} "
+                f"and {there}; select both with the same align="
             )
         return jaccard(self.nodes, other.nodes)
 

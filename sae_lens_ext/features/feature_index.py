@@ -270,7 +270,8 @@ class FeatureIndex:
         """Write a page for each of some features, and one to search and sort them.
 
         Args:
-            folder: where to write ``index.html`` and ``feature-981.html``, ...
+            folder: where to write ``index.html`` and ``feature-981.html``, ... in the
+                place of those of an earlier dashboard.
             features: the features; by default the n strongest.
             n: how many; see ``strongest``.
             title: the heading of ``index.html``; by default it names the site and the
@@ -281,7 +282,7 @@ class FeatureIndex:
 
         Raises:
             InvalidArgument: the SAE has no such feature; none was ever active; or the
-                folder cannot be written to.
+                folder cannot be written to, or has an ``index.html`` of something else.
         """
         numbers = self.strongest(n) if features is None else self._checked(features)
         if not numbers:

@@ -95,9 +95,9 @@ def labels_in(file: str | Path) -> dict[int, str]:
         return _labels(path, given)
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
+            reader = csv.DictReader(lines, strict=True)
             columns = reader.fieldnames or []
-            rows = list(reader)
+            rows = [_whole(path, row, reader.line_num) for row in reader]
     except (OSError, ValueError, csv.Error) as error:
         raise FormatError(f"{path} cannot be read: {error}") from error
     if not {"feature", "label"} <= set(columns):
@@ -106,6 +106,16 @@ def labels_in(file: str | Path) -> dict[int, str]:
             f"{', '.join(columns) or 'none'}"
         )
     return _labels(path, ((row["feature"], row["label"]) for row in rows))
+
+
+def _whole(path: Path, row: dict[Any, Any], line: int) -> dict[Any, Any]:
+    """A row with no more values than the first line has columns."""
+    if None in row:
+        raise FormatError(
+            f"{path}, line {line}: more values than the first line has columns; put a "
+            "label with a comma between double quotes"
+        )
+    return row
 
 
 def _labels(path: Path, pairs: Iterable[tuple[Any, Any]]) -> dict[int, str]:

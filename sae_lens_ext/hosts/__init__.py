@@ -34,6 +34,8 @@ devices     where a model takes its tokens
 
 from typing import Any
 
+from torch import nn
+
 from sae_lens_ext._tokenizers import check_tokenizer
 from sae_lens_ext.errors import UnsupportedHost
 from sae_lens_ext.hosts.attention import attention_by_queries, long_rows
@@ -130,7 +132,8 @@ def host_for(model: Any) -> Host:
         from sae_lens_ext.hosts.nnsight import NNsightHost
 
         return NNsightHost(model)
-    if "torch" in libraries:
+    # Tensors come from torch too.
+    if isinstance(model, nn.Module):
         from sae_lens_ext.hosts.torch import TorchHost
 
         return TorchHost(model)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
+from sae_lens_ext.errors import InvalidArgument, NonFinite, ShapeMismatch
 from sae_lens_ext.kernels import sparse_decode
 from sae_lens_ext.sae import SAE, SparseCode
 from sae_lens_ext.training.activations import Activations
@@ -36,8 +36,9 @@ def held_out_batch(
         n_tokens: tokens to keep.
 
     Raises:
-        InvalidArgument: a site is missing, or there are no tokens.
+        InvalidArgument: a site is missing, there are no tokens, or all are equal.
         ShapeMismatch: activations have another width, or sites other numbers of tokens.
+        NonFinite: activations contain NaN or infinity.
     """
     sites = list(widths)
     if isinstance(held_out, ActivationStream):
@@ -64,7 +65,18 @@ def held_out_batch(
             f"held_out must have shapes {expected}, [token, width]; got {shapes}"
         )
     if lengths == {0}:
-        raise InvalidArgument("held_out has no tokens; give some, or leave it out")
+        raise InvalidArgument(
+            "held_out has no tokens; give some, a stream that was not read to its end, "
+            "or leave it out"
+        )
+    for site, tensor in kept.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise NonFinite(f"held_out holds NaN or infinity at {site}")
+        if bool((tensor == tensor[0]).all()):
+            raise InvalidArgument(
+                f"all tokens of held_out are equal at {site}, so there is no variance "
+                "to explain; give more of them"
+            )
     return kept
 
 

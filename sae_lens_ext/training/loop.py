@@ -80,7 +80,8 @@ def train(
         held_out: activations to evaluate on: a tensor, ``Activations``, tensors by
             site, or a stream to take some from.
         measure: a function of the SAE whose numbers join the metrics at every
-            evaluation, such as ``recovered_ce(model, tokens)``.
+            evaluation, such as ``recovered_ce(model, tokens)``. It is called without
+            gradients, and must not change the SAE.
         model_name: name of the model, kept in the SAE's config; a stream has its own.
         device: where to train; with several processes, "cuda" is a GPU for each.
         progress: whether to show the plan, and a bar with the loss, the fraction of
@@ -99,6 +100,14 @@ def train(
         MissingDependency: a logger, or averages in 8 bits, need a package.
     """
     _check_inputs(activations, config, run, start, metric, measure)
+    if held_out is not None and held_out is activations:
+        raise InvalidArgument(
+            "held_out is what is trained on; give activations of other text"
+        )
+    if run is not None and run.log_to and folder is None:
+        raise InvalidArgument(
+            f"log_to={list(run.log_to)} is for runs with a folder; give folder= too"
+        )
     stream: Any = activations
     if isinstance(activations, Activations):
         stream = _in_memory(activations, config, model_name)

@@ -3,11 +3,31 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.interventions import sweep_k
 from sae_lens_ext.sae import SAE
 
 Measure = Callable[[SAE], Mapping[str, float]]
-"""Numbers by name, of an SAE that reads activations as they are."""
+"""Numbers by name, of an SAE that reads activations as they are.
+
+It is called without gradients, with the SAE in training, which it must not change.
+"""
+
+
+def measured(measure: Measure, sae: SAE) -> dict[str, float]:
+    """What a measure says of an SAE.
+
+    Raises:
+        InvalidArgument: it did not return numbers by name.
+    """
+    numbers = measure(sae)
+    try:
+        return {str(name): float(value) for name, value in numbers.items()}
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        raise InvalidArgument(
+            "measure must return numbers by name, such as {'error': 0.1}; got "
+            f"{numbers!r}"
+        ) from None
 
 
 def recovered_ce(
@@ -26,8 +46,11 @@ def recovered_ce(
         **options: of ``sweep_k``, such as ``score``.
     """
 
+    # Read once, and used at every evaluation.
+    chosen = None if ks is None else list(ks)
+
     def measure(sae: SAE) -> dict[str, float]:
-        table = sweep_k(model, tokens, sae, ks, **{"progress": False, **options})
+        table = sweep_k(model, tokens, sae, chosen, **{"progress": False, **options})
         return {
             f"{name}/k={k}": float(value)
             for name in ("ce", "ce_recovered")

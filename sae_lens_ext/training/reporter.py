@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.training.checkpoints import RunFolder
 from sae_lens_ext.training.evaluation import fvu_at
 from sae_lens_ext.training.logging import Logger, Metrics, MetricsFile
-from sae_lens_ext.training.measures import Measure
+from sae_lens_ext.training.measures import Measure, measured
 from sae_lens_ext.training.plan import duration
 from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.state import Best
@@ -74,7 +75,7 @@ class Reporter:
         self._timed_from = time.perf_counter()
         # For the speed: since the last record, or since the run went on.
         self._measured_from = (trainer.state.n_tokens, self._timed_from)
-        has_readers = metrics is not None or held_out is not None
+        has_readers = any(part is not None for part in (metrics, held_out, measure))
         # Evaluations are shared, so all processes report where one does.
         (watched,) = trainer.ranks.largest(has_readers or not bar.disable)
         self._is_silent = not watched
@@ -129,7 +130,13 @@ class Reporter:
             metrics |= _named("held_out_fvu", self.held_out_fvu)
             self._keep_best(self.held_out_fvu[self._best_k])
         if evaluates and self._measure is not None:
-            metrics |= self._measured(self._measure)
+            for name, value in self._measured(self._measure).items():
+                if name in metrics:
+                    raise InvalidArgument(
+                        f"measure returned {name!r}, a name that the metrics of the "
+                        "training have; give its number another one"
+                    )
+                metrics[name] = value
         metrics["tokens_per_second"] = speed
 
         self._bar.set_postfix_str(_in_short(loss, fvu, dead), refresh=False)
@@ -154,7 +161,7 @@ class Reporter:
         # It may run the same model.
         pause(trainer.stream)
         with torch.no_grad():
-            return {name: float(value) for name, value in measure(sae).items()}
+            return measured(measure, sae)
 
     def _write(self, step: int, metrics: Metrics) -> None:
         if self._folder is not None and self.metrics is not None:

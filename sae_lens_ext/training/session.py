@@ -212,6 +212,8 @@ class Session:
         if checkpoint is not None:
             trainer = self._new_trainer(checkpoint)
             restore(trainer.state, checkpoint)
+            # An error, if the result is that of another stream.
+            self.stream.restore(stream_state_of(checkpoint))
             return trained(trainer, by_k)
 
         sae = SAE.from_pretrained(folder.path / "sae", folded=False, device=self.device)

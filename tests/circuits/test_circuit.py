@@ -125,6 +125,8 @@ def test_rejects_invalid_nodes(nodes, message):
 def test_rejects_what_is_not_a_circuit(effects):
     with pytest.raises(sle.InvalidArgument, match="other must be a circuit.*type int"):
         effects.select(2, budget=8).jaccard(3)
+    with pytest.raises(sle.InvalidArgument, match="align='start' and align='end'; sel"):
+        effects.select(2, budget=8).jaccard(effects.select(2, budget=8, align="end"))
     nodes = pandas.DataFrame({"site": [SECOND], "feature": [1]})
     with pytest.raises(sle.InvalidArgument, match="sae must be an SAE, a list of SAEs"):
         Circuit.of(nodes, "sae")

@@ -154,6 +154,8 @@ def test_labels_of_a_file(tmp_path, name, text):
         ("a.csv", "", "its first line has none"),
         ("a.csv", "feature,label\n1\n", "got None for '1'"),
         ("a.csv", "feature,label\n1,x\n1,y\n", "two labels of feature 1, 'x' and 'y'"),
+        ("a.csv", "feature,label\n7,Paris, France\n", "line 2: more values than"),
+        ("a.csv", 'feature,label\n1,"open\n2,x\n', "cannot be read: unexpected end"),
         ("missing.csv", None, "cannot be read"),
         ("missing.json", None, "there are no labels"),
     ],

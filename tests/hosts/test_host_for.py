@@ -28,7 +28,7 @@ def test_recognises_a_subclass_by_the_library_it_derives_from():
     assert type(host_for(Mine())).__name__ == "TorchHost"
 
 
-@pytest.mark.parametrize("model", ["gpt2", None])
+@pytest.mark.parametrize("model", ["gpt2", None, torch.ones(2)], ids=str)
 def test_rejects_an_object_of_no_supported_library(model):
     with pytest.raises(
         sle.UnsupportedHost,

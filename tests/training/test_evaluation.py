@@ -36,6 +36,10 @@ def test_rejects_tokens_that_do_not_fit():
         held_out_batch({SITE: X, SITE_OUT: X[:5, :10]}, both, 50)
     with pytest.raises(sle.InvalidArgument, match="held_out has no tokens"):
         held_out_batch(X[:0], {SITE: WIDTH}, 50)
+    with pytest.raises(sle.InvalidArgument, match="all tokens of held_out are equal"):
+        held_out_batch(X[:1], {SITE: WIDTH}, 50)
+    with pytest.raises(sle.NonFinite, match=f"held_out holds NaN or inf.* at {SITE}"):
+        held_out_batch(X / 0, {SITE: WIDTH}, 50)
     empty = MemoryStream({SITE: X}, ends_after=0)
     with pytest.raises(sle.InvalidArgument, match="held_out has no tokens"):
         held_out_batch(empty, {SITE: WIDTH}, 50)

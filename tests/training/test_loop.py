@@ -6,7 +6,7 @@ import torch
 import sae_lens_ext as sle
 from sae_lens_ext.objectives import HierarchicalTopK, TopK
 from sae_lens_ext.sae import FVU
-from sae_lens_ext.training import Activations, TrainConfig, train
+from sae_lens_ext.training import Activations, RunConfig, TrainConfig, train
 
 CONFIG = TrainConfig(d_sae=64, k=8, epochs=8, batch_size=256)
 
@@ -211,6 +211,14 @@ def test_rejects_another_kind_of_config():
 def test_rejects_a_measure_that_cannot_be_called():
     with pytest.raises(sle.InvalidArgument, match="measure must be a function of the"):
         train(sparse_activations(n=10), CONFIG, measure=3, progress=False)
+
+
+def test_rejects_what_would_be_ignored():
+    activations = sparse_activations(n=50)
+    with pytest.raises(sle.InvalidArgument, match="held_out is what is trained on"):
+        train(activations, CONFIG, held_out=activations, progress=False)
+    with pytest.raises(sle.InvalidArgument, match=r"log_to=\['wandb'\] is for runs wi"):
+        train(activations, CONFIG, run=RunConfig(log_to=["wandb"]), progress=False)
 
 
 def test_stops_when_the_loss_explodes():

@@ -32,3 +32,29 @@ def test_a_measure_is_taken_at_every_evaluation_of_a_usable_sae(tmp_path):
     assert measured == [10, 20]
     with torch.no_grad():
         assert records[-1]["error"] == measure(trained.sae)["error"].item()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        (None, r"such as {'error': 0.1}; got None"),
+        (0.5, "got 0.5"),
+        ({"a": "x"}, "got {'a': 'x'}"),
+        ({"a": torch.ones(3)}, "got {'a': tensor"),
+        ({"loss": -1.0}, "measure returned 'loss', a name that the metrics"),
+    ],
+)
+def test_a_measure_returns_numbers_by_names_of_its_own(tmp_path, numbers, message):
+    with pytest.raises(sle.InvalidArgument, match=message):
+        small_training.run(tmp_path, measure=lambda sae: numbers)
+
+
+def test_a_measure_is_taken_without_a_folder_too():
+    saes = []
+
+    def measure(sae):
+        saes.append(sae)
+        return {}
+
+    small_training.run(None, measure=measure)
+    assert len(saes) == 5

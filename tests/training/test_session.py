@@ -88,6 +88,17 @@ def test_a_finished_run_returns_its_result_without_training(whole):
     assert again.held_out_fvu == trained.held_out_fvu
 
 
+def test_a_finished_run_is_not_the_result_of_another_stream(tmp_path):
+    def activations(seed):
+        return Activations(small_training.values(seed=seed), small_training.SITE, 0)
+
+    first = run(tmp_path, stream=activations(0))
+    assert same_weights(run(tmp_path, stream=activations(0)).sae, first.sae)
+    with pytest.raises(sle.FormatError, match="another stream"):
+        run(tmp_path, stream=activations(1))
+    assert same_weights(run(tmp_path, stream=activations(0)).sae, first.sae)
+
+
 def test_a_finished_run_without_checkpoints_has_its_sae(tmp_path):
     trained = run(tmp_path)
     for path in (tmp_path / "checkpoints").rglob("*"):

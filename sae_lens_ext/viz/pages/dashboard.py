@@ -1,12 +1,14 @@
 """A folder of pages, and one to search and sort them."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.formats.atomic import replacing
 from sae_lens_ext.formats.paths import checked_path, writing_to
-from sae_lens_ext.viz.pages.document import asset, document
+from sae_lens_ext.viz.pages.document import GENERATOR, asset, document
 from sae_lens_ext.viz.pages.feature import FeaturePage, feature_name
 from sae_lens_ext.viz.pages.text import (
     number_text,
@@ -25,6 +27,7 @@ _COLUMNS = (
     ("promotes", False),
 )
 _N_TOKENS = 5
+_PAGE = re.compile(r"feature-\d+\.html")
 
 
 def write_dashboard(
@@ -32,13 +35,15 @@ def write_dashboard(
 ) -> Path:
     """Write pages as ``feature-981.html``, ..., and ``index.html`` beside them.
 
-    Files of other names stay as they are.
+    Pages of an earlier dashboard in this folder are deleted. Files of other names stay
+    as they are.
 
     Returns:
         The path of ``index.html``.
 
     Raises:
-        InvalidArgument: the folder cannot be written to.
+        InvalidArgument: the folder cannot be written to, or it has an ``index.html`` of
+            something else.
     """
     folder = checked_path(folder, "folder")
     title = arguments.string(title, "title")
@@ -47,10 +52,27 @@ def write_dashboard(
     # The last, so that it links to nothing that is not there.
     contents[INDEX] = index_html(pages, addresses, title)
     with writing_to(folder, "folder"):
+        earlier = _earlier_pages(folder)
         for name, content in contents.items():
             with replacing(folder / name) as temporary:
                 temporary.write_text(content, encoding="utf-8")
+        for path in earlier:
+            if path.name not in contents:
+                path.unlink(missing_ok=True)
     return folder / INDEX
+
+
+def _earlier_pages(folder: Path) -> list[Path]:
+    """The pages of features beside the index of an earlier dashboard."""
+    index = folder / INDEX
+    if not index.exists():
+        return []
+    if GENERATOR not in index.read_text(encoding="utf-8", errors="replace"):
+        raise InvalidArgument(
+            f"{index} is not a page of this package, and would be lost; choose another "
+            "folder"
+        )
+    return [path for path in folder.iterdir() if _PAGE.fullmatch(path.name)]
 
 
 def index_html(

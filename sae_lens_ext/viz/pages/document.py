@@ -16,6 +16,10 @@ def fragment(body: str) -> str:
     return f'<style>{asset("page.css")}</style><div class="sle-page">{body}</div>'
 
 
+GENERATOR = '<meta name="generator" content="sae-lens-ext">'
+"""Says of a file that it is one of this package's."""
+
+
 def document(title: str, body: str, script: str = "") -> str:
     """A file with a title and a body, and a script at its end."""
     ending = f"<script>{script}</script>" if script else ""
@@ -23,6 +27,7 @@ def document(title: str, body: str, script: str = "") -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
+        f"{GENERATOR}"
         f"<title>{token_text(title)}</title>"
         f"<style>html,body{{margin:0}}{asset('page.css')}</style></head>"
         f'<body class="sle-page"><main>{body}</main>{ending}</body></html>\n'

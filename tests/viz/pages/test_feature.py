@@ -232,6 +232,20 @@ def test_a_dashboard_has_a_page_for_each_feature_and_links_them(dashboard):
     assert links == ["index.html", "feature-7.html"]
 
 
+def test_a_dashboard_takes_the_place_of_an_earlier_one_alone(dashboard):
+    folder = dashboard.parent
+    (folder / "notes.html").write_text("mine")
+    write_dashboard(folder, [a_page(feature=8)], "Others")
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["feature-8.html", "index.html", "notes.html"]
+
+    dashboard.write_text("my home page")
+    with pytest.raises(InvalidArgument, match=r"index\.html is not a page of this"):
+        write_dashboard(folder, [a_page(feature=9)], "Others")
+    assert dashboard.read_text() == "my home page"
+    assert sorted(path.name for path in folder.iterdir()) == names
+
+
 def test_a_dashboard_has_one_script_and_it_is_ours(dashboard):
     page = dashboard.read_text(encoding="utf-8")
     tags = Tags(page)
