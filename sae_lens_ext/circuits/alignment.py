@@ -115,7 +115,8 @@ class Alignment:
             "names": f"one of {', '.join(self.names)}",
         }
         raise InvalidArgument(
-            f"the position of a node must be {expected[self.kind]}; got {position!r}"
+            f"with {self.described()}, the position of a node must be "
+            f"{expected[self.kind]}; got {position!r}"
         )
 
     def label_of(self, slot: int) -> Label | None:

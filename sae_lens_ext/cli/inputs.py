@@ -147,6 +147,11 @@ class TextOptions(CorpusOptions):
             FormatError: there is no such text.
         """
         source = self.text
+        if self.held_out_text is not None and _is_same(source, self.held_out_text):
+            raise InvalidArgument(
+                f"held_out_text is {source}, the text to train on; name another, or "
+                "leave it out to hold out one document in ten"
+            )
         # With a text of its own to evaluate on, all of the other one is trained on.
         side = held_out if self.held_out_text is None else None
         if held_out and self.held_out_text is not None:
@@ -168,6 +173,14 @@ class TextOptions(CorpusOptions):
         # None comes at the end of a text, behind its first row.
         assert tokens is not None
         return tokens
+
+
+def _is_same(text: str, other: str) -> bool:
+    """Whether two texts are one: of the same name, or the same file or folder."""
+    paths = Path(text).expanduser(), Path(other).expanduser()
+    if all(path.exists() for path in paths):
+        return paths[0].samefile(paths[1])
+    return text == other
 
 
 def placed(name: str, sae: SAE, hook_name: str | None) -> SAEs:

@@ -257,6 +257,13 @@ def test_a_folder_of_another_run_is_refused(inputs, run, capsys):
     assert "--k is 4 there and 3 here" in line
 
 
+def test_the_text_to_train_on_is_not_held_out(inputs, capsys):
+    same = inputs / "text" / ".." / "text"
+    line = _failure(capsys, inputs, "--held-out-text", same)
+    assert "--held-out-text is " in line
+    assert "the text to train on; name another" in line
+
+
 def test_missing_options_are_named(capsys):
     with pytest.raises(SystemExit) as ended:
         train_command.main(["--k", "3"])

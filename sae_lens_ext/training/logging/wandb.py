@@ -3,6 +3,7 @@
 import hashlib
 
 from sae_lens_ext._optional import require
+from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.training.logging.base import LoggedRun, Metrics
 
 
@@ -13,16 +14,27 @@ class WeightsAndBiases:
     """
 
     def __init__(self, run: LoggedRun) -> None:
-        """Begin the run, or go on with it."""
+        """Begin the run, or go on with it.
+
+        Raises:
+            InvalidArgument: Weights & Biases does not begin it; the error says why.
+        """
         wandb = require("wandb", "Logging to Weights & Biases")
-        self._run = wandb.init(
-            project=run.project,
-            name=run.folder.name,
-            id=_identifier(run),
-            resume="allow",
-            config=dict(run.settings),
-            dir=str(run.folder),
-        )
+        try:
+            self._run = wandb.init(
+                project=run.project,
+                name=run.folder.name,
+                id=_identifier(run),
+                resume="allow",
+                config=dict(run.settings),
+                dir=str(run.folder),
+            )
+        except wandb.Error as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InvalidArgument(
+                f"log_to has wandb, which does not begin a run ({reason}); without an "
+                "account, WANDB_MODE=offline keeps the metrics here"
+            ) from error
 
     def log(self, step: int, metrics: Metrics) -> None:
         """See ``Logger.log``."""

@@ -71,6 +71,22 @@ def test_weights_and_biases(monkeypatch, tmp_path):
     assert calls[3][2]["id"] == options["id"]
 
 
+def test_a_run_that_weights_and_biases_does_not_begin_is_an_error(
+    monkeypatch, tmp_path
+):
+    def init(**_):
+        raise module.Error("No API key configured.\nUse `wandb login`")
+
+    module = types.ModuleType("wandb")
+    module.Error = type("Error", (Exception,), {})
+    module.init = init
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    with pytest.raises(
+        sle.InvalidArgument, match=r"key configured\. Use .* WANDB_MODE"
+    ):
+        logged("wandb", tmp_path)
+
+
 def test_trackio(monkeypatch, tmp_path):
     calls = install(monkeypatch, "trackio")
     logged("trackio", tmp_path)
