@@ -57,8 +57,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN)/python $(PIP) -c constraints.txt --upgrade pip
-# All versions are known, so pip need not find any. torch is as large as a third of the
-# others, which are unpacked meanwhile; the last line adds what a system needs beside them.
+# All versions are known, so pip need not find any. torch, the largest, is unpacked
+# beside the others; the last line adds what a system needs beside them.
 	@grep -v '^torch==' constraints.txt > $(VENV)/others.txt
 	@$(RUN)/python $(PIP) --no-deps -c constraints.txt torch & \
 	$(RUN)/python $(PIP) --no-deps -r $(VENV)/others.txt && wait $$!
