@@ -199,7 +199,8 @@ class Circuit(CircuitNodes):
                 "other must be a circuit, such as effects.select(k=8, budget=20); got "
                 f"an object of type {type(other).__name__}"
             )
-        here, there = (circuit.alignment.described() for circuit in (self, other))
+        here = self.alignment.described()
+        there = other.alignment.described()
         if here != there:
             raise InvalidArgument(
                 f"the positions of these circuits count from different places, {here} "

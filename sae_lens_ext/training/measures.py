@@ -46,8 +46,8 @@ def recovered_ce(
         **options: of ``sweep_k``, such as ``score``.
     """
 
-    # Read once, and used at every evaluation.
-    chosen = None if ks is None else list(ks)
+    # An iterator can be read once, and there are several evaluations.
+    chosen = list(ks) if isinstance(ks, Iterable) else ks
 
     def measure(sae: SAE) -> dict[str, float]:
         table = sweep_k(model, tokens, sae, chosen, **{"progress": False, **options})

@@ -129,6 +129,8 @@ class Reporter:
             self.held_out_fvu = self._fvu(self._held_out)
             metrics |= _named("held_out_fvu", self.held_out_fvu)
             self._keep_best(self.held_out_fvu[self._best_k])
+        metrics["tokens_per_second"] = speed
+        # The last, so that all other names are known.
         if evaluates and self._measure is not None:
             for name, value in self._measured(self._measure).items():
                 if name in metrics:
@@ -137,7 +139,6 @@ class Reporter:
                         "training have; give its number another one"
                     )
                 metrics[name] = value
-        metrics["tokens_per_second"] = speed
 
         self._bar.set_postfix_str(_in_short(loss, fvu, dead), refresh=False)
         self._write(state.step, metrics)

@@ -13,7 +13,9 @@ def test_recovered_cross_entropy_is_that_of_a_sweep(gemma2):
     tokens = tiny.tokens(rows=3, length=8)
     sae = tiny.sae()
     table = sle.sweep_k(gemma2, tokens, sae, [2, 8])
-    measured = recovered_ce(gemma2, tokens, [2, 8])(sae)
+    measure = recovered_ce(gemma2, tokens, iter([2, 8]))
+    measured = measure(sae)
+    assert measure(sae) == measured
     assert measured["ce/k=8"] == table["ce"].iloc[1]
     assert measured["ce_recovered/k=2"] == pytest.approx(table["ce_recovered"].iloc[0])
 
@@ -42,6 +44,7 @@ def test_a_measure_is_taken_at_every_evaluation_of_a_usable_sae(tmp_path):
         ({"a": "x"}, "got {'a': 'x'}"),
         ({"a": torch.ones(3)}, "got {'a': tensor"),
         ({"loss": -1.0}, "measure returned 'loss', a name that the metrics"),
+        ({"tokens_per_second": 1.0}, "measure returned 'tokens_per_second', a name"),
     ],
 )
 def test_a_measure_returns_numbers_by_names_of_its_own(tmp_path, numbers, message):
