@@ -1,9 +1,11 @@
 """Iterables that are read on from where an earlier process stopped."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from sae_lens_ext.errors import FormatError, InvalidArgument
+from sae_lens_ext.text.sketch import is_same, sketch
 
 # Items can be None.
 _END = object()
@@ -14,16 +16,17 @@ class Resumable:
 
     >>> words = Resumable(["a", "b", "c"], "words")
     >>> next(words), words.state()
-    ('a', {'epoch': 0, 'read': 1})
+    ('a', {'epoch': 0, 'read': 1, 'last': 'd749929fe94b9a37'})
     >>> rest = Resumable(["a", "b", "c"], "words")
-    >>> rest.restore({"epoch": 0, "read": 1})
+    >>> rest.restore(words.state())
     >>> list(rest)
     ['b', 'c']
 
     An object with ``state_dict`` and ``load_state_dict``, such as a streamed dataset of
     ``datasets`` or torchdata's ``StatefulDataLoader``, says itself where it stands. (A
     dataset's ``shuffle`` does not restore its buffer, so its order changes there.) Any
-    other iterable is read from its start, and what was read before is skipped.
+    other iterable is read from its start, and what was read before is skipped. The
+    state has a sketch of the item that was read last, so that other items are noticed.
 
     Attributes:
         name: what the items are, for messages.
@@ -56,9 +59,15 @@ class Resumable:
         self._is_used = False
         self._epoch = 0
         self._n_read = 0
+        self._last: Any = None
+        # The first item, where it was looked at and not given yet.
+        self._peeked: list[Any] = []
 
     def start(self, epoch: int) -> None:
         """Go back to the first item, for the pass of this number."""
+        if self._peeked and not self._n_read and epoch == self._epoch:
+            return
+        self._peeked = []
         self._iterator = None
         self._epoch = epoch
         self._n_read = 0
@@ -73,24 +82,32 @@ class Resumable:
         Raises:
             InvalidArgument: a second pass over something that can be read once.
         """
-        if self._iterator is None:
-            self._iterator = self._opened()
-        item = next(self._iterator)
+        item = self._peeked.pop() if self._peeked else next(self._current())
         self._n_read += 1
+        if not self._is_stateful:
+            self._last = sketch(item)
         return item
+
+    def peek(self) -> Any:
+        """The next item, which comes next all the same; None at the end."""
+        if not self._peeked:
+            self._peeked = list(islice(self._current(), 1))
+        return self._peeked[0] if self._peeked else None
 
     def state(self) -> dict[str, Any]:
         """How far the items are read; JSON values."""
         state: dict[str, Any] = {"epoch": self._epoch, "read": self._n_read}
         if self._is_stateful and self._n_read:
             state["own"] = self._items.state_dict()
+        elif self._n_read:
+            state["last"] = self._last
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state.
 
         Raises:
-            FormatError: there are fewer items now.
+            FormatError: there are fewer items now, or others.
         """
         self.start(state["epoch"])
         if not state["read"]:
@@ -100,6 +117,7 @@ class Resumable:
             self._set_epoch()
             self._items.load_state_dict(own)
             self._iterator = iter(self._items)
+            self._peeked = []
             self._n_read = state["read"]
             return
 
@@ -109,6 +127,16 @@ class Resumable:
                     f"{self.name}: {state['read']} were read before, and now there are "
                     f"{n_before}; give the same ones to go on"
                 )
+        if not is_same(state.get("last", self._last), self._last):
+            raise FormatError(
+                f"{self.name}: number {state['read']} is another one than before; give "
+                "the same ones, in the same order, to go on"
+            )
+
+    def _current(self) -> Iterator[Any]:
+        if self._iterator is None:
+            self._iterator = self._opened()
+        return self._iterator
 
     def _opened(self) -> Iterator[Any]:
         self._set_epoch()

@@ -43,11 +43,13 @@ class Activations:
     """How many tokens were shrunk because their norm exceeded 6 times the median."""
 
     def __post_init__(self) -> None:
-        """Check the dtype.
+        """Check the values and the name.
 
         Raises:
-            InvalidArgument: ``values`` has another dtype, or is not a tensor.
+            InvalidArgument: ``values`` has another dtype, or is not a tensor;
+                ``hook_name`` is not a string.
         """
+        arguments.string(self.hook_name, "hook_name")
         is_tensor = isinstance(self.values, Tensor)
         if not is_tensor or self.values.dtype not in _DTYPES:
             got = self.values.dtype if is_tensor else type(self.values).__name__

@@ -1,6 +1,7 @@
 """How much variance an SAE in training leaves unexplained, at several k."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from sae_lens_ext.training.activations import Activations
 from sae_lens_ext.training.normalization import Batch
 from sae_lens_ext.training.parallel import ALONE, Ranks
 from sae_lens_ext.training.stream import ActivationStream
+from sae_lens_ext.training.stream.checks import check_batch
 
 _TOKENS_AT_ONCE = 1024
 
@@ -41,15 +43,7 @@ def held_out_batch(
         NonFinite: activations contain NaN or infinity.
     """
     sites = list(widths)
-    if isinstance(held_out, ActivationStream):
-        batch = _taken(held_out, n_tokens)
-    elif isinstance(held_out, Activations):
-        batch = {held_out.hook_name: held_out.values}
-    elif isinstance(held_out, Mapping):
-        batch = dict(held_out)
-    else:
-        batch = {sites[0]: held_out}
-
+    batch = _by_site(held_out, sites[0], n_tokens)
     for site in sites:
         if site not in batch:
             raise InvalidArgument(
@@ -80,12 +74,31 @@ def held_out_batch(
     return kept
 
 
+def _by_site(held_out: Any, site: str, n_tokens: int) -> Batch:
+    """The activations by site; those that come without a name are of ``site``."""
+    if isinstance(held_out, ActivationStream):
+        return _taken(held_out, n_tokens)
+    if isinstance(held_out, Activations):
+        return {held_out.hook_name: held_out.values}
+
+    batch = held_out if isinstance(held_out, Mapping) else {site: held_out}
+    for name, values in batch.items():
+        if not isinstance(values, Tensor) or not values.is_floating_point():
+            raise InvalidArgument(
+                "held_out must be a tensor of floats [token, d_model], Activations, "
+                "tensors by site, or a stream; got an object of type "
+                f"{type(values).__name__} for {name}"
+            )
+    return batch
+
+
 def _taken(stream: ActivationStream, n_tokens: int) -> Batch:
     """The first tokens of a stream, copied: a stream may use its memory again."""
     parts: dict[str, list[Tensor]] = {site: [] for site in stream.sites}
     n_left = n_tokens
     while n_left > 0:
         batch = stream.next_batch(min(n_left, _TOKENS_AT_ONCE))
+        check_batch(batch, {site: stream.width(site) for site in stream.sites})
         n_given = len(batch[stream.sites[0]])
         if n_given == 0:
             break

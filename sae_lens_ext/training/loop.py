@@ -32,6 +32,7 @@ from sae_lens_ext.training.setup import check_metric, sites_of
 from sae_lens_ext.training.start import digest
 from sae_lens_ext.training.stream import ActivationStream, TensorStream
 from sae_lens_ext.training.stream.base import pausing
+from sae_lens_ext.training.stream.checks import missing_of_stream
 
 # Passes over activations in memory.
 _EPOCHS = 3
@@ -203,6 +204,12 @@ def _check_inputs(
         is_valid = activations.values.ndim == 2
     else:
         is_valid = isinstance(activations, ActivationStream)
+    if not is_valid and hasattr(activations, "next_batch"):
+        raise InvalidArgument(
+            f"a stream needs the methods and attributes of ActivationStream; "
+            f"{type(activations).__name__} lacks "
+            f"{', '.join(missing_of_stream(activations))}"
+        )
     if not is_valid:
         raise InvalidArgument(
             "train needs Activations with one row per token, or a stream of them; wrap "

@@ -25,6 +25,7 @@ from sae_lens_ext.training.stream import (
     RemembersFirst,
     SiteStatistics,
 )
+from sae_lens_ext.training.stream.checks import checked_statistics
 from sae_lens_ext.training.trainer import Trainer
 
 
@@ -156,7 +157,7 @@ def new_trainer(
     n_tokens, n_steps = length_of(stream, config)
 
     if statistics is None:
-        statistics = _statistics(stream, metric, ranks)
+        statistics = _statistics(stream, sites, metric, ranks)
     hook_name, *outputs = sites
     hook_name_out = outputs[0] if outputs else None
     normalization = Normalization(
@@ -216,13 +217,17 @@ def new_trainer(
 
 
 def _statistics(
-    stream: ActivationStream, metric: ErrorMetric | None, ranks: Ranks
+    stream: ActivationStream,
+    sites: tuple[str, ...],
+    metric: ErrorMetric | None,
+    ranks: Ranks,
 ) -> dict[str, SiteStatistics]:
-    """The constants of a stream's sites; those of the first process, for all.
+    """The constants of these sites; those of the first process, for all.
 
     Those of the metric's site are of the same tokens in its coordinates.
     """
-    statistics = dict(stream.statistics())
+    widths = {site: stream.width(site) for site in sites}
+    statistics = checked_statistics(stream.statistics(), widths)
     if metric is not None:
         assert isinstance(stream, RemembersFirst)
         site = metric.hook_name

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_lens_ext.errors import NonFinite
 from sae_lens_ext.training.activity import active_in
 from sae_lens_ext.training.config import TrainConfig
 from sae_lens_ext.training.normalization import Normalization
@@ -15,6 +16,7 @@ from sae_lens_ext.training.revival import revive
 from sae_lens_ext.training.state import TrainState
 from sae_lens_ext.training.step import train_step
 from sae_lens_ext.training.stream import ActivationStream
+from sae_lens_ext.training.stream.checks import check_batch
 from sae_lens_ext.training.stream.lazy import LazyBatch
 
 Pair = tuple[Float[Tensor, "token d_model"], Float[Tensor, "token d_out"] | None]
@@ -88,6 +90,10 @@ class Trainer:
         self.n_steps = n_steps
         self.decoder_norms = decoder_norms
         self.ranks = ranks
+        self._widths = {
+            site: len(constants.mean)
+            for site, constants in normalization.statistics.items()
+        }
         self._is_checked = ranks is ALONE
         self._device = state.activity.idle.device
         self._dtype: torch.dtype = getattr(torch, config.dtype)
@@ -100,6 +106,9 @@ class Trainer:
         """The next batch; None if the stream has ended."""
         n_left = self.n_tokens - self.state.n_tokens
         values = self.stream.next_batch(min(self.config.batch_size, n_left))
+        # Lazy batches are of this package's own streams.
+        if not isinstance(values, LazyBatch):
+            check_batch(values, self._widths)
         if not self._is_checked:
             self.ranks.check_batch(values[self.normalization.hook_name])
             self._is_checked = True
@@ -113,7 +122,8 @@ class Trainer:
             batch: the whole batch, of which each process takes its share.
 
         Raises:
-            NonFinite: the loss became NaN or infinite; see ``Losses.add``.
+            NonFinite: the loss became NaN or infinite; see ``Losses.add``. The message
+                says so if the batch did.
         """
         config = self.config
         state = self.state
@@ -136,7 +146,15 @@ class Trainer:
             norms=self.decoder_norms,
             ranks=self.ranks,
         )
-        state.losses.add(loss)
+        try:
+            state.losses.add(loss)
+        except NonFinite as error:
+            if bool(torch.isfinite(u).all()):
+                raise
+            raise NonFinite(
+                f"the stream gave NaN or infinity in the batch of step {number + 1}; "
+                "leave such tokens out"
+            ) from error
         state.activity.count(self.ranks.active(active_in(code)), batch.n_tokens)
 
         if self._revives_after(number + 1):

@@ -1,9 +1,16 @@
 """An iterable goes on where an earlier process stopped."""
 
+import json
+
 import pytest
+import torch
 
 import sae_lens_ext as sle
+from sae_lens_ext.hosts import TokenBatch
 from sae_lens_ext.text import Resumable
+
+IDS = torch.tensor([[1, 2], [3, 4]])
+TOKENS = TokenBatch(IDS, IDS > 0)
 
 
 class Counting:
@@ -69,6 +76,42 @@ def test_rejects_fewer_items_than_were_read():
         sle.FormatError, match="numbers: 5 were read before, and now there are 3"
     ):
         Resumable([1, None, 3], "numbers").restore({"epoch": 0, "read": 5})
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (["a text", "another", "third"], ["a text", "one more", "third"]),
+        ([[1, 2], [3, 4]], [[1, 2], [3, 5]]),
+        ([torch.ones(2, 3), torch.ones(2, 3)], [torch.ones(2, 3), torch.zeros(2, 3)]),
+        ([{"text": "one"}, {"text": "two"}], [{"text": "one"}, {"text": "2"}]),
+        ([TOKENS, TOKENS], [TOKENS, TOKENS[:1]]),
+    ],
+)
+def test_rejects_other_items_than_were_read(before, now):
+    first = Resumable(before, "items")
+    next(first), next(first)
+    with pytest.raises(sle.FormatError, match="items: number 2 is another one than be"):
+        Resumable(now, "items").restore(first.state())
+    Resumable(before, "items").restore(json.loads(json.dumps(first.state())))
+
+
+def test_the_first_item_can_be_looked_at_without_being_taken():
+    numbers = Resumable(iter([None, 1]), "numbers")
+    assert numbers.peek() is None
+    numbers.start(0)
+    assert list(numbers) == [None, 1]
+    assert numbers.state()["read"] == 2
+
+    again = Resumable(iter([None, 1, 2]), "numbers")
+    again.peek()
+    again.restore(numbers.state())
+    assert list(again) == [2]
+
+    items = Resumable(Counting(), "numbers")
+    assert items.peek() == 0
+    items.restore({"epoch": 0, "read": 4, "own": {"next": 4}})
+    assert list(items) == [4, 5]
 
 
 def test_rejects_objects_that_cannot_be_read():

@@ -52,6 +52,8 @@ def test_rejects_invalid_dtype():
         match="must be a tensor of float32, bfloat16 or float64; got torch.float16",
     ):
         Activations(torch.zeros(3, 4, dtype=torch.float16), "x")
+    with pytest.raises(sle.InvalidArgument, match="hook_name must be a string; got No"):
+        Activations(torch.zeros(3, 4), None)
 
 
 def test_shrinks_and_counts_outliers():

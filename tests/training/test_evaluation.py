@@ -26,6 +26,7 @@ def test_takes_some_tokens_of_any_form(held_out):
     assert len(held_out_batch(X, {SITE: WIDTH}, 10**6)[SITE]) == len(X)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 def test_rejects_tokens_that_do_not_fit():
     both = {SITE: WIDTH, SITE_OUT: 10}
     with pytest.raises(sle.InvalidArgument, match=f"no activations of {SITE_OUT}"):
@@ -38,6 +39,12 @@ def test_rejects_tokens_that_do_not_fit():
         held_out_batch(X[:0], {SITE: WIDTH}, 50)
     with pytest.raises(sle.InvalidArgument, match="all tokens of held_out are equal"):
         held_out_batch(X[:1], {SITE: WIDTH}, 50)
+    with pytest.raises(sle.InvalidArgument, match="held_out must be a tensor.*type li"):
+        held_out_batch([[1.0, 2.0]], {SITE: WIDTH}, 50)
+    with pytest.raises(
+        sle.InvalidArgument, match=f"held_out must.*type int for {SITE}"
+    ):
+        held_out_batch({SITE: 3}, {SITE: WIDTH}, 50)
     with pytest.raises(sle.NonFinite, match=f"held_out holds NaN or inf.* at {SITE}"):
         held_out_batch(X / 0, {SITE: WIDTH}, 50)
     empty = MemoryStream({SITE: X}, ends_after=0)

@@ -17,6 +17,7 @@ rows        tokens for the model
 chunks      activations of a few rows
 ahead       chunks made ahead, in a thread
 shared      chunks made by several processes together
+checks      of streams that people write
 options     options that several streams have
 fingerprint what tells one model from another
 =========== ======================================================================

@@ -183,10 +183,7 @@ class IterableChunks:
             NonFinite: a chunk holds NaN or infinity.
         """
         for item in self._chunks:
-            tensors = item
-            if isinstance(item, Tensor) and len(self._sites) == 1:
-                tensors = {self._sites[0]: item}
-            values = checked_activations(tensors, self._sites)
+            values = self._checked(item)
             for site, part in values.items():
                 check_finite(site, part)
             if self._dtype is not None:
@@ -194,9 +191,27 @@ class IterableChunks:
             return Chunk(values, 0, self._chunks.state())
         return None
 
+    def width(self, site: str) -> int:
+        """The width of a site in the first chunk, which is not taken by this.
+
+        Raises:
+            InvalidArgument: see ``next_chunk``; or there are no chunks.
+        """
+        item = self._chunks.peek()
+        if item is None:
+            raise InvalidArgument(
+                "there are no activations to train on: the iterable is empty"
+            )
+        return self._checked(item)[site].shape[1]
+
     def restore(self, after: Mapping[str, Any]) -> None:
         """See ``ChunkSource.restore``."""
         self._chunks.restore(after)
+
+    def _checked(self, item: Any) -> dict[str, Float[Tensor, "token _d"]]:
+        if isinstance(item, Tensor) and len(self._sites) == 1:
+            item = {self._sites[0]: item}
+        return checked_activations(item, self._sites)
 
 
 def checked_activations(

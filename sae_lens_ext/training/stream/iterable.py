@@ -26,7 +26,8 @@ class IterableStream(BufferedStream):
 
     See ``ModelStream`` for the buffer, outliers and constants. A stream that is
     restored reads what was read before again, and skips it, unless the iterable has
-    ``state_dict`` and ``load_state_dict``.
+    ``state_dict`` and ``load_state_dict``. It notices if the last piece it skips is not
+    the one that was read.
     """
 
     def __init__(
@@ -62,9 +63,9 @@ class IterableStream(BufferedStream):
         """
         names = site_names(sites)
         storage_dtype = None if dtype is None else checked_dtype(dtype)
-        source = IterableChunks(chunks, names, storage_dtype)
+        self._source = IterableChunks(chunks, names, storage_dtype)
         super().__init__(
-            Ahead(source, None, overlap=False),
+            Ahead(self._source, None, overlap=False),
             names,
             buffer_tokens=buffer_tokens,
             seed=seed,
@@ -72,3 +73,8 @@ class IterableStream(BufferedStream):
             model_name=model_name,
             excludes_special_tokens=excludes_special_tokens,
         )
+
+    def width(self, site: str) -> int:
+        """See ``ActivationStream.width``: what can be read once is not read by this."""
+        self._check_site(site)
+        return super().width(site) if self._is_started else self._source.width(site)

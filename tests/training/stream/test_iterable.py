@@ -5,7 +5,13 @@ import torch
 from toy import drained, same
 
 import sae_lens_ext as sle
-from sae_lens_ext.training import ActivationStream, IterableStream
+from sae_lens_ext.training import (
+    ActivationStream,
+    IterableStream,
+    RunConfig,
+    TrainConfig,
+    train,
+)
 from sae_lens_ext.training.activations import Activations
 
 GENERATOR_SEED = 3
@@ -17,6 +23,11 @@ def chunks(n_chunks=12, n=9):
         values = torch.randn(n, 3, generator=generator)
         values[:, 0] = torch.arange(number * n, (number + 1) * n) / 100
         yield values
+
+
+def read_again(parts):
+    parts = list(parts)
+    return lambda: iter(parts)
 
 
 def test_every_pass_gives_every_token_once():
@@ -77,6 +88,39 @@ def test_goes_on_from_any_state_bit_for_bit(n_batches):
     assert same(drained(first, 13), drained(second, 13))
     assert first.counts == second.counts
     assert torch.equal(first.statistics()["a"].mean, second.statistics()["a"].mean)
+
+
+def test_the_width_is_known_without_reading_what_can_be_read_once():
+    stream = IterableStream(chunks(), "a", buffer_tokens=40)
+    assert stream.width("a") == 3
+    assert len(torch.cat(drained(stream))) == 108
+    assert stream.width("a") == 3
+    with pytest.raises(sle.InvalidArgument, match="the iterable is empty"):
+        IterableStream([], "a").width("a")
+
+
+@pytest.mark.parametrize("kind", [lambda parts: parts, read_again, list])
+def test_a_run_goes_on_with_the_same_pieces_alone(kind, tmp_path):
+    def run(pieces, folder, measure=None):
+        return train(
+            IterableStream(pieces, "a", buffer_tokens=40),
+            TrainConfig(d_sae=8, k=2, batch_size=9, n_tokens=108),
+            folder,
+            run=RunConfig(checkpoint_every=1, eval_every=7),
+            measure=measure,
+            progress=False,
+        )
+
+    def interrupt(sae):
+        raise KeyboardInterrupt
+
+    whole = run(kind(chunks()), None)
+    with pytest.raises(KeyboardInterrupt):
+        run(kind(chunks()), tmp_path, interrupt)
+    with pytest.raises(sle.FormatError, match=r"activations: number \d+ is another"):
+        run(kind(2 * part for part in chunks()), tmp_path)
+    resumed = run(kind(chunks()), tmp_path)
+    assert torch.equal(resumed.sae.W_dec, whole.sae.W_dec)
 
 
 @pytest.mark.usefixtures("without_shape_checks")
