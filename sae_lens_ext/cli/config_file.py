@@ -34,13 +34,14 @@ def with_config_file(arguments: Sequence[str], names: Sequence[str]) -> list[str
         InvalidArgument: the file cannot be read, is not a mapping of options in YAML,
             or has an option that the command does not have.
     """
-    path = _named_file(arguments)
+    path = named_file(arguments)
     if path is None:
         return list(arguments)
     return [*_arguments_of(_settings(Path(path)), path, names), *arguments]
 
 
-def _named_file(arguments: Sequence[str]) -> str | None:
+def named_file(arguments: Sequence[str]) -> str | None:
+    """The file that ``--config`` names; None without that option."""
     path = None
     for position, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")

@@ -28,7 +28,7 @@ class IndexOptions:
     k: int | None = None
     """Features per token; by default the k of the SAE, or every active one."""
     n_tokens: int | None = None
-    """Tokens to read; by default all of the text."""
+    """Tokens to read, up to the end of a batch; by default all of the text."""
     contexts: int = default_of(index_features, "contexts")
     """Strongest contexts of each feature."""
     sample: int = default_of(index_features, "sample")

@@ -1,5 +1,6 @@
 """The options that commands on a language model and a text share."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -209,6 +210,15 @@ def load_sae(name: str) -> SAE:
     Raises: as ``SAE.from_pretrained``.
     """
     parts = Path(name).parts
-    if Path(name).exists() or Path(name).is_absolute() or len(parts) < 3:
-        return SAE.from_pretrained(name)
-    return SAE.from_pretrained("/".join(parts[:2]), subfolder="/".join(parts[2:]))
+    subfolder = None
+    if len(parts) > 2 and not Path(name).exists() and not Path(name).is_absolute():
+        name = "/".join(parts[:2])
+        subfolder = "/".join(parts[2:])
+    try:
+        return SAE.from_pretrained(name, subfolder=subfolder)
+    except FormatError as error:
+        # Commands have no such option.
+        hint = re.sub(
+            r"choose (it|one) with subfolder=", r"give the path of \1", str(error)
+        )
+        raise FormatError(hint) from error

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, get_args
 
 import tyro
 
-from sae_lens_ext.cli.config_file import with_config_file
+from sae_lens_ext.cli.config_file import named_file, with_config_file
 from sae_lens_ext.cli.outcome import PROGRAM, complain
 from sae_lens_ext.errors import InvalidArgument, SaeLensExtError
 
@@ -68,20 +68,28 @@ def parse(
     if arguments is None:
         arguments = sys.argv[1:]
     names = option_names(options)
+    file = None
     if "config" in names:
+        file = named_file(arguments)
         try:
             arguments = with_config_file(arguments, names)
         except SaeLensExtError as error:
             complain(str(error))
             raise SystemExit(2) from error
     arguments = without_nones(arguments, options_with_none(options))
-    return tyro.cli(
-        options,
-        args=merge_repeated(arguments, repeatable),
-        prog=f"{PROGRAM} {command}",
-        description=COMMANDS[command],
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
-    )
+    try:
+        return tyro.cli(
+            options,
+            args=merge_repeated(arguments, repeatable),
+            prog=f"{PROGRAM} {command}",
+            description=COMMANDS[command],
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+        )
+    except SystemExit as error:
+        # tyro names the option, and not where its value comes from.
+        if error.code == 2 and file is not None:
+            complain(f"options that are not typed are those of {file}")
+        raise
 
 
 def merge_repeated(arguments: Sequence[str], repeatable: Collection[str]) -> list[str]:

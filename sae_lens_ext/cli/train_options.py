@@ -2,7 +2,7 @@
 
 import ast
 import contextlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,6 +126,8 @@ class MetricOptions:
             check(arguments.choice, "metric", choices=("fisher",), optional=True)
             check(arguments.finite, "metric_share", above=0, below=1)
             check(arguments.positive_int, "metric_tokens")
+        if self.metric is None:
+            _check_unused(self, ("metric_share", "metric_tokens"), "metric")
 
     def chosen(
         self,
@@ -207,6 +209,8 @@ class StreamOptions:
             check(arguments.positive_int, "cache_tokens", "cache_bytes", optional=True)
             dtypes = ("float32", "bfloat16")
             check(arguments.choice, "activation_dtype", choices=dtypes)
+        if self.cache is None:
+            _check_unused(self, ("cache_tokens", "cache_bytes"), "cache")
 
     def stream(
         self,
@@ -304,6 +308,21 @@ class TrainOptions:
 
         objective, train_config, run_config, *_ = results
         return replace(train_config, objective=objective), run_config
+
+
+def _check_unused(options: Any, names: tuple[str, ...], needed: str) -> None:
+    """Check that options that do nothing without another one were not given.
+
+    Raises:
+        InvalidArgument: they were.
+    """
+    defaults = {each.name: each.default for each in fields(options)}
+    given = [name for name in names if getattr(options, name) != defaults[name]]
+    if given:
+        raise InvalidArgument(
+            f"{' and '.join(given)} do nothing without --{needed}; give it as well, "
+            "or leave them out"
+        )
 
 
 def _filled_cache(folder: Path) -> ActivationCache:

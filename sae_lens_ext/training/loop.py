@@ -93,7 +93,8 @@ def train(
         InvalidArgument: there are no activations, or they are all equal; the config
             does not fit the stream, or the start or the metric do not; the folder holds
             another run, or another process trains there, or it cannot be written to.
-        InvalidK: the objective's levels do not fit k.
+        InvalidK: the objective's levels do not fit k, or there are fewer features than
+            a k of ``run``.
         NonFinite: the loss became NaN or infinite. The last checkpoint is kept.
         FormatError: the folder is damaged.
         RankLost: another of several processes has ended. The last checkpoint is kept.
@@ -115,6 +116,7 @@ def train(
         if config.dead_after is None:
             config = replace(config, dead_after=len(activations.values))
     run = RunConfig() if run is None else run
+    run.check_ks(config.d_sae)
     own_device = device_of_rank(arguments.device(device))
 
     # Whoever called may use the model of the stream for something else afterwards.

@@ -9,7 +9,7 @@ from typing import Any
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext._fields import FieldChecks
-from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.errors import InvalidArgument, InvalidK
 
 LOGGERS = ("tensorboard", "wandb", "trackio")
 """Where metrics can be logged to beside ``metrics.jsonl``."""
@@ -81,6 +81,17 @@ class RunConfig:
             check(_loggers, "log_to")
             check(arguments.string, "project")
             check(arguments.choice, "parallel", choices=PARALLEL)
+
+    def check_ks(self, d_sae: int) -> None:
+        """Check that an SAE of this size can be evaluated at these values of k.
+
+        Raises:
+            InvalidK: it has fewer features than one of them.
+        """
+        largest = {"eval_ks": max(self.eval_ks or [0]), "best_k": self.best_k or 0}
+        for name, k in largest.items():
+            if k > d_sae:
+                raise InvalidK(f"{name} must be at most d_sae={d_sae}; got {k}")
 
     def ks_at(self, k: int) -> tuple[int, ...]:
         """The values of k to evaluate an SAE at that is trained for ``k``; rising.

@@ -155,6 +155,11 @@ def test_a_training_starts_from_another_sae(inputs, run, tmp_path, capsys):
     assert "set --d-sae=48" in line
 
 
+def test_a_folder_of_several_saes_says_how_to_choose_one(inputs, run, capsys):
+    line = _failure(capsys, inputs, "--start", run)
+    assert "2 SAE folders; give the path of one, such as 'best'" in line
+
+
 def test_errors_can_count_by_the_fisher_information(inputs, run, capsys, monkeypatch):
     out = inputs / "metric"
     options = ["--out", out, "--metric", "fisher", "--metric-tokens", 320]
@@ -241,6 +246,13 @@ def test_all_impossible_settings_are_named_at_once(inputs, capsys):
         (["--metric", "squares"], "--metric must be one of fisher; got 'squares'"),
         (["--metric-share", 1], "--metric-share must be"),
         (["--metric-tokens", 0], "--metric-tokens must be a positive integer"),
+        (
+            ["--metric-share", 0.8, "--metric-tokens", 99],
+            "--metric-share and --metric-tokens do nothing without --metric",
+        ),
+        (["--cache-tokens", 9], "--cache-tokens do nothing without --cache"),
+        (["--eval-ks", 4, 49], "--eval-ks must be at most --d-sae=48; got 49"),
+        (["--best-k", 50], "--best-k must be at most --d-sae=48; got 50"),
         (["--device", "tpu"], "--device 'tpu' cannot be used here"),
         (
             ["--model-dtype", "float16"],
@@ -255,6 +267,17 @@ def test_a_failure_is_one_line(inputs, tmp_path, capsys, options, message):
 def test_a_folder_of_another_run_is_refused(inputs, run, capsys):
     line = _failure(capsys, inputs, "--out", run, "--k", 3)
     assert "--k is 4 there and 3 here" in line
+    line = _failure(capsys, inputs, "--out", run, "--n-tokens", 1800)
+    assert line.count("--n-tokens is 2000 there and 1800 here") == 1
+
+
+@pytest.mark.parametrize("setting", ["n_tokens: 1e3", "k: null", "lr: fast"])
+def test_a_value_of_the_wrong_type_in_a_file_names_the_file(inputs, capsys, setting):
+    path = inputs / "wrong.yaml"
+    path.write_text(setting)
+    with pytest.raises(SystemExit):
+        train_command.main(["--config", str(path), "--d-sae", "48"])
+    assert f"options that are not typed are those of {path}" in capsys.readouterr().err
 
 
 def test_the_text_to_train_on_is_not_held_out(inputs, capsys):

@@ -17,6 +17,14 @@ def test_evaluates_at_the_chosen_k_and_at_that_of_the_best():
     assert RunConfig(eval_ks=[8], best_k=3).ks_at(64) == (3, 8)
 
 
+def test_an_sae_has_as_many_features_as_the_largest_k():
+    RunConfig(eval_ks=[8, 2], best_k=8).check_ks(8)
+    with pytest.raises(sle.InvalidK, match="eval_ks must be at most d_sae=7; got 8"):
+        RunConfig(eval_ks=[8, 2]).check_ks(7)
+    with pytest.raises(sle.InvalidK, match="best_k must be at most d_sae=7; got 8"):
+        RunConfig(best_k=8).check_ks(7)
+
+
 def test_loggers_are_named_once():
     assert RunConfig(log_to=["wandb", "trackio", "wandb"]).log_to == (
         "wandb",

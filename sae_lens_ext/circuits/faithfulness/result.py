@@ -85,7 +85,8 @@ class Faithfulness:
 
         A band holds 95%: of samples of the prompts, drawn with replacement, where there
         is one circuit, and of the circuits where there are several. It is NaN for one
-        circuit of one prompt, or of a metric that is one number for all prompts.
+        circuit of one prompt, or of a metric that is one number for all prompts. Draws
+        in which the nodes make no difference to the metric are left out.
         """
         pandas = require("pandas", "Faithfulness.table")
         rows = []

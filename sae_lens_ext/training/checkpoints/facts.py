@@ -54,12 +54,14 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """
     before = _leaves(there)
     now = _leaves(here)
-    return [
+    phrases = [
         f"{name.split('.', 1)[-1]} is {before.get(name)!r} there and "
         f"{now.get(name)!r} here"
         for name in dict.fromkeys([*before, *now])
         if before.get(name) != now.get(name)
     ]
+    # The config and the stream can have the same setting.
+    return list(dict.fromkeys(phrases))
 
 
 def _described(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Shares of a metric and their bands."""
 
 import math
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -33,6 +34,21 @@ def test_a_share_is_of_means_over_prompts():
     # Each prompt alone is a sample: 1 / 2, and 2 / 3.
     assert row["low"] == pytest.approx(0.5)
     assert row["high"] == pytest.approx(2 / 3)
+
+
+def test_prompts_without_a_difference_are_no_part_of_the_band():
+    item = replace(
+        measured([2.0, 2.0]),
+        metric_model=numpy.array([2.0, 4.0]),
+        metric_empty=numpy.array([2.0, 1.0]),
+    )
+    (row,) = Faithfulness("zero", (item,)).table().to_dict("records")
+    # Samples of the second prompt alone, and of both.
+    assert row["low"] == pytest.approx(1 / 3)
+    assert row["high"] == pytest.approx(1 / 3)
+    nothing = replace(item, metric_empty=item.metric_model)
+    (row,) = Faithfulness("zero", (nothing,)).table().to_dict("records")
+    assert math.isnan(row["low"])
 
 
 def test_the_band_of_several_circuits_is_over_them():
