@@ -12,6 +12,7 @@ from sae_lens_ext.features.neuronpedia import fetched_labels
 from sae_lens_ext.formats.paths import checked_path
 from sae_lens_ext.formats.reading import read_object
 from sae_lens_ext.sae import SAE
+from sae_lens_ext.text.decoding import without_surrogates
 
 Labels = Mapping[int, str | None] | str | Path | None
 """Labels by feature, or a file of them."""
@@ -89,7 +90,7 @@ def labels_in(file: str | Path) -> dict[int, str]:
     """
     path = checked_path(file, "file")
     if path.suffix.lower() == ".json":
-        content = read_object(path, "there are no labels")
+        content = read_object(path, "there are no labels", unique_keys=True)
         # None is no label, as in what ``labels`` returns.
         given = ((key, text) for key, text in content.items() if text is not None)
         return _labels(path, given)
@@ -138,4 +139,5 @@ def _label(path: Path, key: Any, text: Any) -> tuple[int, str]:
             f"{path} must have a text for the number of each feature; got {text!r} for "
             f"{key!r}"
         )
-    return int(key), text
+    # Half of a character, which JSON can name, cannot be written or shown.
+    return int(key), without_surrogates(text)

@@ -5,6 +5,7 @@ Every error names the file and says what is wrong with it.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,30 @@ _NO_SAE_FOLDER = (
 )
 
 
-def read_object(path: Path, lacking: str = _NO_SAE_FOLDER) -> dict[str, Any]:
+def read_object(
+    path: Path, lacking: str = _NO_SAE_FOLDER, *, unique_keys: bool = False
+) -> dict[str, Any]:
     """The JSON object in a file.
 
-    ``lacking`` completes the error for a file that does not exist: "... holds no
-    cfg.json, so ``lacking``".
+    Args:
+        path: the file.
+        lacking: completes the error for a file that does not exist: "... holds no
+            cfg.json, so ``lacking``".
+        unique_keys: whether a key that comes twice is an error; else the last counts.
 
     Raises:
         FormatError: no such file, or one that does not hold a JSON object.
     """
+    repeated: list[str] = []
+
+    def as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(key for key, _ in pairs)
+        repeated.extend(key for key, count in counts.items() if count > 1)
+        return dict(pairs)
+
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, object_pairs_hook=as_dict if unique_keys else None)
     except FileNotFoundError:
         raise FormatError(f"{path.parent} holds no {path.name}, so {lacking}") from None
     except OSError as error:
@@ -45,6 +59,8 @@ def read_object(path: Path, lacking: str = _NO_SAE_FOLDER) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not JSON (was it cut short?): {error}") from error
 
+    if repeated:
+        raise FormatError(f"{path} has {repeated[0]!r} more than once; keep one")
     if not isinstance(value, dict):
         raise FormatError(
             f"{path} must hold one JSON object; it holds a value of type "

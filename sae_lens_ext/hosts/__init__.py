@@ -32,6 +32,7 @@ devices     where a model takes its tokens
 =========== ======================================================================
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -113,9 +114,13 @@ def host_for(model: Any) -> Host:
     The classes that it inherits from count too, so a user's subclass is recognised.
 
     Raises:
-        UnsupportedHost: no adapter handles this kind of object, or it is an SAE.
+        UnsupportedHost: no adapter handles this kind of object, or it is an SAE or
+            several.
     """
-    if isinstance(model, SAE):
+    candidates = model.values() if isinstance(model, Mapping) else model
+    if not isinstance(model, Mapping | list | tuple):
+        candidates = [model]
+    if any(isinstance(candidate, SAE) for candidate in candidates):
         raise UnsupportedHost(
             "got an SAE in the place of the model: give the language model first, and "
             "then its SAE"
@@ -139,9 +144,8 @@ def host_for(model: Any) -> Host:
         return TorchHost(model)
 
     raise UnsupportedHost(
-        "cannot read activations of an object of type "
-        f"{type(model).__module__}.{type(model).__qualname__}; give a TransformerLens "
-        "model, an nnsight model, or a torch module"
+        f"cannot read activations of an object of type {type(model).__qualname__}; "
+        "give a TransformerLens model, an nnsight model, or a torch module"
     )
 
 

@@ -14,6 +14,7 @@ from sae_lens_ext.hosts.base import Host
 from sae_lens_ext.hosts.batch import TokenBatch
 from sae_lens_ext.hosts.chat import Chat, is_chat, tokenized_chat
 from sae_lens_ext.hosts.devices import input_device
+from sae_lens_ext.hosts.position_table import position_limit
 from sae_lens_ext.text.decoding import without_surrogates
 
 _FORMS = "ids [batch, pos], messages of a chat, or text"
@@ -46,13 +47,15 @@ def token_rows(host: Host, tokens: Any) -> TokenBatch:
     Raises:
         InvalidArgument: anything else; no row, or a row without text; ids that the
             model does not have; text or messages that the model cannot tokenise.
-        ShapeMismatch: ids and mask of a tokenizer's output do not fit together.
+        ShapeMismatch: ids and mask of a tokenizer's output do not fit together, or
+            rows are longer than the model's table of positions.
     """
     batch = _batch(host, tokens)
     # What stands at padding is of no meaning, but the model looks it up.
     ids = batch.ids.long().where(batch.mask, host.padding_id())
     batch = TokenBatch(ids, batch.mask, batch.roles)
     _check_ids(batch, host.d_vocab)
+    _check_length(batch, host)
 
     # A model without parameters takes tokens on any device.
     device = input_device(host.model, host.embed) or ids.device
@@ -267,6 +270,16 @@ def _check_ids(batch: TokenBatch, d_vocab: int | None) -> None:
         raise InvalidArgument(
             f"token ids must be from 0 to {d_vocab - 1} for this model; they run from "
             f"{lowest} to {highest}"
+        )
+
+
+def _check_length(batch: TokenBatch, host: Host) -> None:
+    n_positions = position_limit(host.model)
+    longest = int(batch.mask.sum(1).max())
+    if n_positions is not None and longest > n_positions:
+        raise ShapeMismatch(
+            f"this model has {n_positions} positions, and a row of the tokens has "
+            f"{longest}; cut it"
         )
 
 

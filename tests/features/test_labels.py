@@ -144,12 +144,19 @@ def test_labels_of_a_file(tmp_path, name, text):
     assert labels == {3: "cities, <b>", 9: None}
 
 
+def test_half_of_a_character_is_replaced(tmp_path):
+    (tmp_path / "a.json").write_text('{"3": "a \\ud83d b"}')
+    labels = sle.labels(tiny.sae(), [3], file=tmp_path / "a.json")
+    assert labels == {3: "a \N{REPLACEMENT CHARACTER} b"}
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.json", "[1]", "must hold one JSON object"),
         ("a.json", '{"x": "y"}', "a text for the number of each feature"),
         ("a.json", '{"1": 2}', "got 2 for '1'"),
+        ("a.json", '{"1": "x", "2": "y", "1": "z"}', "has '1' more than once; keep"),
         ("a.csv", "number,text\n1,x\n", "must have the columns feature and label"),
         ("a.csv", "", "its first line has none"),
         ("a.csv", "feature,label\n1\n", "got None for '1'"),

@@ -28,7 +28,9 @@ def test_recognises_a_subclass_by_the_library_it_derives_from():
     assert type(host_for(Mine())).__name__ == "TorchHost"
 
 
-@pytest.mark.parametrize("model", ["gpt2", None, torch.ones(2)], ids=str)
+@pytest.mark.parametrize(
+    "model", ["gpt2", None, torch.ones(2), torch.tensor(1), []], ids=str
+)
 def test_rejects_an_object_of_no_supported_library(model):
     with pytest.raises(
         sle.UnsupportedHost,
@@ -38,7 +40,8 @@ def test_rejects_an_object_of_no_supported_library(model):
         host_for(model)
 
 
-def test_an_sae_in_the_place_of_the_model_is_named():
+@pytest.mark.parametrize("form", [lambda sae: sae, lambda sae: [sae], lambda s: {1: s}])
+def test_an_sae_in_the_place_of_the_model_is_named(form):
     sae = tiny.sae()
     with pytest.raises(sle.UnsupportedHost, match="give the language model first"):
-        sle.splice(sae, sae)
+        sle.splice(form(sae), sae)

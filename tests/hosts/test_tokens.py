@@ -99,6 +99,22 @@ def test_token_batch_takes_a_tokenizer_for_a_model_without_one():
     assert repr(batch) == "TokenBatch(2 rows of 2 to 3 tokens)"
 
 
+@pytest.mark.parametrize("host", ["torch", "lens", "nnsight"])
+def test_a_row_has_a_position_for_every_token(host):
+    model = tiny.hosted(host, "gpt2")
+    padded = {
+        "input_ids": torch.full((2, 70), 5),
+        "attention_mask": (torch.arange(70) < 64).long().expand(2, 70),
+    }
+    assert sle.token_batch(model, padded).mask.sum(1).tolist() == [64, 64]
+    with pytest.raises(
+        sle.ShapeMismatch, match="has 64 positions, and a row .* has 65"
+    ):
+        sle.token_batch(model, torch.full((1, 65), 5))
+    rotary = tiny.hosted(host)
+    assert sle.token_batch(rotary, torch.full((1, 300), 5)).ids.shape == (1, 300)
+
+
 @pytest.mark.parametrize("pad_token_id", [None, 7, 96, -1])
 def test_any_id_of_the_model_stands_at_padding(pad_token_id):
     model = tiny.hf_model("gpt2")

@@ -49,12 +49,15 @@ def row_source(tokens: Any, collector: Collector, seed: int | None) -> RowSource
     Args:
         tokens: a ``TextRows`` or another ``RowSource``; tokens in any form that
             ``token_batch`` takes; or any other iterable of such tokens, such as a
-            ``DataLoader``.
+            ``DataLoader`` or a list of ``TokenBatch``.
         collector: the model that the tokens are for.
         seed: the seed of the order of rows in memory; None keeps theirs.
     """
     if isinstance(tokens, RowSource):
         return tokens
+    is_list = isinstance(tokens, list | tuple) and len(tokens) > 0
+    if is_list and all(isinstance(batch, TokenBatch) for batch in tokens):
+        return IteratedRows(tokens, collector)
     is_tokens = isinstance(
         tokens, TokenBatch | Tensor | np.ndarray | str | list | tuple
     )

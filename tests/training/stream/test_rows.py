@@ -7,16 +7,19 @@ import torch
 from toy import SITE, Toy, WordTokenizer, rows
 
 import sae_lens_ext as sle
+from sae_lens_ext.hosts import token_batch
 from sae_lens_ext.text import TextRows
 from sae_lens_ext.training.collecting import Collector
 from sae_lens_ext.training.stream.rows import RowSource, row_source
 
 WORDS = [" ".join(map(str, row[1:])) for row in rows(12, 4).tolist()]
+LAST_ROWS = token_batch(Toy(), rows(12, 4)[7:])
 FORMS = {
     "text": lambda: TextRows(WORDS, WordTokenizer(), context=4),
     "tensor": lambda: rows(12, 4),
     "lists": lambda: rows(12, 4).tolist(),
     "mapping": lambda: {"input_ids": rows(12, 4)},
+    "token batches": lambda: [token_batch(Toy(), rows(12, 4)[:7]), LAST_ROWS],
     "batches": lambda: lambda: iter(rows(12, 4).split(5)),
 }
 
