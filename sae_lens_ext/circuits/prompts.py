@@ -21,10 +21,14 @@ def clean_and_corrupted(clean: Any, corrupted: Any = None) -> tuple[Any, Any]:
 
     Raises:
         InvalidArgument: some of a list are pairs and others not, or corrupted rows
-            come twice.
+            come twice; or two batches come as one argument.
     """
     if not isinstance(clean, list | tuple):
         return clean, corrupted
+    if len(clean) == 2 and all(map(_is_batch, clean)):
+        raise InvalidArgument(
+            "clean has two batches; pass them as two arguments, clean and corrupted"
+        )
     are_pairs = [_is_tuple_of_rows(row) for row in clean]
     if not any(are_pairs):
         return clean, corrupted
@@ -113,6 +117,10 @@ class Prompts:
 def _is_tuple_of_rows(value: Any) -> bool:
     """Whether a value is a tuple of rows; one of ids is a row itself."""
     return isinstance(value, tuple) and len(value) > 0 and all(map(_is_row, value))
+
+
+def _is_batch(value: Any) -> bool:
+    return isinstance(value, TokenBatch) or getattr(value, "ndim", 0) == 2
 
 
 def _is_row(value: Any) -> bool:

@@ -224,6 +224,9 @@ def test_a_list_of_pairs_is_clean_and_corrupted_rows(gemma2):
             gemma2, rows, metric=METRIC, controls=()
         )
         assert result.ablation == "zero"
+    batches = (gemma2.to_tokens(clean), gemma2.to_tokens(corrupted))
+    with pytest.raises(sle.InvalidArgument, match="pass them as two arguments, clean"):
+        sle.circuits.effects(gemma2, saes(), batches, metric=METRIC)
 
 
 def test_controls_are_chosen_on_the_rows_that_are_named(gemma2, effects):
