@@ -66,11 +66,15 @@ def has_numba() -> bool:
     return _can_import("numba")
 
 
-def has_matrix_units() -> bool:
-    """Whether the CPU computes products in bfloat16 by matrix units (Intel's AMX)."""
+def is_fast_in_bfloat16() -> bool:
+    """Whether the CPU computes products in bfloat16 faster than in float32.
+
+    By matrix units (Intel's AMX), or by vector instructions for them (AVX512-BF16).
+    """
     # Releases of torch that cannot tell do without.
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return capabilities.get("amx_bf16", False) and torch.backends.mkldnn.is_available()
+    has_units = any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16"))
+    return has_units and torch.backends.mkldnn.is_available()
 
 
 def _obstacles(*tensors: Tensor) -> dict[Backend, str | None]:

@@ -26,4 +26,5 @@ def encode(
         k,
         centre=pre_bias(sae),
         threshold=threshold,
+        screen=True,
     )

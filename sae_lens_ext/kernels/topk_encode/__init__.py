@@ -20,6 +20,7 @@ def topk_encode(
     *,
     centre: Float[Tensor, " d_model"] | None = None,
     threshold: Float[Tensor, " d_sae"] | Float[Tensor, ""] | None = None,
+    screen: bool = False,
 ) -> tuple[Float[Tensor, "*batch k"], Int[Tensor, "*batch k"]]:
     """Return the k strongest features of every token, strongest first, after ReLU.
 
@@ -68,6 +69,10 @@ def topk_encode(
             subtraction outside, which would need the whole gradient of ``x``.
         threshold: of every feature, or one for all; a feature whose threshold is NaN is
             never active. None leaves the choice to k, or without k to ReLU.
+        screen: whether a CPU may rule features out by a product in bfloat16, where that
+            is faster; training does. The code is then that of exact pre-activations,
+            so a value may differ in its last digit from that of another call, and two
+            codes at different k are prefixes of each other but for that.
 
     Raises:
         InvalidK: k is not an integer from 1 to d_sae.
@@ -102,5 +107,5 @@ def topk_encode(
 
         return gpu.topk_encode(x, W_enc, b_enc, k, centre, threshold)
     if resolved == "cpu":
-        return cpu.topk_encode(x, W_enc, b_enc, k, centre, threshold)
+        return cpu.topk_encode(x, W_enc, b_enc, k, centre, threshold, screen=screen)
     return reference.topk_encode(x, W_enc, b_enc, k, centre, threshold)

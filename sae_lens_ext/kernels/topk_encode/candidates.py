@@ -63,12 +63,16 @@ def select(
     indices,
     features,
     bias,
+    shifted_bias,
     feature_lengths,
     feature_rests,
     tiny,
     width,
 ):
-    """Write the first k of every row; arguments as in ``screened.encode``."""
+    """Write the first k of every row; arguments as in ``screened.encode``.
+
+    Returns how many exact pre-activations that took.
+    """
     n_rows, n_columns = products.shape
     d_model = rows.shape[1]
     k = values.shape[1]
@@ -85,10 +89,11 @@ def select(
     longest = feature_lengths.max()
     longest_rest = feature_rests.max()
 
+    n_computed = 0
     for r in range(n_rows):
         largest = _find_upper(
             products[r],
-            bias,
+            shifted_bias,
             row_lengths[r],
             row_rests[r],
             feature_lengths,
@@ -124,11 +129,21 @@ def select(
                 places[n_left] = places[j]
                 n_left += 1
         _compute(row, features, bias, keys, places, k, n_left)
+        n_computed += n_left
 
         select_first(keys, places, n_left, k)
         sort(keys, places, k)
         values[r] = keys[:k]
         indices[r] = places[:k]
+    return n_computed
+
+
+@numba.njit(nogil=True, cache=True)
+@no_type_check
+def products(features, vector, results):
+    """Write the dot product of every feature with a vector in float64."""
+    for j in range(len(features)):
+        results[j] = _dot(vector, features[j])
 
 
 @numba.njit(nogil=True, cache=True)

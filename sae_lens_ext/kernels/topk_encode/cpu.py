@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sae_lens_ext.kernels._backend import has_matrix_units, has_numba
+from sae_lens_ext.kernels._backend import has_numba, is_fast_in_bfloat16
 from sae_lens_ext.kernels._rows import cpu as cpu_rows
 from sae_lens_ext.kernels.topk_encode import gate, groups, operator
 from sae_lens_ext.kernels.topk_encode.ordered import first_in_order
@@ -23,6 +23,8 @@ _THREADS_FROM = 1 << 17
 # with fewer features per chosen one, the exact dot products do.
 _SCREENED_FROM = 256
 _SCREENED_COLUMNS = 48
+# An exact dot product takes about as long as so many columns of a product.
+_COLUMNS_PER_CANDIDATE = 24
 
 # Pre-activations that are counted at once, in elements: 2 MB of float32.
 _COUNTED_AT_ONCE = 1 << 19
@@ -43,9 +45,33 @@ def topk_encode(
     k: int | None,
     centre: Tensor | None = None,
     threshold: Tensor | None = None,
+    *,
+    screen: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Same as in ``reference``."""
-    return operator.run("topk_encode_cpu", x, W_enc, b_enc, centre, threshold, k)
+    """Same as in ``reference``; ``screen`` as in the public function."""
+    name = "topk_encode_cpu_screened" if screen else "topk_encode_cpu"
+    return operator.run(name, x, W_enc, b_enc, centre, threshold, k)
+
+
+def _encode_screened(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    floor: Tensor | None,
+    k: int | None,
+) -> tuple[Tensor, Tensor]:
+    """The code of exact pre-activations, where screening is faster."""
+    if k is not None and floor is None and _is_screened(x, W_enc, k):
+        # Loads numba, so only when needed.
+        from sae_lens_ext.kernels.topk_encode import screened
+
+        chunks = _chunks(*_sizes(x, W_enc))
+        most = W_enc.shape[1] // _COLUMNS_PER_CANDIDATE
+        selected = screened.encode(x, W_enc, b_enc, k, chunks, most)
+        if selected is not None:
+            values, indices = selected
+            return values.relu_(), indices
+    return _encode(x, W_enc, b_enc, floor, k)
 
 
 def _encode(
@@ -57,16 +83,6 @@ def _encode(
 ) -> tuple[Tensor, Tensor]:
     if k is None:
         return _encode_uncapped(x, W_enc, b_enc, floor)
-
-    if floor is None and _is_screened(x, W_enc, k):
-        # Loads numba, so only when needed.
-        from sae_lens_ext.kernels.topk_encode import screened
-
-        chunks = _chunks(*_sizes(x, W_enc))
-        selected = screened.encode(x, W_enc, b_enc, k, chunks)
-        if selected is not None:
-            values, indices = selected
-            return values.relu_(), indices
 
     n, d_sae = _sizes(x, W_enc)
     values = x.new_empty(n, k)
@@ -91,7 +107,7 @@ def _is_screened(x: Tensor, W_enc: Tensor, k: int) -> bool:
         and groups.saves_work(d_sae, k)
         and W_enc.T.is_contiguous()
         and not torch.is_autocast_enabled("cpu")
-        and has_matrix_units()
+        and is_fast_in_bfloat16()
         and has_numba()
     )
 
@@ -168,3 +184,4 @@ def _select(pre: Tensor, floor: Tensor | None, values: Tensor, indices: Tensor) 
 
 
 operator.register("topk_encode_cpu", _encode, cpu_rows)
+operator.register("topk_encode_cpu_screened", _encode_screened, cpu_rows)

@@ -117,7 +117,7 @@ class GatheredSAE(SAE):
         centre = self.b_dec if self.config.apply_b_dec_to_input else None
         W_enc, b_enc, _ = self._slice
         n = min(k, len(b_enc))
-        return topk_encode(u, W_enc, b_enc, n, centre=centre)
+        return topk_encode(u, W_enc, b_enc, n, centre=centre, screen=True)
 
     def _merged(self, values: Tensor, columns: Tensor, k: int) -> Merged:
         """The code of all tokens in the whole dictionary."""

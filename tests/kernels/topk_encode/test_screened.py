@@ -4,6 +4,7 @@ import pytest
 import torch
 from harness import compare
 
+from sae_lens_ext.kernels import topk_encode
 from sae_lens_ext.kernels.topk_encode import cpu, reference, screened
 
 N, D_MODEL, D_SAE, K = 70, 48, 1100, 5
@@ -44,9 +45,9 @@ def exact(x, W_enc, b_enc):
     return pre.float().sort(dim=1, descending=True, stable=True)
 
 
-def encode(x, W_enc, b_enc):
+def encode(x, W_enc, b_enc, most_candidates=D_SAE):
     chunks = [slice(start, min(start + 32, len(x))) for start in range(0, len(x), 32)]
-    return screened.encode(x, W_enc, b_enc, K, chunks)
+    return screened.encode(x, W_enc, b_enc, K, chunks, most_candidates)
 
 
 @pytest.mark.parametrize(
@@ -98,30 +99,76 @@ def test_numbers_without_a_proven_distance_are_left_to_the_plain_product(place, 
     assert encode(x, W_enc, b_enc) is None
 
 
+def test_the_mean_of_tokens_does_not_make_more_candidates(monkeypatch):
+    counts = []
+
+    def counting(*arguments):
+        counts.append(select(*arguments))
+        return counts[-1]
+
+    select = screened.candidates.select
+    monkeypatch.setattr(screened.candidates, "select", counting)
+    x, W_enc, b_enc = make_encoder("plain")
+    encode(x, W_enc, b_enc)
+    without = sum(counts)
+    counts.clear()
+
+    shifted = x + 1000 * torch.randn(
+        D_MODEL, generator=torch.Generator().manual_seed(1)
+    )
+    values, indices = encode(shifted, W_enc, b_enc)
+    assert sum(counts) < 1.2 * without
+    expected = exact(shifted, W_enc, b_enc)
+    assert torch.equal(indices, expected.indices[:, :K])
+    assert torch.equal(values, expected.values[:, :K])
+
+
+def test_too_many_candidates_are_left_to_the_plain_product():
+    encoder = make_encoder("equal in bfloat16")
+    assert encode(*encoder, most_candidates=D_SAE // 2) is None
+    assert encode(*make_encoder("plain"), most_candidates=D_SAE // 2) is not None
+
+
 @pytest.fixture
-def use_matrix_units(monkeypatch):
-    monkeypatch.setattr(cpu, "has_matrix_units", lambda: True)
+def screen_always(monkeypatch):
+    monkeypatch.setattr(cpu, "is_fast_in_bfloat16", lambda: True)
     monkeypatch.setattr(cpu, "_SCREENED_FROM", 1)
 
 
-@pytest.mark.usefixtures("use_matrix_units")
+@pytest.mark.usefixtures("screen_always")
 def test_the_operator_screens_and_its_gradients_are_those_of_the_definition():
-    def values_of(module):
-        return lambda **encoder: module.topk_encode(**encoder, k=K)[0]
+    def values_of(module, **options):
+        return lambda **encoder: module.topk_encode(**encoder, k=K, **options)[0]
 
     x, W_enc, b_enc = make_encoder("plain")
     encoder = {"x": x, "W_enc": W_enc, "b_enc": b_enc}
-    compare(values_of(cpu), values_of(reference), encoder, torch.float32)
+    screening = values_of(cpu, screen=True)
+    compare(screening, values_of(reference), encoder, torch.float32)
 
-    _, indices = cpu.topk_encode(x, W_enc, b_enc, K)
+    _, indices = cpu.topk_encode(x, W_enc, b_enc, K, screen=True)
     assert torch.equal(indices, exact(x, W_enc, b_enc).indices[:, :K])
 
 
-@pytest.mark.usefixtures("use_matrix_units")
+@pytest.mark.usefixtures("screen_always")
 def test_with_nan_the_operator_still_agrees_with_the_definition():
     x, W_enc, b_enc = make_encoder("plain")
     x[3, 5] = float("nan")
-    values, indices = cpu.topk_encode(x, W_enc, b_enc, K)
+    values, indices = cpu.topk_encode(x, W_enc, b_enc, K, screen=True)
     expected_values, expected_indices = reference.topk_encode(x, W_enc, b_enc, K)
     assert torch.equal(indices, expected_indices)
     torch.testing.assert_close(values, expected_values, equal_nan=True)
+
+
+@pytest.mark.usefixtures("screen_always")
+def test_no_code_is_screened_unless_it_is_asked_for(monkeypatch):
+    # At two values of k it could be that only one of them is, and then their last
+    # digits differ.
+    monkeypatch.setattr(screened, "encode", None)
+    x, W_enc, b_enc = make_encoder("plain")
+    values, indices = topk_encode(x, W_enc, b_enc, 40, backend="cpu")
+    for k in (1, K, 23):
+        fewer = topk_encode(x, W_enc, b_enc, k, backend="cpu")
+        assert torch.equal(fewer[0], values[:, :k])
+        assert torch.equal(fewer[1], indices[:, :k])
+    with pytest.raises(TypeError):
+        topk_encode(x, W_enc, b_enc, K, backend="cpu", screen=True)
