@@ -93,7 +93,12 @@ def _by_site(held_out: Any, site: str, n_tokens: int) -> Batch:
 
 
 def _taken(stream: ActivationStream, n_tokens: int) -> Batch:
-    """The first tokens of a stream, copied: a stream may use its memory again."""
+    """The next tokens of a stream, which goes back to where it was.
+
+    So another training that gets the same stream is measured on the same tokens. They
+    are copied, because a stream may use its memory again.
+    """
+    before = stream.state()
     parts: dict[str, list[Tensor]] = {site: [] for site in stream.sites}
     n_left = n_tokens
     while n_left > 0:
@@ -105,6 +110,7 @@ def _taken(stream: ActivationStream, n_tokens: int) -> Batch:
         for site, tensor in batch.items():
             parts[site].append(tensor.detach().cpu().clone())
         n_left -= n_given
+    stream.restore(before)
     # A stream that gave nothing has no parts to put together.
     return {
         site: torch.cat(tensors) if tensors else torch.zeros(0, stream.width(site))

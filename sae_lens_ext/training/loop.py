@@ -79,7 +79,7 @@ def train(
             metric: evaluations and the SAE are of activations as they are.
         run: how to save, evaluate and log.
         held_out: activations to evaluate on: a tensor, ``Activations``, tensors by
-            site, or a stream to take some from.
+            site, or a stream to take some from, which then goes back to where it was.
         measure: a function of the SAE whose numbers join the metrics at every
             evaluation, such as ``recovered_ce(model, tokens)``. It is called without
             gradients, and must not change the SAE.

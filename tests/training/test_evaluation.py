@@ -7,7 +7,7 @@ from small_training import SITE, SITE_OUT, WIDTH, MemoryStream
 
 import sae_lens_ext as sle
 from sae_lens_ext.sae import FVU
-from sae_lens_ext.training import Activations
+from sae_lens_ext.training import Activations, IterableStream, TensorStream
 from sae_lens_ext.training.evaluation import fvu_at, held_out_batch
 from sae_lens_ext.training.normalization import Normalization
 
@@ -24,6 +24,22 @@ def test_takes_some_tokens_of_any_form(held_out):
     assert list(batch) == [SITE]
     assert batch[SITE].shape == (50, WIDTH)
     assert len(held_out_batch(X, {SITE: WIDTH}, 10**6)[SITE]) == len(X)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        MemoryStream({SITE: X}),
+        TensorStream(Activations(X, SITE)),
+        IterableStream(lambda: iter(X.split(9)), SITE, buffer_tokens=40),
+    ],
+    ids=lambda stream: type(stream).__name__,
+)
+def test_a_stream_gives_the_same_tokens_to_every_training(stream):
+    stream.next_batch(7)
+    first = held_out_batch(stream, {SITE: WIDTH}, 50)[SITE]
+    assert torch.equal(held_out_batch(stream, {SITE: WIDTH}, 50)[SITE], first)
+    assert torch.equal(stream.next_batch(50)[SITE], first)
 
 
 @pytest.mark.usefixtures("without_shape_checks")
