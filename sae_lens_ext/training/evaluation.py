@@ -102,8 +102,10 @@ def _taken(stream: ActivationStream, n_tokens: int) -> Batch:
     parts: dict[str, list[Tensor]] = {site: [] for site in stream.sites}
     n_left = n_tokens
     while n_left > 0:
-        batch = stream.next_batch(min(n_left, _TOKENS_AT_ONCE))
-        check_batch(batch, {site: stream.width(site) for site in stream.sites})
+        n_wanted = min(n_left, _TOKENS_AT_ONCE)
+        batch = stream.next_batch(n_wanted)
+        widths = {site: stream.width(site) for site in stream.sites}
+        check_batch(batch, widths, n_wanted)
         n_given = len(batch[stream.sites[0]])
         if n_given == 0:
             break

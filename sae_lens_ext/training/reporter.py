@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.text.sketch import is_same, sketch
 from sae_lens_ext.training.checkpoints import RunFolder
 from sae_lens_ext.training.evaluation import fvu_at
 from sae_lens_ext.training.logging import Logger, Metrics, MetricsFile
@@ -71,6 +72,11 @@ class Reporter:
         if trainer.state.sae.config.k is None:
             self._ks = (*self._ks, None)
             self._best_k = run.best_k
+        self._best_of = None
+        if held_out is not None:
+            inputs, targets = held_out
+            about = {"k": self._best_k, "inputs": inputs, "targets": targets}
+            self._best_of = sketch(about)
         self._first_step = trainer.state.step
         self._timed_from = time.perf_counter()
         # For the speed: since the last record, or since the run went on.
@@ -174,9 +180,12 @@ class Reporter:
     def _keep_best(self, fvu: float) -> None:
         trainer = self._trainer
         state = trainer.state
-        if state.best is not None and not fvu < state.best.fvu:
+        best = state.best
+        # A run may go on with other held-out tokens, or another k.
+        is_comparable = best is not None and is_same(best.of, self._best_of)
+        if is_comparable and best is not None and not fvu < best.fvu:
             return
-        state.best = Best(fvu, state.step)
+        state.best = Best(fvu, state.step, self._best_of)
         if self._folder is None:
             return
         sae = trainer.normalization.finished(trainer.ranks.whole(state.sae))

@@ -10,6 +10,7 @@ from sae_lens_ext.training.logging import MetricsFile
 from sae_lens_ext.training.parallel import local
 from sae_lens_ext.training.run_config import RunConfig
 from sae_lens_ext.training.stream import StreamState
+from sae_lens_ext.training.stream.checks import checked_state
 from sae_lens_ext.training.trainer import Trainer
 
 
@@ -74,7 +75,9 @@ class Saver:
                 state,
                 trainer.normalization.statistics,
                 # The same on all processes; one of them writes it.
-                trainer.stream.state() if ranks.is_first else StreamState({}, {}),
+                checked_state(trainer.stream.state())
+                if ranks.is_first
+                else StreamState({}, {}),
                 self._metrics.synced_size() if self._metrics is not None else 0,
             )
             self._folder.checkpoints.write(state.step, checkpoint, ranks)

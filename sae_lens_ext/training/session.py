@@ -36,9 +36,14 @@ from sae_lens_ext.training.plan import plan_of
 from sae_lens_ext.training.reporter import Reporter
 from sae_lens_ext.training.result import Trained, trained
 from sae_lens_ext.training.run_config import RunConfig
+from sae_lens_ext.training.same_stream import (
+    check_stream,
+    described_stream,
+    restore_stream,
+)
 from sae_lens_ext.training.saver import Saver
 from sae_lens_ext.training.setup import new_trainer
-from sae_lens_ext.training.stream import ActivationStream
+from sae_lens_ext.training.stream import ActivationStream, SiteStatistics
 from sae_lens_ext.training.stream.base import pause
 from sae_lens_ext.training.trainer import Pair, StepBatch, Trainer
 
@@ -102,7 +107,7 @@ class Session:
         trainer = self._new_trainer(checkpoint)
         metrics_size = 0
         if checkpoint is not None:
-            metrics_size = self._go_on(trainer, checkpoint)
+            metrics_size = self._go_on(trainer, checkpoint, folder)
         # Its tensors are files that are still open.
         del checkpoint
 
@@ -152,9 +157,12 @@ class Session:
             "dead": result.dead,
             "tokens_per_second": result.tokens_per_second,
             "held_out_fvu": dict(result.held_out_fvu),
-            "best": trainer.state.best,
+            # Its held-out error, and the step.
+            "best": trainer.state.best and trainer.state.best[:2],
         }
         if ranks.is_first:
+            # The result of another stream is refused, also without checkpoints.
+            facts["stream"] = described_stream(self.stream, self._of_stream(trainer))
             folder.finish(result.sae, facts)
         # The others return when the folder is whole.
         ranks.from_first(None)
@@ -191,10 +199,28 @@ class Session:
             self.metric,
         )
 
-    def _go_on(self, trainer: Trainer, checkpoint: Checkpoint) -> int:
+    def _restore_stream(
+        self, trainer: Trainer, checkpoint: Checkpoint, folder: RunFolder
+    ) -> None:
+        restore_stream(
+            self.stream,
+            stream_state_of(checkpoint),
+            self._of_stream(trainer),
+            folder.path,
+        )
+
+    def _of_stream(self, trainer: Trainer) -> dict[str, SiteStatistics]:
+        """The constants that the stream has, and not the metric."""
+        target = None if self.metric is None else self.metric.hook_name
+        statistics = trainer.normalization.statistics
+        return {site: each for site, each in statistics.items() if site != target}
+
+    def _go_on(
+        self, trainer: Trainer, checkpoint: Checkpoint, folder: RunFolder
+    ) -> int:
         """Put everything into the state of a checkpoint; the size of its metrics."""
         restore(trainer.state, checkpoint)
-        self.stream.restore(stream_state_of(checkpoint))
+        self._restore_stream(trainer, checkpoint, folder)
         # Last, because the others may draw something.
         random = checkpoint.tensors["random"]
         restore_random_states(random, checkpoint.facts["random"])
@@ -213,9 +239,10 @@ class Session:
             trainer = self._new_trainer(checkpoint)
             restore(trainer.state, checkpoint)
             # An error, if the result is that of another stream.
-            self.stream.restore(stream_state_of(checkpoint))
+            self._restore_stream(trainer, checkpoint, folder)
             return trained(trainer, by_k)
 
+        check_stream(self.stream, facts.get("stream", {}), folder.path)
         sae = SAE.from_pretrained(folder.path / "sae", folded=False, device=self.device)
         return Trained(sae, [], facts["dead"], facts["tokens_per_second"], by_k)
 

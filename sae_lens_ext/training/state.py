@@ -1,7 +1,7 @@
 """Everything that changes while an SAE is trained."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim import Optimizer
@@ -19,6 +19,8 @@ class Best(NamedTuple):
     """Its held-out fraction of variance unexplained."""
     step: int
     """After how many steps."""
+    of: Any = None
+    """A sketch of the k and of the held-out tokens that it is the best at."""
 
 
 @dataclass

@@ -105,10 +105,11 @@ class Trainer:
     def next_batch(self) -> StepBatch | None:
         """The next batch; None if the stream has ended."""
         n_left = self.n_tokens - self.state.n_tokens
-        values = self.stream.next_batch(min(self.config.batch_size, n_left))
+        n_wanted = min(self.config.batch_size, n_left)
+        values = self.stream.next_batch(n_wanted)
         # Lazy batches are of this package's own streams.
         if not isinstance(values, LazyBatch):
-            check_batch(values, self._widths)
+            check_batch(values, self._widths, n_wanted)
         if not self._is_checked:
             self.ranks.check_batch(values[self.normalization.hook_name])
             self._is_checked = True

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -94,9 +95,89 @@ def test_a_finished_run_is_not_the_result_of_another_stream(tmp_path):
 
     first = run(tmp_path, stream=activations(0))
     assert same_weights(run(tmp_path, stream=activations(0)).sae, first.sae)
-    with pytest.raises(sle.FormatError, match="another stream"):
-        run(tmp_path, stream=activations(1))
+    values = small_training.values()
+    others = {
+        "other numbers": small_training.values(seed=1),
+        "shifted": values + 7,
+        "negative": -values,
+        "in another order": values.flip(0),
+        "of other coordinates": values.flip(1),
+    }
+    for other in others.values():
+        with pytest.raises(
+            sle.FormatError, match=f"run in {tmp_path} is of other acti"
+        ):
+            run(tmp_path, stream=Activations(other, SITE))
     assert same_weights(run(tmp_path, stream=activations(0)).sae, first.sae)
+
+    # Its documentation says that a finished run needs none.
+    shutil.rmtree(tmp_path / "checkpoints")
+    for other in others.values():
+        with pytest.raises(
+            sle.FormatError, match=f"run in {tmp_path} is of other acti"
+        ):
+            run(tmp_path, stream=Activations(other, SITE))
+    run(tmp_path, stream=activations(0))
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_a_stream_that_compares_nothing_is_known_by_its_constants(
+    tmp_path, is_finished
+):
+    if is_finished:
+        run(tmp_path)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, stream=stopped(32 * 9))
+    other = MemoryStream({SITE: small_training.values() + 3}, n_tokens=N_TOKENS)
+    with pytest.raises(sle.FormatError, match="had another mean or scale"):
+        run(tmp_path, stream=other)
+    if is_finished:
+        shutil.rmtree(tmp_path / "checkpoints")
+        with pytest.raises(sle.FormatError, match="had another mean or scale"):
+            run(tmp_path, stream=other)
+    run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda path: path.write_text("{}"),
+            "has no dead, tokens_per_second, held_out",
+        ),
+        (lambda path: path.write_text("["), "result.json is damaged"),
+        (
+            lambda path: [
+                shutil.rmtree(path.parent / name) for name in ("sae", "checkpoints")
+            ],
+            "is finished, and its SAE is not there any more",
+        ),
+    ],
+)
+def test_a_damaged_result_says_what_to_do(tmp_path, change, message):
+    run(tmp_path)
+    change(tmp_path / "result.json")
+    with pytest.raises(sle.FormatError, match=message):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["best_k", "held_out"])
+def test_the_best_is_that_of_the_present_k_and_held_out_tokens(tmp_path, change):
+    others = {
+        "best_k": {"run": dataclasses.replace(RUN, best_k=1)},
+        "held_out": {"held_out": small_training.values(200, seed=9) * 3},
+    }
+    options = {"held_out": HELD_OUT, **others[change]}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stream=stopped(32 * 9), held_out=HELD_OUT)
+    run(tmp_path, **options)
+    best, step = json.loads((tmp_path / "result.json").read_text())["best"]
+    rows = [row for row in metrics(tmp_path) if row["step"] > 9]
+    name = "held_out_fvu/k=1" if change == "best_k" else "held_out_fvu/k=4"
+    errors = {row["step"]: row[name] for row in rows if name in row}
+    # Those of the steps before are of another k, or of other tokens.
+    assert (best, step) == min((error, step) for step, error in errors.items())
 
 
 def test_a_finished_run_without_checkpoints_has_its_sae(tmp_path):
@@ -151,7 +232,7 @@ def test_activations_in_memory_can_be_gone_on_with(tmp_path, monkeypatch):
 
     other = Activations(small_training.values(100, seed=1), SITE)
     (tmp_path / "result.json").unlink()
-    with pytest.raises(sle.FormatError, match="the state is of another stream: scales"):
+    with pytest.raises(sle.FormatError, match="is of another stream: values"):
         run(tmp_path, stream=other, config=config)
 
 

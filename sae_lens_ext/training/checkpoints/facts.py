@@ -32,6 +32,7 @@ def run_facts(
             "sites": {site: stream.width(site) for site in sites},
             "model_name": stream.model_name,
             "n_tokens": stream.n_tokens,
+            "excludes_special_tokens": stream.excludes_special_tokens,
         },
         "start": {"start": start},
         "metric": {"metric": None if metric is None else _told(metric)},

@@ -29,6 +29,8 @@ from sae_lens_ext.training.metric import METRIC_FILE, ErrorMetric
 from sae_lens_ext.training.parallel import ALONE, Ranks
 
 _VERSION = 1
+# What a finished run says of itself.
+_RESULT = ("dead", "tokens_per_second", "held_out_fvu")
 
 
 class RunFolder:
@@ -166,8 +168,11 @@ class RunFolder:
                 return self.checkpoints.read(step, in_parts=in_parts)
             except FormatError as error:
                 if step == steps[0]:
-                    raise
-                warn(f"{error}: the run goes on from the one before", stacklevel=5)
+                    raise FormatError(
+                        f"{error}, and there is none before it; delete {self.path} to "
+                        "begin anew"
+                    ) from error
+                warn(f"{error}; the run goes on from the one before", stacklevel=5)
         return None
 
     def is_finished(self) -> bool:
@@ -181,8 +186,26 @@ class RunFolder:
             _write_json(self.path / "result.json", result)
 
     def result(self) -> dict[str, Any]:
-        """What ``finish`` wrote."""
-        return json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+        """What ``finish`` wrote.
+
+        Raises:
+            FormatError: it is damaged, or the trained SAE is gone.
+        """
+        path = self.path / "result.json"
+        advice = "delete it to go on from the last checkpoint, if there is one"
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            missing = [name for name in _RESULT if name not in result]
+        except (OSError, ValueError, TypeError) as error:
+            raise FormatError(f"{path} is damaged ({error}); {advice}") from error
+        if missing:
+            raise FormatError(f"{path} has no {', '.join(missing)}; {advice}")
+        if not self.checkpoints.steps() and not (self.path / "sae").is_dir():
+            raise FormatError(
+                f"the run in {self.path} is finished, and its SAE is not there any "
+                "more; give another folder to train again"
+            )
+        return result
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

@@ -128,8 +128,7 @@ class CheckpointStore:
                 tensors |= parts
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise FormatError(
-                f"{folder} is damaged ({error}); delete it to go on from the "
-                "checkpoint before it"
+                f"the checkpoint {folder} is damaged ({error})"
             ) from error
         sharded = folder / _PARTS if n_parts and in_parts else None
         return Checkpoint(tensors, facts, sharded)

@@ -1,5 +1,6 @@
 """Checks of streams that people write themselves."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,11 @@ import torch
 from torch import Tensor
 
 from sae_lens_ext.errors import InvalidArgument, NonFinite, ShapeMismatch
-from sae_lens_ext.training.stream.base import ActivationStream, SiteStatistics
+from sae_lens_ext.training.stream.base import (
+    ActivationStream,
+    SiteStatistics,
+    StreamState,
+)
 
 # The methods and attributes of the protocol.
 _NAMES = tuple(
@@ -66,23 +71,47 @@ def checked_statistics(
     return checked
 
 
-def check_batch(batch: Any, widths: Mapping[str, int]) -> None:
+def checked_state(state: Any) -> StreamState:
+    """What ``ActivationStream.state`` returned, if a checkpoint can hold it.
+
+    Raises:
+        InvalidArgument: it is no StreamState, or one of other values than JSON and
+            tensors.
+    """
+    if not isinstance(state, StreamState) or not all(
+        isinstance(tensor, Tensor) for tensor in state.tensors.values()
+    ):
+        raise InvalidArgument(
+            "state() of the stream must return StreamState(facts, tensors), with JSON "
+            f"values and tensors; got {_described(state)}"
+        )
+    try:
+        json.dumps(dict(state.facts))
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(
+            f"the facts of the stream's state() must be JSON values ({error})"
+        ) from error
+    return state
+
+
+def check_batch(batch: Any, widths: Mapping[str, int], n_tokens: int) -> None:
     """Check that a batch has activations of these sites.
 
     Args:
         batch: what ``ActivationStream.next_batch`` returned.
         widths: of the activations of the sites.
+        n_tokens: how many tokens were asked for.
 
     Raises:
         InvalidArgument: a site is missing, or is no tensor of floats.
-        ShapeMismatch: another width, or different numbers of tokens.
+        ShapeMismatch: another width, different numbers of tokens, or too many.
     """
     if not isinstance(batch, Mapping) or not widths.keys() <= batch.keys():
         raise InvalidArgument(
             f"next_batch() of the stream must return a mapping from "
             f"{', '.join(widths)} to tensors [token, width]; got {_described(batch)}"
         )
-    n_tokens = set()
+    lengths = set()
     for site, width in widths.items():
         values = batch[site]
         if not isinstance(values, Tensor) or not values.is_floating_point():
@@ -95,11 +124,16 @@ def check_batch(batch: Any, widths: Mapping[str, int]) -> None:
                 f"next_batch() of the stream must return [token, {width}] for {site}; "
                 f"got {list(values.shape)}"
             )
-        n_tokens.add(len(values))
-    if len(n_tokens) > 1:
+        lengths.add(len(values))
+    if max(lengths) > n_tokens:
+        raise ShapeMismatch(
+            f"next_batch() of the stream must return at most the {n_tokens} tokens "
+            f"that it is asked for; got {max(lengths)}"
+        )
+    if len(lengths) > 1:
         raise ShapeMismatch(
             "next_batch() of the stream must return the same tokens at every site; got "
-            f"{' and '.join(map(str, sorted(n_tokens)))}"
+            f"{' and '.join(map(str, sorted(lengths)))}"
         )
 
 

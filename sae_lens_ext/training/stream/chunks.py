@@ -167,7 +167,10 @@ class IterableChunks:
         self._chunks = Resumable(chunks, "activations")
         self._sites = sites
         self._dtype = dtype
-        self.facts: Mapping[str, Any] = {"activations": type(chunks).__name__}
+        self.facts: Mapping[str, Any] = {
+            "activations": type(chunks).__name__,
+            "dtype": "as it comes" if dtype is None else str(dtype),
+        }
         self.tokens_per_epoch: int | None = None
 
     def start(self, epoch: int) -> None:

@@ -1,5 +1,6 @@
 """Activations that are in memory."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,9 @@ from sae_lens_ext.training.stream.chunks import checked_activations
 from sae_lens_ext.training.stream.lazy import LazyBatch, Piece
 from sae_lens_ext.training.stream.length import Length
 from sae_lens_ext.training.stream.states import check_identity
+
+# Tokens that tell activations from others.
+_SAMPLES = 256
 
 
 class TensorStream:
@@ -205,11 +209,19 @@ class TensorStream:
         self._epoch = epoch
         self._position = 0
 
+    def _digest(self) -> str:
+        """What tells these activations from others: some tokens of every site."""
+        digest = hashlib.sha256()
+        places = torch.linspace(0, self._per_epoch - 1, _SAMPLES, dtype=torch.float64)
+        for rows in self._tokens(places.long()).values():
+            digest.update(rows.cpu().double().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     def _identity(self) -> dict[str, Any]:
         return {
             "sites": list(self.sites),
             "seed": self._seed,
             "tokens": self._per_epoch,
             "widths": [self.width(site) for site in self.sites],
-            "scales": [float(self._statistics[site].scale) for site in self.sites],
+            "values": self._digest(),
         }

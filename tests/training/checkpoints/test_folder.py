@@ -130,9 +130,10 @@ def test_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path):
 
 def test_a_finished_run_has_an_sae_and_a_result(tmp_path):
     with RunFolder(tmp_path, FACTS) as folder:
-        folder.finish(SAE, {"dead": 0.5})
+        result = {"dead": 0.5, "tokens_per_second": 3.0, "held_out_fvu": {}}
+        folder.finish(SAE, result)
         assert folder.is_finished()
-        assert folder.result() == {"dead": 0.5}
+        assert folder.result() == result
     assert torch.equal(sle.SAE.from_pretrained(tmp_path / "sae").W_dec, SAE.W_dec)
 
 
