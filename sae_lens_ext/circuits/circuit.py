@@ -238,8 +238,8 @@ class Circuit(CircuitNodes):
 
         To run a circuit is to give every node outside of it, at every site, its ablated
         value, from the first site to the last; what later sites encode is what earlier
-        ones have left. Nodes are those of this k. Where all of them are in the circuit,
-        the run is the model's own to the bit.
+        ones have left. Nodes are those of this k. Where all active ones are in the
+        circuit, and ``ablation`` is not ``"mean"``, the run is the model's own.
 
         ============ ==================================================================
         ``ablation`` a node outside of the circuit, active or not, is set to

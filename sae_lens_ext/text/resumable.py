@@ -1,8 +1,11 @@
 """Iterables that are read on from where an earlier process stopped."""
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
+
+from torch import nn
 
 from sae_lens_ext.errors import FormatError, InvalidArgument
 from sae_lens_ext.text.sketch import is_same, sketch
@@ -45,11 +48,8 @@ class Resumable:
         # A dataset of datasets that is not streamed has no state of its own.
         if hasattr(items, "to_iterable_dataset"):
             items = items.to_iterable_dataset()
-        if not isinstance(items, Iterable) and not callable(items):
-            raise InvalidArgument(
-                f"{name} must be an iterable, or a function that returns one; got an "
-                f"object of type {type(items).__name__}"
-            )
+        if not isinstance(items, Iterable):
+            _check_function(items, name)
         self.name = name
         self._items: Any = items
         self._is_stateful = hasattr(items, "state_dict") and hasattr(
@@ -141,7 +141,13 @@ class Resumable:
     def _opened(self) -> Iterator[Any]:
         self._set_epoch()
         items = self._items
-        opened = iter(items if isinstance(items, Iterable) else items())
+        made = items if isinstance(items, Iterable) else items()
+        if not isinstance(made, Iterable):
+            raise InvalidArgument(
+                f"{self.name}: the function must return an iterable; it returned an "
+                f"object of type {type(made).__name__}"
+            )
+        opened = iter(made)
         # An iterator is its own, and cannot be read from its start again.
         if opened is items and self._is_used:
             raise InvalidArgument(
@@ -156,3 +162,22 @@ class Resumable:
         set_epoch = getattr(self._items, "set_epoch", None)
         if self._is_stateful and set_epoch is not None:
             set_epoch(self._epoch)
+
+
+def _check_function(items: Any, name: str) -> None:
+    """Check that something may be a function that returns an iterable."""
+    # A model, or an SAE, can be called as well.
+    if not callable(items) or isinstance(items, nn.Module):
+        raise InvalidArgument(
+            f"{name} must be an iterable, or a function that returns one; got an "
+            f"object of type {type(items).__name__}"
+        )
+    try:
+        inspect.signature(items).bind()
+    except TypeError as error:
+        raise InvalidArgument(
+            f"{name}: the function must need no arguments ({error})"
+        ) from error
+    # A function that does not say what it needs.
+    except ValueError:
+        return

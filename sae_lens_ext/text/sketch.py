@@ -79,7 +79,9 @@ def _digest(text: str) -> str:
 
 
 def _sample(tensor: Tensor) -> list[Any]:
-    """Some numbers, from the first to the last."""
+    """Some numbers, from the first to the last; none of tensors without a layout."""
+    if tensor.layout != torch.strided:
+        return []
     numbers = tensor.detach().reshape(-1)
     if numbers.device.type == "meta" or not len(numbers):
         return []

@@ -120,6 +120,8 @@ class Activations:
         Raises:
             FormatError: the file is missing, of another kind, or cut short.
         """
+        if not Path(path).is_file():
+            raise FormatError(f"there is no file {path} of activations")
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 facts = json.loads((file.metadata() or {})["activations"])
@@ -132,8 +134,8 @@ class Activations:
             json.JSONDecodeError,
         ) as error:
             raise FormatError(
-                f"{path} is not a file of activations, or was cut short ({error}); "
-                "delete it and collect again"
+                f"{path} is not a file that Activations.save wrote, or was cut short "
+                f"({error}); collect the activations again"
             ) from error
 
 
@@ -166,6 +168,7 @@ def collect_activations(
     """
     tqdm = require("tqdm.auto", "Showing progress").tqdm
     arguments.positive_int(batch_size, "batch_size")
+    arguments.string(hook_name, "hook_name")
     collector = Collector(model, hook_name, positions)
     tokens = collector.batch(tokens)
     mask = collector.mask_of(tokens)

@@ -1,6 +1,6 @@
 """One pass of a model over some rows: the activations of the tokens that count."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -117,16 +117,26 @@ class Collector:
         return values
 
 
+def _shown(sites: Any) -> str:
+    """What was passed in the place of names, which may be large tensors."""
+    is_list = isinstance(sites, list | tuple)
+    if is_list and all(isinstance(site, str | int | None) for site in sites):
+        return repr(sites)
+    return f"an object of type {type(sites).__name__}"
+
+
 def site_names(sites: Sequence[str] | str) -> tuple[str, ...]:
     """Names of sites, from one or several.
 
     Raises:
         InvalidArgument: no site, one that is named twice, or anything but names.
     """
-    names = (sites,) if isinstance(sites, str) else tuple(sites)
+    names: tuple[Any, ...] = (sites,)
+    if not isinstance(sites, str):
+        names = tuple(sites) if isinstance(sites, Iterable) else ()
     if not names or not all(isinstance(name, str) for name in names):
         raise InvalidArgument(
-            f"sites must be the name of a site, or a list of names; got {sites!r}"
+            f"sites must be the name of a site, or a list of names; got {_shown(sites)}"
         )
     if len(set(names)) < len(names):
         raise InvalidArgument(f"sites must not repeat a name; got {', '.join(names)}")

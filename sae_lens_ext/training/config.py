@@ -149,6 +149,11 @@ class TrainConfig:
         Raises:
             InvalidArgument: an invalid field.
         """
+        if not isinstance(start, SAE):
+            raise InvalidArgument(
+                "start must be an SAE, such as SAE.from_pretrained(folder); got an "
+                f"object of type {type(start).__name__}"
+            )
         settings: dict[str, Any] = {
             "d_sae": start.config.d_sae,
             "k": k,

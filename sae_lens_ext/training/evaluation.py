@@ -83,10 +83,11 @@ def _by_site(held_out: Any, site: str, n_tokens: int) -> Batch:
 
     batch = held_out if isinstance(held_out, Mapping) else {site: held_out}
     for name, values in batch.items():
-        if not isinstance(values, Tensor) or not values.is_floating_point():
+        is_valid = isinstance(values, Tensor) and values.is_floating_point()
+        if not is_valid or values.is_meta or values.layout != torch.strided:
             raise InvalidArgument(
-                "held_out must be a tensor of floats [token, d_model], Activations, "
-                "tensors by site, or a stream; got an object of type "
+                "held_out must be an ordinary tensor of floats [token, d_model], "
+                "Activations, tensors by site, or a stream; got an object of type "
                 f"{type(values).__name__} for {name}"
             )
     return batch

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import FormatError, InvalidArgument, NonFinite, ShapeMismatch
 from sae_lens_ext.formats.atomic import replacing, saving
 from sae_lens_ext.sae import SAE
@@ -63,11 +64,17 @@ class ErrorMetric:
         """Check the matrix.
 
         Raises:
-            InvalidArgument: it is not symmetric and positive definite.
+            InvalidArgument: it is not symmetric and positive definite, or no tensor.
             ShapeMismatch: the mean has another width.
             NonFinite: a number is NaN or infinite.
         """
         matrix = self.matrix
+        if not isinstance(matrix, Tensor) or not isinstance(self.mean, Tensor):
+            raise InvalidArgument(
+                "the matrix and the mean of a metric must be tensors; got "
+                f"{type(matrix).__name__} and {type(self.mean).__name__}"
+            )
+        arguments.string(self.hook_name, "hook_name")
         if not (torch.isfinite(matrix).all() and torch.isfinite(self.mean).all()):
             raise NonFinite("the matrix and the mean of a metric must be finite")
         if matrix.shape != (len(self.mean), len(self.mean)):

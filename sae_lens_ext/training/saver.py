@@ -70,14 +70,15 @@ class Saver:
         now = time.perf_counter()
         state.seconds += now - self._saved_at
         self._saved_at = now
+        # The same on all processes; one of them writes it.
+        of_stream = StreamState({}, {})
+        if ranks.is_first:
+            of_stream = checked_state(trainer.stream.state())
         with self._folder.writing():
             checkpoint = captured(
                 state,
                 trainer.normalization.statistics,
-                # The same on all processes; one of them writes it.
-                checked_state(trainer.stream.state())
-                if ranks.is_first
-                else StreamState({}, {}),
+                of_stream,
                 self._metrics.synced_size() if self._metrics is not None else 0,
             )
             self._folder.checkpoints.write(state.step, checkpoint, ranks)

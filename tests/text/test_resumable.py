@@ -114,6 +114,19 @@ def test_the_first_item_can_be_looked_at_without_being_taken():
     assert list(items) == [4, 5]
 
 
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        (lambda: None, "the function must return an iterable; it returned .* NoneType"),
+        (lambda path: [path], "the function must need no arguments .*'path'"),
+        (torch.nn.Linear(2, 2), "must be an iterable, or a function .* type Linear"),
+    ],
+)
+def test_rejects_functions_that_return_no_items(items, message):
+    with pytest.raises(sle.InvalidArgument, match=f"numbers:? {message}"):
+        next(Resumable(items, "numbers"))
+
+
 def test_rejects_objects_that_cannot_be_read():
     with pytest.raises(sle.InvalidArgument, match="numbers must be an iterable.*int"):
         Resumable(3, "numbers")

@@ -54,6 +54,10 @@ def test_rejects_invalid_dtype():
         Activations(torch.zeros(3, 4, dtype=torch.float16), "x")
     with pytest.raises(sle.InvalidArgument, match="hook_name must be a string; got No"):
         Activations(torch.zeros(3, 4), None)
+    with pytest.raises(
+        sle.InvalidArgument, match="hook_name must be a string; got \\["
+    ):
+        collect_activations(None, tiny.tokens(), [SITE], progress=False)
 
 
 def test_shrinks_and_counts_outliers():
@@ -100,10 +104,10 @@ def test_rejects_a_file_that_is_cut_or_missing(tmp_path):
     Activations(torch.randn(5, 3), "x").save(path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(
-        sle.FormatError, match="is not a file of activations, or was cut short"
+        sle.FormatError, match="is not a file that Activations.save wrote, or was cut"
     ):
         Activations.load(path)
-    with pytest.raises(sle.FormatError, match="is not a file of activations"):
+    with pytest.raises(sle.FormatError, match="there is no file"):
         Activations.load(tmp_path / "nothing")
 
 

@@ -55,7 +55,7 @@ def test_rejects_tokens_that_do_not_fit():
         held_out_batch(X[:0], {SITE: WIDTH}, 50)
     with pytest.raises(sle.InvalidArgument, match="all tokens of held_out are equal"):
         held_out_batch(X[:1], {SITE: WIDTH}, 50)
-    with pytest.raises(sle.InvalidArgument, match="held_out must be a tensor.*type li"):
+    with pytest.raises(sle.InvalidArgument, match="held_out must be an ord.*type li"):
         held_out_batch([[1.0, 2.0]], {SITE: WIDTH}, 50)
     with pytest.raises(
         sle.InvalidArgument, match=f"held_out must.*type int for {SITE}"

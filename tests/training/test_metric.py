@@ -327,6 +327,13 @@ def test_a_metric_of_another_site_or_width_is_refused(tmp_path):
 
 
 @pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_metric_is_made_of_tensors():
+    with pytest.raises(sle.InvalidArgument, match="must be tensors; got list and list"):
+        ErrorMetric([[1.0]], [0.0], SITE)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
 def test_rejects_what_is_not_a_metric():
     with pytest.raises(sle.InvalidArgument, match="an ErrorMetric.*type str"):
         run(metric="fisher")

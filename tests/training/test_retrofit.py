@@ -59,6 +59,12 @@ def norm_ratios(sae, start):
     return sae.W_dec.norm(dim=1) / start.W_dec.norm(dim=1)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+def test_the_start_of_a_retrofit_is_an_sae():
+    with pytest.raises(sle.InvalidArgument, match="start must be an SAE.*type str"):
+        TrainConfig.retrofit("published/sae", k=8)
+
+
 @pytest.mark.parametrize("kind", ["topk", "jumprelu", "batchtopk", "relu"])
 def test_decoder_rows_keep_their_directions_and_the_rest_moves(kind):
     start = published(kind)

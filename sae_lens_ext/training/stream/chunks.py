@@ -263,6 +263,11 @@ def _check_tensor(site: str, tensor: Any) -> None:
             f"the activations at {site} must be a tensor of float32, bfloat16 or "
             f"float64; got {got}"
         )
+    if tensor.is_meta or tensor.layout != torch.strided:
+        raise InvalidArgument(
+            f"the activations at {site} must be an ordinary dense tensor; got one "
+            f"{'without numbers' if tensor.is_meta else str(tensor.layout)}"
+        )
     if tensor.ndim != 2 or not tensor.shape[1]:
         raise ShapeMismatch(
             f"the activations at {site} must be [token, d]; got {list(tensor.shape)}"

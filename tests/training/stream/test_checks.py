@@ -9,7 +9,7 @@ from small_training import CONFIG, SITE, MemoryStream
 
 import sae_lens_ext as sle
 from sae_lens_ext.training import train
-from sae_lens_ext.training.stream import SiteStatistics
+from sae_lens_ext.training.stream import SiteStatistics, StreamState
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
@@ -102,6 +102,27 @@ def test_rejects_wrong_batches(change, error, message):
     in_held_out = "held_out holds NaN" if error is sle.NonFinite else message
     with pytest.raises(error, match=in_held_out):
         run(MemoryStream(n_tokens=640), held_out=Giving(change))
+
+
+def test_a_batch_has_at_most_the_tokens_that_are_asked_for():
+    stream = Giving(lambda batch: {SITE: batch[SITE].repeat(2, 1)})
+    with pytest.raises(sle.ShapeMismatch, match="at most the 32 tokens .* got 64"):
+        run(stream)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"position": 3}, "must return StreamState.*got a mapping with position"),
+        (StreamState({}, {"buffer": [1.0]}), "must return StreamState"),
+        (StreamState({"when": {1}}, {}), "facts of the stream's state.* must be JSON"),
+    ],
+)
+def test_rejects_a_state_that_no_checkpoint_can_hold(state, message, tmp_path):
+    stream = MemoryStream(n_tokens=640)
+    stream.state = lambda: state
+    with pytest.raises(sle.InvalidArgument, match=message):
+        train(stream, CONFIG, tmp_path, progress=False)
 
 
 def test_names_what_a_stream_lacks():

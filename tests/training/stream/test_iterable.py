@@ -130,6 +130,16 @@ def test_a_run_goes_on_with_the_same_pieces_alone(kind, tmp_path):
         ([], sle.InvalidArgument, "there are no activations to train on"),
         ([torch.randn(5, 3).half()], sle.InvalidArgument, "float16, which overflows"),
         ([{"b": torch.randn(5, 3)}], sle.InvalidArgument, "mapping from a .* for b"),
+        (
+            [torch.randn(5, 3).to_sparse()],
+            sle.InvalidArgument,
+            "dense tensor; got one torch.sparse_coo",
+        ),
+        (
+            [torch.empty(5, 3, device="meta")],
+            sle.InvalidArgument,
+            "dense tensor; got one without numbers",
+        ),
         ([3], sle.InvalidArgument, "mapping from a to tensors .* got int"),
         ([torch.full((5, 3), torch.nan)], sle.NonFinite, "15 of 15 numbers at a"),
         (
