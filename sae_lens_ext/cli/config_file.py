@@ -10,6 +10,7 @@ A name is that of an option, with underscores or hyphens. A list stands for seve
 values, a mapping for ``name=value`` pairs.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def named_file(arguments: Sequence[str]) -> str | None:
 def _settings(path: Path) -> Mapping[Any, Any]:
     yaml = require("yaml", f"Reading the options in {path}")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        settings = yaml.safe_load(text)
+        pairs = getattr(yaml.compose(text, Loader=yaml.SafeLoader), "value", ())
     except OSError as error:
         raise InvalidArgument(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -64,6 +67,11 @@ def _settings(path: Path) -> Mapping[Any, Any]:
             f"{path} must have options and their values, such as `k: 64`; got "
             f"{type(settings).__name__}"
         )
+    # Of two values of one key, YAML's readers keep the last.
+    names = Counter(str(key.value).replace("-", "_") for key, _ in pairs)
+    repeated = [name for name, count in names.items() if count > 1]
+    if repeated:
+        raise InvalidArgument(f"{path} has {repeated[0]!r} more than once; keep one")
     return settings
 
 

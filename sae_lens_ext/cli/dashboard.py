@@ -22,8 +22,8 @@ class DashboardOptions:
     """Folder that the index command wrote."""
     features: str | None = None
     """Features to show, such as 981,17; by default the strongest."""
-    n: int = 100
-    """How many of the strongest."""
+    n: int | None = None
+    """How many of the strongest, by default 100."""
     labels: Path | None = None
     """CSV file with the columns feature and label, or JSON file."""
     title: str | None = None

@@ -27,6 +27,8 @@ class IndexOptions:
     """Where the SAE belongs, if its files do not say it."""
     k: int | None = None
     """Features per token; by default the k of the SAE, or every active one."""
+    extrapolate: bool = False
+    """Whether k may exceed what the SAE was trained at."""
     n_tokens: int | None = None
     """Tokens to read, up to the end of a batch; by default all of the text."""
     contexts: int = default_of(index_features, "contexts")
@@ -70,6 +72,7 @@ def _index(options: IndexOptions) -> None:
         options.text.all_rows(language_model.tokenizer),
         options.out,
         k=options.k,
+        extrapolate=options.extrapolate,
         n_tokens=options.n_tokens,
         contexts=options.contexts,
         sample=options.sample,

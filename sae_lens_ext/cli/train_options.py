@@ -320,8 +320,8 @@ def _check_unused(options: Any, names: tuple[str, ...], needed: str) -> None:
     given = [name for name in names if getattr(options, name) != defaults[name]]
     if given:
         raise InvalidArgument(
-            f"{' and '.join(given)} do nothing without --{needed}; give it as well, "
-            "or leave them out"
+            f"{' and '.join(given)} would do nothing without --{needed}; give it as "
+            "well"
         )
 
 

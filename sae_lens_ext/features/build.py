@@ -65,6 +65,7 @@ def index(
     folder: str | Path,
     *,
     k: int | None = None,
+    extrapolate: bool = False,
     n_tokens: int | None = None,
     positions: Positions = None,
     contexts: int = 16,
@@ -103,6 +104,7 @@ def index(
             tokens. Read once, in their order.
         folder: a new folder, or one that this function wrote.
         k: features per token, as in ``SAE.encode``.
+        extrapolate: whether k may exceed what the SAE was trained at.
         n_tokens: the index ends with the batch of rows that reaches it; None reads all
             of the text.
         positions: the tokens to encode, as in ``splice``: by default all but the
@@ -146,6 +148,7 @@ def index(
         sae,
         documents,
         k=k,
+        extrapolate=arguments.flag(extrapolate, "extrapolate"),
         positions=positions,
         batch_size=arguments.positive_int(batch_size, "batch_size"),
     )

@@ -264,7 +264,7 @@ class FeatureIndex:
         folder: str | Path,
         features: Sequence[int] | None = None,
         *,
-        n: int = 100,
+        n: int | None = None,
         title: str | None = None,
     ) -> Path:
         """Write a page for each of some features, and one to search and sort them.
@@ -273,7 +273,7 @@ class FeatureIndex:
             folder: where to write ``index.html`` and ``feature-981.html``, ... in the
                 place of those of an earlier dashboard.
             features: the features; by default the n strongest.
-            n: how many; see ``strongest``.
+            n: how many of the strongest; by default 100.
             title: the heading of ``index.html``; by default it names the site and the
                 model.
 
@@ -281,10 +281,20 @@ class FeatureIndex:
             The path of ``index.html``.
 
         Raises:
-            InvalidArgument: the SAE has no such feature; none was ever active; or the
-                folder cannot be written to, or has an ``index.html`` of something else.
+            InvalidArgument: the SAE has no such feature; none was ever active; both
+                ``features`` and ``n`` are given; or the folder cannot be written to, or
+                has an ``index.html`` of something else.
         """
-        numbers = self.strongest(n) if features is None else self._checked(features)
+        if features is not None and n is not None:
+            raise InvalidArgument(
+                f"n={n} is how many of the strongest features to show; leave it out, "
+                "or features="
+            )
+        numbers = (
+            self.strongest(100 if n is None else n)
+            if features is None
+            else self._checked(features)
+        )
         if not numbers:
             raise InvalidArgument(
                 "no feature of this index was ever active, so there is nothing to show"

@@ -61,6 +61,7 @@ class Reader:
         documents: Any,
         *,
         k: int | None,
+        extrapolate: bool = False,
         positions: Positions,
         batch_size: int,
     ) -> None:
@@ -77,7 +78,7 @@ class Reader:
         self.place = only_place(host, sae)
         assert self.place.sae is not None
         self.sae: SAE = self.place.sae
-        self.k = self.sae.config.checked_k(k)
+        self.k = self.sae.config.checked_k(k, extrapolate=extrapolate)
         self._batch_size = batch_size
         self._site = self.place.reads.name
         # The tokens are chosen below, as in a splice.
@@ -133,7 +134,7 @@ class Reader:
 
         activations: Tensor = self._collector.collect(tokens, mask)[self._site]
         check_finite(self._site, activations)
-        return self.sae.encode(activations.to(device), self.k), batch
+        return self.sae.encode(activations.to(device), self.k, extrapolate=True), batch
 
 
 def _check_documents(documents: Any) -> None:

@@ -1,5 +1,6 @@
 """Which values of k count in the hierarchical loss."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -57,5 +58,10 @@ def checked_levels(value: Any, name: str) -> str | tuple[int, ...]:
         raise InvalidArgument(
             f"{name} must be 'all', 'powers_of_two' or a list of integers; "
             f"got {value!r}"
+        )
+    is_rising = all(low < high for low, high in itertools.pairwise(levels))
+    if not levels or levels[0] < 1 or not is_rising:
+        raise InvalidArgument(
+            f"{name} must rise from at least 1 to the largest k; got {list(levels)}"
         )
     return levels

@@ -8,11 +8,13 @@
 5. Now and then, where there is a folder: metrics, evaluations, a checkpoint.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
 from sae_lens_ext.errors import InvalidArgument
@@ -102,7 +104,7 @@ def train(
         MissingDependency: a logger, or averages in 8 bits, need a package.
     """
     _check_inputs(activations, config, run, start, metric, measure)
-    if held_out is not None and held_out is activations:
+    if held_out is not None and _is_same(held_out, activations):
         raise InvalidArgument(
             "held_out is what is trained on; give activations of other text"
         )
@@ -166,6 +168,26 @@ def _in_memory(
         n_tokens=config.n_tokens,
         model_name=model_name,
         shrink=False,
+    )
+
+
+def _is_same(held_out: Any, activations: Any) -> bool:
+    """Whether held-out activations are those that are trained on."""
+    if held_out is activations:
+        return True
+    if not isinstance(activations, Activations):
+        return False
+    values = held_out
+    if isinstance(held_out, Activations):
+        values = held_out.values
+    elif isinstance(held_out, Mapping):
+        values = held_out.get(activations.hook_name)
+    trained_on = activations.values
+    return (
+        isinstance(values, Tensor)
+        and values.dtype == trained_on.dtype
+        and values.device == trained_on.device
+        and torch.equal(values, trained_on)
     )
 
 

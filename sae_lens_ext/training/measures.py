@@ -1,9 +1,10 @@
 """Further measures of an SAE in training, which ``train`` takes as ``measure``."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from sae_lens_ext.errors import InvalidArgument
+from sae_lens_ext.errors import InvalidArgument, closest
 from sae_lens_ext.interventions import sweep_k
 from sae_lens_ext.sae import SAE
 
@@ -44,10 +45,25 @@ def recovered_ce(
         tokens: held-out tokens. A few thousand are enough.
         ks: values of k.
         **options: of ``sweep_k``, such as ``score``.
+
+    Raises:
+        InvalidArgument: ``sweep_k`` has no such option.
     """
 
     # An iterator can be read once, and there are several evaluations.
     chosen = list(ks) if isinstance(ks, Iterable) else ks
+    # Now, and not at the first evaluation.
+    known = set(inspect.signature(sweep_k).parameters) - {
+        "model",
+        "tokens",
+        "sae",
+        "ks",
+    }
+    for name in options:
+        if name not in known:
+            raise InvalidArgument(
+                f"sweep_k has no option {name!r}; the closest: {closest(name, known)}"
+            )
 
     def measure(sae: SAE) -> dict[str, float]:
         table = sweep_k(model, tokens, sae, chosen, **{"progress": False, **options})

@@ -501,6 +501,20 @@ def test_pages_and_dashboards_show_no_path_of_this_machine(hf_model, sae, tmp_pa
         assert "mine" in text
 
 
+def test_k_may_exceed_that_of_the_training_where_it_is_told(hf_model, sae, tmp_path):
+    with pytest.raises(sle.InvalidK, match="or pass extrapolate=True to go on"):
+        indexed(tmp_path / "i", hf_model, sae, k=K + 3)
+    index = indexed(tmp_path / "i", hf_model, sae, k=K + 3, extrapolate=True)
+    n_active = sum(index.page(feature).n_active for feature in range(48))
+    assert K * N_TOKENS < n_active <= (K + 3) * N_TOKENS
+
+
+def test_a_dashboard_is_of_named_features_or_of_the_strongest(index, tmp_path):
+    with pytest.raises(sle.InvalidArgument, match="n=3 is how many of the strongest"):
+        index.dashboard(tmp_path / "pages", [1], n=3)
+    assert not (tmp_path / "pages").exists()
+
+
 def test_nearest_features_have_the_largest_cosines(index, sae):
     rows = sae.W_dec.detach().double()
     rows = rows / rows.norm(dim=1, keepdim=True)

@@ -47,6 +47,8 @@ def test_nothing_changes_without_a_file():
         ("- 3", "must have options and their values.*got list"),
         ("", "must have options and their values.*got NoneType"),
         ("k: {", "is not YAML"),
+        ("lr: 1\nlr: 2", "has 'lr' more than once; keep one"),
+        ("d_sae: 1\nd-sae: 2", "has 'd_sae' more than once; keep one"),
     ],
 )
 def test_a_file_that_is_no_list_of_options_is_an_error(tmp_path, text, message):

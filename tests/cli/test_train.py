@@ -248,9 +248,9 @@ def test_all_impossible_settings_are_named_at_once(inputs, capsys):
         (["--metric-tokens", 0], "--metric-tokens must be a positive integer"),
         (
             ["--metric-share", 0.8, "--metric-tokens", 99],
-            "--metric-share and --metric-tokens do nothing without --metric",
+            "--metric-share and --metric-tokens would do nothing without --metric",
         ),
-        (["--cache-tokens", 9], "--cache-tokens do nothing without --cache"),
+        (["--cache-tokens", 9], "--cache-tokens would do nothing without --cache"),
         (["--eval-ks", 4, 49], "--eval-ks must be at most --d-sae=48; got 49"),
         (["--best-k", 50], "--best-k must be at most --d-sae=48; got 50"),
         (["--device", "tpu"], "--device 'tpu' cannot be used here"),

@@ -217,6 +217,10 @@ def test_rejects_what_would_be_ignored():
     activations = sparse_activations(n=50)
     with pytest.raises(sle.InvalidArgument, match="held_out is what is trained on"):
         train(activations, CONFIG, held_out=activations, progress=False)
+    values = activations.values.clone()
+    for same in (values, {activations.hook_name: values}):
+        with pytest.raises(sle.InvalidArgument, match="held_out is what is trained on"):
+            train(activations, CONFIG, held_out=same, progress=False)
     with pytest.raises(sle.InvalidArgument, match=r"log_to=\['wandb'\] is for runs wi"):
         train(activations, CONFIG, run=RunConfig(log_to=["wandb"]), progress=False)
 

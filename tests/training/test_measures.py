@@ -20,6 +20,11 @@ def test_recovered_cross_entropy_is_that_of_a_sweep(gemma2):
     assert measured["ce_recovered/k=2"] == pytest.approx(table["ce_recovered"].iloc[0])
 
 
+def test_an_unknown_option_of_the_sweep_is_an_error_before_the_training(gemma2):
+    with pytest.raises(sle.InvalidArgument, match="has no option 'scores'.*score"):
+        recovered_ce(gemma2, tiny.tokens(), scores=slice(3))
+
+
 def test_a_measure_is_taken_at_every_evaluation_of_a_usable_sae(tmp_path):
     x = small_training.values(50)
 

@@ -20,11 +20,21 @@ _NAMES = tuple(
     for name in (*ActivationStream.__annotations__, *vars(ActivationStream))
     if not name.startswith("_")
 )
+_METHODS = tuple(
+    name
+    for name, value in vars(ActivationStream).items()
+    if not name.startswith("_") and callable(value)
+)
 
 
 def missing_of_stream(activations: Any) -> list[str]:
     """What an object that gives batches lacks of a stream; all that gives none."""
-    return [name for name in _NAMES if not hasattr(activations, name)]
+    return [
+        name
+        for name in _NAMES
+        if not hasattr(activations, name)
+        or (name in _METHODS and not callable(getattr(activations, name)))
+    ]
 
 
 def checked_statistics(

@@ -138,6 +138,10 @@ def test_names_what_a_stream_lacks():
         "width, statistics, state, restore",
     ):
         run(Half())
+    stream = MemoryStream(n_tokens=640)
+    stream.state = None
+    with pytest.raises(sle.InvalidArgument, match="MemoryStream lacks state$"):
+        run(stream)
 
 
 def test_both_sites_of_a_transcoder_have_the_same_tokens():
