@@ -248,6 +248,21 @@ def not_empty(values: tuple[Any, ...], option: str) -> tuple[Any, ...]:
     return values
 
 
+def check_unused(options: Any, names: tuple[str, ...], needed: str) -> None:
+    """Check that options that do nothing without another one were not given.
+
+    Raises:
+        InvalidArgument: they were.
+    """
+    defaults = {each.name: each.default for each in dataclasses.fields(options)}
+    given = [name for name in names if getattr(options, name) != defaults[name]]
+    if given:
+        raise InvalidArgument(
+            f"{' and '.join(given)} would do nothing without --{needed}; give it as "
+            "well"
+        )
+
+
 def make_folder(folder: Path) -> None:
     """Make the folder of an option ``--out``, unless it is there.
 

@@ -501,7 +501,7 @@ def test_pages_and_dashboards_show_no_path_of_this_machine(hf_model, sae, tmp_pa
         assert "mine" in text
 
 
-def test_k_may_exceed_that_of_the_training_where_it_is_told(hf_model, sae, tmp_path):
+def test_k_exceeds_that_of_the_training_with_extrapolate(hf_model, sae, tmp_path):
     with pytest.raises(sle.InvalidK, match="or pass extrapolate=True to go on"):
         indexed(tmp_path / "i", hf_model, sae, k=K + 3)
     index = indexed(tmp_path / "i", hf_model, sae, k=K + 3, extrapolate=True)

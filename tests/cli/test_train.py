@@ -11,8 +11,8 @@ from paths import REPOSITORY
 
 import sae_lens_ext as sle
 from sae_lens_ext.cli import eval as eval_command
+from sae_lens_ext.cli import metric_options
 from sae_lens_ext.cli import train as train_command
-from sae_lens_ext.cli import train_options
 from sae_lens_ext.cli.train_options import ObjectiveOptions
 from sae_lens_ext.objectives import HierarchicalTopK
 from sae_lens_ext.training import ErrorMetric, TrainConfig, checkpoints
@@ -176,7 +176,7 @@ def test_errors_can_count_by_the_fisher_information(inputs, run, capsys, monkeyp
     )
     # It is estimated once.
     with monkeypatch.context() as patch:
-        patch.setattr(train_options, "fisher_metric", None)
+        patch.setattr(metric_options, "fisher_metric", None)
         assert _train(inputs, *options) == 0
     assert f"| errors | {metric.about} |" in (out / "README.md").read_text()
     by_squares = sle.SAE.from_pretrained(run / "sae")

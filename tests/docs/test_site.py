@@ -36,9 +36,9 @@ def test_the_code_of_a_concept_page_runs(page, names):
 
 def test_the_code_of_the_training_page_runs(names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for folder in ("my_texts", "other_texts"):
+    for number, folder in enumerate(("my_texts", "other_texts")):
         (tmp_path / folder).mkdir()
-        words = " ".join(f"w{i * i % 90}" for i in range(700))
+        words = " ".join(f"w{(i + number) * i % 90}" for i in range(700))
         (tmp_path / folder / "text.txt").write_text(words)
     uploads = []
     monkeypatch.setattr(
