@@ -22,6 +22,10 @@ from torch import Tensor
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 
 Number = int | float
+# Of a value in a message, in characters.
+_LONGEST = 120
+# Of which the beginning of the repr says something.
+_PLAIN = (str, bytes, list, tuple, dict, set)
 
 _FLOATING_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -100,7 +104,7 @@ def integer(
     is_too_large = number is not None and at_most is not None and number > at_most
     if number is None or is_too_small or is_too_large:
         expected = _integer_within(at_least, at_most)
-        raise InvalidArgument(f"{name} must be {expected}; got {_described(value)}")
+        raise InvalidArgument(f"{name} must be {expected}; got {described(value)}")
     return number
 
 
@@ -119,7 +123,7 @@ def integers(
             "integers" if at_least is None else f"integers of at least {at_least}"
         )
         raise InvalidArgument(
-            f"{name} must be a list of {expected}; got {_described(values)}"
+            f"{name} must be a list of {expected}; got {described(values)}"
         )
     return numbers
 
@@ -152,7 +156,7 @@ def finite(
     )
     if not is_valid:
         expected = _number_within(above, at_least, at_most, below)
-        raise InvalidArgument(f"{name} must be {expected}; got {_described(value)}")
+        raise InvalidArgument(f"{name} must be {expected}; got {described(value)}")
     return number
 
 
@@ -174,7 +178,7 @@ def finite_numbers(
     if not all(-math.inf < n < math.inf and n >= at_least for n in numbers):
         bound = "" if at_least == -math.inf else f" of at least {at_least:g}"
         raise InvalidArgument(
-            f"{name} must be a list of finite numbers{bound}; got {_described(values)}"
+            f"{name} must be a list of finite numbers{bound}; got {described(values)}"
         )
     return tuple(numbers)
 
@@ -192,7 +196,7 @@ def flag(value: object, name: str) -> bool:
     """
     boolean = as_python(value)
     if not isinstance(boolean, bool):
-        raise InvalidArgument(f"{name} must be True or False; got {_described(value)}")
+        raise InvalidArgument(f"{name} must be True or False; got {described(value)}")
     return boolean
 
 
@@ -204,7 +208,7 @@ def choice(value: Any, name: str, choices: Collection[str]) -> str:
     """
     if not isinstance(value, str) or value not in choices:
         raise InvalidArgument(
-            f"{name} must be one of {', '.join(choices)}; got {_described(value)}"
+            f"{name} must be one of {', '.join(choices)}; got {described(value)}"
         )
     return value
 
@@ -216,7 +220,7 @@ def string(value: object, name: str) -> str:
         InvalidArgument: anything else.
     """
     if not isinstance(value, str):
-        raise InvalidArgument(f"{name} must be a string; got {_described(value)}")
+        raise InvalidArgument(f"{name} must be a string; got {described(value)}")
     return value
 
 
@@ -253,7 +257,7 @@ def dtype(value: object, name: str = "dtype") -> torch.dtype:
     if not isinstance(named, torch.dtype) or named not in _FLOATING_DTYPES:
         raise InvalidArgument(
             f"{name} must be a floating-point dtype such as torch.float32 or "
-            f"'bfloat16'; got {value!r}"
+            f"'bfloat16'; got {described(value)}"
         )
     return named
 
@@ -267,7 +271,7 @@ def k(value: object, d_sae: int, size_name: str = "d_sae") -> int:
     number = as_integer(value)
     if number is None or not 1 <= number <= d_sae:
         expected = f"an integer from 1 to {size_name}={d_sae}"
-        raise InvalidK(f"k must be {expected}; got {_described(value)}")
+        raise InvalidK(f"k must be {expected}; got {described(value)}")
     return number
 
 
@@ -302,10 +306,12 @@ def features(value: Any, name: str = "features") -> tuple[int, ...]:
     if not chosen or min(chosen) < 0:
         raise InvalidArgument(
             f"{name} must be one or more non-negative integers, or a boolean mask over "
-            f"all features; got {value!r}"
+            f"all features; got {described(value)}"
         )
     if len(set(chosen)) < len(chosen):
-        raise InvalidArgument(f"{name} must not repeat a feature; got {value!r}")
+        raise InvalidArgument(
+            f"{name} must not repeat a feature; got {described(value)}"
+        )
     return chosen
 
 
@@ -342,8 +348,15 @@ def _number_within(
     )
 
 
-def _described(value: object) -> str:
-    """A value in a message: tensors by dtype and shape, anything else by its repr."""
+def described(value: object) -> str:
+    """A value in a message: its repr, cut short; tensors and models by what they are.
+
+    >>> described(0.5), described(torch.ones(2, 3)), described("a" * 999)[:4]
+    ('0.5', 'a torch.float32 tensor [2, 3]', "'aaa")
+    """
     if isinstance(value, Tensor) and value.ndim:
         return f"a {value.dtype} tensor {list(value.shape)}"
-    return repr(value)
+    text = repr(value)
+    if "\n" in text or (len(text) > _LONGEST and not isinstance(value, _PLAIN)):
+        return f"an object of type {type(value).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

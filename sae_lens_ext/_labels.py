@@ -34,7 +34,7 @@ def feature_labels(labels: Any) -> dict[int, str]:
     if not is_mapping or not are_features or not is_text:
         raise InvalidArgument(
             "labels must be texts by feature number, such as {981: 'Paris'}; "
-            f"got {labels!r}"
+            f"got {arguments.described(labels)}"
         )
     return {int(feature): label for feature, label in pairs if label is not None}
 
@@ -62,7 +62,9 @@ def labels_by_site(
     if labels is None or labels == {}:
         return {}
     if not isinstance(labels, Mapping):
-        raise InvalidArgument(f"labels must be {_forms(sites)}; got {labels!r}")
+        raise InvalidArgument(
+            f"labels must be {_forms(sites)}; got {arguments.described(labels)}"
+        )
 
     by_site: dict[Any, Any] = dict(labels)
     if all(isinstance(key, tuple) and len(key) == 2 for key in labels):

@@ -275,7 +275,7 @@ class BasedConfig(PreTrainedConfig):
                 check.that(
                     not isinstance(dtype, str) or _is_torch_dtype(dtype),
                     "dtype must be the name of a dtype of torch, such as 'float32'; "
-                    f"got {dtype!r}",
+                    f"got {arguments.described(dtype)}",
                 )
 
     def _fill_defaults(self) -> None:
@@ -325,7 +325,8 @@ def _layer_types(value: Any, name: str) -> list[str]:
     is_list = isinstance(value, Sequence) and not isinstance(value, str)
     if not is_list or any(layer_type not in known for layer_type in value):
         raise InvalidArgument(
-            f"{name} must be a list of {', '.join(known)}; got {value!r}"
+            f"{name} must be a list of {', '.join(known)}; "
+            f"got {arguments.described(value)}"
         )
     return list(value)
 

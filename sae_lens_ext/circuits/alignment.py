@@ -62,7 +62,7 @@ class Alignment:
         if not isinstance(align, str) or align not in kinds:
             raise InvalidArgument(
                 "align must be 'start', 'end', 'all', or positions by name, such as "
-                f"{{'subject': 3, 'verb': -1}}; got {align!r}"
+                f"{{'subject': 3, 'verb': -1}}; got {arguments.described(align)}"
             )
         return cls(next(kind for kind in kinds if kind == align))
 

@@ -166,7 +166,9 @@ def circuit_by_k(
         )
     numbers = arguments.as_integers(ks)
     if numbers is None or len(set(numbers)) < 2:
-        raise InvalidK(f"ks must be at least two values of k; got {ks!r}")
+        raise InvalidK(
+            f"ks must be at least two values of k; got {arguments.described(ks)}"
+        )
     n_random = arguments.positive_int(n_random, "n_random")
     seed = arguments.integer(seed, "seed", at_least=0)
 

@@ -230,7 +230,9 @@ def _edges(
 def _error_ks(effects: Effects, ks: Iterable[EffectsK] | None) -> dict[str, list[int]]:
     """The values of k at which to compute edges into errors, by site, within bounds."""
     if ks is not None and (isinstance(ks, str) or not isinstance(ks, Iterable)):
-        raise InvalidK(f"ks must be a list of values of k; got {ks!r}")
+        raise InvalidK(
+            f"ks must be a list of values of k; got {arguments.described(ks)}"
+        )
     wanted = [None] if ks is None else list(ks)
     if not wanted:
         raise InvalidK("ks must have at least one k; got none")

@@ -141,7 +141,9 @@ class Effects(NodeEffects):
             return list(range(1, largest + 1))
 
         if isinstance(ks, Mapping | str) or not isinstance(ks, Iterable):
-            raise InvalidK(f"ks must be a list of values of k; got {ks!r}")
+            raise InvalidK(
+                f"ks must be a list of values of k; got {arguments.described(ks)}"
+            )
         numbers = []
         for k in ks:
             if k is None or isinstance(k, Mapping):

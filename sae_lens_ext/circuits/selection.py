@@ -33,7 +33,8 @@ def checked_rows(rows: Any, n_rows: int, name: str = "rows") -> tuple[int, ...]:
     numbers = arguments.integers(rows, name, at_least=0)
     if not numbers or max(numbers) >= n_rows:
         raise InvalidArgument(
-            f"{name} must be numbers from 0 to {n_rows - 1}, at least one; got {rows!r}"
+            f"{name} must be numbers from 0 to {n_rows - 1}, at least one; "
+            f"got {arguments.described(rows)}"
         )
     return tuple(sorted(set(numbers)))
 

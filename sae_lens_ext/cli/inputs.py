@@ -166,8 +166,8 @@ class TextOptions(CorpusOptions):
             InvalidArgument: the held-out text has not a single row.
             FormatError: there is no such text.
         """
+        rows = self.rows(tokenizer, held_out=True)
         try:
-            rows = self.rows(tokenizer, held_out=True)
             tokens = rows.next_rows(n_rows)
         except InvalidArgument as error:
             raise InvalidArgument(f"of the held-out text, {error}") from error

@@ -209,7 +209,7 @@ class Controls:
         if not are_edits:
             raise InvalidArgument(
                 f"edits at {name} must be a list of edits such as Ablate(17); "
-                f"got {edits!r}"
+                f"got {arguments.described(edits)}"
             )
 
         sae = self.saes.get(name)

@@ -117,5 +117,7 @@ def until_kl(bound: int | float, *, ks: Iterable[int] | None = None) -> UntilKL:
 def _rising(ks: object) -> tuple[int, ...]:
     numbers = arguments.as_integers(ks)
     if not numbers or min(numbers) < 1:
-        raise InvalidK(f"ks must be a list of positive integers; got {ks!r}")
+        raise InvalidK(
+            f"ks must be a list of positive integers; got {arguments.described(ks)}"
+        )
     return tuple(sorted(set(numbers)))

@@ -143,6 +143,6 @@ def _objective(value: Any, name: str) -> Objective:
     if not isinstance(value, Objective) or isinstance(value, type | AuxK):
         raise InvalidArgument(
             f"{name} must be an objective such as TopK(), other than AuxK; "
-            f"got {value!r}"
+            f"got {arguments.described(value)}"
         )
     return value

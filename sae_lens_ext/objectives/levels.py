@@ -57,7 +57,7 @@ def checked_levels(value: Any, name: str) -> str | tuple[int, ...]:
     if levels is None:
         raise InvalidArgument(
             f"{name} must be 'all', 'powers_of_two' or a list of integers; "
-            f"got {value!r}"
+            f"got {arguments.described(value)}"
         )
     is_rising = all(low < high for low, high in itertools.pairwise(levels))
     if not levels or levels[0] < 1 or not is_rising:

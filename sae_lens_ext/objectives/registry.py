@@ -46,9 +46,11 @@ def objective_named(name: str, **options: Any) -> Objective:
     known = option_names(name)
     for option in options:
         if option not in known:
+            advice = (
+                f"the closest: {closest(option, known)}" if known else "it has none"
+            )
             raise InvalidArgument(
-                f"the objective {name} has no option {option!r}; the closest: "
-                f"{closest(option, known)}"
+                f"the objective {name} has no option {option!r}; {advice}"
             )
     return kind(**options)
 

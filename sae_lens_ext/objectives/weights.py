@@ -60,7 +60,7 @@ def checked_weights(value: Any, name: str) -> str | tuple[float, ...]:
     except InvalidArgument as error:
         raise InvalidArgument(
             f"{name} must be one of {', '.join(RULES)}, or a list of non-negative "
-            f"numbers, one per level; got {value!r}"
+            f"numbers, one per level; got {arguments.described(value)}"
         ) from error
     if not any(numbers):
         raise InvalidArgument(f"{name} must not all be 0; got {list(numbers)}")

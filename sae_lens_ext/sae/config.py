@@ -169,7 +169,9 @@ class SAEConfig:
             InvalidK: ``ks`` is empty or not a list, or holds an invalid k.
         """
         if not isinstance(ks, Iterable) or isinstance(ks, str):
-            raise InvalidK(f"ks must be a list of values of k; got {ks!r}")
+            raise InvalidK(
+                f"ks must be a list of values of k; got {arguments.described(ks)}"
+            )
         checked = [self.checked_k(k, extrapolate=extrapolate) for k in ks]
         if not checked:
             raise InvalidK("ks must hold at least one k; got none")
@@ -247,6 +249,7 @@ def _flag_or_token_ids(value: object, name: str) -> bool | tuple[int, ...]:
     ids = arguments.as_integers(value)
     if ids is None:
         raise InvalidArgument(
-            f"{name} must be True, False, or a list of token ids; got {value!r}"
+            f"{name} must be True, False, or a list of token ids; "
+            f"got {arguments.described(value)}"
         )
     return ids

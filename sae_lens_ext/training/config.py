@@ -269,7 +269,8 @@ def _objective(value: Any, name: str) -> Objective:
     # The class itself passes isinstance of a runtime-checkable protocol.
     if not isinstance(value, Objective) or isinstance(value, type):
         raise InvalidArgument(
-            f"{name} must be an objective such as HierarchicalTopK(); got {value!r}"
+            f"{name} must be an objective such as HierarchicalTopK(); "
+            f"got {arguments.described(value)}"
         )
     return value
 
@@ -278,7 +279,8 @@ def _betas(value: Any, name: str) -> tuple[float, float]:
     numbers = arguments.finite_numbers(value, name, at_least=0)
     if len(numbers) != 2 or max(numbers) >= 1:
         raise InvalidArgument(
-            f"{name} must be two numbers, from 0 and below 1; got {value!r}"
+            f"{name} must be two numbers, from 0 and below 1; "
+            f"got {arguments.described(value)}"
         )
     first, second = numbers
     return first, second

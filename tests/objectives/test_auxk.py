@@ -81,7 +81,7 @@ def test_the_rest_is_that_of_the_objective(u):
     [
         ({"objective": "topk"}, "objective must be an objective such as TopK"),
         ({"objective": TopK}, "objective must be an objective such as TopK"),
-        ({"objective": AuxK()}, "other than AuxK; got AuxK"),
+        ({"objective": AuxK()}, "other than AuxK; got an object of type AuxK"),
         ({"k_aux": 0}, "k_aux must be a positive integer; got 0"),
         ({"coefficient": -1}, "coefficient must be a non-negative number; got -1"),
     ],

@@ -137,7 +137,7 @@ class Fields:
         if not is_valid:
             self.report(
                 f"{self.prefix}{key} must list layers from 0 to {n_layers - 1}; "
-                f"got {value!r}"
+                f"got {arguments.described(value)}"
             )
             return set()
         return set(value)
@@ -149,6 +149,9 @@ class Fields:
     def nested(self, name: str, value: Any) -> "Fields":
         """An object that stands inside of this one under ``name``."""
         if not isinstance(value, Mapping):
-            self.report(f"{self.prefix}{name} must be an object; got {value!r}")
+            self.report(
+                f"{self.prefix}{name} must be an object; "
+                f"got {arguments.described(value)}"
+            )
             value = {}
         return Fields(self.path, value, f"{self.prefix}{name}.", self.problems)

@@ -86,13 +86,16 @@ class Options:
         if not sizes or max(sizes) > n_nodes or not are_ascending(sizes):
             raise InvalidArgument(
                 f"budgets must be ascending numbers of nodes up to {n_nodes}, which "
-                f"this circuit has; got {budgets!r}: select a larger circuit for a "
+                "this circuit has; "
+                f"got {arguments.described(budgets)}: select a larger circuit for a "
                 "longer curve"
             )
         lists = {"controls": controls, "neurons": neurons, "other_saes": other_saes}
         for name, value in lists.items():
             if not isinstance(value, list | tuple):
-                raise InvalidArgument(f"{name} must be a list; got {value!r}")
+                raise InvalidArgument(
+                    f"{name} must be a list; got {arguments.described(value)}"
+                )
         return cls(
             checked_ablation(ablation, has_corrupted=has_corrupted),
             sizes,

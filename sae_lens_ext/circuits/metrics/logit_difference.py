@@ -85,11 +85,13 @@ def _checked(tokens: Any, name: str) -> tuple[int | str, ...]:
         if not isinstance(item, str) and (number is None or number < 0):
             raise InvalidArgument(
                 f"{name} must be a token id or a string, or a list with one per row; "
-                f"got {tokens!r}"
+                f"got {arguments.described(tokens)}"
             )
         checked.append(item if number is None else number)
     if not checked:
-        raise InvalidArgument(f"{name} must name at least one token; got {tokens!r}")
+        raise InvalidArgument(
+            f"{name} must name at least one token; got {arguments.described(tokens)}"
+        )
     return tuple(checked)
 
 

@@ -78,7 +78,9 @@ def compare_kernels(
     check_instance(config, PretrainConfig, "config")
     check_instance(text, TextConfig, "text")
     if isinstance(kernels, str):
-        raise InvalidArgument(f"kernels must be a list; got {kernels!r}")
+        raise InvalidArgument(
+            f"kernels must be a list; got {arguments.described(kernels)}"
+        )
     out = Path(out)
 
     tokenizer = load_tokenizer(text.tokenizer)

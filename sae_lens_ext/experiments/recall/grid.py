@@ -49,7 +49,9 @@ def grid(
     choices = {"kernels": kernels, "lrs": lrs, "seeds": seeds}
     for name, values in choices.items():
         if isinstance(values, str) or not isinstance(values, Iterable):
-            raise InvalidArgument(f"{name} must be a list; got {values!r}")
+            raise InvalidArgument(
+                f"{name} must be a list; got {arguments.described(values)}"
+            )
     return [
         replace(base, kernel=kernel, lr=lr, seed=seed)
         for seed, kernel, lr in itertools.product(seeds, kernels, lrs)
@@ -98,7 +100,9 @@ def train_grid(
     check_instance(task, MQAR, "task")
     recipes = _checked_recipes(recipes, task)
     if not isinstance(table, str | Path):
-        raise InvalidArgument(f"table must be the path of a CSV file; got {table!r}")
+        raise InvalidArgument(
+            f"table must be the path of a CSV file; got {arguments.described(table)}"
+        )
 
     table = Path(table)
     table.parent.mkdir(parents=True, exist_ok=True)

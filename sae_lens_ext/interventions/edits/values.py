@@ -30,7 +30,8 @@ def number(value: Any, name: str) -> float:
     checked = arguments.finite(plain, name)
     if abs(checked) > _LARGEST:
         raise InvalidArgument(
-            f"{name} must be a finite number in float32; got {value!r}"
+            f"{name} must be a finite number in float32; "
+            f"got {arguments.described(value)}"
         )
     return checked
 

@@ -306,7 +306,9 @@ def _checked_ks(
     try:
         ks = list(ks)
     except TypeError:
-        raise InvalidK(f"ks must be a list of values of k; got {ks!r}") from None
+        raise InvalidK(
+            f"ks must be a list of values of k; got {arguments.described(ks)}"
+        ) from None
     if not ks:
         raise InvalidK("a sweep needs at least one k; got none")
 

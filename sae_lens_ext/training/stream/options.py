@@ -21,5 +21,7 @@ def checked_dtype(dtype: Any) -> torch.dtype:
             "Gemma family (one token in a thousand)"
         )
     if checked not in (torch.float32, torch.bfloat16):
-        raise InvalidArgument(f"dtype must be float32 or bfloat16; got {dtype!r}")
+        raise InvalidArgument(
+            f"dtype must be float32 or bfloat16; got {arguments.described(dtype)}"
+        )
     return checked
