@@ -19,13 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae_lens_ext._described import described
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 
 Number = int | float
-# Of a value in a message, in characters.
-_LONGEST = 120
-# Of which the beginning of the repr says something.
-_PLAIN = (str, bytes, list, tuple, dict, set)
 
 _FLOATING_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -346,17 +343,3 @@ def _number_within(
     return "a number " + " and ".join(
         f"{words} {bound:g}" for words, bound in stated.items()
     )
-
-
-def described(value: object) -> str:
-    """A value in a message: its repr, cut short; tensors and models by what they are.
-
-    >>> described(0.5), described(torch.ones(2, 3)), described("a" * 999)[:4]
-    ('0.5', 'a torch.float32 tensor [2, 3]', "'aaa")
-    """
-    if isinstance(value, Tensor) and value.ndim:
-        return f"a {value.dtype} tensor {list(value.shape)}"
-    text = repr(value)
-    if "\n" in text or (len(text) > _LONGEST and not isinstance(value, _PLAIN)):
-        return f"an object of type {type(value).__name__}"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext.errors import InvalidArgument
 
 FeatureLabels = Mapping[int, str | None]
@@ -34,7 +35,7 @@ def feature_labels(labels: Any) -> dict[int, str]:
     if not is_mapping or not are_features or not is_text:
         raise InvalidArgument(
             "labels must be texts by feature number, such as {981: 'Paris'}; "
-            f"got {arguments.described(labels)}"
+            f"got {described(labels)}"
         )
     return {int(feature): label for feature, label in pairs if label is not None}
 
@@ -63,7 +64,7 @@ def labels_by_site(
         return {}
     if not isinstance(labels, Mapping):
         raise InvalidArgument(
-            f"labels must be {_forms(sites)}; got {arguments.described(labels)}"
+            f"labels must be {_forms(sites)}; got {described(labels)}"
         )
 
     by_site: dict[Any, Any] = dict(labels)

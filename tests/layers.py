@@ -50,7 +50,11 @@ LAYERS: list[dict[str, str]] = [
         "_tokenizers": "the same for a tokenizer",
         "_optional": "import a package that may not be installed",
     },
-    {"errors": "every error that is raised on purpose", "_types": "words of shapes"},
+    {
+        "errors": "every error that is raised on purpose",
+        "_described": "a value -> what a message says of it",
+        "_types": "words of shapes",
+    },
 ]
 
 

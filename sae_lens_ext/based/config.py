@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext._fields import FieldChecks
 from sae_lens_ext.based.config_keys import unknown_keys
 from sae_lens_ext.errors import InvalidArgument, closest
@@ -275,7 +276,7 @@ class BasedConfig(PreTrainedConfig):
                 check.that(
                     not isinstance(dtype, str) or _is_torch_dtype(dtype),
                     "dtype must be the name of a dtype of torch, such as 'float32'; "
-                    f"got {arguments.described(dtype)}",
+                    f"got {described(dtype)}",
                 )
 
     def _fill_defaults(self) -> None:
@@ -325,8 +326,7 @@ def _layer_types(value: Any, name: str) -> list[str]:
     is_list = isinstance(value, Sequence) and not isinstance(value, str)
     if not is_list or any(layer_type not in known for layer_type in value):
         raise InvalidArgument(
-            f"{name} must be a list of {', '.join(known)}; "
-            f"got {arguments.described(value)}"
+            f"{name} must be a list of {', '.join(known)}; got {described(value)}"
         )
     return list(value)
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
 
 Kind = Literal["start", "end", "all", "names"]
@@ -62,7 +63,7 @@ class Alignment:
         if not isinstance(align, str) or align not in kinds:
             raise InvalidArgument(
                 "align must be 'start', 'end', 'all', or positions by name, such as "
-                f"{{'subject': 3, 'verb': -1}}; got {arguments.described(align)}"
+                f"{{'subject': 3, 'verb': -1}}; got {described(align)}"
             )
         return cls(next(kind for kind in kinds if kind == align))
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext._optional import require
 from sae_lens_ext.circuits.alignment import Align
 from sae_lens_ext.circuits.band import band
@@ -166,9 +167,7 @@ def circuit_by_k(
         )
     numbers = arguments.as_integers(ks)
     if numbers is None or len(set(numbers)) < 2:
-        raise InvalidK(
-            f"ks must be at least two values of k; got {arguments.described(ks)}"
-        )
+        raise InvalidK(f"ks must be at least two values of k; got {described(ks)}")
     n_random = arguments.positive_int(n_random, "n_random")
     seed = arguments.integer(seed, "seed", at_least=0)
 

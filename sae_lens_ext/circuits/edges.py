@@ -8,6 +8,7 @@ import numpy
 import torch
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext._optional import require
 from sae_lens_ext.circuits.analysis import Analysis, Runs
 from sae_lens_ext.circuits.choice import chosen_nodes
@@ -230,9 +231,7 @@ def _edges(
 def _error_ks(effects: Effects, ks: Iterable[EffectsK] | None) -> dict[str, list[int]]:
     """The values of k at which to compute edges into errors, by site, within bounds."""
     if ks is not None and (isinstance(ks, str) or not isinstance(ks, Iterable)):
-        raise InvalidK(
-            f"ks must be a list of values of k; got {arguments.described(ks)}"
-        )
+        raise InvalidK(f"ks must be a list of values of k; got {described(ks)}")
     wanted = [None] if ks is None else list(ks)
     if not wanted:
         raise InvalidK("ks must have at least one k; got none")

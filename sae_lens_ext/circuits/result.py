@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext.circuits.node_effects import EffectsK, NodeEffects, SiteK
 from sae_lens_ext.circuits.nodes import SiteEffects
 from sae_lens_ext.circuits.table import Columns, SiteTable, frame, joined
@@ -141,9 +142,7 @@ class Effects(NodeEffects):
             return list(range(1, largest + 1))
 
         if isinstance(ks, Mapping | str) or not isinstance(ks, Iterable):
-            raise InvalidK(
-                f"ks must be a list of values of k; got {arguments.described(ks)}"
-            )
+            raise InvalidK(f"ks must be a list of values of k; got {described(ks)}")
         numbers = []
         for k in ks:
             if k is None or isinstance(k, Mapping):

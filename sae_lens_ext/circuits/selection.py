@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext._optional import require
 from sae_lens_ext.circuits.alignment import EVERYWHERE, Alignment
 from sae_lens_ext.circuits.table import ERROR
@@ -34,7 +35,7 @@ def checked_rows(rows: Any, n_rows: int, name: str = "rows") -> tuple[int, ...]:
     if not numbers or max(numbers) >= n_rows:
         raise InvalidArgument(
             f"{name} must be numbers from 0 to {n_rows - 1}, at least one; "
-            f"got {arguments.described(rows)}"
+            f"got {described(rows)}"
         )
     return tuple(sorted(set(numbers)))
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext.errors import InvalidArgument
 
 # These say nothing about the choice of a path.
@@ -23,9 +23,7 @@ def checked_path(value: object, name: str) -> Path:
         InvalidArgument: neither text nor a path object, or empty.
     """
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise InvalidArgument(
-            f"{name} must be a path; got {arguments.described(value)}"
-        )
+        raise InvalidArgument(f"{name} must be a path; got {described(value)}")
     return Path(os.fspath(value)).expanduser()
 
 

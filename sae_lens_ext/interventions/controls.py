@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext.errors import (
     InvalidArgument,
     InvalidK,
@@ -209,7 +210,7 @@ class Controls:
         if not are_edits:
             raise InvalidArgument(
                 f"edits at {name} must be a list of edits such as Ablate(17); "
-                f"got {arguments.described(edits)}"
+                f"got {described(edits)}"
             )
 
         sae = self.saes.get(name)

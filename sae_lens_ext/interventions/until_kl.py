@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 from sae_lens_ext.sae import SAE
 
@@ -117,7 +118,5 @@ def until_kl(bound: int | float, *, ks: Iterable[int] | None = None) -> UntilKL:
 def _rising(ks: object) -> tuple[int, ...]:
     numbers = arguments.as_integers(ks)
     if not numbers or min(numbers) < 1:
-        raise InvalidK(
-            f"ks must be a list of positive integers; got {arguments.described(ks)}"
-        )
+        raise InvalidK(f"ks must be a list of positive integers; got {described(ks)}")
     return tuple(sorted(set(numbers)))

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext._fields import FieldChecks
 from sae_lens_ext._types import Kind
 from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
@@ -143,6 +144,6 @@ def _objective(value: Any, name: str) -> Objective:
     if not isinstance(value, Objective) or isinstance(value, type | AuxK):
         raise InvalidArgument(
             f"{name} must be an objective such as TopK(), other than AuxK; "
-            f"got {arguments.described(value)}"
+            f"got {described(value)}"
         )
     return value

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext.errors import InvalidArgument, InvalidK
 
 Levels = Literal["all", "powers_of_two"] | Sequence[int]
@@ -57,7 +58,7 @@ def checked_levels(value: Any, name: str) -> str | tuple[int, ...]:
     if levels is None:
         raise InvalidArgument(
             f"{name} must be 'all', 'powers_of_two' or a list of integers; "
-            f"got {arguments.described(value)}"
+            f"got {described(value)}"
         )
     is_rising = all(low < high for low, high in itertools.pairwise(levels))
     if not levels or levels[0] < 1 or not is_rising:

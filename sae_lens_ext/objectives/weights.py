@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext.errors import InvalidArgument
 
 Weights = (
@@ -60,7 +61,7 @@ def checked_weights(value: Any, name: str) -> str | tuple[float, ...]:
     except InvalidArgument as error:
         raise InvalidArgument(
             f"{name} must be one of {', '.join(RULES)}, or a list of non-negative "
-            f"numbers, one per level; got {arguments.described(value)}"
+            f"numbers, one per level; got {described(value)}"
         ) from error
     if not any(numbers):
         raise InvalidArgument(f"{name} must not all be 0; got {list(numbers)}")

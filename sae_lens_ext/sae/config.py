@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext._fields import FieldChecks
 from sae_lens_ext._types import Kind, TokenNorm
 from sae_lens_ext.errors import InvalidArgument, InvalidK, closest
@@ -169,9 +170,7 @@ class SAEConfig:
             InvalidK: ``ks`` is empty or not a list, or holds an invalid k.
         """
         if not isinstance(ks, Iterable) or isinstance(ks, str):
-            raise InvalidK(
-                f"ks must be a list of values of k; got {arguments.described(ks)}"
-            )
+            raise InvalidK(f"ks must be a list of values of k; got {described(ks)}")
         checked = [self.checked_k(k, extrapolate=extrapolate) for k in ks]
         if not checked:
             raise InvalidK("ks must hold at least one k; got none")
@@ -250,6 +249,6 @@ def _flag_or_token_ids(value: object, name: str) -> bool | tuple[int, ...]:
     if ids is None:
         raise InvalidArgument(
             f"{name} must be True, False, or a list of token ids; "
-            f"got {arguments.described(value)}"
+            f"got {described(value)}"
         )
     return ids

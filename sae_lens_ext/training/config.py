@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext._fields import FieldChecks
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.objectives import HierarchicalTopK, Objective
@@ -270,7 +271,7 @@ def _objective(value: Any, name: str) -> Objective:
     if not isinstance(value, Objective) or isinstance(value, type):
         raise InvalidArgument(
             f"{name} must be an objective such as HierarchicalTopK(); "
-            f"got {arguments.described(value)}"
+            f"got {described(value)}"
         )
     return value
 
@@ -279,8 +280,7 @@ def _betas(value: Any, name: str) -> tuple[float, float]:
     numbers = arguments.finite_numbers(value, name, at_least=0)
     if len(numbers) != 2 or max(numbers) >= 1:
         raise InvalidArgument(
-            f"{name} must be two numbers, from 0 and below 1; "
-            f"got {arguments.described(value)}"
+            f"{name} must be two numbers, from 0 and below 1; got {described(value)}"
         )
     first, second = numbers
     return first, second

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext.errors import FormatError, InvalidArgument
 
 
@@ -137,7 +138,7 @@ class Fields:
         if not is_valid:
             self.report(
                 f"{self.prefix}{key} must list layers from 0 to {n_layers - 1}; "
-                f"got {arguments.described(value)}"
+                f"got {described(value)}"
             )
             return set()
         return set(value)
@@ -150,8 +151,7 @@ class Fields:
         """An object that stands inside of this one under ``name``."""
         if not isinstance(value, Mapping):
             self.report(
-                f"{self.prefix}{name} must be an object; "
-                f"got {arguments.described(value)}"
+                f"{self.prefix}{name} must be an object; got {described(value)}"
             )
             value = {}
         return Fields(self.path, value, f"{self.prefix}{name}.", self.problems)

@@ -8,6 +8,7 @@ import numpy
 import torch
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext._optional import require
 from sae_lens_ext.circuits.alignment import Align, Alignment
 from sae_lens_ext.circuits.analysis import Analysis, Runs
@@ -87,15 +88,13 @@ class Options:
             raise InvalidArgument(
                 f"budgets must be ascending numbers of nodes up to {n_nodes}, which "
                 "this circuit has; "
-                f"got {arguments.described(budgets)}: select a larger circuit for a "
+                f"got {described(budgets)}: select a larger circuit for a "
                 "longer curve"
             )
         lists = {"controls": controls, "neurons": neurons, "other_saes": other_saes}
         for name, value in lists.items():
             if not isinstance(value, list | tuple):
-                raise InvalidArgument(
-                    f"{name} must be a list; got {arguments.described(value)}"
-                )
+                raise InvalidArgument(f"{name} must be a list; got {described(value)}")
         return cls(
             checked_ablation(ablation, has_corrupted=has_corrupted),
             sizes,

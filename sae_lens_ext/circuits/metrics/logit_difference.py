@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext.circuits.metrics.base import Reference, TokenMetric, TokenScore
 from sae_lens_ext.errors import InvalidArgument, ShapeMismatch
 from sae_lens_ext.hosts import Host
@@ -85,12 +86,12 @@ def _checked(tokens: Any, name: str) -> tuple[int | str, ...]:
         if not isinstance(item, str) and (number is None or number < 0):
             raise InvalidArgument(
                 f"{name} must be a token id or a string, or a list with one per row; "
-                f"got {arguments.described(tokens)}"
+                f"got {described(tokens)}"
             )
         checked.append(item if number is None else number)
     if not checked:
         raise InvalidArgument(
-            f"{name} must name at least one token; got {arguments.described(tokens)}"
+            f"{name} must name at least one token; got {described(tokens)}"
         )
     return tuple(checked)
 

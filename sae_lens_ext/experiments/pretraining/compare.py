@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext.based.config import BasedConfig
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.experiments.checks import check_instance
@@ -78,9 +79,7 @@ def compare_kernels(
     check_instance(config, PretrainConfig, "config")
     check_instance(text, TextConfig, "text")
     if isinstance(kernels, str):
-        raise InvalidArgument(
-            f"kernels must be a list; got {arguments.described(kernels)}"
-        )
+        raise InvalidArgument(f"kernels must be a list; got {described(kernels)}")
     out = Path(out)
 
     tokenizer = load_tokenizer(text.tokenizer)

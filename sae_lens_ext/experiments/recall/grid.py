@@ -10,6 +10,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext.errors import InvalidArgument
 from sae_lens_ext.experiments.checks import check_instance
 from sae_lens_ext.experiments.recall.batches import training_tasks
@@ -49,9 +50,7 @@ def grid(
     choices = {"kernels": kernels, "lrs": lrs, "seeds": seeds}
     for name, values in choices.items():
         if isinstance(values, str) or not isinstance(values, Iterable):
-            raise InvalidArgument(
-                f"{name} must be a list; got {arguments.described(values)}"
-            )
+            raise InvalidArgument(f"{name} must be a list; got {described(values)}")
     return [
         replace(base, kernel=kernel, lr=lr, seed=seed)
         for seed, kernel, lr in itertools.product(seeds, kernels, lrs)
@@ -101,7 +100,7 @@ def train_grid(
     recipes = _checked_recipes(recipes, task)
     if not isinstance(table, str | Path):
         raise InvalidArgument(
-            f"table must be the path of a CSV file; got {arguments.described(table)}"
+            f"table must be the path of a CSV file; got {described(table)}"
         )
 
     table = Path(table)

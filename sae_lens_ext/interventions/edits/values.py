@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext.errors import InvalidArgument
 
 Number = int | float
@@ -30,8 +31,7 @@ def number(value: Any, name: str) -> float:
     checked = arguments.finite(plain, name)
     if abs(checked) > _LARGEST:
         raise InvalidArgument(
-            f"{name} must be a finite number in float32; "
-            f"got {arguments.described(value)}"
+            f"{name} must be a finite number in float32; got {described(value)}"
         )
     return checked
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext._optional import require
 from sae_lens_ext.errors import InvalidArgument, InvalidK, NonFinite
 from sae_lens_ext.hosts import by_position, host_for, token_rows
@@ -307,7 +308,7 @@ def _checked_ks(
         ks = list(ks)
     except TypeError:
         raise InvalidK(
-            f"ks must be a list of values of k; got {arguments.described(ks)}"
+            f"ks must be a list of values of k; got {described(ks)}"
         ) from None
     if not ks:
         raise InvalidK("a sweep needs at least one k; got none")

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from sae_lens_ext import _arguments as arguments
+from sae_lens_ext._described import described
 from sae_lens_ext.errors import InvalidArgument
 
 
@@ -22,6 +23,6 @@ def checked_dtype(dtype: Any) -> torch.dtype:
         )
     if checked not in (torch.float32, torch.bfloat16):
         raise InvalidArgument(
-            f"dtype must be float32 or bfloat16; got {arguments.described(dtype)}"
+            f"dtype must be float32 or bfloat16; got {described(dtype)}"
         )
     return checked
