@@ -35,7 +35,7 @@ def feature_labels(labels: Any) -> dict[int, str]:
     if not is_mapping or not are_features or not is_text:
         raise InvalidArgument(
             "labels must be texts by feature number, such as {981: 'Paris'}; "
-            f"got {described(labels)}"
+            f"got {described(labels)}; sle.labels reads those of a file"
         )
     return {int(feature): label for feature, label in pairs if label is not None}
 

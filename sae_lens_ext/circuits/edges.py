@@ -123,7 +123,11 @@ def edges(
     """
     # Here, so that a missing package is reported before any work is done.
     require("pandas", "circuits.edges")
-    if (budget is None) == (nodes is None):
+    if budget is not None and nodes is not None:
+        raise InvalidArgument(
+            "budget= chooses the nodes, and nodes= names them; pass one of the two"
+        )
+    if budget is None and nodes is None:
         raise InvalidArgument(
             "every node that edges lead to takes a backward pass: pass budget=, the "
             "number of nodes with the largest effects, or nodes=, a table of them"

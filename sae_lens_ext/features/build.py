@@ -224,6 +224,10 @@ def _read_text(
             if interruption.signal is not None:
                 break
     interruption.deliver()
+    if state.n_tokens:
+        # What follows takes a while, too.
+        at = Progress(reader.state(), state.n_rows, state.n_tokens)
+        write_checkpoint(folder, settings, at, state.tensors())
     if not state.n_tokens:
         raise InvalidArgument(
             "there is nothing to index: no token of the text is encoded (positions= "

@@ -13,7 +13,8 @@ from sae_lens_ext.text.contents import texts_of_file
 from sae_lens_ext.text.decoding import without_surrogates
 from sae_lens_ext.text.files import TextFile, text_files
 from sae_lens_ext.text.locations import hub_dataset, local_path, reading_dataset
-from sae_lens_ext.text.resumable import Resumable
+from sae_lens_ext.text.resumable import Resumable, rewind
+from sae_lens_ext.text.sketch import is_same, sketch
 from sae_lens_ext.text.standard_library import default_documents
 
 
@@ -74,7 +75,7 @@ def document_reader(source: Any = None, *, column: str = "text") -> DocumentRead
             return FileReader(path, column)
         return DatasetReader(hub_dataset(str(source)), str(source), column)
     if _is_dataset(source):
-        return DatasetReader(source, "the dataset", column)
+        return DatasetReader(source, "the dataset", column, _beginning(source))
 
     is_iterable = isinstance(source, Iterable) and not isinstance(source, bytes)
     if not is_iterable and not callable(source):
@@ -83,7 +84,10 @@ def document_reader(source: Any = None, *, column: str = "text") -> DocumentRead
             "texts or a function that returns one; got an object of type "
             f"{type(source).__name__}"
         )
-    return IterableReader(source, {"documents": type(source).__name__})
+    facts: dict[str, Any] = {"documents": type(source).__name__}
+    if isinstance(source, list | tuple) and source:
+        facts |= {"texts": len(source), "ends": sketch([source[0], source[-1]])}
+    return IterableReader(source, facts)
 
 
 class FileReader:
@@ -107,6 +111,7 @@ class FileReader:
         self._file = 0
         self._document = 0
         self._opened: Iterator[str] | None = None
+        self._last: Any = None
         self._is_finished = False
 
     def next_document(self) -> str | None:
@@ -117,6 +122,7 @@ class FileReader:
             text = next(self._opened, None)
             if text is not None:
                 self._document += 1
+                self._last = sketch(text)
                 return text
             self._file += 1
             self._document = 0
@@ -131,6 +137,8 @@ class FileReader:
         """See ``DocumentReader.state``."""
         state: dict[str, Any] = {"file": self._file, "document": self._document}
         state["texts"] = self._texts.n_texts
+        if self._document:
+            state["last"] = self._last
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -144,23 +152,45 @@ class FileReader:
                     f"fewer than the {state['document']} documents that were read of "
                     "it before; restore it, or begin anew"
                 )
+        if not is_same(state.get("last", self._last), self._last):
+            raise FormatError(
+                f"{self._path}: document {state['document']} of file "
+                f"{state['file'] + 1} of {len(self._files)} is another one than "
+                "before; restore it, or begin anew"
+            )
         self._texts.n_texts = state["texts"]
 
 
 class DatasetReader:
     """The documents of a dataset of the library ``datasets``."""
 
-    def __init__(self, dataset: Any, name: str, column: str) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        name: str,
+        column: str,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
         """Nothing is read yet.
 
+        Args:
+            dataset: the dataset.
+            name: its name, for messages.
+            column: the column that holds the text.
+            facts: more of what tells it from others.
+
         Raises:
-            FormatError: the dataset cannot be read, for instance because it is empty.
+            FormatError: the dataset cannot be read.
         """
         with reading_dataset(name):
             self._rows = Resumable(dataset, name)
         self._name = name
         self._column = column
-        self.facts: Mapping[str, Any] = {"dataset": name, "column": column}
+        self.facts: Mapping[str, Any] = {
+            "dataset": name,
+            "column": column,
+            **(facts or {}),
+        }
         self.start(0)
 
     def start(self, epoch: int) -> None:
@@ -231,6 +261,24 @@ class IterableReader:
         """See ``DocumentReader.restore``."""
         self._texts.restore(state)
         self._n_texts = state["read"]
+
+
+def _beginning(dataset: Any) -> dict[str, Any]:
+    """What tells a dataset from others: its length, if it has one, and first row.
+
+    Raises:
+        FormatError: it has no rows.
+    """
+    name = "the dataset"
+    with reading_dataset(name):
+        rewind(dataset)
+        first = next(iter(dataset), None)
+        if first is None:
+            raise FormatError(f"{name} has no rows")
+        facts = {"first": sketch(first)}
+        if hasattr(dataset, "to_iterable_dataset"):
+            facts["rows"] = len(dataset)
+    return facts
 
 
 def _is_dataset(source: Any) -> bool:

@@ -26,10 +26,11 @@ class Resumable:
     ['b', 'c']
 
     An object with ``state_dict`` and ``load_state_dict``, such as a streamed dataset of
-    ``datasets`` or torchdata's ``StatefulDataLoader``, says itself where it stands. (A
-    dataset's ``shuffle`` does not restore its buffer, so its order changes there.) Any
-    other iterable is read from its start, and what was read before is skipped. The
-    state has a sketch of the item that was read last, so that other items are noticed.
+    ``datasets`` or torchdata's ``StatefulDataLoader``, says itself where it stands. Any
+    other iterable is read from its start, and what was read before is skipped; so is a
+    streamed dataset that is shuffled, which does not restore its buffer. The state has
+    a sketch of the item that was read last, or where nothing is read again of the first
+    one, so that other items are noticed.
 
     Attributes:
         name: what the items are, for messages.
@@ -52,13 +53,16 @@ class Resumable:
             _check_function(items, name)
         self.name = name
         self._items: Any = items
-        self._is_stateful = hasattr(items, "state_dict") and hasattr(
-            items, "load_state_dict"
+        self._is_stateful = (
+            hasattr(items, "state_dict")
+            and hasattr(items, "load_state_dict")
+            and not _is_shuffled(items)
         )
         self._iterator: Iterator[Any] | None = None
         self._is_used = False
         self._epoch = 0
         self._n_read = 0
+        self._first: Any = None
         self._last: Any = None
         # The first item, where it was looked at and not given yet.
         self._peeked: list[Any] = []
@@ -86,6 +90,8 @@ class Resumable:
         self._n_read += 1
         if not self._is_stateful:
             self._last = sketch(item)
+        elif self._n_read == 1:
+            self._first = sketch(item)
         return item
 
     def peek(self) -> Any:
@@ -99,6 +105,7 @@ class Resumable:
         state: dict[str, Any] = {"epoch": self._epoch, "read": self._n_read}
         if self._is_stateful and self._n_read:
             state["own"] = self._items.state_dict()
+            state["first"] = self._first
         elif self._n_read:
             state["last"] = self._last
         return state
@@ -115,6 +122,9 @@ class Resumable:
         own = state.get("own")
         if self._is_stateful and own is not None:
             self._set_epoch()
+            self._first = state.get("first")
+            if self._first is not None:
+                self._check_first()
             self._items.load_state_dict(own)
             self._iterator = iter(self._items)
             self._peeked = []
@@ -133,6 +143,16 @@ class Resumable:
                 "the same ones, in the same order, to go on"
             )
 
+    def _check_first(self) -> None:
+        """Check that a pass begins as before; what comes later is not read again."""
+        rewind(self._items)
+        first = next(iter(self._items), _END)
+        if first is _END or not is_same(self._first, sketch(first)):
+            raise FormatError(
+                f"{self.name}: the first is another one than before; give the same "
+                "ones, in the same order, to go on"
+            )
+
     def _current(self) -> Iterator[Any]:
         if self._iterator is None:
             self._iterator = self._opened()
@@ -140,6 +160,7 @@ class Resumable:
 
     def _opened(self) -> Iterator[Any]:
         self._set_epoch()
+        rewind(self._items)
         items = self._items
         made = items if isinstance(items, Iterable) else items()
         if not isinstance(made, Iterable):
@@ -160,7 +181,7 @@ class Resumable:
     def _set_epoch(self) -> None:
         # Datasets that are shuffled have another order then.
         set_epoch = getattr(self._items, "set_epoch", None)
-        if self._is_stateful and set_epoch is not None:
+        if set_epoch is not None:
             set_epoch(self._epoch)
 
 
@@ -181,3 +202,25 @@ def _check_function(items: Any, name: str) -> None:
     # A function that does not say what it needs.
     except ValueError:
         return
+
+
+def rewind(items: Any) -> None:
+    """Let a streamed dataset of ``datasets`` begin at its first row.
+
+    It begins where it was restored to, also when it is read once more.
+    """
+    if getattr(items, "_starting_state_dict", None) is not None:
+        items.load_state_dict(None)
+
+
+def _is_shuffled(items: Any) -> bool:
+    """Whether a streamed dataset of ``datasets`` has a shuffle buffer.
+
+    Its state leaves out what waits in the buffer.
+    """
+    part = getattr(items, "_ex_iterable", None)
+    while part is not None:
+        if "Shuffled" in type(part).__name__:
+            return True
+        part = getattr(part, "ex_iterable", None)
+    return False

@@ -86,6 +86,65 @@ def test_goes_on_at_the_next_document(kind, tmp_path):
         assert all_of(fresh) == TEXTS
 
 
+def read_from(source, n):
+    reader = document_reader(source)
+    for _ in range(n):
+        reader.next_document()
+    return reader
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_another_dataset_is_noticed(streamed):
+    def of(texts):
+        made = datasets.Dataset.from_dict({"text": texts})
+        return made.to_iterable_dataset() if streamed else made
+
+    state = json.loads(json.dumps(read_from(of(TEXTS), 2).state()))
+    others = [f"not {text}" for text in TEXTS]
+    with pytest.raises(sle.FormatError, match="first is another one than before"):
+        document_reader(of(others)).restore(state)
+    assert document_reader(of(others)).facts != document_reader(of(TEXTS)).facts
+    assert document_reader(of(TEXTS)).facts == document_reader(of(TEXTS)).facts
+
+
+def test_a_shuffled_stream_goes_on_without_losing_what_waits_in_its_buffer():
+    texts = [f"text {number}" for number in range(40)]
+
+    def shuffled(seed):
+        made = datasets.Dataset.from_dict({"text": texts}).to_iterable_dataset()
+        return made.shuffle(seed=seed, buffer_size=15)
+
+    whole = all_of(document_reader(shuffled(3)))
+    assert sorted(whole) == sorted(texts)
+    state = json.loads(json.dumps(read_from(shuffled(3), 9).state()))
+    fresh = document_reader(shuffled(3))
+    fresh.restore(state)
+    assert all_of(fresh) == whole[9:]
+    with pytest.raises(sle.FormatError, match="number 9 is another one than before"):
+        document_reader(shuffled(4)).restore(state)
+
+
+def test_a_dataset_that_was_restored_is_read_from_its_start_again():
+    source = dataset().to_iterable_dataset()
+    state = read_from(source, 2).state()
+    document_reader(source).restore(state)
+    assert all_of(document_reader(source)) == TEXTS
+
+
+def test_a_file_of_the_same_size_with_other_text_is_noticed(tmp_path):
+    path = tmp_path / "texts.jsonl"
+
+    def write(texts):
+        path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+
+    write(["one", "two", "six"])
+    state = json.loads(json.dumps(read_from(path, 2).state()))
+    document_reader(path).restore(state)
+    write(["one", "ten", "six"])
+    with pytest.raises(sle.FormatError, match="document 2 of file 1 of 1 is another"):
+        document_reader(path).restore(state)
+
+
 def test_default_documents_can_be_read_again():
     reader = document_reader()
     first = reader.next_document()
@@ -136,5 +195,5 @@ def test_a_dataset_without_text_is_an_error_that_names_the_column():
     with pytest.raises(sle.FormatError, match="no column 'body'; it has text, n"):
         document_reader(dataset(), column="body").next_document()
     empty = datasets.Dataset.from_dict({"text": []})
-    with pytest.raises(sle.FormatError, match="the dataset cannot be read"):
+    with pytest.raises(sle.FormatError, match="the dataset has no rows"):
         document_reader(empty).next_document()
