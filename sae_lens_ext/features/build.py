@@ -224,17 +224,17 @@ def _read_text(
             if interruption.signal is not None:
                 break
     interruption.deliver()
-    if state.n_tokens:
-        # What follows takes a while, too.
-        at = Progress(reader.state(), state.n_rows, state.n_tokens)
-        write_checkpoint(folder, settings, at, state.tensors())
     if not state.n_tokens:
         raise InvalidArgument(
             "there is nothing to index: no token of the text is encoded (positions= "
             "and the SAE's config say which are), or there is no text"
         )
+    # What follows takes a while, too.
+    tensors = state.tensors()
+    at = Progress(reader.state(), state.n_rows, state.n_tokens)
+    write_checkpoint(folder, settings, at, tensors)
     # The state, which is as large again, ends here.
-    return _Text(state.n_rows, state.n_tokens, state.tensors())
+    return _Text(state.n_rows, state.n_tokens, tensors)
 
 
 def _finish(
